@@ -5,29 +5,29 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
-use crate::gateway::connection::fair_share::Who;
-use crate::gateway::connection::http_request::{ANSWER, Beginning, Begins, HELD};
 use fpty::backlog::Backlog;
-use fpty::sys::Read;
+use fpty::fair_share::Principal;
+use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpProbe};
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 
 /// A connection, and what it is still to get.
 pub struct Client {
     pub stream: Private<Stream>,
     /// Whose share of the places it has, and since when.
-    pub who: Who,
+    pub principal: Principal,
     pub since: Instant,
     readonly: bool,
     queue: Backlog,
     /// It came in the midst of a sequence.
-    joining: Option<Box<Queries>>,
+    joining: Option<Box<QueryFilter>>,
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
     /// Its first bytes, while they may be a web page's.
-    first: Option<Box<Beginning>>,
+    first: Option<Box<HttpProbe>>,
     /// Until when they are held back.
     pub held_until: Option<Instant>,
 }
@@ -63,14 +63,29 @@ pub enum Heard {
 
 impl Client {
     /// Somebody new, who is shown what was there before.
-    pub fn new(stream: Private<Stream>, who: Who, readonly: bool, scrollback: &Scrollback) -> Self {
+    pub fn new(
+        stream: Private<Stream>,
+        principal: Principal,
+        readonly: bool,
+        scrollback: &Scrollback,
+    ) -> Self {
         let mut queue = Backlog::default();
         let joining = scrollback.replay(&mut queue);
         let limit = QUEUE_LIMIT + queue.len();
         let (since, state) = (Instant::now(), State::Open);
         let (first, held_until) = (Some(Box::default()), None);
-        let mut client =
-            Self { stream, who, since, readonly, queue, joining, limit, state, first, held_until };
+        let mut client = Self {
+            stream,
+            principal,
+            since,
+            readonly,
+            queue,
+            joining,
+            limit,
+            state,
+            first,
+            held_until,
+        };
         client.send();
         client
     }
@@ -97,16 +112,16 @@ impl Client {
             return Heard::Nothing;
         }
         match self.stream.read(buffer) {
-            Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => return self.hear(&buffer[..count]),
-            Read::Blocked => {}
-            Read::Gone => self.state = State::Gone,
+            ReadOutcome::Bytes(_) if self.readonly => {}
+            ReadOutcome::Bytes(count) => return self.hear(&buffer[..count]),
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Closed => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
             // writing half was shut down is not.
-            Read::End if hung_up => self.state = State::Gone,
+            ReadOutcome::Eof if hung_up => self.state = State::Gone,
             // It has nothing to say and nothing to wait for.
-            Read::End if self.readonly => self.leave(),
-            Read::End => {
+            ReadOutcome::Eof if self.readonly => self.leave(),
+            ReadOutcome::Eof => {
                 if self.state == State::Open {
                     self.state = State::Silent;
                 }
@@ -116,21 +131,21 @@ impl Client {
         Heard::Nothing
     }
 
-    /// Looks at its first bytes, see [`crate::gateway::connection::http_request`].
+    /// Looks at its first bytes, see [`fpty::proto::http_request`].
     fn hear(&mut self, bytes: &[u8]) -> Heard {
         let Some(first) = &mut self.first else {
             return Heard::Input(bytes.len());
         };
-        let begins = first.hear(bytes);
-        if begins == Begins::Web {
+        let begins = first.feed(bytes);
+        if begins == FirstBytes::Http {
             return Heard::Web;
         }
-        let is_held = begins == Begins::Likely && !first.is_released();
+        let is_held = begins == FirstBytes::MaybeHttp && !first.is_released();
         let given = if is_held { Vec::new() } else { first.take().to_vec() };
-        if begins == Begins::Plain {
+        if begins == FirstBytes::Terminal {
             (self.first, self.held_until) = (None, None);
         } else if !first.is_released() {
-            self.held_until.get_or_insert_with(|| Instant::now() + HELD);
+            self.held_until.get_or_insert_with(|| Instant::now() + HOLD_TIME);
         }
         Heard::First(given)
     }
@@ -150,7 +165,7 @@ impl Client {
             None => self.queue.push(output),
             Some(queries) => {
                 let mut through = Vec::new();
-                queries.pass(output, &mut through);
+                queries.filter(output, &mut through);
                 self.queue.push(&through);
                 if !queries.is_undecided() {
                     self.joining = None;
@@ -168,7 +183,7 @@ impl Client {
     /// A web page is told that this is nothing for it, and goes.
     pub fn refuse_web(&mut self) {
         if self.queue.is_empty() {
-            let _ = self.stream.write(ANSWER);
+            let _ = self.stream.write(FORBIDDEN_RESPONSE);
         }
         self.state = State::Refused;
     }

@@ -18,6 +18,8 @@ pub mod backlog;
 pub mod client;
 pub mod error;
 pub mod exit_status;
+#[cfg(feature = "server")]
+pub mod fair_share;
 pub mod proto;
 pub mod scrollback;
 #[allow(unsafe_code)]

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `servers.rs` | which servers the cases run on |
 //! | `server.rs` | one of them, in a folder of its own |
+//! | `in_process.rs` | an instance without uWSGI, whose time can be moved |
 //! | `wire.rs` | a client of our own: bytes, and packets of uwsgi mode |
 //! | `attach_client.rs` | a client of the extended mode that detaches and attaches |
 //! | `client.rs` | our clients, in a pipe or in front of a person |
@@ -33,6 +34,7 @@ pub mod cost;
 pub mod documents;
 pub mod fake_router;
 pub mod fault_injection;
+pub mod in_process;
 pub mod instance;
 pub mod live_session;
 // The same as in the tests of the client alone.
@@ -55,7 +57,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use server::{Server, Setup};
-pub use servers::{Flavor, on_every_server, on_one_server};
+pub use servers::{Flavor, in_process, on_every_server, on_one_server};
 pub use wire::Wire;
 
 /// How long anything may take before it counts as never happening. The

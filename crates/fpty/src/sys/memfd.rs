@@ -39,7 +39,7 @@ pub(super) fn length_of_sealed(file: impl AsFd) -> io::Result<usize> {
 }
 
 /// To read and to write.
-pub(super) const BOTH: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+pub(super) const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Maps so many bytes at an address of the kernel's choice: of a file that cannot become
 /// smaller, or of none; they stay until they are unmapped.

@@ -78,6 +78,7 @@ pub mod process_session;
 pub mod processors;
 pub mod procfs;
 pub mod pty;
+pub(crate) mod recvmsg;
 pub mod ring;
 #[cfg(feature = "server")]
 pub mod shm;
@@ -101,35 +102,35 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What came of a read that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum ReadOutcome {
     /// So many bytes, at least one.
     Bytes(usize),
     /// Nothing now.
-    Blocked,
+    WouldBlock,
     /// The other end has shut down its writing half, or closed.
-    End,
+    Eof,
     /// The other end is gone: nothing can be read or written any more.
-    Gone,
+    Closed,
 }
 
 /// What came of a write that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteOutcome {
     /// So many bytes, at least one.
     Bytes(usize),
     /// Nothing now.
-    Blocked,
+    WouldBlock,
     /// Nobody will ever read it.
-    Gone,
+    Closed,
 }
 
-impl Written {
+impl WriteOutcome {
     /// How many bytes were taken; `None`: nobody will ever take any.
     pub fn taken(self) -> Option<usize> {
         match self {
-            Written::Bytes(count) => Some(count),
-            Written::Blocked => Some(0),
-            Written::Gone => None,
+            WriteOutcome::Bytes(count) => Some(count),
+            WriteOutcome::WouldBlock => Some(0),
+            WriteOutcome::Closed => None,
         }
     }
 }
@@ -143,28 +144,28 @@ pub struct Size {
     pub cols: u16,
 }
 
-fn read_outcome(result: nix::Result<usize>) -> Read {
+fn read_outcome(result: nix::Result<usize>) -> ReadOutcome {
     use nix::errno::Errno;
     match result {
-        Ok(0) => Read::End,
-        Ok(count) => Read::Bytes(count),
-        Err(Errno::EAGAIN | Errno::EINTR) => Read::Blocked,
-        Err(_) => Read::Gone,
+        Ok(0) => ReadOutcome::Eof,
+        Ok(count) => ReadOutcome::Bytes(count),
+        Err(Errno::EAGAIN | Errno::EINTR) => ReadOutcome::WouldBlock,
+        Err(_) => ReadOutcome::Closed,
     }
 }
 
-fn write_outcome(result: nix::Result<usize>) -> Written {
+fn write_outcome(result: nix::Result<usize>) -> WriteOutcome {
     use nix::errno::Errno;
     match result {
-        Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Written::Blocked,
-        Ok(count) => Written::Bytes(count),
-        Err(_) => Written::Gone,
+        Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => WriteOutcome::WouldBlock,
+        Ok(count) => WriteOutcome::Bytes(count),
+        Err(_) => WriteOutcome::Closed,
     }
 }
 
 /// The monotonic clock in whole seconds is not what a deadline wants; this is
 /// the wall clock that the server's own deadlines are in (time(2)).
-pub fn wall_clock_seconds() -> i64 {
+pub fn unix_time() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
@@ -200,23 +201,23 @@ static LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
 
 /// Whether a descriptor is among the last so many that this process may have: where
 /// it is new, no more than those are free, as the kernel gives the lowest number.
-pub fn is_one_of_the_last(fd: impl AsFd, count: i32) -> bool {
+pub fn is_near_descriptor_limit(fd: impl AsFd, count: i32) -> bool {
     fd.as_fd().as_raw_fd() >= LIMIT.load(Ordering::Relaxed).saturating_sub(count)
 }
 
 /// The highest number that was given of late.
-static LATEST: AtomicI32 = AtomicI32::new(0);
+static HIGHEST_FD: AtomicI32 = AtomicI32::new(0);
 
 /// A descriptor was made: the kernel gives the lowest number that is free.
-fn note_latest(fd: i32) {
-    LATEST.store(fd, Ordering::Relaxed);
+fn note_descriptor(fd: i32) {
+    HIGHEST_FD.store(fd, Ordering::Relaxed);
 }
 
 /// Whether there may be no numbers for as many descriptors as one message can
 /// bring.
-fn is_short_of_descriptors() -> bool {
+fn may_lack_descriptors() -> bool {
     const MANY: i32 = 512;
-    LIMIT.load(Ordering::Relaxed) - LATEST.load(Ordering::Relaxed) < MANY
+    LIMIT.load(Ordering::Relaxed) - HIGHEST_FD.load(Ordering::Relaxed) < MANY
 }
 
 /// A limit of descriptors that was raised.
@@ -229,15 +230,15 @@ pub struct DescriptorLimit {
 }
 
 /// What a supervisor of sessions cannot do on this machine, a line each.
-pub fn what_is_missing() -> Vec<&'static str> {
+pub fn missing_features() -> Vec<&'static str> {
     let mut missing = Vec::new();
-    let has_pidfd = pidfd::PidFd::there_are();
+    let has_pidfd = pidfd::PidFd::are_supported();
     if !has_pidfd {
         missing.push(
             "no pidfd here (Linux before 5.3, or forbidden): terminals that were handed over end with their gateway",
         );
     }
-    if !procfs::is_ours() && !pidfd::have_inodes() {
+    if !procfs::is_own_namespace() && !pidfd::have_inodes() {
         missing.push(
             "no /proc of this PID namespace and no pidfs (Linux 6.9): what ignores SIGHUP may outlive its gateway",
         );
@@ -257,14 +258,15 @@ pub fn host_name() -> String {
 /// Whether there is a file here that we may execute (access(2)).
 pub fn is_executable(path: &std::ffi::CStr) -> bool {
     use nix::unistd::{AccessFlags, access};
-    let is_file = nix::sys::stat::stat(path)
-        .is_ok_and(|status| fd_query::kind_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG);
+    let is_file = nix::sys::stat::stat(path).is_ok_and(|status| {
+        fd_query::file_type_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG
+    });
     is_file && access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// Keeps processes of the same user from reading our memory and descriptors
 /// (ptrace(2), proc(5)): those are other people's terminals.
-pub fn forbid_inspection() {
+pub fn forbid_ptrace() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
@@ -284,7 +286,7 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
 
 /// Whether this process would give its programs the group root without being
 /// root itself: a server that was told a uid and no gid.
-pub fn has_root_group_only() -> bool {
+pub fn keeps_root_group() -> bool {
     !nix::unistd::geteuid().is_root()
         && (nix::unistd::getegid().as_raw() == 0
             || nix::unistd::getgroups()

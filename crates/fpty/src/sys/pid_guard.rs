@@ -9,19 +9,19 @@ use super::pidfd::PidFd;
 /// is held by a descriptor (pidfd_open(2)). As small as two numbers: there is
 /// one for each session.
 #[derive(Debug)]
-pub struct Process {
+pub struct ProcessHandle {
     pid: Pid,
     held: Option<OwnedFd>,
 }
 
-impl Process {
+impl ProcessHandle {
     /// A child of ours. Whoever reaps it has to forget this.
     pub fn child(pid: Pid) -> Self {
         Self { pid, held: None }
     }
 
     /// One of somebody else's.
-    pub fn held(pidfd: PidFd) -> Self {
+    pub fn from_pidfd(pidfd: PidFd) -> Self {
         Self { pid: pidfd.pid(), held: Some(pidfd.into()) }
     }
 
@@ -50,7 +50,7 @@ impl Process {
     pub fn try_clone(&self) -> Option<Self> {
         match self.held {
             None => Some(Self::child(self.pid)),
-            Some(_) => self.pidfd().map(Self::held),
+            Some(_) => self.pidfd().map(Self::from_pidfd),
         }
     }
 
@@ -83,6 +83,6 @@ mod tests {
 
     #[test]
     fn it_is_small() {
-        assert!(size_of::<Option<Process>>() <= 8);
+        assert!(size_of::<Option<ProcessHandle>>() <= 8);
     }
 }

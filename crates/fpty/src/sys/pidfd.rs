@@ -37,7 +37,7 @@ impl PidFd {
     }
 
     /// Whether this kernel has them, and we may.
-    pub fn there_are() -> bool {
+    pub fn are_supported() -> bool {
         open(nix::unistd::getpid().as_raw()).is_some()
     }
 
@@ -113,11 +113,11 @@ impl PidFd {
     /// How it ended, as far as somebody who is not its parent can know: where
     /// it waits to be reaped, or the kernel remembers.
     pub fn exit(&self) -> Option<Exit> {
-        self.remembered().or_else(|| self.of_zombie())
+        self.exit_from_info().or_else(|| self.exit_from_stat())
     }
 
     /// exit_code of proc(5)'s stat, while the number is its own.
-    fn of_zombie(&self) -> Option<Exit> {
+    fn exit_from_stat(&self) -> Option<Exit> {
         if procfs::stat(self.pid, 3)? != "Z" {
             return None;
         }
@@ -128,7 +128,7 @@ impl PidFd {
 
     /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, of one that was reaped (Linux
     /// 6.15).
-    fn remembered(&self) -> Option<Exit> {
+    fn exit_from_info(&self) -> Option<Exit> {
         /// `struct pidfd_info` of linux/pidfd.h, in its first version.
         #[repr(C)]
         #[derive(Default)]
@@ -153,7 +153,7 @@ impl PidFd {
 
     /// Whether it has ended, as far as the kernel itself tells.
     pub fn is_over(&self) -> bool {
-        !fd_query::has_now(self, PollFlags::POLLIN).is_empty()
+        !fd_query::poll_now(self, PollFlags::POLLIN).is_empty()
     }
 
     /// Whether it has ended, or is about to: a process closes its
@@ -170,13 +170,13 @@ impl PidFd {
 
     /// The same; where nobody tells that it is about to, a moment is waited
     /// for it.
-    pub fn has_ended_or_does(&self) -> bool {
+    pub fn has_ended_soon(&self) -> bool {
         const MOMENT: Duration = Duration::from_millis(100);
         if self.has_ended() {
             return true;
         }
-        let nobody_tells = self.pid == Pid::UNKNOWN || !procfs::is_ours();
-        let ends = || fd_query::wait_for(self, PollFlags::POLLIN, MOMENT);
+        let nobody_tells = self.pid == Pid::UNKNOWN || !procfs::is_own_namespace();
+        let ends = || fd_query::poll_one(self, PollFlags::POLLIN, MOMENT);
         nobody_tells && ends().is_ok_and(|found| !found.is_empty())
     }
 }

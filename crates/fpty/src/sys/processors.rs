@@ -12,16 +12,16 @@ const WORKERS: &str = "/sys/devices/virtual/workqueue/cpumask";
 
 /// What can run at the same time as we.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parallel {
+pub enum Concurrency {
     /// Nothing: there is one processor for all.
-    Nothing,
+    None,
     /// The kernel's workers; we and our children have one processor.
     Workers,
     /// Everything.
     Everything,
 }
 
-impl Parallel {
+impl Concurrency {
     /// What can now (sched_getaffinity(2)); what the kernel does not say is
     /// everything that the machine has.
     pub fn now() -> Self {
@@ -35,11 +35,11 @@ impl Parallel {
 
     fn of(online: usize, ours: &BTreeSet<usize>, workers: &BTreeSet<usize>) -> Self {
         if online < 2 || ours.union(workers).count() < 2 {
-            Parallel::Nothing
+            Concurrency::None
         } else if ours.len() < 2 {
-            Parallel::Workers
+            Concurrency::Workers
         } else {
-            Parallel::Everything
+            Concurrency::Everything
         }
     }
 }
@@ -75,16 +75,16 @@ mod tests {
     #[test]
     fn who_runs_at_the_same_time() {
         let of = |online, ours: &[usize], workers: &[usize]| {
-            Parallel::of(
+            Concurrency::of(
                 online,
                 &ours.iter().copied().collect(),
                 &workers.iter().copied().collect(),
             )
         };
-        assert_eq!(of(1, &[0], &[0, 1, 2, 3]), Parallel::Nothing);
-        assert_eq!(of(4, &[1], &[1]), Parallel::Nothing);
-        assert_eq!(of(4, &[1], &[0, 1, 2, 3]), Parallel::Workers);
-        assert_eq!(of(4, &[1], &[2]), Parallel::Workers);
-        assert_eq!(of(4, &[1, 2], &[2]), Parallel::Everything);
+        assert_eq!(of(1, &[0], &[0, 1, 2, 3]), Concurrency::None);
+        assert_eq!(of(4, &[1], &[1]), Concurrency::None);
+        assert_eq!(of(4, &[1], &[0, 1, 2, 3]), Concurrency::Workers);
+        assert_eq!(of(4, &[1], &[2]), Concurrency::Workers);
+        assert_eq!(of(4, &[1, 2], &[2]), Concurrency::Everything);
     }
 }

@@ -7,47 +7,47 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
-use super::memfd::{self, BOTH};
+use super::memfd::{self, READ_WRITE};
 
 /// What may lie in shared memory: all zero is one, and it may be read and
 /// changed from several processes at once.
 ///
 /// # Safety
 /// Both must hold; it must not be larger than a page.
-pub unsafe trait Word: Sync + 'static {}
+pub unsafe trait SharedWord: Sync + 'static {}
 
 // SAFETY: an atomic number.
-unsafe impl Word for AtomicI32 {}
+unsafe impl SharedWord for AtomicI32 {}
 // SAFETY: an atomic number.
-unsafe impl Word for AtomicU64 {}
+unsafe impl SharedWord for AtomicU64 {}
 
 /// A fixed number of words, zero at first. It is never unmapped.
-pub struct Shared<T: Word> {
+pub struct SharedMemory<T: SharedWord> {
     words: NonNull<T>,
     count: usize,
     of: PhantomData<T>,
 }
 
 /// Small ones.
-pub type SharedWords = Shared<AtomicI32>;
+pub type SharedWords = SharedMemory<AtomicI32>;
 
-impl<T: Word> Clone for Shared<T> {
+impl<T: SharedWord> Clone for SharedMemory<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T: Word> Copy for Shared<T> {}
+impl<T: SharedWord> Copy for SharedMemory<T> {}
 
 // SAFETY: a mapping that stays, of atomics.
-unsafe impl<T: Word> Send for Shared<T> {}
+unsafe impl<T: SharedWord> Send for SharedMemory<T> {}
 // SAFETY: as above.
-unsafe impl<T: Word> Sync for Shared<T> {}
+unsafe impl<T: SharedWord> Sync for SharedMemory<T> {}
 
 /// All mappings of this process: where, and how long.
 static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
 
-impl<T: Word> Shared<T> {
+impl<T: SharedWord> SharedMemory<T> {
     /// Reserves the words; a page of memory is used when one in it is.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl<T: Word> Shared<T> {
     /// # Errors
     /// memfd_create(2), mmap(2); no file may become as large (RLIMIT_FSIZE of
     /// getrlimit(2)).
-    pub fn to_be_kept(count: usize) -> io::Result<(Self, OwnedFd)> {
+    pub fn with_descriptor(count: usize) -> io::Result<(Self, OwnedFd)> {
         use nix::sys::resource::{Resource, getrlimit};
         // Or a signal would end us.
         let (most, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
@@ -86,7 +86,7 @@ impl<T: Word> Shared<T> {
 
     fn map<F: AsFd>(file: Option<F>, count: usize) -> io::Result<Self> {
         let flags = if file.is_some() { 0 } else { libc::MAP_NORESERVE };
-        let at = memfd::map(file, length::<T>(count), BOTH, libc::MAP_SHARED | flags)?;
+        let at = memfd::map(file, length::<T>(count), READ_WRITE, libc::MAP_SHARED | flags)?;
         let words: NonNull<T> = at.cast();
         if let Ok(mut all) = ALL.lock() {
             all.push((words.as_ptr().addr(), length::<T>(count)));
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn a_child_that_forgets_sees_zero_and_changes_nothing() {
-        let anonymous: Shared<AtomicU64> = Shared::new(3000).unwrap();
-        let (kept, fd) = SharedWords::to_be_kept(10).unwrap();
+        let anonymous: SharedMemory<AtomicU64> = SharedMemory::new(3000).unwrap();
+        let (kept, fd) = SharedWords::with_descriptor(10).unwrap();
         anonymous.words()[2999].store(5, SeqCst);
         kept.words()[9].store(6, SeqCst);
         let again = SharedWords::of(fd.as_fd(), 10).unwrap();

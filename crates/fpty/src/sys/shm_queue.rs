@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::memfd::{self, BOTH, Mapping};
+use super::memfd::{self, Mapping, READ_WRITE};
 
 /// Bytes that it has room for.
 pub const CAPACITY: usize = 4 << 20;
@@ -31,9 +31,9 @@ struct Header {
     /// Bytes that were taken out, and done with.
     tail: AtomicU64,
     /// Whoever takes them out sleeps, and is to be woken up.
-    sleeps: AtomicU32,
+    consumer_sleeps: AtomicU32,
     /// Whoever puts them in waits for room, and is to be told of it.
-    waits: AtomicU32,
+    producer_waits: AtomicU32,
     /// What is to be known of it when whoever puts them in is gone.
     notes: [Note; NOTES],
 }
@@ -55,7 +55,7 @@ struct Memory(Mapping);
 
 impl Memory {
     fn map(fd: impl AsFd) -> io::Result<Self> {
-        Mapping::new(Some(fd), LENGTH, BOTH, libc::MAP_SHARED).map(Self)
+        Mapping::new(Some(fd), LENGTH, READ_WRITE, libc::MAP_SHARED).map(Self)
     }
 
     fn header(&self) -> &Header {
@@ -94,20 +94,20 @@ impl Memory {
 }
 
 /// The end that puts bytes in.
-pub struct Giver {
+pub struct Producer {
     memory: Memory,
     fd: OwnedFd,
     head: u64,
 }
 
-impl AsFd for Giver {
+impl AsFd for Producer {
     /// What is sent to whoever takes bytes out.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl Giver {
+impl Producer {
     /// A new queue.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl Giver {
     /// Whether whoever takes them out is to be woken up; once.
     pub fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.memory.header().sleeps.swap(0, Ordering::SeqCst) == 1
+        self.memory.header().consumer_sleeps.swap(0, Ordering::SeqCst) == 1
     }
 
     /// Notes a number of this one's, or takes it back (0); in one of [`NOTES`] places.
@@ -178,12 +178,12 @@ impl Giver {
 
     /// Asks to be told when there is room again.
     pub fn wait_for_room(&self) {
-        self.memory.header().waits.store(1, Ordering::SeqCst);
+        self.memory.header().producer_waits.store(1, Ordering::SeqCst);
     }
 }
 
 /// The end that takes bytes out.
-pub struct Taker {
+pub struct Consumer {
     memory: Memory,
     /// Before that we are done with everything.
     tail: u64,
@@ -192,7 +192,7 @@ pub struct Taker {
     id: u64,
 }
 
-impl Taker {
+impl Consumer {
     /// The other end of a queue that somebody has sent: it begins where whoever
     /// had it before was done.
     ///
@@ -233,7 +233,7 @@ impl Taker {
     }
 
     /// Takes out at most so many bytes and appends them; their place is not free
-    /// before [`Taker::is_done`]. Returns how many that were.
+    /// before [`Consumer::is_done`]. Returns how many that were.
     ///
     /// # Errors
     /// The other end says nonsense.
@@ -261,7 +261,7 @@ impl Taker {
     /// something all the same, so that nobody need sleep.
     pub fn sleep(&self) -> bool {
         let header = self.memory.header();
-        header.sleeps.store(1, Ordering::SeqCst);
+        header.consumer_sleeps.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         header.head.load(Ordering::SeqCst) != self.at
     }
@@ -271,8 +271,8 @@ impl Taker {
         let header = self.memory.header();
         let used = header.head.load(Ordering::Relaxed).wrapping_sub(self.tail);
         used < CAPACITY as u64 / 2
-            && header.waits.load(Ordering::Relaxed) != 0
-            && header.waits.swap(0, Ordering::SeqCst) != 0
+            && header.producer_waits.load(Ordering::Relaxed) != 0
+            && header.producer_waits.swap(0, Ordering::SeqCst) != 0
     }
 }
 
@@ -280,14 +280,14 @@ impl Taker {
 mod tests {
     use super::*;
 
-    fn other_end(giver: &Giver) -> Taker {
-        Taker::of(&giver.as_fd().try_clone_to_owned().unwrap()).unwrap()
+    fn other_end(giver: &Producer) -> Consumer {
+        Consumer::of(&giver.as_fd().try_clone_to_owned().unwrap()).unwrap()
     }
 
     /// Whoever takes bytes out is killed before it is done with all of them.
     #[test]
     fn the_next_one_finds_what_the_one_before_was_not_done_with() {
-        let mut giver = Giver::new().unwrap();
+        let mut giver = Producer::new().unwrap();
         let filler = vec![0; CAPACITY - 3];
         assert!(giver.put([&filler, &[]]));
         let mut first = other_end(&giver);
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_there_when_whoever_noted_it_is_gone() {
-        let giver = Giver::new().unwrap();
+        let giver = Producer::new().unwrap();
         giver.note(NOTES - 1, 7, 1 << 40);
         giver.note(0, 8, 5);
         giver.note(1, 9, 6);
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn all_bytes_come_in_order_across_the_end() {
-        let mut giver = Giver::new().unwrap();
+        let mut giver = Producer::new().unwrap();
         let mut taker = other_end(&giver);
         let thread = std::thread::spawn(move || {
             let mut wanted = 0u64;
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_tells_of_room() {
-        let mut giver = Giver::new().unwrap();
+        let mut giver = Producer::new().unwrap();
         let mut taker = other_end(&giver);
         assert!(!taker.sleep());
         let half = vec![1; CAPACITY / 2 + 1];
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_outlives_its_giver_can_be_taken_and_nonsense_not() {
-        let mut giver = Giver::new().unwrap();
+        let mut giver = Producer::new().unwrap();
         giver.put([b"last", b" words"]);
         let mut taker = other_end(&giver);
         drop(giver);
@@ -381,6 +381,6 @@ mod tests {
         assert!(taker.take(1, &mut bytes).is_err());
         // Not sealed: it could become smaller.
         let (reading, _writing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-        assert!(Taker::of(&reading).is_err());
+        assert!(Consumer::of(&reading).is_err());
     }
 }

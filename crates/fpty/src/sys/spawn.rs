@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
-use super::memfd::{BOTH, Mapping};
+use super::memfd::{Mapping, READ_WRITE};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
@@ -71,7 +71,7 @@ struct Stack(Mapping);
 impl Stack {
     fn new() -> Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
-        Mapping::new::<OwnedFd>(None, STACK, BOTH, flags)
+        Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
             .map(Self)
             .context("cannot start a process")
     }
@@ -84,7 +84,7 @@ impl Stack {
 }
 
 /// Rooms that are kept for later programs.
-const SPARE: usize = 2;
+const MAX_SPARE: usize = 2;
 
 /// How long one program may take to be executed before others are not kept
 /// waiting for it, in microseconds; after that nobody waits for a while.
@@ -109,7 +109,7 @@ pub enum Started {
 }
 
 /// What one child needs until it has executed its program.
-struct Room {
+struct ChildSlot {
     slot: UnsafeCell<Slot>,
     paths: Vec<*const libc::c_char>,
     argv: Vec<*const libc::c_char>,
@@ -121,7 +121,7 @@ struct Room {
     leader: Option<Pid>,
 }
 
-impl Room {
+impl ChildSlot {
     fn new() -> Result<Box<Self>> {
         // SAFETY: numbers and pointers, which may be zero; the child is given others.
         let slot = UnsafeCell::new(unsafe { std::mem::zeroed() });
@@ -166,7 +166,7 @@ impl Room {
 pub struct Spawner {
     /// Boxed: each child has a pointer to its own.
     #[allow(clippy::vec_box)]
-    rooms: Vec<Box<Room>>,
+    rooms: Vec<Box<ChildSlot>>,
     /// Low numbers are kept for the streams of the next program: a child
     /// copies the descriptors up to them, and not those of all sessions.
     low: [OwnedFd; 3],
@@ -197,7 +197,7 @@ impl Spawner {
     }
 
     /// Starts a program as the leader of a new session (see
-    /// [`Program::as_job`] for the exception), with descriptors 0, 1 and 2 as
+    /// [`Program::as_foreground_job`] for the exception), with descriptors 0, 1 and 2 as
     /// said and no others, every signal at its default and none blocked.
     /// Variables in `more` take the place of those of the same name. When this
     /// returns it has its own copies of the descriptors, and most often has
@@ -277,24 +277,24 @@ impl Spawner {
     }
 
     /// A room that is free.
-    fn room(&mut self) -> Result<Box<Room>> {
+    fn room(&mut self) -> Result<Box<ChildSlot>> {
         match self.rooms.iter().position(|room| room.is_free()) {
             Some(index) => Ok(self.rooms.swap_remove(index)),
-            None => Room::new(),
+            None => ChildSlot::new(),
         }
     }
 
     /// Gives back what no child needs any more. Returns whether there is more
     /// to be given back later.
     pub fn tidy(&mut self) -> bool {
-        if self.rooms.len() > SPARE {
+        if self.rooms.len() > MAX_SPARE {
             let mut free = 0;
             self.rooms.retain(|room| {
                 free += usize::from(room.is_free());
-                !room.is_free() || free <= SPARE
+                !room.is_free() || free <= MAX_SPARE
             });
         }
-        self.rooms.len() > SPARE
+        self.rooms.len() > MAX_SPARE
     }
 
     /// Puts copies of a program's streams under low numbers: which, and how
@@ -329,7 +329,8 @@ impl Spawner {
     /// Whether a process that has ended never was the program: which, and the
     /// errno of what failed. To be asked once, when it was reaped.
     pub fn failure(&mut self, leader: Pid) -> Option<(Arc<Program>, i32)> {
-        let of_leader = |room: &&mut Box<Room>| room.leader == Some(leader) && !room.is_in_use();
+        let of_leader =
+            |room: &&mut Box<ChildSlot>| room.leader == Some(leader) && !room.is_in_use();
         let room = self.rooms.iter_mut().find(of_leader)?;
         room.leader = None;
         let errno = room.error();

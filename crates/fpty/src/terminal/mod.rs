@@ -11,4 +11,4 @@ pub mod escape_parser;
 pub mod modes;
 mod query_filter;
 
-pub use crate::terminal::query_filter::Queries;
+pub use crate::terminal::query_filter::QueryFilter;

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fpty::proto::session_key::{Finds, Secret, SessionKey};
-use fpty::proto::{self, Decoder, Ended, Ending, Packet};
-use fpty::scrollback::{Remains, Seen};
+use fpty::proto::session_key::{FoundBy, Secret, SessionKey};
+use fpty::proto::{self, ClientPacket, ClientPacketDecoder, EndKind, SessionEnd};
+use fpty::scrollback::{ScrollbackReader, ScrollbackWriter};
 use fpty::sys::Size;
 use fpty::sys::pty::{self, Master, Slave};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -129,7 +129,7 @@ impl Gateway {
         self.orders.lock().unwrap().stands_still = true;
         self.wait_for("it stands still", |told| told.stands_still);
         let ring = self.ring.lock().unwrap().as_ref().unwrap().try_clone().unwrap();
-        let output = Seen::received(ring).unwrap().output(None).unwrap().1;
+        let output = ScrollbackReader::open(ring).unwrap().output(None).unwrap().1;
         self.orders.lock().unwrap().stands_still = false;
         output
     }
@@ -144,7 +144,8 @@ impl Gateway {
         let end = Instant::now() + DEADLINE;
         while note != [1] {
             assert!(Instant::now() < end, "no paste is noted");
-            file.read_exact_at(&mut note, 64 + fpty::scrollback::checkpoints::AREA as u64).unwrap();
+            file.read_exact_at(&mut note, 64 + fpty::scrollback::checkpoints::NOTES_LENGTH as u64)
+                .unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -249,7 +250,7 @@ impl Drop for Gateway {
 
 struct Client {
     stream: UnixStream,
-    decoder: Decoder,
+    decoder: ClientPacketDecoder,
     payload: Vec<u8>,
     size: (u16, u16),
     /// The word to go on was said.
@@ -260,7 +261,7 @@ struct Session {
     master: Master,
     _slave: Slave,
     program: Child,
-    remains: Remains,
+    remains: ScrollbackWriter,
     total: u64,
     ended: Option<i32>,
 }
@@ -314,7 +315,7 @@ impl Work {
             self.reap();
             let why = self.orders.lock().unwrap().takes_away.take();
             if let Some(why) = why {
-                self.end(Ended { ending: Ending::Detached, value: 1, text: why });
+                self.end(SessionEnd { ending: EndKind::Detached, value: 1, text: why });
             }
         }
     }
@@ -337,8 +338,8 @@ impl Work {
 
     fn greet(&mut self, stream: UnixStream) {
         stream.set_nonblocking(true).unwrap();
-        let mut decoder = Decoder::default();
-        decoder.extend();
+        let mut decoder = ClientPacketDecoder::default();
+        decoder.set_extended();
         let mut told = self.told.lock().unwrap();
         *told = Told {
             output: std::mem::take(&mut told.output),
@@ -368,28 +369,28 @@ impl Work {
                 return;
             };
             match packet {
-                Packet::Hello(_) => client.say(&proto::encode_bare(proto::HELLO, 1)),
-                Packet::Rows(rows) => client.size.0 = rows,
-                Packet::Cols(cols) => {
+                ClientPacket::Hello(_) => client.say(&proto::encode_bare(proto::HELLO, 1)),
+                ClientPacket::Rows(rows) => client.size.0 = rows,
+                ClientPacket::Cols(cols) => {
                     client.size.1 = cols;
                     let (size, going) = (client.size, client.gone_on);
                     self.resize(size, going);
                 }
-                Packet::Input(input) => {
+                ClientPacket::Input(input) => {
                     let input = input.to_vec();
                     self.told.lock().unwrap().input.push_str(&String::from_utf8_lossy(&input));
                     if let Some(session) = &self.session {
                         let _ = session.master.write(&input);
                     }
                 }
-                Packet::Part(kind, part, last) => {
+                ClientPacket::Part(kind, part, last) => {
                     client.payload.extend_from_slice(part);
                     if last {
                         let payload = std::mem::take(&mut client.payload);
                         self.packet(kind, &payload);
                     }
                 }
-                Packet::Signal(_) | Packet::Unknown(..) => {}
+                ClientPacket::Signal(_) | ClientPacket::Unknown(..) => {}
             }
         }
     }
@@ -426,7 +427,7 @@ impl Work {
                 self.told.lock().unwrap().request.push_str(&String::from_utf8_lossy(payload));
             }
             proto::TAKEN => self.told.lock().unwrap().waits = true,
-            proto::DETACH if payload == proto::FOR_GOOD => {
+            proto::DETACH if payload == proto::DETACH_AND_END => {
                 self.told.lock().unwrap().for_good = true;
                 self.session = None;
             }
@@ -443,7 +444,7 @@ impl Work {
                     _ if silent => {}
                     _ => {
                         let text = String::from("k3x9q2aa");
-                        self.end(Ended { ending: Ending::Detached, value: 0, text });
+                        self.end(SessionEnd { ending: EndKind::Detached, value: 0, text });
                     }
                 }
             }
@@ -456,31 +457,33 @@ impl Work {
         let (turns_away, gives_keys) = (orders.turns_away.clone(), orders.gives_keys);
         drop(orders);
         if let Some(why) = turns_away {
-            return self.end(Ended::because(Ending::Refused, why));
+            return self.end(SessionEnd::new(EndKind::Refused, why));
         }
         let client = self.client.as_mut().unwrap();
         if gives_keys {
             let secret = Secret::new().unwrap();
             self.told.lock().unwrap().secrets.push(secret.bytes().to_vec());
             let (id, secret) = (String::from("k3x9q2aa"), Some(secret));
-            let key = SessionKey { id, secret, finds: Finds::Secret };
+            let key = SessionKey { id, secret, found_by: FoundBy::Secret };
             let mut packet = Vec::new();
-            proto::encode_packet(proto::KEY, &key.payload(), &mut packet);
+            proto::encode_packet(proto::SESSION_KEY, &key.payload(), &mut packet);
             client.say(&packet);
         }
         if self.session.is_none() {
             let size = Size { rows: client.size.0, cols: client.size.1 };
             let session = Session::new(&self.command, &self.file, size);
             *self.ring.lock().unwrap() =
-                Some(session.remains.file().unwrap().try_clone_to_owned().unwrap());
+                Some(session.remains.shared_file().unwrap().try_clone_to_owned().unwrap());
             self.session = Some(session);
         }
         let session = self.session.as_ref().unwrap();
         let mut packet = Vec::new();
         let names: &[u8] = if self.relays { b"r" } else { b"mr" };
         proto::encode_packet(proto::OFFER, names, &mut packet);
-        let (master, ring) =
-            (session.master.as_fd().as_raw_fd(), session.remains.file().unwrap().as_raw_fd());
+        let (master, ring) = (
+            session.master.as_fd().as_raw_fd(),
+            session.remains.shared_file().unwrap().as_raw_fd(),
+        );
         let all = [master, ring];
         let fds = if self.relays { &all[1..] } else { &all[..] };
         let control = [ControlMessage::ScmRights(fds)];
@@ -500,7 +503,7 @@ impl Work {
         self.told.lock().unwrap().attached = true;
     }
 
-    fn end(&mut self, ended: Ended) {
+    fn end(&mut self, ended: SessionEnd) {
         if let Some(mut client) = self.client.take() {
             client.say(&ended.packet());
         }
@@ -524,10 +527,10 @@ impl Work {
             return;
         };
         let mut buffer = [0; 65536];
-        let fpty::sys::Read::Bytes(count) = session.master.read(&mut buffer) else {
+        let fpty::sys::ReadOutcome::Bytes(count) = session.master.read(&mut buffer) else {
             return;
         };
-        session.remains.keep(&buffer[..count]);
+        session.remains.write(&buffer[..count]);
         session.total += count as u64;
         self.told.lock().unwrap().output.extend_from_slice(&buffer[..count]);
         if let Some(client) = &mut self.client {
@@ -549,7 +552,7 @@ impl Work {
         {
             let text = String::new();
             let mut client = self.client.take().unwrap();
-            client.say(&Ended { ending: Ending::Exit, value: status as u8, text }.packet());
+            client.say(&SessionEnd { ending: EndKind::Exit, value: status as u8, text }.packet());
         }
     }
 }
@@ -588,7 +591,7 @@ impl Session {
             });
         }
         let program = command.spawn().unwrap();
-        let remains = Remains::new(256 * 1024, size).unwrap();
+        let remains = ScrollbackWriter::new(256 * 1024, size).unwrap();
         Self { master, _slave: slave, program, remains, total: 0, ended: None }
     }
 }

@@ -7,7 +7,8 @@ use crate::text::is_control;
 use super::parser::Osc;
 use super::rendition::{Rendition, write};
 use super::{
-    AT_FIRST, CURSOR_KEYS, Charsets, KEYPAD, MARGINS, Modes, ORIGIN, PRIVATE, Region, bit,
+    CURSOR_KEYS, Charsets, DEFAULT_PRIVATE, KEYPAD, MARGINS, Modes, ORIGIN, PRIVATE_MODES, Region,
+    bit,
 };
 
 /// Output that is not shown before it is complete.
@@ -19,7 +20,7 @@ const IN_ORDER: u32 = ORIGIN | MARGINS | SYNCHRONIZED | KEYPAD | CURSOR_KEYS;
 
 /// What a terminal emulator that restores a screen knows by itself
 /// (shpool-vterm): the others are told beside it.
-const PAINTED: u32 = IN_ORDER
+const EMULATED: u32 = IN_ORDER
     | bit(7)
     | bit(12)
     | bit(25)
@@ -46,21 +47,21 @@ impl Modes {
             let saved = &self.saved[0];
             saved.rendition.restore(out);
             restore_charsets(&saved.charsets, out);
-            tell(saved.origin, b"\x1b[?6h", out);
+            write_if(saved.origin, b"\x1b[?6h", out);
             write(out, format_args!("\x1b[?{}h\x1b[m", self.alternate));
-            undo_charsets(&saved.charsets, out);
-            tell(saved.origin, b"\x1b[?6l", out);
+            reset_charsets(&saved.charsets, out);
+            write_if(saved.origin, b"\x1b[?6l", out);
         }
         restore_region(&self.region, 'r', out);
         if self.private & MARGINS != 0 {
             out.extend_from_slice(b"\x1b[?69h");
             restore_region(&self.margins, 's', out);
         }
-        tell(self.private & ORIGIN != 0, b"\x1b[?6h", out);
+        write_if(self.private & ORIGIN != 0, b"\x1b[?6h", out);
         self.restore_private(!IN_ORDER, out);
-        tell(self.private & CURSOR_KEYS != 0, b"\x1b[?1h", out);
-        tell(self.private & KEYPAD != 0, b"\x1b=", out);
-        tell(self.insert, b"\x1b[4h", out);
+        write_if(self.private & CURSOR_KEYS != 0, b"\x1b[?1h", out);
+        write_if(self.private & KEYPAD != 0, b"\x1b=", out);
+        write_if(self.insert, b"\x1b[4h", out);
         if self.cursor_shape != 0 {
             write(out, format_args!("\x1b[{} q", self.cursor_shape));
         }
@@ -69,9 +70,9 @@ impl Modes {
     }
 
     /// Appends what a terminal emulator that paints the screen leaves out.
-    pub fn restore_unpainted(&self, out: &mut Vec<u8>) {
-        self.restore_private(!PAINTED, out);
-        tell(self.newline, b"\x1b[20h", out);
+    pub fn restore_unemulated(&self, out: &mut Vec<u8>) {
+        self.restore_private(!EMULATED, out);
+        write_if(self.newline, b"\x1b[20h", out);
         if self.other_keys != 0 {
             write(out, format_args!("\x1b[>4;{}m", self.other_keys));
         }
@@ -88,20 +89,21 @@ impl Modes {
     /// Appends the beginning of the sequence that the output ends within, if
     /// it does: what comes next is taken for its rest. Strings that do more
     /// than name things begin as others that mean nothing.
-    pub fn begin_again(&self, out: &mut Vec<u8>) {
+    pub fn resume_sequence(&self, out: &mut Vec<u8>) {
         let parser = &self.parser;
         match parser.escapes.state() {
             State::Ground => {}
             State::Escape | State::EscapeIntermediate => {
                 out.push(0x1b);
-                self.begin_intermediates(out);
+                self.resume_intermediates(out);
             }
             State::CsiEntry | State::CsiParameter | State::CsiIntermediate => {
                 out.extend_from_slice(b"\x1b[");
                 out.extend((parser.marker != 0).then_some(parser.marker));
-                let (parameters, joined) = parser.parameters();
-                for (at, parameter) in parameters.iter().take(parser.written()).enumerate() {
-                    match (at, joined >> at & 1) {
+                let (parameters, subparameters) = parser.parameters();
+                for (at, parameter) in parameters.iter().take(parser.parameter_count()).enumerate()
+                {
+                    match (at, subparameters >> at & 1) {
                         (0, _) => {}
                         (_, 0) => out.push(b';'),
                         (_, _) => out.push(b':'),
@@ -111,15 +113,15 @@ impl Modes {
                         write(out, format_args!("{parameter}"));
                     }
                 }
-                self.begin_intermediates(out);
+                self.resume_intermediates(out);
             }
             State::CsiIgnore => out.extend_from_slice(b"\x1b[1<"),
-            State::Osc => self.begin_command(parser.osc, out),
-            State::Dcs | State::Apc | State::Ignored => out.extend_from_slice(b"\x1b^"),
+            State::Osc => self.resume_osc(parser.osc, out),
+            State::Dcs | State::Apc | State::SosPm => out.extend_from_slice(b"\x1b^"),
         }
     }
 
-    fn begin_intermediates(&self, out: &mut Vec<u8>) {
+    fn resume_intermediates(&self, out: &mut Vec<u8>) {
         match self.parser.intermediate {
             0 => {}
             one @ 0x20..=0x2f => out.push(one),
@@ -128,10 +130,10 @@ impl Modes {
         }
     }
 
-    fn begin_command(&self, osc: Osc, out: &mut Vec<u8>) {
+    fn resume_osc(&self, osc: Osc, out: &mut Vec<u8>) {
         let parser = &self.parser;
         match osc {
-            Osc::Number => match parser.written() {
+            Osc::Number => match parser.parameter_count() {
                 0 => out.extend_from_slice(b"\x1b]"),
                 // One digit of two, maybe.
                 _ => write(out, format_args!("\x1b]{}", parser.parameters[0])),
@@ -152,12 +154,12 @@ impl Modes {
     }
 
     fn restore_private(&self, of: u32, out: &mut Vec<u8>) {
-        let changed = (self.private ^ AT_FIRST) & of;
-        self.tell_private(changed, self.private, out);
+        let changed = (self.private ^ DEFAULT_PRIVATE) & of;
+        self.write_private(changed, self.private, out);
     }
 
-    fn tell_private(&self, which: u32, values: u32, out: &mut Vec<u8>) {
-        for (at, mode) in PRIVATE.iter().enumerate() {
+    fn write_private(&self, which: u32, values: u32, out: &mut Vec<u8>) {
+        for (at, mode) in PRIVATE_MODES.iter().enumerate() {
             if which >> at & 1 == 1 {
                 let last = if values >> at & 1 == 1 { 'h' } else { 'l' };
                 write(out, format_args!("\x1b[?{mode}{last}"));
@@ -168,27 +170,27 @@ impl Modes {
     /// Appends what gives a terminal back to whoever had it before: what is
     /// on is undone, and nothing else is said. The cursor is at the beginning
     /// of a line of the main screen then.
-    pub fn undo(&self, out: &mut Vec<u8>) {
-        if self.is_in_a_sequence() {
+    pub fn reset(&self, out: &mut Vec<u8>) {
+        if self.is_in_sequence() {
             // Whatever it is, it is none any more.
             out.extend_from_slice(b"\x18\x1b\\");
         }
-        let changed = self.private ^ AT_FIRST;
-        tell(changed & SYNCHRONIZED != 0, b"\x1b[?2026l", out);
-        tell(self.link, b"\x1b]8;;\x1b\\", out);
+        let changed = self.private ^ DEFAULT_PRIVATE;
+        write_if(changed & SYNCHRONIZED != 0, b"\x1b[?2026l", out);
+        write_if(self.link, b"\x1b]8;;\x1b\\", out);
         for at in (0..11).filter(|at| self.colours >> at & 1 == 1) {
             let command = if at == 0 { 104 } else { 109 + at };
             write(out, format_args!("\x1b]{command}\x1b\\"));
         }
-        self.undo_keyboard(self.screen(), out);
-        tell(self.other_keys != 0, b"\x1b[>4m", out);
-        tell(self.region != Region::default(), b"\x1b[r", out);
+        self.reset_keyboard(self.screen(), out);
+        write_if(self.other_keys != 0, b"\x1b[>4m", out);
+        write_if(self.region != Region::default(), b"\x1b[r", out);
         // Of margins the mode itself is undone.
-        self.tell_private(changed & !SYNCHRONIZED & !KEYPAD, AT_FIRST, out);
-        tell(changed & KEYPAD != 0, b"\x1b>", out);
-        tell(self.insert, b"\x1b[4l", out);
-        tell(self.newline, b"\x1b[20l", out);
-        tell(self.cursor_shape != 0, b"\x1b[0 q", out);
+        self.write_private(changed & !SYNCHRONIZED & !KEYPAD, DEFAULT_PRIVATE, out);
+        write_if(changed & KEYPAD != 0, b"\x1b>", out);
+        write_if(self.insert, b"\x1b[4l", out);
+        write_if(self.newline, b"\x1b[20l", out);
+        write_if(self.cursor_shape != 0, b"\x1b[0 q", out);
         let mut moved = self.region != Region::default() || changed & (ORIGIN | MARGINS) != 0;
         let (mut rendition, mut charsets) = (self.rendition, self.charsets);
         if self.alternate != 0 {
@@ -197,25 +199,25 @@ impl Modes {
                 // And what it brings back.
                 let saved = &self.saved[0];
                 (rendition, charsets, moved) = (saved.rendition, saved.charsets, saved.origin);
-                tell(saved.origin, b"\x1b[?6l", out);
+                write_if(saved.origin, b"\x1b[?6l", out);
             }
-            self.undo_keyboard(0, out);
+            self.reset_keyboard(0, out);
         }
         if moved {
             // These put the cursor into the corner: what comes next is to
             // come below what is there.
             out.extend_from_slice(b"\x1b[9999;1H");
         }
-        tell(rendition != Rendition::default(), b"\x1b[m", out);
-        undo_charsets(&charsets, out);
+        write_if(rendition != Rendition::default(), b"\x1b[m", out);
+        reset_charsets(&charsets, out);
     }
 
-    fn undo_keyboard(&self, screen: usize, out: &mut Vec<u8>) {
+    fn reset_keyboard(&self, screen: usize, out: &mut Vec<u8>) {
         let keyboard = &self.keyboards[screen];
         if keyboard.depth != 0 {
             write(out, format_args!("\x1b[<{}u", keyboard.depth));
         }
-        tell(keyboard.base != 0, b"\x1b[=0u", out);
+        write_if(keyboard.base != 0, b"\x1b[=0u", out);
     }
 }
 
@@ -228,7 +230,7 @@ fn restore_region(region: &Region, letter: char, out: &mut Vec<u8>) {
 }
 
 /// Appends this where it is to be told.
-fn tell(is_so: bool, text: &[u8], out: &mut Vec<u8>) {
+fn write_if(is_so: bool, text: &[u8], out: &mut Vec<u8>) {
     if is_so {
         out.extend_from_slice(text);
     }
@@ -251,7 +253,7 @@ fn restore_charsets(charsets: &Charsets, out: &mut Vec<u8>) {
     }
 }
 
-fn undo_charsets(charsets: &Charsets, out: &mut Vec<u8>) {
+fn reset_charsets(charsets: &Charsets, out: &mut Vec<u8>) {
     for (slot, set) in DESIGNATES.iter().zip(charsets.sets) {
         if set != b'B' {
             write(out, format_args!("\x1b{slot}B"));

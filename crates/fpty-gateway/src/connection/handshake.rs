@@ -1,0 +1,411 @@
+//! A client of uwsgi mode has connected: what it says before its program
+//! starts is waited for, shortly, so that the program begins with the size of
+//! its terminal, and, where both ends speak the extended mode, with its
+//! environment.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::client_hello::{ClientHello, Handshake, HandshakeStep};
+use super::late_hello::{self, HELLO_TIMEOUT, LateHello, LatePeers};
+use super::lingering_close::CloseNotice;
+use super::listeners::Connection;
+use super::shared_counts::SharedCount;
+use crate::event_loop::context::Context;
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::{Origin, RejectReason, Rejection};
+use crate::process::table::ProcessTable;
+use crate::session::relay::{AWAITS_HELLO, Sessions};
+use fpty::error::reason;
+use fpty::proto::{Protocol, TOO_LATE};
+use fpty::sys::ReadOutcome;
+use fpty::sys::peer_process::ReceivedFds;
+use fpty::sys::poll::Interest;
+use fpty::sys::socket::{Stream, Transport};
+
+/// After a hello a client that goes on sending has so many times as long, in
+/// all, as it may be silent.
+const TOTAL_FACTOR: u32 = 30;
+
+/// Why nothing was started for a client that sends no more.
+const CUT_SHORT: &str =
+    "the connection was shut down in the midst of the request: nothing was started";
+
+/// Why a client gets nothing whose hello came when its program had something
+/// to say already. Its own end knows how it begins ([`fpty::proto::TOO_LATE`]).
+const HELLO_TOO_LATE: &str = "the program had been started for a silent client by then";
+
+/// How long the end of a program that was started for a silent client waits
+/// for a hello that is late: whoever says it would take that for its own.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// Descriptors that a client can pass.
+const MAX_FDS: usize = 3;
+
+/// A client whose program has not started yet.
+struct PendingConnection {
+    /// Who it is; where it comes from is known when it has spoken.
+    connection: Connection,
+    handshake: Handshake,
+    /// Descriptors that it passes.
+    received_fds: ReceivedFds,
+    /// When it came.
+    since: Instant,
+    /// When it is no longer waited for, and the latest that this can be.
+    deadline: Instant,
+    final_deadline: Instant,
+    is_registered: bool,
+}
+
+impl PendingConnection {
+    /// One that came just now, and is waited for so long, at first.
+    fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
+        let since = Instant::now();
+        let deadline = since + patience;
+        let (received_fds, is_registered, final_deadline) =
+            (ReceivedFds::default(), false, deadline);
+        Self { connection, handshake, received_fds, since, deadline, final_deadline, is_registered }
+    }
+
+    /// It has said what it wants.
+    fn finish(self, cx: &Context) -> (Connection, ClientHello) {
+        if self.is_registered {
+            // It gets another token.
+            let _ = cx.poller.remove(self.connection.client.as_fd());
+        }
+        let hello = self.handshake.into_hello();
+        let origin = cx.audit.origin_of(self.connection.listener, &hello);
+        (Connection { origin, ..self.connection }, hello)
+    }
+
+    /// It says hello: it has so long for each part of what it wants.
+    fn extend_deadline(&mut self, now: Instant, patience: Duration) {
+        self.final_deadline = now + patience * TOTAL_FACTOR;
+        self.deadline = now + patience;
+    }
+}
+
+/// Clients whose program has not started.
+#[derive(Default)]
+pub struct PendingConnections {
+    pending: Slab<PendingConnection>,
+    late_peers: LatePeers,
+}
+
+/// What a client that has connected comes to.
+#[must_use]
+pub enum HandshakeResult {
+    /// It is waited for, or is gone.
+    Pending,
+    /// It has said what it wants; what it sent after that stands in the buffer.
+    Complete(Box<ClientRequest>),
+}
+
+/// A client that has said what it wants.
+pub struct ClientRequest {
+    /// Who it is.
+    pub connection: Connection,
+    /// What it has said.
+    pub hello: ClientHello,
+    /// Descriptors that came with that.
+    pub received_fds: ReceivedFds,
+    /// Whether it sends no more.
+    pub ended: bool,
+    /// The name that it has for a session that it begins.
+    pub name: Option<SharedCount>,
+}
+
+impl PendingConnections {
+    /// Whether it is still one.
+    pub fn has(&self, key: Key) -> bool {
+        self.pending.has(key)
+    }
+
+    /// One is closed as it is.
+    pub fn discard(&mut self, key: Key) {
+        self.pending.remove(key);
+    }
+
+    /// Hears what a client has to say that has just connected: most speak at
+    /// once.
+    pub fn start(
+        &mut self,
+        cx: &mut Context,
+        client: Stream,
+        transport: Transport,
+        listener: u16,
+    ) -> HandshakeResult {
+        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let permit = cx.limits.acquire_user(rules, &client);
+        let patience = self.late_peers.hello_timeout(&client, transport, Instant::now());
+        let connection =
+            Connection { client, transport, listener, permit, origin: Origin::default() };
+        let key =
+            self.pending.insert(PendingConnection::new(connection, Handshake::default(), patience));
+        cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));
+        self.readable(cx, key, false)
+    }
+
+    /// It was waited for long enough.
+    pub fn timed_out(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let is_over =
+            |pending_connection: &PendingConnection| Instant::now() >= pending_connection.deadline;
+        // What has come meanwhile counts: this process may have been busy, or
+        // stopped.
+        if self.pending.get(key).is_some_and(is_over) {
+            if let HandshakeResult::Complete(client_request) = self.readable(cx, key, false) {
+                return HandshakeResult::Complete(client_request);
+            }
+        }
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
+        };
+        let now = Instant::now();
+        if now < pending_connection.deadline {
+            let wait = pending_connection.deadline - now;
+            cx.schedule(wait, Timer::Handshake(key));
+            return HandshakeResult::Pending;
+        }
+        crate::event_loop::fault_injection::point("silence");
+        if !pending_connection.handshake.is_extended() {
+            // It would be refused now. Those who list, end or come back to a session need no
+            // seat, and what they want may be late.
+            let rules = cx.listeners.rules(pending_connection.connection.listener);
+            let final_deadline = pending_connection.since + late_hello::LATE_HELLO_TIMEOUT;
+            if now < final_deadline
+                && rules.is_some_and(|rules| {
+                    cx.limits.would_reject(rules, &pending_connection.connection.permit)
+                })
+            {
+                pending_connection.deadline = final_deadline;
+                cx.schedule(final_deadline - now, Timer::Handshake(key));
+                return HandshakeResult::Pending;
+            }
+            return self.complete(cx, key, 0, false);
+        }
+        let patience = cx.config.handshake_timeout;
+        let why = match pending_connection.deadline < pending_connection.final_deadline {
+            true => format!("no complete request came: silence for {} seconds", patience.as_secs()),
+            false => {
+                format!(
+                    "no complete request came in {} seconds",
+                    (patience * TOTAL_FACTOR).as_secs()
+                )
+            }
+        };
+        self.reject(cx, key, &format!("{why} (forkptyrouter-handshake-timeout)"))
+    }
+
+    /// A client that is waited for said something, or has left.
+    pub fn readable(&mut self, cx: &mut Context, key: Key, hang_up: bool) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
+        };
+        // Only who has had the answer to its hello passes anything.
+        let passes = pending_connection.connection.transport == Transport::Unix
+            && pending_connection.handshake.is_extended();
+        let read = match passes {
+            true => {
+                let (input, received_fds) = (&mut cx.input, &mut pending_connection.received_fds);
+                pending_connection.connection.client.read_into_with_descriptors(input, received_fds)
+            }
+            false => pending_connection.connection.client.read_into(&mut cx.input),
+        };
+        // One that sends as many as it likes.
+        if pending_connection.received_fds.descriptors.len() > MAX_FDS {
+            return self.forget(key);
+        }
+        match read {
+            ReadOutcome::Bytes(_) => self.decode(cx, key),
+            ReadOutcome::WouldBlock if !hang_up => self.await_more(cx, key),
+            ReadOutcome::Eof if !hang_up => match pending_connection.handshake.is_extended() {
+                // Half a request is none.
+                true => self.reject(cx, key, CUT_SHORT),
+                // It only reads.
+                false => self.complete(cx, key, 0, true),
+            },
+            // It left before there was anything for it.
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.forget(key),
+        }
+    }
+
+    /// Takes what a client has sent, which stands in the buffer.
+    fn decode(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
+        };
+        let patience = cx.config.handshake_timeout;
+        if pending_connection.handshake.is_extended() {
+            pending_connection.deadline =
+                pending_connection.final_deadline.min(Instant::now() + patience);
+        }
+        crate::event_loop::fault_injection::strike("greeting", || &cx.input);
+        let commands = cx
+            .listeners
+            .rules(pending_connection.connection.listener)
+            .is_some_and(|rules| rules.allow_command);
+        let takes_streams = commands && cx.config.pass_stdio;
+        let mut bytes = cx.input.as_slice();
+        loop {
+            match pending_connection.handshake.feed(&mut bytes) {
+                HandshakeStep::SendHello(answer) => {
+                    // It may pass its streams from here on, and no sooner.
+                    if pending_connection.connection.transport == Transport::Unix && takes_streams {
+                        pending_connection.connection.client.accept_descriptors();
+                    }
+                    let _ = pending_connection.connection.client.write(&answer);
+                    let now = Instant::now();
+                    if now - pending_connection.since > HELLO_TIMEOUT {
+                        self.late_peers.note(
+                            &pending_connection.connection.client,
+                            pending_connection.connection.transport,
+                            now,
+                        );
+                    }
+                    pending_connection.extend_deadline(now, patience);
+                }
+                HandshakeStep::Incomplete => return self.await_more(cx, key),
+                HandshakeStep::Complete => {
+                    let left = bytes.len();
+                    return self.complete(cx, key, left, false);
+                }
+                HandshakeStep::Reject(why) => return self.reject(cx, key, why),
+                HandshakeStep::Http => return self.reject_http(cx, key),
+            }
+        }
+    }
+
+    fn await_more(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
+        };
+        if pending_connection.is_registered {
+            return HandshakeResult::Pending;
+        }
+        let (client, token) =
+            (pending_connection.connection.client.as_fd(), Token::PendingConnection(key).token());
+        if let Err(error) = cx.poller.add(client, token, Interest::READ) {
+            let why = format!("cannot wait for the client: {}", reason(&error));
+            return self.reject(cx, key, &why);
+        }
+        pending_connection.is_registered = true;
+        let wait = pending_connection.deadline.saturating_duration_since(Instant::now());
+        cx.schedule(wait, Timer::Handshake(key));
+        HandshakeResult::Pending
+    }
+
+    /// Its program is to start; so many bytes of what was read last are for the
+    /// session. The client may have said that it sends no more.
+    fn complete(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        left: usize,
+        ended: bool,
+    ) -> HandshakeResult {
+        if self
+            .pending
+            .get(key)
+            .is_some_and(|pending_connection| pending_connection.handshake.may_be_http())
+        {
+            return self.reject_http(cx, key);
+        }
+        let Some(mut pending_connection) = self.pending.remove(key) else {
+            return HandshakeResult::Pending;
+        };
+        let decode = cx.input.len() - left;
+        cx.input.drain(..decode);
+        let received_fds = std::mem::take(&mut pending_connection.received_fds);
+        pending_connection.connection.client.refuse_descriptors();
+        let (connection, hello) = pending_connection.finish(cx);
+        HandshakeResult::Complete(Box::new(ClientRequest {
+            connection,
+            hello,
+            received_fds,
+            ended,
+            name: None,
+        }))
+    }
+
+    /// Starts nothing, and says why.
+    pub fn reject(&mut self, cx: &mut Context, key: Key, why: &str) -> HandshakeResult {
+        if let Some(pending_connection) = self.pending.remove(key) {
+            let (connection, hello) = pending_connection.finish(cx);
+            cx.reject(connection, hello.extended, Rejection::because(RejectReason::Handshake, why));
+        }
+        HandshakeResult::Pending
+    }
+
+    /// A client that said nothing in time says hello after all: its first
+    /// packets stand in the buffer. Where the program that was started for a
+    /// silent one has shown nothing, and ran, this is as if it never had been; else
+    /// the client would take it for what it asks for.
+    pub fn restart(&mut self, cx: &mut Context, late: LateHello) -> HandshakeResult {
+        let LateHello { client, transport, listener, decoder, is_too_late } = late;
+        self.late_peers.note(&client, transport, Instant::now());
+        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let permit = cx.limits.acquire_user(rules, &client);
+        let origin = cx.audit.origin(listener, Protocol::Uwsgi);
+        let connection = Connection { client, transport, listener, permit, origin };
+        if is_too_late {
+            // What it has shown may end within a line.
+            let _ = connection.client.write(b"\r\n");
+            let text = format!("{TOO_LATE}: {HELLO_TOO_LATE}");
+            cx.reject(connection, false, Rejection::because(RejectReason::Handshake, text));
+            return HandshakeResult::Pending;
+        }
+        let handshake = Handshake::after_silence(decoder.unwrap_or_default());
+        let key = self.pending.insert(PendingConnection::new(connection, handshake, HELLO_TIMEOUT));
+        cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));
+        self.decode(cx, key)
+    }
+
+    /// A web page has no business here.
+    fn reject_http(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.remove(key) else {
+            return HandshakeResult::Pending;
+        };
+        let Connection { client, listener, .. } = pending_connection.connection;
+        cx.reject_http(listener, Protocol::Uwsgi, &client, true);
+        cx.close_lingering(client, CloseNotice::Eof);
+        HandshakeResult::Pending
+    }
+
+    fn forget(&mut self, key: Key) -> HandshakeResult {
+        // The poller forgets it as it closes.
+        self.pending.remove(key);
+        HandshakeResult::Pending
+    }
+}
+
+impl Sessions {
+    /// The session of a client that has said nothing is over.
+    pub fn linger(&mut self, cx: &mut Context, key: Key) {
+        if let Some(attached) = self.get_mut(key) {
+            attached.unregister_terminal(&cx.poller);
+            if std::mem::replace(&mut attached.drains, AWAITS_HELLO) != AWAITS_HELLO {
+                cx.schedule(LINGER, Timer::Session(key, SessionTimer::NoticeTimeout));
+            }
+        }
+    }
+
+    /// Ends the session of one that says hello late, for whom it was started as for
+    /// one that is silent.
+    pub fn take_for_late_hello(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) -> Option<LateHello> {
+        let mut attached = self.end(cx, key)?;
+        let (transport, listener) = (attached.transport, attached.listener);
+        let is_too_late = attached.has_written() || !attached.session.program_runs();
+        let decoder = attached.session.take_decoder();
+        let _ = cx.poller.remove(attached.io.client.as_fd());
+        attached.unregister_terminal(&cx.poller);
+        let client = processes.release(cx, key, *attached);
+        Some(LateHello { client, transport, listener, decoder, is_too_late })
+    }
+}

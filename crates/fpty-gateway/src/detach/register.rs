@@ -1,0 +1,151 @@
+//! Registration: a new session becomes detachable.
+
+use super::attach_state::AttachState;
+use super::registry::DetachRegistry;
+use super::registry_entry::{Client, Program, RegistryEntry};
+use crate::config::rules::Rules;
+use crate::connection::client_hello::ClientHello;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, Secrets, UNKNOWN_UID};
+use crate::connection::shared_counts::SharedCount;
+use crate::control::peers::attach_request;
+use crate::event_loop::context::Context;
+use crate::event_loop::slab::Key;
+use crate::process::table::ProcessTable;
+use crate::session::relay::{LiveSession, Sessions};
+use crate::session::selector::SessionSelector;
+use crate::session::state::extended_state::DetachState;
+use fpty::error::reason;
+use fpty::fair_share::Principal;
+use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
+use fpty::scrollback::ScrollbackWriter;
+use fpty::sys::Size;
+use fpty::sys::clock::Timestamp;
+use fpty::sys::pid_guard::ProcessHandle;
+
+/// Name and owner of a session that is to be detachable.
+pub struct Registration {
+    uid: u32,
+    principal: Principal,
+    name: String,
+    /// Claim on the name, which no other session of the user may have.
+    name_claim: Option<SharedCount>,
+}
+
+impl DetachRegistry {
+    /// The registration of the session that a client requests; `None`: the session cannot be
+    /// detached.
+    ///
+    /// # Errors
+    /// The name cannot be had: the client is rejected.
+    pub fn plan_registration(
+        &self,
+        cx: &Context,
+        connection: &Connection,
+        hello: &ClientHello,
+        name_claim: Option<SharedCount>,
+    ) -> Result<Option<Registration>, SessionEnd> {
+        let refused = |why: &str| Err(SessionEnd::new(EndKind::Refused, why));
+        let allows = |rules: &Rules| rules.detach.sessions > 0;
+        if !cx.listeners.rules(connection.listener).is_some_and(allows) {
+            return Ok(None);
+        }
+        let name = hello.variables.get(variables::SESSION_NAME).unwrap_or_default();
+        if !name.is_empty() && !is_session_name(name) {
+            return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
+        }
+        if hello.variables.get(variables::CAN_DETACH) != Some(b"1") {
+            return Ok(None);
+        }
+        let uid = session_access::uid_of(&connection.client);
+        // A client without user id and secret could not attach again.
+        if uid == UNKNOWN_UID && hello.variables.get(variables::SECRET).is_none() {
+            return Ok(None);
+        }
+        let key = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
+        let name_claim = match key.map(|name| attach_request::name(connection.listener, uid, name))
+        {
+            None => None,
+            // The request may hold the claim already.
+            Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
+                None => Some(self.shared_counts.claim(key, 1)),
+                name_claim => name_claim.map(Ok),
+            },
+        };
+        let name = String::from_utf8_lossy(name).into_owned();
+        match name_claim.transpose() {
+            Ok(name_claim) => Ok(Some(Registration {
+                uid,
+                principal: Principal::of(&connection.client),
+                name,
+                name_claim,
+            })),
+            Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
+        }
+    }
+
+    /// Makes a new session detachable, where there is memory for its scrollback. Whether it is.
+    #[allow(clippy::too_many_arguments)]
+    pub fn register(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        processes: &mut ProcessTable,
+        key: Key,
+        registration: Registration,
+        size: Size,
+        relay_only: bool,
+    ) -> bool {
+        let Some(live) = sessions.get_mut(key) else {
+            return false;
+        };
+        let listener = live.listener;
+        let LiveSession { session, io, .. } = live;
+        let (Some(pid), Some(rules)) =
+            (io.program.as_ref().map(ProcessHandle::pid), cx.listeners.rules(listener))
+        else {
+            return false;
+        };
+        // The scrollback has up to 64 MB.
+        let remains = ScrollbackWriter::new(rules.detach.buffer as usize, size);
+        let Ok(remains) = remains else {
+            session.notice("this session cannot be left: out of memory", io);
+            return false;
+        };
+        let Registration { uid, principal, name, name_claim } = registration;
+        let secrets = match Secrets::new() {
+            Err(error) if uid == UNKNOWN_UID => {
+                let line = format!("this session cannot be left: no secret: {}", reason(&error));
+                session.notice(&line, io);
+                return false;
+            }
+            made => made.unwrap_or_default(),
+        };
+        session.make_detachable(DetachState { remains, awaiting_go: false, relay_only });
+        let id = cx.ids.of(key);
+        if let Some(its_key) = secrets.key(&id, uid) {
+            session.send_key(&its_key, io);
+        }
+        let began = Timestamp::now();
+        let program = Program { pidfd: None, status_deadline: None };
+        let entry = self.insert(RegistryEntry {
+            id: id.into(),
+            name,
+            uid,
+            principal,
+            secrets,
+            listener,
+            pid,
+            since: began,
+            state: AttachState::attached(program, Client { session: key, uid }, began),
+            dirty: false,
+            scheduled: None,
+            viewers: 0,
+            no_detach: None,
+            name_claim,
+            detached_claims: None,
+        });
+        self.sync_supervisor(cx, sessions, processes, entry);
+        true
+    }
+}

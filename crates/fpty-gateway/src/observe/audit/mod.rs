@@ -1,0 +1,496 @@
+//! What is told of sessions: to the log, line by line (an audit), and to
+//! whoever asks for statistics.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `carried_over.rs` | what of that the next gateway is to know |
+//! | `end_reason.rs` | why it ended, why there was none |
+//! | `line.rs` | how a line looks |
+//! | `origin.rs` | where it comes from |
+//! | `peer.rs` | who is at the other end |
+//! | `prepared_end.rs` | last lines, in case that a gateway is killed |
+//! | `recording_fields.rs` | what a line has of the recording |
+//! | `rejection_rate.rs` | how many of them have a line of their own |
+//! | `session_info.rs` | what is known of it; its lines |
+//! | `timestamp.rs` | the time as it is written down |
+//! | `user_names.rs` | names of users, without waiting for one |
+
+pub(crate) mod carried_over;
+pub(crate) mod end_reason;
+pub mod line;
+pub(crate) mod origin;
+pub(crate) mod peer;
+pub mod prepared_end;
+pub(crate) mod recording_fields;
+pub(crate) mod rejection_rate;
+pub(crate) mod session_info;
+pub mod timestamp;
+pub(crate) mod user_names;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::gateway_config::GatewayConfig;
+use crate::connection::client_hello::ClientHello;
+use crate::event_loop::subject::SessionRef;
+use crate::host::host;
+use crate::log;
+use crate::log_queue::Queue;
+use crate::process::supervisor::end_lines::{self, EndLines};
+use fpty::fair_share::Principal;
+use fpty::proto::Protocol;
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::{BootInstant, Timestamp};
+use fpty::sys::socket::Stream;
+
+pub use super::audit::carried_over::{ByteTotals, SessionHistory};
+pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
+pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
+pub use super::audit::peer::{ClaimedIdentity, Peer};
+pub use super::audit::recording_fields::RecordingResult;
+use super::audit::rejection_rate::RejectionRate;
+use super::audit::session_info::{ClientAct, LineSource, RejectedConnection};
+pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
+use super::audit::user_names::UserNames;
+use super::metrics::counters::Counters;
+
+/// How many bytes of a command a line has room for, and the least.
+const COMMAND_ROOM: usize = 900;
+const LEAST_ROOM: usize = 64;
+/// How many bytes the rest of it may have.
+const REST_OF_LINE: usize = 2100;
+
+/// Lines that may wait for the log.
+const MAX_WAITING_LINES: usize = 4096;
+
+/// What a gateway tells of its sessions.
+pub struct Audit {
+    /// What happened since the start.
+    pub counters: Counters,
+    /// Names of users.
+    pub user_names: UserNames,
+    /// Somebody wants to know more of a session than that there is one.
+    is_enabled: bool,
+    place: LineSource,
+    queue: Queue,
+    rejection_rate: RejectionRate,
+    sockets: Vec<AuditSocket>,
+    info: HashMap<SessionRef, Box<SessionInfo>>,
+    lines: Option<EndLines>,
+}
+
+impl Audit {
+    /// Of the gateway of this number, with these sockets, and with the lines that one
+    /// that was here before us has not written.
+    pub fn new(config: &GatewayConfig, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
+        let room = host().log_packet().map_or(COMMAND_ROOM, |most| {
+            most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
+        });
+        Self {
+            counters: Counters::of_gateway(ordinal),
+            is_enabled: config.stats.is_some()
+                || sockets.iter().any(|socket| socket.audit.is_some() || socket.is_recorded),
+            place: LineSource {
+                host: fpty::sys::host_name(),
+                instance: host().instance(),
+                command_room: room,
+            },
+            user_names: UserNames::default(),
+            queue: Queue::of(MAX_WAITING_LINES),
+            rejection_rate: RejectionRate::new(),
+            sockets,
+            info: HashMap::new(),
+            lines: EndLines::of(ordinal),
+        }
+    }
+
+    /// Where somebody comes from: at which socket, and what it speaks.
+    pub fn origin(&self, listener: u16, mode: impl Into<Mode>) -> Origin {
+        if !self.is_enabled {
+            return Origin::default();
+        }
+        let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
+        Origin { socket, mode: mode.into(), ..Origin::default() }
+    }
+
+    /// The same of somebody who has said this of itself.
+    pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
+        let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
+        match self.is_enabled {
+            true => Origin {
+                claimed: ClaimedIdentity::of(&hello.variables),
+                ..self.origin(listener, mode)
+            },
+            false => Origin::default(),
+        }
+    }
+
+    /// The same, of somebody who asks for a command.
+    pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
+        match self.is_enabled {
+            true => Origin { command: command().map(Arc::from), ..origin },
+            false => origin,
+        }
+    }
+
+    /// What is known of a session.
+    pub fn of(&self, session_ref: SessionRef) -> Option<&SessionInfo> {
+        self.info.get(&session_ref).map(Box::as_ref)
+    }
+
+    /// Of whom anything is known.
+    pub fn subjects(&self) -> impl Iterator<Item = SessionRef> {
+        self.info.keys().copied()
+    }
+
+    /// As which user and group programs run that are started at a socket.
+    pub fn ids_at(&self, listener: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(listener)).map(|socket| socket.ids)
+    }
+
+    /// A program has ended.
+    pub fn program_ended(&mut self, session_ref: SessionRef, exit: Exit) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.exit = Some(exit);
+        }
+    }
+
+    /// Where a session's recording is, or is to be, and whether it is recorded now.
+    pub fn recorded(&mut self, session_ref: SessionRef, path: &str, recorded: bool) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.recording = Some(path.into());
+            info.recorded = recorded;
+        }
+    }
+
+    /// There never was such a session: where its client comes from, which is about
+    /// to be refused.
+    pub fn remove(&mut self, session_ref: SessionRef) -> Origin {
+        let Some(info) = self.info.remove(&session_ref) else {
+            return Origin::default();
+        };
+        let SessionInfo { socket: name, history, audit, .. } = *info;
+        let SessionHistory { mode, claimed, command, uid, gid, .. } = history;
+        let (audit, ids) = (audit.map(|(format, _)| format), (uid, gid));
+        let socket = AuditSocket { name, audit, is_recorded: false, command: command.clone(), ids };
+        Origin { socket, mode, claimed, command: Some(command) }
+    }
+
+    /// Somebody gets no session.
+    pub fn rejected(
+        &mut self,
+        origin: Origin,
+        client: Option<&Stream>,
+        reason: RejectReason,
+        why: &str,
+    ) {
+        self.counters.rejected(reason);
+        if !origin.has_audit() {
+            return;
+        }
+        self.write_suppressed();
+        let rejected = RejectedConnection {
+            origin,
+            peer: Peer::default(),
+            reason,
+            why: why.into(),
+            count: None,
+        };
+        let who = client.map_or(Principal::Unknown, Principal::of);
+        if let Some(rejected) = self.rejection_rate.note(who, rejected) {
+            let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
+            self.write_rejected(&RejectedConnection { peer: peer.unwrap_or_default(), ..rejected });
+        }
+    }
+
+    /// Writes how many of the second that is over had no line of their own.
+    fn write_suppressed(&mut self) {
+        for rejected in self.rejection_rate.over(Instant::now()) {
+            self.write_rejected(&rejected);
+        }
+    }
+
+    fn write_rejected(&mut self, rejected: &RejectedConnection) {
+        let line = rejected.line(&self.place, *self.queue.lost());
+        self.write_line(line);
+    }
+
+    /// Writes a line of ours, which says how many were lost before it.
+    fn write_line(&mut self, line: Option<String>) {
+        if let Some(line) = line {
+            let told = |lost: &mut u64| {
+                *lost = 0;
+                line
+            };
+            self.queue.say(told, log::takes);
+        }
+    }
+
+    /// Whether anybody wants to know more of a session than that there is one.
+    pub fn is_enabled(&self) -> bool {
+        self.is_enabled
+    }
+
+    /// Notes what is known of a new session or command.
+    pub fn note(&mut self, session_ref: SessionRef, origin: Origin, peer: Peer, new: NewSession) {
+        let Origin { socket, mode, claimed, command } = origin;
+        let history = SessionHistory {
+            mode,
+            first: peer,
+            claimed,
+            command: command.unwrap_or_else(|| Arc::clone(&socket.command)),
+            uid: socket.ids.0,
+            gid: socket.ids.1,
+            tty: new.tty.map(Into::into),
+            size: new.size.filter(|_| mode != Mode::Raw).map(|size| (size.rows, size.cols)),
+            attached: Timestamp::now().into(),
+            before: (Some(0), Some(0)),
+            client: None,
+        };
+        self.insert_info(session_ref, socket, history, new.id, new.pid);
+    }
+
+    /// Notes the same of one that has this story, and this id and process; it began at
+    /// this socket.
+    fn insert_info(
+        &mut self,
+        session_ref: SessionRef,
+        socket: AuditSocket,
+        history: SessionHistory,
+        id: String,
+        pid: Option<Pid>,
+    ) {
+        let mut info = SessionInfo {
+            id,
+            socket: socket.name,
+            history,
+            pid: pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
+            started: Timestamp::now(),
+            exit: None,
+            audit: None,
+            recorded: false,
+            recording: None,
+            place: None,
+            is_supervised: false,
+        };
+        info.audit = socket.audit.map(|format| (format, info.common(format, &self.place)));
+        self.info.insert(session_ref, Box::new(info));
+    }
+
+    /// A client has left a session, which goes on without it.
+    pub fn detached(
+        &mut self,
+        from: SessionRef,
+        to: SessionRef,
+        how: DetachReason,
+        bytes: ByteTotals,
+    ) {
+        let Some(mut info) = self.info.remove(&from) else {
+            return;
+        };
+        info.history.before = info.history.bytes_with(bytes);
+        let by = match how {
+            DetachReason::Stolen(uid) => Some((uid, self.user_names.of(uid))),
+            DetachReason::Requested | DetachReason::Lost => None,
+        };
+        let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
+        let act = ClientAct::Detach(how, Timestamp::from(info.history.attached).elapsed(), by);
+        self.write_client_act(&info, act, info.history.last_client());
+        self.info.insert(to, info);
+    }
+
+    /// The client of a session, which was there since then, was lost with its gateway.
+    pub fn client_lost_with_gateway(&mut self, session_ref: SessionRef, since: Timestamp) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.history.attached = since.into();
+        }
+        self.detached(session_ref, session_ref, DetachReason::Lost, (None, None));
+    }
+
+    /// A client attaches to a session that goes on.
+    pub fn attached(&mut self, from: SessionRef, to: SessionRef, origin: &Origin, client: &Stream) {
+        let Some(mut info) = self.info.remove(&from) else {
+            return;
+        };
+        let peer = Peer::of(client, &mut self.user_names, info.audit.is_some());
+        self.write_client_act(&info, ClientAct::Attach(&origin.claimed), &peer);
+        info.history.client = Some(Box::new(peer));
+        info.history.attached = Timestamp::now().into();
+        self.info.insert(to, info);
+    }
+
+    /// A client looks on, from now on. Where it stands that it does so no more, in case
+    /// that this gateway is killed.
+    pub fn viewer_attached(
+        &mut self,
+        session_ref: SessionRef,
+        origin: &Origin,
+        client: &Stream,
+    ) -> Option<end_lines::EndLineSlot> {
+        let info = self.info.get(&session_ref).filter(|info| info.audit.is_some())?;
+        let peer = Peer::of(client, &mut self.user_names, true);
+        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
+        let line = info.client_act_line(
+            ClientAct::Watch(&origin.claimed),
+            &peer,
+            &self.place,
+            *self.queue.lost(),
+        );
+        self.write_line(line);
+        self.lines.as_mut()?.put(&last?, BootInstant::now(), false)
+    }
+
+    /// It does so no more, after so long.
+    pub fn viewer_left(
+        &mut self,
+        session_ref: SessionRef,
+        client: &Stream,
+        after: Duration,
+        place: Option<end_lines::EndLineSlot>,
+    ) {
+        place.into_iter().for_each(|place| self.remove_prepared(place));
+        if let Some(info) = self.info.get(&session_ref).filter(|info| info.audit.is_some()) {
+            let peer = Peer::of(client, &mut self.user_names, true);
+            let act = ClientAct::Unwatch(Some(after));
+            let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
+            self.write_line(line);
+        }
+    }
+
+    fn write_client_act(&mut self, info: &SessionInfo, act: ClientAct<'_>, peer: &Peer) {
+        let line = info.client_act_line(act, peer, &self.place, *self.queue.lost());
+        self.write_line(line);
+    }
+
+    /// It is over; what of that is still to be told.
+    pub fn ended(
+        &mut self,
+        session_ref: SessionRef,
+        why: EndReason,
+        bytes: ByteTotals,
+    ) -> Option<EndedSession> {
+        let info = self.info.remove(&session_ref);
+        self.counters.session_ended(why, info.as_ref().map(|info| info.started.elapsed()));
+        let info = info?;
+        let (duration, bytes) = (info.started.elapsed(), info.history.bytes_with(bytes));
+        Some(EndedSession { info, end: End { at: SystemTime::now(), duration, why, bytes } })
+    }
+
+    /// Writes the line of a session's end, where anybody wants to know of it, as soon as
+    /// it is known what became of its recording.
+    pub fn write_end(&mut self, last: Option<&EndedSession>, recorded: Option<&RecordingResult>) {
+        let Some(last) = last else { return };
+        if let (Some(lines), Some(place)) = (&mut self.lines, last.info.place) {
+            lines.take(place);
+        }
+        let line = last.info.end_line(&last.end, recorded, *self.queue.lost());
+        self.write_line(line);
+    }
+
+    /// The line of a session's end, in advance, and when the session began:
+    /// for somebody else to write.
+    pub fn prepared_end(&self, session_ref: SessionRef) -> Option<(String, BootInstant)> {
+        let info = self.info.get(&session_ref)?;
+        Some((info.prepared_end_line(&self.place)?, info.started.boot))
+    }
+
+    /// The supervisor tells of a session's end, where this gateway is killed; or it
+    /// does not.
+    pub fn entrusted(&mut self, session_ref: SessionRef, kept: bool) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.is_supervised = kept;
+            if let (Some(lines), Some(place)) = (&self.lines, info.place) {
+                lines.set_supervised(place, kept);
+            }
+        }
+    }
+
+    /// There is no supervisor any more.
+    pub fn supervisor_lost(&mut self) {
+        let kept = self.info.iter().filter(|(_, info)| info.is_supervised);
+        let kept: Vec<SessionRef> = kept.map(|(session_ref, _)| *session_ref).collect();
+        kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
+    }
+
+    /// Writes a session's last line in advance.
+    fn prepare_end(&mut self, session_ref: SessionRef) {
+        let (Some(lines), Some(info)) = (&mut self.lines, self.info.get_mut(&session_ref)) else {
+            return;
+        };
+        let line = info.prepared_end_line(&self.place);
+        info.place = line.and_then(|line| lines.put(&line, info.started.boot, info.is_supervised));
+    }
+
+    /// Whether lines wait for the log.
+    pub fn has_waiting_lines(&self) -> bool {
+        self.queue.waits() || self.rejection_rate.count()
+    }
+
+    /// Writes some of them; returns whether the log took any.
+    pub fn flush(&mut self) -> bool {
+        self.write_suppressed();
+        self.queue.flush(log::takes) > 0
+    }
+
+    /// A session of a gateway that was here before goes on: its beginning was told
+    /// then. Whoever keeps it has the line of its end.
+    pub fn session_restored(&mut self, session_ref: SessionRef, started: Timestamp) {
+        self.counters.session_restored();
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.started = started;
+            info.is_supervised = true;
+        }
+        self.prepare_end(session_ref);
+    }
+
+    /// What the next gateway is to know of a session, where anybody wants to know it.
+    pub fn history(&self, session_ref: SessionRef) -> Option<Box<SessionHistory>> {
+        self.info.get(&session_ref).map(|info| info.history.for_successor())
+    }
+
+    /// A session of a gateway that was here before has this story, and this id and
+    /// process; it began at this socket.
+    pub fn restore(
+        &mut self,
+        session_ref: SessionRef,
+        history: SessionHistory,
+        listener: u16,
+        id: String,
+        pid: Option<Pid>,
+    ) {
+        let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
+        self.insert_info(session_ref, socket, history, id, pid);
+    }
+
+    /// Writes a line that somebody has written in advance.
+    pub fn write_raw(&mut self, line: String) {
+        self.queue.say(|_| line, log::takes);
+    }
+
+    /// The line that was written in advance for a session of which nothing else is
+    /// known here.
+    pub fn put_prepared(
+        &mut self,
+        line: &str,
+        started: BootInstant,
+    ) -> Option<end_lines::EndLineSlot> {
+        self.lines.as_mut()?.put(line, started, true)
+    }
+
+    /// It was written.
+    pub fn remove_prepared(&mut self, place: end_lines::EndLineSlot) {
+        if let Some(lines) = &mut self.lines {
+            lines.take(place);
+        }
+    }
+
+    /// A session has begun: its program was executed.
+    pub fn session_started(&mut self, session_ref: SessionRef) {
+        self.counters.session_started();
+        self.prepare_end(session_ref);
+        let lost = *self.queue.lost();
+        let line = self.info.get(&session_ref).and_then(|info| info.start_line(lost));
+        self.write_line(line);
+    }
+}

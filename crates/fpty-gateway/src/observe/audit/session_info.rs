@@ -1,0 +1,498 @@
+//! What is known of a session, from its beginning to its end, and the lines of
+//! an audit that say so.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::carried_over::{ByteTotals, SessionHistory};
+use super::end_reason::{DetachReason, EndReason, RejectReason};
+use super::line::{ADDRESS, AuditLine, Format, SHORT, Value, WHY};
+use super::origin::{Mode, Origin};
+use super::peer::{ClaimedIdentity, Peer};
+use super::prepared_end::{self, MAX_LINE};
+use super::recording_fields::{RecordingResult, write_recording};
+use super::timestamp;
+use crate::process::supervisor::end_lines;
+use fpty::sys::Size;
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
+
+/// The words before each line.
+pub use crate::log::AUDIT as PREFIX;
+
+/// Where a line is from.
+#[derive(Clone, Debug, Default)]
+pub struct LineSource {
+    /// The machine's name.
+    pub host: String,
+    /// The instance's: its procname, or its configuration file.
+    pub instance: Option<String>,
+    /// How many bytes of a command there is room for.
+    pub command_room: usize,
+}
+
+/// What is new of a session or command that is about to begin.
+pub struct NewSession {
+    /// Its id.
+    pub id: String,
+    /// Its process.
+    pub pid: Option<Pid>,
+    /// Its terminal, where it has one.
+    pub tty: Option<String>,
+    /// The size of that.
+    pub size: Option<Size>,
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// Its id.
+    pub id: String,
+    /// The address that its client came to.
+    pub socket: Arc<str>,
+    /// What does not change with the gateway.
+    pub history: SessionHistory,
+    /// Its program.
+    pub pid: Option<u32>,
+    /// When it began.
+    pub started: Timestamp,
+    /// How its program ended.
+    pub exit: Option<Exit>,
+    /// How its lines look, and what both of them have; `None`: it has none.
+    pub audit: Option<(Format, Box<str>)>,
+    /// Whether it is recorded.
+    pub recorded: bool,
+    /// Where its recording is to be.
+    pub recording: Option<Box<str>>,
+    /// Where its last line is written in advance.
+    pub place: Option<end_lines::EndLineSlot>,
+    /// The supervisor has that line.
+    pub is_supervised: bool,
+}
+
+/// What a client does with a session, that goes on before and afterwards.
+#[derive(Clone, Copy, Debug)]
+pub enum ClientAct<'a> {
+    /// It attaches, and says this of itself.
+    Attach(&'a ClaimedIdentity),
+    /// It leaves, after so long; where another one has taken the session, that one's
+    /// user and name.
+    Detach(DetachReason, Duration, Option<(u32, Option<&'a str>)>),
+    /// It looks on.
+    Watch(&'a ClaimedIdentity),
+    /// It does so no more, after so long.
+    Unwatch(Option<Duration>),
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// When.
+    pub at: SystemTime,
+    /// After how long.
+    pub duration: Duration,
+    /// Why.
+    pub why: EndReason,
+    /// Bytes of input and output.
+    pub bytes: ByteTotals,
+}
+
+/// A session that is over: the line of its end can be written when it is known
+/// what became of its recording.
+#[derive(Clone, Debug)]
+pub struct EndedSession {
+    /// What was known of it.
+    pub info: Box<SessionInfo>,
+    /// How it ended.
+    pub end: End,
+}
+
+impl SessionInfo {
+    /// The fields that all lines about it have, in this format and no longer
+    /// than there is room for.
+    pub fn common(&self, format: Format, place: &LineSource) -> Box<str> {
+        let fields = |line: &mut AuditLine| {
+            write_source(line, Some(&self.id), place);
+            let SessionHistory { mode, first, command, uid, gid, .. } = &self.history;
+            write_peer(line, &self.socket, *mode, first);
+            line.field("uid", Value::Number((*uid).into()))
+                .field("gid", Value::Number((*gid).into()))
+                .field("command", Value::Text(command, place.command_room))
+                .field("pid", Value::number(self.pid));
+        };
+        AuditLine::fields_only(format, fields).into()
+    }
+
+    /// The line of its end, in advance, for whoever comes after a gateway that
+    /// was killed; `None`: it has no lines.
+    pub fn prepared_end_line(&self, place: &LineSource) -> Option<String> {
+        let end = End {
+            at: prepared_end::UNKNOWN_TIME,
+            duration: Duration::ZERO,
+            why: EndReason::Lost,
+            bytes: (None, None),
+        };
+        // Where it stands is known, what becomes of it is not.
+        let recorded = self
+            .recording
+            .as_ref()
+            .map(|path| RecordingResult { path: path.to_string(), ..RecordingResult::default() });
+        for recorded in [recorded.as_ref(), None] {
+            let line = self.end_line(&end, recorded, 0)?;
+            if line.len() <= MAX_LINE {
+                return Some(line);
+            }
+        }
+        let (format, _) = self.audit.as_ref()?;
+        let place = LineSource { command_room: SHORT, ..place.clone() };
+        let audit = Some((*format, self.common(*format, &place)));
+        Self { audit, ..self.clone() }.end_line(&end, None, 0)
+    }
+
+    /// The line of its beginning.
+    pub fn start_line(&self, lost: u64) -> Option<String> {
+        let (format, common) = self.audit.as_ref()?;
+        let mut line = begin(*format, "session-start", self.started.wall);
+        line.fields(common);
+        let SessionHistory { claimed, tty, size, .. } = &self.history;
+        let (rows, cols) = size.unzip();
+        write_claimed(&mut line, claimed);
+        line.field("tty", Value::text(tty.as_deref(), SHORT))
+            .field("term", Value::text(claimed.term.as_deref(), SHORT))
+            .field("rows", Value::number(rows))
+            .field("cols", Value::number(cols));
+        Some(finish(line, lost))
+    }
+
+    /// The line of what a client does with it.
+    pub fn client_act_line(
+        &self,
+        act: ClientAct<'_>,
+        peer: &Peer,
+        place: &LineSource,
+        lost: u64,
+    ) -> Option<String> {
+        let (format, _) = self.audit.as_ref()?;
+        let event = match act {
+            ClientAct::Attach(_) => "session-attach",
+            ClientAct::Detach(..) => "session-detach",
+            ClientAct::Watch(_) => "session-watch",
+            ClientAct::Unwatch(_) => "session-unwatch",
+        };
+        let at = match act {
+            ClientAct::Unwatch(None) => prepared_end::UNKNOWN_TIME,
+            _ => SystemTime::now(),
+        };
+        let mut line = begin(*format, event, at);
+        write_source(&mut line, Some(&self.id), place);
+        write_peer(&mut line, &self.socket, self.history.mode, peer);
+        match act {
+            ClientAct::Attach(claimed) | ClientAct::Watch(claimed) => {
+                write_claimed(&mut line, claimed);
+                line.field("term", Value::text(claimed.term.as_deref(), SHORT));
+            }
+            ClientAct::Unwatch(duration) => {
+                line.field("duration", Value::Seconds(duration.unwrap_or_default()));
+            }
+            ClientAct::Detach(how, duration, by) => {
+                let (uid, user) = by.unzip();
+                line.field("duration", Value::Seconds(duration))
+                    .field("reason", Value::word(how.word()))
+                    .member("by", "uid", Value::number(uid))
+                    .member("by", "user", Value::text(user.flatten(), SHORT));
+            }
+        }
+        Some(finish(line, lost))
+    }
+
+    /// The line of its end.
+    pub fn end_line(
+        &self,
+        end: &End,
+        recorded: Option<&RecordingResult>,
+        lost: u64,
+    ) -> Option<String> {
+        let (format, common) = self.audit.as_ref()?;
+        let mut line = begin(*format, "session-end", end.at);
+        line.fields(common);
+        let (status, signal) = match self.exit {
+            Some(Exit::Status(status)) => (u32::try_from(status).ok(), None),
+            Some(Exit::Signal { number, .. }) => (None, u32::try_from(number).ok()),
+            None => (None, None),
+        };
+        line.field("duration", Value::Seconds(end.duration))
+            .field("reason", Value::word(end.why.word()))
+            .field("status", Value::number(status))
+            .field("signal", Value::number(signal))
+            .field("bytes_in", Value::number(end.bytes.0))
+            .field("bytes_out", Value::number(end.bytes.1));
+        match recorded {
+            Some(recorded) => write_recording(&mut line, recorded),
+            None => drop(line.field("record", Value::Null)),
+        }
+        Some(finish(line, lost))
+    }
+}
+
+/// Somebody who got no session.
+#[derive(Clone, Debug)]
+pub struct RejectedConnection {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Who it is.
+    pub peer: Peer,
+    /// Why, in a word.
+    pub reason: RejectReason,
+    /// The same, in the words of the log.
+    pub why: Box<str>,
+    /// So many that have no line of their own, where it stands for them: what they
+    /// have in common.
+    pub count: Option<u64>,
+}
+
+impl RejectedConnection {
+    /// Its line; `None`: there is none at that socket.
+    pub fn line(&self, place: &LineSource, lost: u64) -> Option<String> {
+        let Origin { socket, mode, claimed, command } = &self.origin;
+        let mut line = begin(socket.audit?, "refused", SystemTime::now());
+        write_source(&mut line, None, place);
+        write_peer(&mut line, &socket.name, *mode, &self.peer);
+        write_claimed(&mut line, claimed);
+        line.field("command", Value::text(command.as_deref(), place.command_room))
+            .field("reason", Value::word(self.reason.word()))
+            .field("why", Value::Text(&self.why, WHY));
+        if let Some(count) = self.count {
+            line.field("count", Value::Number(count));
+        }
+        Some(finish(line, lost))
+    }
+}
+
+fn begin(format: Format, event: &'static str, time: SystemTime) -> AuditLine {
+    let mut line = AuditLine::new(format, PREFIX);
+    line.field("event", Value::word(event)).field("time", Value::word(&timestamp::rfc3339(time)));
+    line
+}
+
+fn write_source(line: &mut AuditLine, id: Option<&str>, place: &LineSource) {
+    line.field("id", Value::text(id, SHORT))
+        .field("host", Value::Text(&place.host, SHORT))
+        .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
+}
+
+fn write_claimed(line: &mut AuditLine, claimed: &ClaimedIdentity) {
+    let ClaimedIdentity { ssh_connection, logname, .. } = claimed;
+    line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+        .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
+}
+
+/// Where a session's client came in, and who it is.
+pub fn write_peer(line: &mut AuditLine, socket: &str, mode: Mode, peer: &Peer) {
+    let address = peer.address.map(|address| address.to_string());
+    line.field("socket", Value::Text(socket, ADDRESS))
+        .field("mode", Value::word(mode.word()))
+        .member("peer", "pid", Value::number(peer.pid))
+        .member("peer", "uid", Value::number(peer.uid))
+        .member("peer", "gid", Value::number(peer.gid))
+        .member("peer", "user", Value::text(peer.user.as_deref(), SHORT))
+        .member("peer", "loginuid", Value::number(peer.login_uid))
+        .member("peer", "address", Value::text(address.as_deref(), SHORT))
+        .member("peer", "port", Value::number(peer.port));
+}
+
+fn finish(mut line: AuditLine, lost: u64) -> String {
+    // Only where there is something to say: it makes a line no longer.
+    if lost > 0 {
+        line.field("lost", Value::Number(lost));
+    }
+    line.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::audit::origin::AuditSocket;
+    use serde_json::Value as Json;
+
+    fn info(text: &str) -> SessionInfo {
+        let first = Peer {
+            pid: Some(u32::MAX),
+            uid: Some(u32::MAX),
+            gid: Some(u32::MAX),
+            user: Some(text.into()),
+            login_uid: Some(u32::MAX),
+            address: Some([u8::MAX; 16].into()),
+            port: Some(u16::MAX),
+        };
+        let claimed = ClaimedIdentity {
+            ssh_connection: Some(text.into()),
+            logname: Some(text.into()),
+            term: Some(text.into()),
+        };
+        let history = SessionHistory {
+            mode: Mode::Extended,
+            first,
+            claimed,
+            uid: u32::MAX,
+            gid: u32::MAX,
+            command: text.into(),
+            tty: Some(text.into()),
+            size: Some((u16::MAX, u16::MAX)),
+            ..SessionHistory::default()
+        };
+        SessionInfo {
+            id: String::from("0123abcd"),
+            socket: text.into(),
+            history,
+            pid: Some(u32::MAX),
+            started: Timestamp::default(),
+            exit: Some(Exit::Signal { number: 64, core: true }),
+            audit: None,
+            recorded: false,
+            recording: None,
+            place: None,
+            is_supervised: false,
+        }
+    }
+
+    /// The same, with lines of this format.
+    fn audited(format: Format, text: &str) -> SessionInfo {
+        let info = info(text);
+        let common = info.common(format, &place(text));
+        SessionInfo { audit: Some((format, common)), ..info }
+    }
+
+    fn place(text: &str) -> LineSource {
+        LineSource { host: text.to_owned(), instance: Some(text.to_owned()), command_room: 800 }
+    }
+
+    /// All three lines, at their longest.
+    fn lines(format: Format, text: &str) -> [String; 3] {
+        let info = audited(format, text);
+        let place = place(text);
+        let SessionHistory { mode, first: peer, claimed, command, .. } = info.history.clone();
+        let (name, audit) = (info.socket.clone(), Some(format));
+        let socket = AuditSocket { name, audit, ..AuditSocket::default() };
+        let origin = Origin { socket, mode, claimed, command: Some(command) };
+        let (reason, count) = (RejectReason::Resources, Some(u64::MAX));
+        let refused = RejectedConnection { origin, peer, reason, why: text.into(), count };
+        let recorded = RecordingResult {
+            path: text.to_owned(),
+            bytes: Some(u64::MAX),
+            dropped: u64::MAX,
+            sha256: Some("f".repeat(64)),
+        };
+        let end = End {
+            at: SystemTime::UNIX_EPOCH,
+            duration: Duration::MAX,
+            why: EndReason::Operator,
+            bytes: (Some(u64::MAX), Some(u64::MAX)),
+        };
+        [
+            info.start_line(u64::MAX).expect("a line"),
+            info.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
+            refused.line(&place, u64::MAX).expect("a line"),
+        ]
+    }
+
+    #[test]
+    fn no_line_is_too_long_for_one_write() {
+        for text in ["\u{1}\n\"\\".repeat(5000), "x".repeat(5000), "\u{20ac}".repeat(5000)] {
+            for format in [Format::Json, Format::KeyVal] {
+                for line in lines(format, &text) {
+                    // What the log cuts off.
+                    assert!(line.len() < 3072, "{} bytes: {line}", line.len());
+                    assert!(!line.contains('\n'));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_last_line_can_be_written_in_advance() {
+        for text in ["\u{1}\n\"\\".repeat(5000), "\u{20ac}".repeat(5000), String::from("x")] {
+            for format in [Format::Json, Format::KeyVal] {
+                let info = SessionInfo { exit: None, ..audited(format, &text) };
+                let line = info.prepared_end_line(&place(&text)).expect("a line");
+                assert!(line.len() <= MAX_LINE, "{} bytes", line.len());
+                let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+                let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
+                assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
+                let duration = match format {
+                    Format::Json => "\"duration\":7.007,\"reason\":\"lost\",\"status\":null",
+                    Format::KeyVal => " duration=7.007 reason=\"lost\" status=null",
+                };
+                assert!(line.contains(duration), "{line}");
+                let known = match format {
+                    Format::Json => "\"reason\":\"signal\",\"status\":null,\"signal\":9,",
+                    Format::KeyVal => " reason=\"signal\" status=null signal=9 ",
+                };
+                let killed = Exit::Signal { number: 9, core: false };
+                let line = prepared_end::with_reason(&line, EndReason::Signal, Some(killed));
+                assert!(line.contains(known) && prepared_end::is_end(&line), "{line}");
+                let peer = info.history.first.clone();
+                let act = |after| {
+                    info.client_act_line(ClientAct::Unwatch(after), &peer, &place(&text), 0)
+                };
+                let line = act(None).expect("a line");
+                assert!(line.len() <= MAX_LINE && !prepared_end::is_end(&line), "{line}");
+                let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
+                assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
+                assert!(line.ends_with("7.007}") || line.ends_with(" duration=7.007"), "{line}");
+                assert_eq!(prepared_end::recorded_session_id(&line), None);
+                let path = Some("a file".into());
+                let trap = "id=\" record.path=\" \"record\":{\"path\":\"";
+                let info = SessionInfo { exit: None, recording: path, ..audited(format, trap) };
+                let line = info.prepared_end_line(&place("x")).expect("a line");
+                assert_eq!(prepared_end::recorded_session_id(&line), Some("0123abcd"));
+                let sha256 = Some(String::from("abc"));
+                let path = String::from("file");
+                let recorded = RecordingResult { path, bytes: Some(7), dropped: 8, sha256 };
+                let (at, duration) = (prepared_end::UNKNOWN_TIME, Duration::ZERO);
+                let end = End { at, duration, why: EndReason::Lost, bytes: (None, None) };
+                assert_eq!(
+                    prepared_end::with_recording(&line, &recorded),
+                    info.end_line(&end, Some(&recorded), 0).expect("a line")
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_json_with_these_fields() {
+        let [start, end, refused] = lines(Format::Json, "a\nb")
+            .map(|line| serde_json::from_str::<Json>(&line[PREFIX.len()..]).expect("JSON"));
+        assert_eq!(start["event"], "session-start");
+        assert_eq!(start["time"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(start["command"], "a\nb");
+        assert_eq!(start["claimed"]["ssh_connection"], "a\nb");
+        assert_eq!(start["rows"], 65535);
+        for name in ["id", "peer", "socket", "mode", "command", "uid", "pid", "host", "instance"] {
+            assert_eq!(start[name], end[name], "{name}");
+            assert!(!end[name].is_null(), "{name}");
+        }
+        assert_eq!(end["reason"], "operator");
+        assert_eq!((&end["status"], &end["signal"]), (&Json::Null, &Json::from(64)));
+        assert_eq!(end["record"]["sha256"], "f".repeat(64));
+        assert_eq!(end["bytes_in"], u64::MAX);
+        assert_eq!((&refused["reason"], &refused["why"]), (&"resources".into(), &"a\nb".into()));
+        assert_eq!(refused["lost"], u64::MAX);
+        assert_eq!(refused["id"], Json::Null);
+    }
+
+    #[test]
+    fn what_did_not_come_through_is_null_and_not_0() {
+        let info = SessionInfo { exit: None, ..audited(Format::KeyVal, "x") };
+        let end = End {
+            at: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(1),
+            why: EndReason::Hangup,
+            bytes: (None, None),
+        };
+        let line = info.end_line(&end, None, 0).expect("a line");
+        assert!(line.ends_with(
+            "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
+             bytes_out=null record=null"
+        ));
+    }
+}

@@ -1,0 +1,259 @@
+//! What a gateway and its recorder have to say to each other, and what waits for
+//! that.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::protocol::Answer;
+use super::restart::recorder_was_killed;
+use super::results::{RecorderEvent, UnconsumedBytes};
+use super::{EndedRecording, Recordings, connect, log_session};
+use crate::event_loop::context::Context;
+use crate::event_loop::fault_injection;
+use crate::event_loop::slab::Token;
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::Timer;
+use crate::log::log;
+use crate::observe::audit::RecordingResult;
+use crate::process::ipc::decode;
+use crate::session::relay::Sessions;
+use fpty::error::reason;
+use fpty::sys::ReadOutcome;
+use fpty::sys::poll::Interest;
+use fpty::sys::shm_queue::Producer;
+
+/// How soon the recorder is woken up for a little.
+const FLUSH_DELAY: Duration = Duration::from_millis(20);
+
+/// How often is looked after what waits for the recorder.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// So often it stands still before nobody waits for it any more.
+const MAX_STALLED_CHECKS: u8 = 3;
+
+/// How long the end of a session waits for the last word on its recording.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Recordings {
+    /// Whom an answer is about.
+    fn fault_domain(&self, answer: &Answer) -> FaultDomain {
+        let number = match answer {
+            Answer::Failed { session, .. }
+            | Answer::Done { session, .. }
+            | Answer::Resumed { session, .. } => session,
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => {
+                return FaultDomain::Gateway;
+            }
+        };
+        self.sessions.get(number).map_or(FaultDomain::Nobody, |recording| recording.fault_domain())
+    }
+
+    /// Reaches for the recorder, where there is one. Returns whether sessions
+    /// can be recorded.
+    pub fn ensure_connected(&mut self, cx: &mut Context) -> bool {
+        if self.producer.borrow().is_connected() {
+            return true;
+        }
+        // Whoever is not recorded for want of it is told, or the log is.
+        let link = Producer::new().map_err(|error| reason(&error));
+        let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
+            return false;
+        };
+        self.producer.borrow_mut().connect(Some(link));
+        self.register_channel(cx)
+    }
+
+    /// Waits for what the recorder says. Returns whether it can.
+    pub(crate) fn register_channel(&mut self, cx: &mut Context) -> bool {
+        let token = Token::Recorder.token();
+        let mut producer = self.producer.borrow_mut();
+        let registered = producer
+            .channel()
+            .is_some_and(|channel| cx.poller.add(channel.as_fd(), token, Interest::READ).is_ok());
+        if !registered {
+            producer.connect(None);
+        }
+        registered
+    }
+
+    /// After each turn: what was recorded in it is passed on before long.
+    pub fn flush_soon(&mut self, cx: &mut Context) {
+        let fresh = self.producer.borrow().flush_is_urgent();
+        match fresh {
+            Some(true) => self.producer.borrow_mut().flush(),
+            Some(false) if !std::mem::replace(&mut self.flush_is_scheduled, true) => {
+                cx.schedule(FLUSH_DELAY, Timer::RecordingFlush);
+            }
+            _ => {}
+        }
+        let waits = {
+            let producer = self.producer.borrow();
+            !producer.throttled.is_empty() || producer.has_backlog()
+        };
+        if waits {
+            self.schedule_check(cx);
+        }
+    }
+
+    /// It is time to pass it on.
+    pub fn flush(&mut self) {
+        self.flush_is_scheduled = false;
+        self.producer.borrow_mut().flush();
+    }
+
+    pub(crate) fn schedule_check(&mut self, cx: &mut Context) {
+        if !std::mem::replace(&mut self.check_is_scheduled, true) {
+            self.taken = self.producer.borrow().taken();
+            cx.schedule(CHECK_INTERVAL, Timer::RecorderCheck);
+        }
+    }
+
+    /// Something waits for the recorder: whether it takes anything at all.
+    pub fn check_progress(&mut self, cx: &mut Context) {
+        self.check_is_scheduled = false;
+        let mut producer = self.producer.borrow_mut();
+        let stands_still = producer.taken() == self.taken;
+        producer.flush();
+        let mut waits = producer.has_backlog();
+        if !producer.throttled.is_empty() {
+            self.stalled_checks = if stands_still { self.stalled_checks + 1 } else { 0 };
+            producer.stalled |= self.stalled_checks >= MAX_STALLED_CHECKS;
+            waits |= !producer.stalled;
+        }
+        let stalled = producer.stalled;
+        drop(producer);
+        if stalled {
+            self.stalled_checks = 0;
+            self.resume_throttled(cx);
+        }
+        // These have waited for long enough.
+        self.end_unanswered(cx, |_, over| {
+            (over.since.elapsed() >= ANSWER_TIMEOUT).then(UnconsumedBytes::default)
+        });
+        self.pending_ends
+            .expired(ANSWER_TIMEOUT)
+            .into_iter()
+            .for_each(|line| cx.audit.write_raw(line));
+        if waits || !self.over.is_empty() || self.pending_ends.is_waiting() {
+            self.schedule_check(cx);
+        }
+    }
+
+    /// Tells ends without the recorder's word: of whose recordings nothing more is
+    /// known, but that this is lost of them.
+    pub(crate) fn end_unanswered(
+        &mut self,
+        cx: &mut Context,
+        lost: impl Fn(u32, &EndedRecording) -> Option<UnconsumedBytes>,
+    ) {
+        let told =
+            self.over.iter().filter_map(|(number, over)| Some((*number, lost(*number, over)?)));
+        for (number, left) in told.collect::<Vec<_>>() {
+            if let Some(EndedRecording { recording, last, .. }) = self.over.remove(&number) {
+                let dropped = recording.reported_missing(left) + left.lost;
+                let recorded = RecordingResult {
+                    path: recording.path(),
+                    dropped,
+                    ..RecordingResult::default()
+                };
+                cx.audit.write_end(last.as_deref(), Some(&recorded));
+            }
+        }
+    }
+
+    /// Terminals are read again.
+    fn resume_throttled(&mut self, cx: &mut Context) {
+        let throttled = std::mem::take(&mut self.producer.borrow_mut().throttled);
+        for recording in throttled.iter().filter_map(|number| self.sessions.get(number)) {
+            recording.resume_reading();
+            Self::resume_reading(cx, recording);
+        }
+    }
+
+    /// The recorder says something, or is gone.
+    pub fn ready(&mut self, cx: &mut Context) {
+        // Answers are short, and names are.
+        let mut buffer = [0; 8192];
+        loop {
+            let read = match self.producer.borrow().channel() {
+                Some(channel) => channel.read(&mut buffer),
+                None => return,
+            };
+            match read {
+                ReadOutcome::Bytes(count) => {
+                    if let Some(answer) = decode::<Answer>(&buffer[..count]) {
+                        let fault_domain = self.fault_domain(&answer);
+                        Self::then(cx, fault_domain, RecorderEvent::Answered(answer));
+                    }
+                }
+                ReadOutcome::WouldBlock => return,
+                // After what it has said last.
+                ReadOutcome::Eof | ReadOutcome::Closed => {
+                    return Self::then(cx, FaultDomain::Gateway, RecorderEvent::Killed);
+                }
+            }
+        }
+    }
+
+    /// What the recorder has said.
+    pub(crate) fn handle_answer(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        answer: Answer,
+    ) {
+        fault_injection::point("recorder-says");
+        match answer {
+            Answer::Here { uid } => {
+                let may_access = |user: &u32| *user == 0 || *user == uid;
+                let is_open = self.users.iter().any(may_access);
+                if std::mem::take(&mut self.logs_for_all) && is_open {
+                    log("forkptyrouter: recordings are not protected from the sessions' user, \
+                         who is the recorder's or root");
+                }
+            }
+            Answer::Room => self.resume_throttled(cx),
+            Answer::Resumed { session, part, moved, dropped } => {
+                // It may be over by now.
+                let over = self.over.get(&session).map(|over| &over.recording);
+                let Some(recording) = self.sessions.get(&session).or(over).map(Rc::clone) else {
+                    return;
+                };
+                recording.resume_at(part, dropped);
+                Self::tell(cx, &recording);
+                // Its file before that lacks what was lost with the recorder.
+                if moved && recording.is_required() && !recording.is_in_other_folder() {
+                    self.stop_recording(cx, sessions, &recording, &recorder_was_killed());
+                } else if moved {
+                    log_session(&recording.id(), "is recorded in another file from here on");
+                }
+            }
+            Answer::Failed { session, why } => {
+                if let Some(over) = self.over.get(&session) {
+                    let id = over.recording.id();
+                    log_session(&id, &format!("is not recorded any more: {}", why.text()));
+                }
+                if let Some(recording) = self.sessions.get(&session).map(Rc::clone) {
+                    self.stop_recording(cx, sessions, &recording, &why);
+                }
+            }
+            Answer::Done { session, recorded } => {
+                let Some(EndedRecording { recording, last, .. }) = self.over.remove(&session)
+                else {
+                    return;
+                };
+                let path = match recorded.path.as_str() {
+                    "" => recording.path(),
+                    name => recording.path_of(name),
+                };
+                self.producer.borrow_mut().note(session, 0);
+                cx.audit.write_end(last.as_deref(), Some(&RecordingResult { path, ..recorded }));
+            }
+            Answer::Over { id, folder, recorded } => {
+                let line = self.pending_ends.answered(&id, folder, recorded);
+                line.into_iter().for_each(|line| cx.audit.write_raw(line));
+            }
+        }
+    }
+}

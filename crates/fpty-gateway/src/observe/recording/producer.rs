@@ -1,0 +1,181 @@
+//! The gateway's end of the queue to the recorder. What goes in there waits for
+//! nobody: no system call, and where there is no room it is counted.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::protocol::{Kind, header};
+use fpty::sys::shm_queue::{CAPACITY, NOTES, Producer};
+use fpty::sys::socket::Stream;
+
+/// Room that is kept for what is not output or input.
+pub(crate) const RESERVE: usize = 128 * 1024;
+
+/// With less room than this no terminal is read.
+pub(crate) const LOW_ROOM: usize = 512 * 1024;
+
+/// With so many bytes in it the recorder is woken up at once.
+const URGENT_BYTES: usize = 128 * 1024;
+
+/// The queue, and what concerns all sessions that go through it.
+#[derive(Default)]
+pub struct RecorderProducer {
+    link: Option<RecorderLink>,
+    /// Something was put in that nobody was woken up for.
+    has_unflushed: bool,
+    /// Words that found no room, and must not be lost.
+    backlog: VecDeque<Vec<u8>>,
+    /// Sessions whose terminals are not read, until there is room.
+    pub throttled: Vec<u32>,
+    /// The recorder takes nothing: nobody waits for it.
+    pub stalled: bool,
+    /// Where sessions stand whose missing bytes are noted.
+    note_slots: HashMap<u32, usize>,
+}
+
+/// What leads to a recorder.
+pub struct RecorderLink {
+    /// The queue.
+    pub queue: Producer,
+    /// Wakes it up, and brings its answers.
+    pub channel: Stream,
+}
+
+impl RecorderProducer {
+    /// Goes to this recorder from now on, or to none.
+    pub fn connect(&mut self, link: Option<RecorderLink>) {
+        *self = Self { link, ..Self::default() };
+    }
+
+    /// Goes to another recorder from now on, which has the same queue.
+    pub fn reconnect(&mut self, link: RecorderLink) {
+        (self.link, self.stalled, self.has_unflushed) = (Some(link), false, true);
+        // The one before may have taken note of that, and said nothing.
+        if !self.throttled.is_empty() {
+            self.wait_for_room();
+        }
+    }
+
+    /// The recorder is gone: what it was not done with is in the queue.
+    pub fn disconnect(&mut self) -> Option<Producer> {
+        self.link.take().map(|link| link.queue)
+    }
+
+    /// Words that found no room, and wait for some.
+    pub fn backlog(&self) -> impl Iterator<Item = &[u8]> {
+        self.backlog.iter().map(Vec::as_slice)
+    }
+
+    /// Whether it goes anywhere.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// The channel, where there is one.
+    pub fn channel(&self) -> Option<&Stream> {
+        self.link.as_ref().map(|link| &link.channel)
+    }
+
+    /// Whether terminals are better not read now.
+    pub fn is_low_on_room(&self) -> bool {
+        !self.stalled && self.link.as_ref().is_some_and(|link| link.queue.room() < LOW_ROOM)
+    }
+
+    /// How many bytes the recorder has taken, ever.
+    pub fn taken(&self) -> u64 {
+        self.link.as_ref().map_or(0, |link| link.queue.taken())
+    }
+
+    /// Whether something waits for the recorder that it was not woken up for:
+    /// in a moment, or (`true`) at once.
+    pub fn flush_is_urgent(&self) -> Option<bool> {
+        let many = || self.link.as_ref().is_some_and(|link| link.queue.used() >= URGENT_BYTES);
+        self.has_unflushed.then(many)
+    }
+
+    /// Wakes the recorder up, where it sleeps. Words that found no room may
+    /// find some now.
+    pub fn flush(&mut self) {
+        while let Some(word) = self.backlog.pop_front() {
+            if !self.try_put([&word, &[]], 0) {
+                self.backlog.push_front(word);
+                break;
+            }
+        }
+        self.has_unflushed = false;
+        if let Some(link) = &self.link {
+            if link.queue.must_wake() {
+                let _ = link.channel.write(b"!");
+            }
+        }
+    }
+
+    /// Asks for a word when there is room again.
+    pub fn wait_for_room(&mut self) {
+        if let Some(link) = &self.link {
+            link.queue.wait_for_room();
+        }
+        self.flush();
+    }
+
+    /// Notes how many bytes of a session are missing that the recorder was not told of:
+    /// it finds that where this gateway is killed before it can say so.
+    pub fn note(&mut self, session: u32, missing: u64) {
+        let Some(link) = &self.link else {
+            return;
+        };
+        let place = match (self.note_slots.get(&session).copied(), missing) {
+            (None, 0) => return,
+            (Some(place), _) => place,
+            (None, _) => {
+                let is_free = |place: &usize| !self.note_slots.values().any(|used| used == place);
+                let Some(place) = (0..NOTES).find(is_free) else {
+                    return;
+                };
+                self.note_slots.insert(session, place);
+                place
+            }
+        };
+        if missing == 0 {
+            self.note_slots.remove(&session);
+        }
+        link.queue.note(place, session, missing);
+    }
+
+    /// Whether words wait for room.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Puts a word in that leaves room for so much more. Returns whether there was
+    /// any.
+    pub fn put(&mut self, kind: Kind, session: u32, at: u64, body: &[u8], reserve: usize) -> bool {
+        // What comes later comes after that.
+        self.backlog.is_empty()
+            && self.try_put([&header(kind, session, at, body.len()), body], reserve)
+    }
+
+    /// The same of what was written before; it does not wait for what came before
+    /// it.
+    pub fn try_put(&mut self, parts: [&[u8]; 2], reserve: usize) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
+        let length = parts[0].len() + parts[1].len();
+        if link.queue.room() < length + reserve {
+            return false;
+        }
+        // After that the recorder is there again, if it was not.
+        self.stalled &= link.queue.used() > CAPACITY / 2;
+        self.has_unflushed = true;
+        link.queue.put(parts)
+    }
+
+    /// A word that must not be lost.
+    pub fn put_reliable(&mut self, kind: Kind, session: u32, at: u64, body: &[u8]) {
+        if self.link.is_some() && !self.put(kind, session, at, body, 0) {
+            let mut word = header(kind, session, at, body.len()).to_vec();
+            word.extend_from_slice(body);
+            self.backlog.push_back(word);
+        }
+    }
+}

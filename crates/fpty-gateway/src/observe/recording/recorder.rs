@@ -1,0 +1,205 @@
+//! The process that writes the recordings: `fpty-recorder`. Who is recorded
+//! must not own the file, so it is started before the server drops its
+//! privileges, and it outlives a reload, after which the server has none.
+//!
+//! It has a door: whoever holds the other end, the server and each gateway, may
+//! send it a queue (`sys/queue.rs`) and a channel. It ends with the last of
+//! them. What a gateway recorded that has ended waits for the next one, which
+//! goes on with it in the same file. A parent that does nothing else starts another one if it is killed,
+//! and the gateways give that one their queues: what was not in the files is in
+//! there, and what was half in them is taken out of them again (`ledger.rs`).
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::consumer::GatewayFeed;
+use super::journal::{Journal, Unfinished};
+use super::orphans::{OrphanedRecordings, RecorderContext, remove_where};
+use super::protocol::Answer;
+use crate::process::ipc::{Hello, decode};
+use fpty::sys::dir::Dir;
+use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::shm_queue::Consumer;
+use fpty::sys::signal::{block, own_dispositions};
+use fpty::sys::socket::Stream;
+use fpty::sys::{ReadOutcome, daemonize};
+
+/// One that lived shorter than this is not replaced at once.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// Signals for whoever stops the service. It ends by itself, after the last
+/// gateway's last word.
+const BLOCKED_SIGNALS: [Signal; 10] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGPIPE,
+    Signal::SIGALRM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTSTP,
+    // A file may not become as large (ulimit -f): the write says so, too.
+    Signal::SIGXFSZ,
+];
+
+/// Starts it, for files in these folders; returns the outer side of its door.
+///
+/// # Errors
+/// There can be no more processes or descriptors.
+pub fn start(folders: Vec<Dir>) -> std::io::Result<Stream> {
+    let (ours, theirs) = Stream::pair()?;
+    let mut kept: Vec<OwnedFd> = vec![theirs.into()];
+    kept.extend(folders.into_iter().map(OwnedFd::from));
+    daemonize::spawn(c"fpty-rec-keeper", kept, supervise)?;
+    Ok(ours)
+}
+
+/// The parent's life.
+fn supervise(kept: Vec<OwnedFd>) {
+    fpty::sys::forbid_ptrace();
+    own_dispositions(&[]);
+    BLOCKED_SIGNALS.into_iter().for_each(block);
+    let _ = std::env::set_current_dir("/");
+    let mut kept = kept.into_iter();
+    let Some(registration) = kept.next() else {
+        return;
+    };
+    let folders: Vec<Dir> = kept.map(Dir::from_fd).collect();
+    let Ok(journal) = Journal::new() else {
+        return;
+    };
+    loop {
+        let begin = Instant::now();
+        let ended = daemonize::run_and_wait(c"fpty-recorder", || {
+            if let Ok(registration) = registration.try_clone() {
+                let _ = run(
+                    Stream::from(registration),
+                    &RecorderContext { folders: &folders, journal: &journal },
+                );
+            }
+        });
+        if matches!(ended, Ok(true)) {
+            return;
+        }
+        if begin.elapsed() < RESTART_DELAY {
+            std::thread::sleep(RESTART_DELAY);
+        }
+    }
+}
+
+const REGISTRATION: u64 = 0;
+
+/// The process's life.
+fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
+    fpty::sys::forbid_ptrace();
+    // One for each session.
+    let _ = fpty::sys::raise_descriptor_limit();
+    let mut poller = Poller::new(64)?;
+    poller.add(registration.as_fd(), REGISTRATION, Interest::READ)?;
+    let mut registration = Some(registration);
+    let mut feeds: HashMap<u64, GatewayFeed> = HashMap::new();
+    let mut orphans = OrphanedRecordings::default();
+    let mut unfinished = ctx.journal.take();
+    let mut next = REGISTRATION + 1;
+    while registration.is_some() || !feeds.is_empty() {
+        let mut busy = false;
+        let nonsense = remove_where(&mut feeds, |token, feed| {
+            let worked = feed.process(ctx, &mut orphans);
+            if let Ok(worked) = worked {
+                busy |= worked || feed.queue.sleep();
+                feed.send_answers(&poller, *token);
+            }
+            worked.is_err()
+        });
+        nonsense.into_iter().for_each(|feed| feed.end(ctx));
+        let count = poller.wait(busy.then_some(Duration::ZERO))?;
+        for index in 0..count {
+            match poller.ready(index).token {
+                REGISTRATION => {
+                    let Some(open) = &registration else { continue };
+                    match register(open, &mut unfinished, ctx) {
+                        Registration::Gateway(feed, before) => {
+                            // What the one before it had is known by now.
+                            let is_over =
+                                |_: &u64, one: &mut GatewayFeed| one.is_replaced_by(&feed);
+                            for over in remove_where(&mut feeds, is_over) {
+                                over.orphan(ctx, &mut orphans);
+                            }
+                            if let Some(feed) = greet_feed(*feed, before, &mut orphans) {
+                                let channel = feed.channel.as_fd();
+                                if poller.add(channel, next, Interest::READ).is_ok() {
+                                    feeds.insert(next, feed);
+                                    next += 1;
+                                }
+                            }
+                        }
+                        Registration::Invalid => {}
+                        Registration::Closed => {
+                            let _ = poller.remove(open.as_fd());
+                            registration = None;
+                        }
+                    }
+                }
+                token => {
+                    if feeds.get(&token).is_some_and(GatewayFeed::is_closed) {
+                        if let Some(feed) = feeds.remove(&token) {
+                            feed.orphan(ctx, &mut orphans);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    orphans.end(ctx);
+    Ok(())
+}
+
+enum Registration {
+    /// A gateway, and what it says of sessions that a recorder before us had.
+    Gateway(Box<GatewayFeed>, Option<OwnedFd>),
+    Invalid,
+    Closed,
+}
+
+/// Somebody is at the door: with a queue, a channel, and, where a recorder
+/// before us had that queue, another one with what is to be known of it.
+fn register(
+    registration: &Stream,
+    unfinished: &mut Option<Unfinished>,
+    ctx: &RecorderContext<'_>,
+) -> Registration {
+    let (mut word, mut arrived) = ([0; 256], Vec::new());
+    let hello = match registration.read_credentialed(&mut word, &mut arrived).0 {
+        ReadOutcome::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
+        ReadOutcome::WouldBlock => None,
+        // The end of the door alone is not enough.
+        ReadOutcome::Eof | ReadOutcome::Closed => return Registration::Closed,
+    };
+    let mut arrived = arrived.into_iter();
+    let (Some(hello), Some(queue), Some(channel), before) =
+        (hello, arrived.next(), arrived.next(), arrived.next())
+    else {
+        return Registration::Invalid;
+    };
+    let Ok(queue) = Consumer::of(&queue) else {
+        return Registration::Invalid;
+    };
+    if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {
+        unfinished.undo(queue.begins_at(), ctx.folders);
+    }
+    Registration::Gateway(Box::new(GatewayFeed::new(Stream::from(channel), queue, hello)), before)
+}
+
+/// A gateway has come in; it is none where what it says makes no sense.
+fn greet_feed(
+    mut feed: GatewayFeed,
+    before: Option<OwnedFd>,
+    orphans: &mut OrphanedRecordings,
+) -> Option<GatewayFeed> {
+    feed.answer(&Answer::Here { uid: nix::unistd::geteuid().as_raw() });
+    before.is_none_or(|before| feed.restore_sessions(&before, orphans).is_ok()).then_some(feed)
+}

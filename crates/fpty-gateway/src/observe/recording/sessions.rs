@@ -1,0 +1,275 @@
+//! Sessions that are recorded: how each begins and ends, and what becomes of one
+//! that cannot be recorded any more.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use super::asciicast::Head;
+use super::protocol::{Begin, Failure, Kind};
+use super::results::UnconsumedBytes;
+use super::{
+    EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
+    log_session, status_of,
+};
+use crate::config::recording::OnError;
+use crate::event_loop::context::Context;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::Key;
+use crate::event_loop::subject::SessionRef;
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::timestamp;
+use crate::observe::audit::{EndReason, EndedSession, RecordingResult};
+use crate::session::relay::Sessions;
+use fpty::proto::{EndKind, SessionEnd};
+use fpty::sys::Size;
+use fpty::sys::child::Exit;
+
+/// How long a client may take to read why its session ends.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Recordings {
+    /// Why somebody who came to this socket can have no session: it is to be
+    /// recorded and cannot.
+    pub fn rejection_reason(&mut self, cx: &mut Context, socket: u16) -> Option<SessionEnd> {
+        let must = self.of_socket(socket).is_some_and(|it| it.on_error == OnError::Close);
+        (must && !self.ensure_connected(cx)).then(|| {
+            SessionEnd::new(EndKind::Refused, "it cannot be recorded: there is no recorder")
+        })
+    }
+
+    /// Why somebody who came to this socket can have no command without a
+    /// terminal: those are not recorded, and nothing may go unrecorded.
+    pub fn command_rejection_reason(&self, socket: u16) -> Option<SessionEnd> {
+        self.of_socket(socket).is_some_and(|record| record.refuses_commands()).then(|| {
+            SessionEnd::new(
+                EndKind::Refused,
+                "it cannot be recorded: a command without a terminal never is (fpty -t gives it \
+                 one; forkptyrouter-record-commands)",
+            )
+        })
+    }
+
+    /// A session is about to begin. What is typed before its program is executed
+    /// is recorded, too.
+    pub fn prepare(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key, size: Size) {
+        let Some(attached) = sessions.get_mut(key) else {
+            return;
+        };
+        if self.of_socket(attached.listener).is_none() {
+            return;
+        }
+        if !self.ensure_connected(cx) {
+            // It may go on, or there would be none.
+            return log_session(&cx.ids.of(key), "is not recorded: there is no recorder");
+        }
+        let record = self.of_socket(attached.listener);
+        let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
+        let info = cx.audit.of(SessionRef::Session(key));
+        let (Some((record, folder)), Some(info)) = (folder, info) else {
+            return;
+        };
+        let history = &info.history;
+        let peer = &history.first;
+        let user = match (&peer.address, &peer.user, peer.uid) {
+            (Some(_), ..) => String::from("tcp"),
+            (None, Some(user), _) => file_name_part(user),
+            (None, None, Some(uid)) => uid.to_string(),
+            (None, None, None) => String::from("unknown"),
+        };
+        let started = info.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = format!("{}-{user}-{}", timestamp::compact(info.started.wall), info.id);
+        let begin = Begin {
+            folder: launcher::folder_number(folder),
+            name,
+            part: 1,
+            limit: record.limit,
+            head: Head {
+                format: record.format,
+                rows: size.rows,
+                cols: size.cols,
+                timestamp: started,
+                // It leaves room for the rest, whatever the limit.
+                command: history.command.chars().take(500).collect(),
+                title: format!("{user} {}", info.id),
+                term: history.claimed.term.as_deref().map(String::from),
+            },
+        };
+        let recording = RecordingTap::new(&self.producer, self.next, record, begin);
+        cx.audit.recorded(SessionRef::Session(key), &recording.path(), false);
+        attached.io.byte_counts.get_or_insert_with(Box::default).recording =
+            Some(self.add(recording, Some(SessionRef::Session(key))));
+    }
+
+    /// The program of a session was executed.
+    pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
+        let recording = sessions.get(key).and_then(|attached| attached.io.recording());
+        let Some(recording) = recording.filter(|recording| !recording.has_begun()) else {
+            return;
+        };
+        match recording.begin() {
+            true => Self::tell(cx, recording),
+            false => {
+                recording.detach(UnconsumedBytes::default());
+                let recording = Rc::clone(recording);
+                let why = Failure::Error(String::from("the recorder takes nothing"));
+                self.stop_recording(cx, sessions, &recording, &why);
+            }
+        }
+    }
+
+    /// A session that a gateway before us has begun goes on, at this socket, with a
+    /// terminal of this size. `None`: it is not recorded there any more.
+    ///
+    /// # Errors
+    /// It may not go on: why.
+    pub fn go_on(
+        &mut self,
+        cx: &mut Context,
+        socket: u16,
+        state: RecordingState,
+        size: Size,
+    ) -> Result<Option<Rc<RecordingTap>>, SessionEnd> {
+        let is_reached = self.ensure_connected(cx);
+        let Some(record) = self.of_socket(socket) else {
+            log_session(&state.id(), "is not recorded any more: forkptyrouter-record is off");
+            return Ok(None);
+        };
+        if !is_reached {
+            log_session(&state.id(), "is not recorded any more: there is no recorder");
+            let line = "session ended: it cannot be recorded: there is no recorder";
+            return match record.on_error {
+                OnError::Close => Err(SessionEnd::new(EndKind::Lost, line)),
+                OnError::Continue => Ok(None),
+            };
+        }
+        let folder = record.dir.as_deref().map_or(0, launcher::folder_number);
+        let recording =
+            RecordingTap::resumed(&self.producer, self.next, record, (state, folder), size);
+        Ok(Some(self.add(recording, None)))
+    }
+
+    /// Whatever goes on of what gateways before us had has gone on.
+    pub fn all_restored(&mut self, cx: &mut Context) {
+        self.retain();
+        if !self.ensure_connected(cx) {
+            return self
+                .pending_ends
+                .expired(Duration::ZERO)
+                .into_iter()
+                .for_each(|it| cx.audit.write_raw(it));
+        }
+        if let Some(request) = self.pending_ends.request() {
+            self.producer.borrow_mut().put_reliable(Kind::Over, 0, 0, &request);
+            self.schedule_check(cx);
+        }
+        let mut producer = self.producer.borrow_mut();
+        producer.put_reliable(Kind::Rest, 0, 0, &[]);
+        producer.flush();
+    }
+
+    /// The line of the end of a session of a gateway before: it is given back where it
+    /// waits for nothing.
+    pub fn await_recording(&mut self, line: String) -> Option<String> {
+        self.pending_ends.add(line)
+    }
+
+    /// A session is over. That is told as soon as it is known what became of its
+    /// recording: at once where there is none.
+    pub fn end(
+        &mut self,
+        cx: &mut Context,
+        recording: Option<Rc<RecordingTap>>,
+        exit: Option<Exit>,
+        last: Option<Box<EndedSession>>,
+    ) {
+        let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
+        let Some(recording) = recording else {
+            return cx.audit.write_end(last.as_deref(), None);
+        };
+        // It was known to be executed when it was over.
+        if !recording.has_begun() && !recording.begin() {
+            recording.detach(UnconsumedBytes::default());
+        }
+        if let Some(dropped) = recording.detached_missing() {
+            let recorded =
+                RecordingResult { path: recording.path(), dropped, ..RecordingResult::default() };
+            return cx.audit.write_end(last.as_deref(), Some(&recorded));
+        }
+        recording.end(exit.map(status_of));
+        let number = recording.number();
+        self.over.insert(number, EndedRecording { recording, since: Instant::now(), last });
+        self.schedule_check(cx);
+    }
+
+    /// There never was such a session.
+    pub fn forget(&mut self, recording: &RecordingTap) {
+        self.sessions.remove(&recording.number());
+    }
+
+    fn add(
+        &mut self,
+        recording: RecordingTap,
+        session_ref: Option<SessionRef>,
+    ) -> Rc<RecordingTap> {
+        let recording = Rc::new(recording);
+        session_ref.into_iter().for_each(|session_ref| recording.assign_to(session_ref));
+        self.sessions.insert(self.next, Rc::clone(&recording));
+        self.next = self.next.wrapping_add(1);
+        recording
+    }
+
+    /// Who tells of the session is told whether it is recorded, and where.
+    pub fn tell(cx: &mut Context, recording: &RecordingTap) {
+        if let Some(session_ref) = recording.session_ref() {
+            cx.audit.recorded(session_ref, &recording.path(), recording.is_recorded());
+        }
+    }
+
+    /// Whoever reads the terminal goes on.
+    pub(crate) fn resume_reading(cx: &mut Context, recording: &RecordingTap) {
+        match recording.session_ref() {
+            Some(SessionRef::Session(key)) => cx.push_outcome(Outcome::Settle(key)),
+            Some(SessionRef::Detached(entry)) => cx.push_outcome(Outcome::ResumeReading(entry)),
+            Some(SessionRef::Command(_)) | None => {}
+        }
+    }
+
+    /// A session is not recorded any more: it ends, or goes on without.
+    pub(crate) fn stop_recording(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        recording: &RecordingTap,
+        failure: &Failure,
+    ) {
+        if !recording.stop() {
+            return;
+        }
+        let why = failure.text();
+        log_session(&recording.id(), &format!("is not recorded any more: {why}"));
+        Self::tell(cx, recording);
+        if recording.is_required() {
+            let ending = if *failure == Failure::Full { EndKind::Limit } else { EndKind::Lost };
+            let line = format!("session ended: it cannot be recorded: {why}");
+            match recording.session_ref() {
+                Some(SessionRef::Session(key)) => {
+                    let attached = sessions.get_mut(key);
+                    if let Some(attached) = attached.filter(|it| it.session.termination().is_none())
+                    {
+                        attached.session.terminate(ending, &line, &mut attached.io);
+                        cx.schedule(
+                            NOTICE_TIMEOUT,
+                            Timer::Session(key, SessionTimer::NoticeTimeout),
+                        );
+                    }
+                }
+                Some(SessionRef::Detached(entry)) => {
+                    return cx
+                        .push_outcome(Outcome::TerminateDetached(entry, EndReason::of(ending)));
+                }
+                Some(SessionRef::Command(_)) | None => {}
+            }
+        }
+        Self::resume_reading(cx, recording);
+    }
+}

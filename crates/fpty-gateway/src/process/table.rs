@@ -1,0 +1,221 @@
+//! The programs of the sessions: which run, which have outlived their client,
+//! and how they ended.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::kill_after_grace::GraceKiller;
+use super::supervisor::grace::Grace;
+use super::supervisor::leaders::{LeaderKind, LeaderSlot, Leaders};
+use crate::config::rules::Rules;
+use crate::event_loop::context::Context;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::Key;
+use crate::event_loop::timers::Timer;
+use crate::host::host;
+use fpty::sys::DescriptorLimit;
+use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::spawn::Program;
+
+/// How soon ended programs are looked for that the kernel did not name, among
+/// many.
+const REAP_DELAY: Duration = Duration::from_millis(20);
+
+/// Ended programs that one turn sees to.
+const REAPED_PER_TURN: usize = 32;
+
+/// With more programs than these the kernel is not asked at once which have
+/// ended: it would look through all.
+const REAP_BY_NAME_ABOVE: usize = 64;
+
+/// The program of a socket's sessions.
+pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
+    let mut environment = fpty::sys::environment::for_sessions();
+    if let Some(identity) = &rules.identity {
+        environment = fpty::sys::spawn::with_variables(environment, &identity.environment);
+    }
+    environment = fpty::sys::spawn::with_variables(environment, &rules.environment);
+    let program = Program::from_command(&rules.command, &host().shell())
+        .environment(environment)
+        .descriptor_limit(limit)
+        .in_folder(rules.working_dir.clone());
+    // Who is it already needs no right to become it.
+    match rules.identity.as_ref().filter(|identity| !identity.is_ours()) {
+        Some(identity) => program.as_user(identity.uid, identity.gid, &identity.groups),
+        None => program,
+    }
+}
+
+/// A program that has not been reaped. There is one for each session, so it
+/// is kept small.
+struct ProcessEntry {
+    /// The session that has it; one that is over: its client has left. `None`: a
+    /// command's, or the session is still to come.
+    session: Option<Key>,
+    slot: Option<LeaderSlot>,
+}
+
+/// All programs of a gateway that have not been reaped.
+pub struct ProcessTable {
+    running: HashMap<Pid, ProcessEntry>,
+    /// Those whose client has left, and when it did.
+    pub(crate) hung_up: HashMap<Pid, Instant>,
+    /// Those that are told to end, and killed where they do not.
+    pub(crate) killer: GraceKiller,
+    /// Where the session leaders are listed for whoever comes after us.
+    leaders: Option<Leaders>,
+    /// Those of sessions that we have taken up.
+    restored: HashMap<Pid, LeaderSlot>,
+    is_init: bool,
+    /// Ended programs are looked for before long.
+    reap_is_scheduled: bool,
+}
+
+impl ProcessTable {
+    /// None yet of ours; some may be left of a gateway that was here before.
+    pub fn new(leaders: Option<Leaders>, orphaned: Grace) -> Self {
+        Self {
+            running: HashMap::new(),
+            hung_up: HashMap::new(),
+            killer: GraceKiller::new(orphaned),
+            leaders,
+            restored: HashMap::new(),
+            is_init: std::process::id() == 1,
+            reap_is_scheduled: false,
+        }
+    }
+
+    /// A program is about to be started.
+    pub fn before_start(&self) {
+        self.leaders.iter().for_each(Leaders::before_start);
+    }
+
+    /// This one has been started; `None`: it could not be.
+    pub fn started(&mut self, leader: Option<Pid>, kind: LeaderKind) {
+        if let Some(leader) = leader {
+            let slot = self.leaders.as_mut().and_then(|leaders| leaders.add(leader, kind));
+            self.running.insert(leader, ProcessEntry { session: None, slot });
+        }
+        self.leaders.iter().for_each(Leaders::start_done);
+    }
+
+    /// A session has it: a new one, or that of somebody who has come back to it.
+    pub fn assign(&mut self, leader: Pid, session: Key) {
+        if let Some(running) = self.running.get_mut(&leader) {
+            running.session = Some(session);
+        }
+    }
+
+    /// The supervisor looks after it when this gateway has ended.
+    pub fn set_supervised(&mut self, leader: Pid) {
+        let running = self.running.get(&leader).and_then(|running| running.slot);
+        self.keep(running.or_else(|| self.restored.get(&leader).copied()), true);
+    }
+
+    fn keep(&self, slot: Option<LeaderSlot>, kept: bool) {
+        if let (Some(leaders), Some(slot)) = (&self.leaders, slot) {
+            leaders.set_supervised(slot, kept);
+        }
+    }
+
+    /// The supervisor could not do so: whose program it is.
+    pub fn set_unsupervised(&mut self, leader: Pid) -> Option<Key> {
+        let running = self.running.get(&leader)?;
+        self.keep(running.slot, false);
+        running.session
+    }
+
+    /// A program that a gateway before us has started goes on.
+    pub fn restored(&mut self, leader: Pid) {
+        let add = |leaders: &mut Leaders| leaders.add(leader, LeaderKind::Terminal);
+        if let Some(slot) = self.leaders.as_mut().and_then(add) {
+            self.restored.insert(leader, slot);
+        }
+        self.set_supervised(leader);
+    }
+
+    /// There is no supervisor any more.
+    pub fn supervisor_lost(&self) {
+        let running = self.running.values().map(|running| running.slot);
+        let restored = self.restored.values().copied().map(Some);
+        running.chain(restored).for_each(|slot| self.keep(slot, false));
+    }
+
+    /// Whether it has not been reaped.
+    pub fn has(&self, leader: Pid) -> bool {
+        self.running.contains_key(&leader)
+    }
+
+    /// Whether it is this session's, and was not reaped.
+    pub fn is_of(&self, leader: Pid, session: Key) -> bool {
+        self.running.get(&leader).is_some_and(|running| running.session == Some(session))
+    }
+
+    /// Whether there are so many that looking through them takes a while.
+    pub fn has_many(&self) -> bool {
+        self.running.len() > REAP_BY_NAME_ABOVE
+    }
+
+    /// A program has ended, this one perhaps, and others may have: the kernel tells
+    /// it once.
+    pub fn children_ended(&mut self, cx: &mut Context, told: Option<Pid>) {
+        if !self.has_many() {
+            return self.reap_all(cx);
+        }
+        if let Some(child) = told {
+            self.reap_one(cx, child);
+        }
+        if !std::mem::replace(&mut self.reap_is_scheduled, true) {
+            cx.schedule(REAP_DELAY, Timer::Reap);
+        }
+    }
+
+    /// Takes the statuses of those that have ended.
+    pub fn reap_all(&mut self, cx: &mut Context) {
+        self.reap_is_scheduled = false;
+        let mut reaped = 0;
+        while reaped < REAPED_PER_TURN {
+            // Where none is left, asking for one more is a system call for nothing:
+            // unless we are the first process of a PID namespace, whose orphans
+            // are ours to reap.
+            let may_be_one = self.is_init || !self.running.is_empty();
+            let Some((pid, exit)) = may_be_one.then(child::reap_any).flatten() else {
+                return;
+            };
+            reaped += usize::from(self.reaped(cx, pid, exit));
+        }
+        cx.schedule(Duration::ZERO, Timer::Reap);
+    }
+
+    /// This one may have ended.
+    pub fn reap_one(&mut self, cx: &mut Context, program: Pid) {
+        if let Some((pid, exit)) = child::reap_one(program) {
+            self.reaped(cx, pid, exit);
+        }
+    }
+
+    /// A child was reaped; returns whether it was one of these.
+    fn reaped(&mut self, cx: &mut Context, pid: Pid, exit: Exit) -> bool {
+        let Some(ProcessEntry { session, slot }) = self.running.remove(&pid) else {
+            return false;
+        };
+        if let (Some(leaders), Some(slot)) = (&mut self.leaders, slot) {
+            leaders.remove(slot);
+        }
+        let was_hung_up = self.hung_up.remove(&pid).is_some();
+        self.killer.forget(pid, was_hung_up);
+        cx.push_outcome(Outcome::Reaped(pid, session, exit));
+        true
+    }
+
+    /// Those that run for nobody: not for a session that there is, nor for
+    /// these.
+    pub fn orphans(&self, exists: impl Fn(Key) -> bool, owned: &HashSet<Pid>) -> Vec<Pid> {
+        let is_one = |(leader, running): &(&Pid, &ProcessEntry)| {
+            !running.session.is_some_and(&exists)
+                && !owned.contains(leader)
+                && !self.hung_up.contains_key(leader)
+        };
+        self.running.iter().filter(is_one).map(|(leader, _)| *leader).collect()
+    }
+}

@@ -221,9 +221,11 @@ unsafe extern "C" fn pty_init() -> c_int {
     start("pty", "the start", || {
         let config = locked(&PTY).clone();
         if let Some(client) = config.client()? {
-            server::exit(guard("the pty client", fpty::client::LOST, || match config.question() {
-                Some(question) => fpty::client::control::run(&client, &question),
-                None => fpty::client::run(&client),
+            server::exit(guard("the pty client", fpty::client::EXIT_LOST, || {
+                match config.control_request() {
+                    Some(question) => fpty::client::control::run(&client, &question),
+                    None => fpty::client::run(&client),
+                }
             }));
         }
         crate::pty_server::bind(&config.server)?;

@@ -4,12 +4,12 @@ use std::ffi::{CString, OsString};
 
 use nix::sys::signal::Signal;
 
-use fpty::client::control::Question;
-use fpty::client::request::{self, Terminal, Wanted};
-use fpty::client::{Client, Which, escape};
+use fpty::client::control::ControlRequest;
+use fpty::client::request::{self, ExecRequest, RequestTty};
+use fpty::client::{ClientConfig, SessionChoice, escape};
 use fpty::error::{Error, Result};
-use fpty::proto::session_key::of_word;
-use fpty::proto::{Protocol, is_name};
+use fpty::proto::session_key::parse_argument;
+use fpty::proto::{Protocol, is_session_name};
 use fpty_gateway::config::option_table::{Implies, OptionRow, assign, option, switch};
 use fpty_gateway::config::value::OptionValue;
 
@@ -21,7 +21,7 @@ fn word(typed: &OptionValue<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option
 }
 
 fn name(typed: &OptionValue<'_>) -> Result<Option<String>> {
-    word(typed, |word| is_name(word.as_bytes()))
+    word(typed, |word| is_session_name(word.as_bytes()))
 }
 
 /// All options of the `pty` plugin.
@@ -72,7 +72,9 @@ pub static OPTIONS: [OptionRow<Pty>; 28] = [
         .help(c"give the session a name in client mode")
         .parse_with(|pty, typed| assign(&mut pty.asked.name, name(typed))),
     option(&[c"pty-attach"]).help(c"come back to the specified session in client mode").parse_with(
-        |pty, typed| assign(&mut pty.asked.attach, word(typed, |word| of_word(word).is_some())),
+        |pty, typed| {
+            assign(&mut pty.asked.attach, word(typed, |word| parse_argument(word).is_some()))
+        },
     ),
     switch(&[c"pty-attach-last"])
         .help(c"come back to the session that was left last in client mode")
@@ -196,32 +198,32 @@ impl Pty {
     ///
     /// # Errors
     /// Two options do not go together: the line for the operator.
-    pub fn client(&self) -> Result<Option<Client>> {
+    pub fn client(&self) -> Result<Option<ClientConfig>> {
         let asked = &self.asked;
         let (address, protocol) = match (&asked.uconnect, &asked.connect) {
             (Some(address), _) => (address, Protocol::Uwsgi),
             (None, Some(address)) => (address, Protocol::Raw),
             (None, None) => return Ok(None),
         };
-        let wanted = match (asked.ssh, &asked.command) {
-            (true, _) => Wanted::of_sshd(),
-            (false, Some(line)) => Wanted::CommandLine(line.clone()),
-            (false, None) => Wanted::Configured,
+        let exec_request = match (asked.ssh, &asked.command) {
+            (true, _) => ExecRequest::from_sshd(),
+            (false, Some(line)) => ExecRequest::CommandLine(line.clone()),
+            (false, None) => ExecRequest::Configured,
         };
-        let terminal = match (asked.tty, asked.no_tty, asked.ssh) {
+        let request_tty = match (asked.tty, asked.no_tty, asked.ssh) {
             (true, true, _) => {
                 return Err(Error::new("pty-tty and pty-no-tty: one of them, not both"));
             }
-            (true, ..) => Terminal::Always,
-            (_, true, _) => Terminal::Never,
-            (.., true) => Terminal::OfSshd,
-            _ => Terminal::Usual,
+            (true, ..) => RequestTty::Force,
+            (_, true, _) => RequestTty::No,
+            (.., true) => RequestTty::FromSshd,
+            _ => RequestTty::Auto,
         };
-        Ok(Some(Client {
+        Ok(Some(ClientConfig {
             name: "[pty]",
-            which: asked.which(wanted != Wanted::Configured)?,
-            wanted,
-            terminal,
+            session: asked.session(exec_request != ExecRequest::Configured)?,
+            exec_request,
+            request_tty,
             address: address.clone(),
             protocol,
             isig: !asked.no_isig,
@@ -230,41 +232,42 @@ impl Pty {
             status_json: asked.status_json,
             steal: asked.steal,
             read_only: asked.read_only,
-            reconnects: !asked.no_reconnect,
+            reconnect: !asked.no_reconnect,
             environment: asked.environment.clone(),
             // The server ignores these when it starts.
-            heeds: &[Signal::SIGHUP, Signal::SIGTERM],
+            never_ignored: &[Signal::SIGHUP, Signal::SIGTERM],
         }))
     }
 
     /// What is asked instead of a session; `None`: a session is wanted.
-    pub fn question(&self) -> Option<Question> {
+    pub fn control_request(&self) -> Option<ControlRequest> {
         let asked = &self.asked;
         match &asked.kill {
-            Some(id) => Some(Question::Kill(id.clone())),
-            None if asked.list_json => Some(Question::List { json: true }),
-            None => asked.list.then_some(Question::List { json: false }),
+            Some(id) => Some(ControlRequest::Kill(id.clone())),
+            None if asked.list_json => Some(ControlRequest::List { json: true }),
+            None => asked.list.then_some(ControlRequest::List { json: false }),
         }
     }
 }
 
 impl Asked {
     /// Which session it is to be.
-    fn which(&self, has_command: bool) -> Result<Which> {
+    fn session(&self, has_command: bool) -> Result<SessionChoice> {
         let last = self.attach_last.then(String::new);
         let left = self.attach.clone().or(last);
-        let which = match (&self.name, left, &self.join) {
-            (None, None, None) => Which::New,
-            (Some(name), None, None) => Which::Named(name.clone()),
-            (None, Some(left), None) => Which::Left(left),
-            (None, None, Some(name)) => Which::Either(name.clone()),
+        let session = match (&self.name, left, &self.join) {
+            (None, None, None) => SessionChoice::New,
+            (Some(name), None, None) => SessionChoice::NewNamed(name.clone()),
+            (None, Some(left), None) => SessionChoice::Attach(left),
+            (None, None, Some(name)) => SessionChoice::AttachOrNew(name.clone()),
             _ => return Err(Error::new("pty-name, pty-attach and pty-join: one of them")),
         };
-        let comes_back = matches!(which, Which::Left(_) | Which::Either(_));
+        let comes_back =
+            matches!(session, SessionChoice::Attach(_) | SessionChoice::AttachOrNew(_));
         let invalid = [
             (self.steal && !comes_back, "pty-steal goes with pty-attach or pty-join"),
             (
-                self.read_only && !matches!(which, Which::Left(_)),
+                self.read_only && !matches!(session, SessionChoice::Attach(_)),
                 "pty-read-only goes with pty-attach",
             ),
             (self.read_only && self.steal, "pty-read-only and pty-steal: one of them, not both"),
@@ -275,7 +278,7 @@ impl Asked {
         ];
         match invalid.into_iter().find(|(is_wrong, _)| *is_wrong) {
             Some((_, why)) => Err(Error::new(why)),
-            None => Ok(which),
+            None => Ok(session),
         }
     }
 }
@@ -314,7 +317,7 @@ mod tests {
         assert!(set(&mut pty, "pty-socket", "").is_err());
     }
 
-    fn of(options: &[(&str, &str)]) -> Result<Client> {
+    fn of(options: &[(&str, &str)]) -> Result<ClientConfig> {
         let mut pty = Pty::default();
         set(&mut pty, "pty-uconnect", "/u")?;
         for (name, value) in options {
@@ -325,14 +328,17 @@ mod tests {
 
     #[test]
     fn which_session_it_is_to_be() {
-        let which = |options: &[(&str, &str)]| of(options).map(|client| client.which).ok();
+        let session = |options: &[(&str, &str)]| of(options).map(|client| client.session).ok();
         let text = String::from;
-        assert_eq!(which(&[]), Some(Which::New));
-        assert_eq!(which(&[("pty-name", "build")]), Some(Which::Named(text("build"))));
+        assert_eq!(session(&[]), Some(SessionChoice::New));
+        assert_eq!(session(&[("pty-name", "build")]), Some(SessionChoice::NewNamed(text("build"))));
         let word = format!("k3x9q2aa+{}", "0f".repeat(16));
-        assert_eq!(which(&[("pty-attach", &word)]), Some(Which::Left(word.clone())));
-        assert_eq!(which(&[("pty-attach-last", "")]), Some(Which::Left(text(""))));
-        assert_eq!(which(&[("pty-join", "a"), ("pty-steal", "")]), Some(Which::Either(text("a"))));
+        assert_eq!(session(&[("pty-attach", &word)]), Some(SessionChoice::Attach(word.clone())));
+        assert_eq!(session(&[("pty-attach-last", "")]), Some(SessionChoice::Attach(text(""))));
+        assert_eq!(
+            session(&[("pty-join", "a"), ("pty-steal", "")]),
+            Some(SessionChoice::AttachOrNew(text("a")))
+        );
         for invalid in [
             &[("pty-name", "a b")][..],
             &[("pty-name", &word)],
@@ -351,7 +357,7 @@ mod tests {
         }
         let client = of(&[("pty-escape", "%"), ("pty-env", "A=b"), ("pty-no-reconnect", "")]);
         let client = client.expect("a client");
-        assert_eq!((client.escape, client.reconnects), (Some(b'%'), false));
+        assert_eq!((client.escape, client.reconnect), (Some(b'%'), false));
         assert_eq!(client.environment, [(OsString::from("A"), OsString::from("b"))]);
     }
 }

@@ -5,16 +5,19 @@
 
 #![no_main]
 
-use fpty::client::decoder::{Hearing, Said};
+use fpty::client::decoder::{ServerDecoder, ServerEvent};
 use libfuzzer_sys::fuzz_target;
 
-fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, Vec<u8>) {
-    let (mut hearing, mut said, mut output) = (Hearing::asked(), Vec::new(), Vec::new());
+fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<ServerEvent>, Vec<u8>) {
+    let (mut hearing, mut said, mut output) =
+        (ServerDecoder::after_hello(), Vec::new(), Vec::new());
     for mut piece in pieces {
         while let Some(one) = hearing.next(&mut piece, &mut output) {
             // Its pieces are cut as the others are.
             match (said.last_mut(), one) {
-                (Some(Said::Piece(before)), Said::Piece(more)) => before.extend(more),
+                (Some(ServerEvent::RingPiece(before)), ServerEvent::RingPiece(more)) => {
+                    before.extend(more)
+                }
                 (_, one) => said.push(one),
             }
         }
@@ -34,8 +37,8 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(hear(bytes.chunks(usize::from(cut / 2).max(1))), whole);
     for said in whole.0 {
         let text = match said {
-            Said::Notice(text) => text,
-            Said::Ended(ended) => ended.text,
+            ServerEvent::Notice(text) => text,
+            ServerEvent::SessionEnd(ended) => ended.text,
             _ => continue,
         };
         // A replaced byte takes three.

@@ -8,7 +8,9 @@
 use libfuzzer_sys::fuzz_target;
 
 use fpty::proto::variables::Variables;
-use fpty::proto::{Decoder, Packet, VARIABLES, encode_input, encode_rows_and_cols, encode_signal};
+use fpty::proto::{
+    ClientPacket, ClientPacketDecoder, VARIABLES, encode_input, encode_rows_and_cols, encode_signal,
+};
 
 /// What a client has said, with input joined.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,21 +50,21 @@ fn plain(mut bytes: &[u8]) -> (Vec<Said>, bool) {
 }
 
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, bool) {
-    let mut decoder = Decoder::default();
+    let mut decoder = ClientPacketDecoder::default();
     let mut said = Vec::new();
     for mut piece in pieces {
         while let Some(packet) = decoder.next(&mut piece) {
             match packet {
-                Packet::Input(input) => {
+                ClientPacket::Input(input) => {
                     assert!(!input.is_empty());
                     say(&mut said, input);
                 }
-                Packet::Signal(number) => said.push(Said::Other(number, 0)),
-                Packet::Rows(rows) => said.push(Said::Other(100, rows)),
-                Packet::Cols(cols) => said.push(Said::Other(101, cols)),
-                Packet::Hello(version) => said.push(Said::Other(102, version)),
-                Packet::Part(..) => unreachable!("the extended mode was not agreed"),
-                Packet::Unknown(modifier2, size) => said.push(Said::Other(modifier2, size)),
+                ClientPacket::Signal(number) => said.push(Said::Other(number, 0)),
+                ClientPacket::Rows(rows) => said.push(Said::Other(100, rows)),
+                ClientPacket::Cols(cols) => said.push(Said::Other(101, cols)),
+                ClientPacket::Hello(version) => said.push(Said::Other(102, version)),
+                ClientPacket::Part(..) => unreachable!("the extended mode was not agreed"),
+                ClientPacket::Unknown(modifier2, size) => said.push(Said::Other(modifier2, size)),
             }
         }
         assert!(piece.is_empty(), "bytes are left");
@@ -72,15 +74,15 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, bool) {
 
 /// In extended mode, however cut: the same payloads, and bounded variables.
 fn extended<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(u8, Vec<u8>)> {
-    let mut decoder = Decoder::default();
-    decoder.extend();
+    let mut decoder = ClientPacketDecoder::default();
+    decoder.set_extended();
     let (mut said, mut open) = (Vec::<(u8, Vec<u8>)>::new(), false);
     let mut variables = Variables::default();
     for mut piece in pieces {
         while let Some(packet) = decoder.next(&mut piece) {
             let (kind, part, last) = match packet {
-                Packet::Part(kind, part, last) => (kind, part, last),
-                Packet::Input(input) => (0, input, false),
+                ClientPacket::Part(kind, part, last) => (kind, part, last),
+                ClientPacket::Input(input) => (0, input, false),
                 _ => continue,
             };
             if kind == VARIABLES {

@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 use fpty::terminal::modes::Modes;
 use libfuzzer_sys::fuzz_target;
 
@@ -20,12 +20,12 @@ fuzz_target!(|data: &[u8]| {
     for piece in output.chunks(cut) {
         pieces.follow(piece);
         // As if another process went on.
-        if !pieces.is_in_a_sequence() {
+        if !pieces.is_in_sequence() {
             pieces = Modes::from_bytes(&pieces.to_bytes()).expect("what was written is read");
         }
     }
-    assert_eq!(whole.is_in_a_sequence(), pieces.is_in_a_sequence());
-    for tell in [Modes::restore, Modes::restore_unpainted, Modes::begin_again, Modes::undo] {
+    assert_eq!(whole.is_in_sequence(), pieces.is_in_sequence());
+    for tell in [Modes::restore, Modes::restore_unemulated, Modes::resume_sequence, Modes::reset] {
         let (mut told, mut again) = (Vec::new(), Vec::new());
         tell(&whole, &mut told);
         tell(&pieces, &mut again);
@@ -36,13 +36,13 @@ fuzz_target!(|data: &[u8]| {
     whole.restore(&mut told);
     let mut other = Modes::default();
     other.follow(&told);
-    assert!(!other.is_in_a_sequence());
-    let _ = (whole.title(), whole.take_asked());
+    assert!(!other.is_in_sequence());
+    let _ = (whole.title(), whole.take_da1_request());
 
-    let (mut filter, mut through) = (Queries::default(), Vec::new());
-    filter.pass(output, &mut through);
-    let (mut other, mut again) = (Queries::default(), Vec::new());
-    output.chunks(cut).for_each(|piece| other.pass(piece, &mut again));
+    let (mut filter, mut through) = (QueryFilter::default(), Vec::new());
+    filter.filter(output, &mut through);
+    let (mut other, mut again) = (QueryFilter::default(), Vec::new());
+    output.chunks(cut).for_each(|piece| other.filter(piece, &mut again));
     assert_eq!(through, again);
     assert_eq!(filter.is_undecided(), other.is_undecided());
     // A string that something else has ended gets an end of its own.

@@ -13,7 +13,7 @@ use once_cell::sync::Lazy;
 use crate::uwsgi::guard::locked;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::text::shown;
@@ -168,9 +168,9 @@ fn is_closed(client: &Stream) -> bool {
     let mut buffer = [0; 4096];
     for _ in 0..READS {
         match client.read(&mut buffer) {
-            Read::Bytes(_) => {}
-            Read::Blocked => return false,
-            Read::End | Read::Gone => return true,
+            ReadOutcome::Bytes(_) => {}
+            ReadOutcome::WouldBlock => return false,
+            ReadOutcome::Eof | ReadOutcome::Closed => return true,
         }
     }
     false

@@ -8,10 +8,10 @@ use super::fanout::{QUEUE_LIMIT, Scrollback};
 use fpty::backlog::Backlog;
 use fpty::fair_share::Principal;
 use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpProbe};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 
 /// A connection, and what it is still to get.
 pub struct Client {
@@ -22,7 +22,7 @@ pub struct Client {
     readonly: bool,
     queue: Backlog,
     /// It came in the midst of a sequence.
-    joining: Option<Box<Queries>>,
+    joining: Option<Box<QueryFilter>>,
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
@@ -112,16 +112,16 @@ impl Client {
             return Heard::Nothing;
         }
         match self.stream.read(buffer) {
-            Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => return self.hear(&buffer[..count]),
-            Read::Blocked => {}
-            Read::Gone => self.state = State::Gone,
+            ReadOutcome::Bytes(_) if self.readonly => {}
+            ReadOutcome::Bytes(count) => return self.hear(&buffer[..count]),
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Closed => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
             // writing half was shut down is not.
-            Read::End if hung_up => self.state = State::Gone,
+            ReadOutcome::Eof if hung_up => self.state = State::Gone,
             // It has nothing to say and nothing to wait for.
-            Read::End if self.readonly => self.leave(),
-            Read::End => {
+            ReadOutcome::Eof if self.readonly => self.leave(),
+            ReadOutcome::Eof => {
                 if self.state == State::Open {
                     self.state = State::Silent;
                 }
@@ -165,7 +165,7 @@ impl Client {
             None => self.queue.push(output),
             Some(queries) => {
                 let mut through = Vec::new();
-                queries.pass(output, &mut through);
+                queries.filter(output, &mut through);
                 self.queue.push(&through);
                 if !queries.is_undecided() {
                     self.joining = None;

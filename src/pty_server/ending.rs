@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use fpty::sys::pty::Slave;
-use fpty::sys::tty_waiters::{self, Reader};
+use fpty::sys::tty_waiters::{self, InputWait};
 
 /// The first and the longest wait before looking again.
 const FIRST: Duration = Duration::from_millis(20);
@@ -55,13 +55,13 @@ impl Ending {
         }
         // In this order: who waits while there is nothing to read has read
         // everything before.
-        let reader = if slave.has_input() { Reader::Busy } else { tty_waiters::of(slave) };
+        let reader = if slave.has_input() { InputWait::Busy } else { tty_waiters::of(slave) };
         match reader {
-            Reader::Waits => true,
+            InputWait::Waiting => true,
             // A program takes what time it needs. Of the worker itself nobody
             // knows whether it ever reads.
-            Reader::Busy if !slave.is_ours() => false,
-            Reader::Busy | Reader::Unknown => now - self.last_output >= SILENCE,
+            InputWait::Busy if !slave.is_ours() => false,
+            InputWait::Busy | InputWait::Unknown => now - self.last_output >= SILENCE,
         }
     }
 }

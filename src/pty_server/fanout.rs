@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use fpty::backlog::Backlog;
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 
 /// What may wait for one client; one that is further behind loses its place.
 /// The terminal is never kept waiting, so this is what a reader may lag behind
@@ -14,7 +14,7 @@ pub const QUEUE_LIMIT: usize = 8 * 1024 * 1024;
 /// what its terminal would answer: that was somebody else's to answer, and
 /// would be typed at whatever runs now.
 pub struct Scrollback {
-    queries: Queries,
+    queries: QueryFilter,
     /// What is being remembered.
     through: Vec<u8>,
     bytes: VecDeque<u8>,
@@ -27,7 +27,7 @@ impl Scrollback {
     /// Keeps the last `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
-            queries: Queries::default(),
+            queries: QueryFilter::default(),
             through: Vec::new(),
             bytes: VecDeque::new(),
             limit,
@@ -38,7 +38,7 @@ impl Scrollback {
     /// Remembers output.
     pub fn push(&mut self, output: &[u8]) {
         self.through.clear();
-        self.queries.pass(output, &mut self.through);
+        self.queries.filter(output, &mut self.through);
         let output = &self.through[self.through.len().saturating_sub(self.limit)..];
         let over = (self.bytes.len() + output.len()).saturating_sub(self.limit);
         self.cut |= over > 0;
@@ -52,7 +52,7 @@ impl Scrollback {
     ///
     /// Returns the filter for what comes then, where that is in the midst of
     /// a sequence: until there is nothing undecided.
-    pub fn replay(&self, queue: &mut Backlog) -> Option<Box<Queries>> {
+    pub fn replay(&self, queue: &mut Backlog) -> Option<Box<QueryFilter>> {
         let (front, back) = self.bytes.as_slices();
         let bytes = [front, back].concat();
         let from = match bytes.iter().position(|byte| *byte == b'\n') {
@@ -111,7 +111,7 @@ mod tests {
         // Nor where it is not whole yet.
         let mut rest = scrollback.replay(&mut Backlog::default()).expect("something has begun");
         let mut through = Vec::new();
-        rest.pass(b"6n\x1b[1mx", &mut through);
+        rest.filter(b"6n\x1b[1mx", &mut through);
         assert_eq!(through, b"\x1b[1mx");
         scrollback.push(b"6n\x1b[1mx");
         assert!(scrollback.replay(&mut Backlog::default()).is_none());

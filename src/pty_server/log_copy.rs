@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::stdio::Output;
 
 /// What may wait for the log; the rest is lost to it.
@@ -80,12 +80,12 @@ impl LogCopy {
                 break;
             }
             match self.output.write(&waiting[..count]) {
-                Written::Bytes(taken) => drop(self.queue.drain(..taken)),
-                Written::Blocked => {
+                WriteOutcome::Bytes(taken) => drop(self.queue.drain(..taken)),
+                WriteOutcome::WouldBlock => {
                     self.blocked = true;
                     break;
                 }
-                Written::Gone => return false,
+                WriteOutcome::Closed => return false,
             }
         }
         self.due = match self.queue.is_empty() || self.blocked {

@@ -104,7 +104,7 @@ fn open(config: &Server, listeners: &[Socket]) -> Result<()> {
         config.input.then(original_input).transpose()?,
     );
 
-    slave.become_standard().context("cannot give the worker its terminal")?;
+    slave.make_stdio().context("cannot give the worker its terminal")?;
     let slave = Arc::new(slave);
     match config.exec.as_deref().map(|command| run(command, &slave)) {
         Some(Ok(pid)) => {
@@ -131,7 +131,7 @@ fn open(config: &Server, listeners: &[Socket]) -> Result<()> {
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
     let program = Program::through_shell(command, &server::shell())
         .environment(environment::for_sessions())
-        .as_job();
+        .as_foreground_job();
     let program = Arc::new(program);
     let mut spawner = Spawner::new()?;
     match spawner.spawn(&program, Streams::Terminal(slave), Vec::new())? {

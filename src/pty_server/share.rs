@@ -19,7 +19,7 @@ use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share;
 use fpty::proto::http_request::HTTP_REJECTED;
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
 use fpty::sys::socket::{ListeningSocket, Stream};
@@ -233,7 +233,7 @@ impl Share {
 
     /// Passes output on; returns whether there was any.
     fn read_terminal(&mut self) -> bool {
-        let Read::Bytes(count) = self.master.read(&mut self.buffer) else {
+        let ReadOutcome::Bytes(count) = self.master.read(&mut self.buffer) else {
             return false;
         };
         let output = &self.buffer[..count];
@@ -297,10 +297,10 @@ impl Share {
             return;
         };
         match stdio::read(input, &mut self.buffer) {
-            Read::Bytes(count) => self.give_input(count),
-            Read::Blocked => {}
+            ReadOutcome::Bytes(count) => self.give_input(count),
+            ReadOutcome::WouldBlock => {}
             // Readable for ever, were it still asked.
-            Read::End | Read::Gone => self.original_input = None,
+            ReadOutcome::Eof | ReadOutcome::Closed => self.original_input = None,
         }
     }
 

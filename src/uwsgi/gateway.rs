@@ -92,7 +92,7 @@ unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
 /// The gateway has work: where that takes longer than its harakiri the master kills it.
 pub fn arm_harakiri() {
     let seconds = RUN.get().and_then(|(_, harakiri)| *harakiri).unwrap_or(0);
-    set_deadline(|| fpty::sys::wall_clock_seconds() + i64::from(seconds));
+    set_deadline(|| fpty::sys::unix_time() + i64::from(seconds));
 }
 
 /// The gateway is about to wait, for any time.

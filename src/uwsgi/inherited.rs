@@ -81,7 +81,7 @@ pub fn forbid_inspection() {
     if !nix::unistd::geteuid().is_root() {
         let was = nix::sys::prctl::get_dumpable().unwrap_or(false);
         WAS_DUMPABLE.fetch_or(was, Ordering::Relaxed);
-        fpty::sys::forbid_inspection();
+        fpty::sys::forbid_ptrace();
     }
 }
 

@@ -287,7 +287,7 @@ fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int>
     // Without a value the server's option means everybody.
     let of_server = || changes.then_some(if mode == 0 { 0o666 } else { mode });
     let mode = ownership.mode.or_else(of_server);
-    let listener = bind::path(path, Ownership { mode, ..ownership }, backlog)
+    let listener = bind::bind_unix(path, Ownership { mode, ..ownership }, backlog)
         .map_err(|error| Error::new(format!("cannot bind {shown}: {error}")))?;
     Ok(listener.into_raw_fd())
 }

@@ -12,11 +12,11 @@ use crate::observe::recording::protocol as recorder;
 use crate::observe::recording::protocol::{Answer, Begin, Kind};
 use crate::process::ipc::{decode, encode};
 use crate::process::supervisor::protocol;
-use fpty::proto::Ended;
+use fpty::proto::SessionEnd;
 use fpty::sys::Size;
 
 /// What a gateway says to another.
-pub fn siblings(bytes: &[u8]) {
+pub fn peers(bytes: &[u8]) {
     if let Some(message) = Message::decode(bytes) {
         assert_eq!(
             Message::decode(&message.encode()).map(|it| it.encode()),
@@ -37,15 +37,15 @@ pub fn siblings(bytes: &[u8]) {
 }
 
 /// What the process that keeps sessions is told, and tells the next gateway.
-pub fn store(bytes: &[u8]) {
+pub fn supervisor(bytes: &[u8]) {
     let message = protocol::decode(bytes, Vec::new());
     if let Some(protocol::Message::Session(mut record, _)) = message {
         // What another process writes into the log, it writes once.
         let _ = record.last.take(EndReason::Lost, None);
         assert_eq!(record.last.take(EndReason::Lost, None), None);
         if let Some((payload, _)) = &record.ended {
-            if let Some(ended) = Ended::read(payload) {
-                assert!(Ended::read(&ended.packet()[fpty::proto::HEADER..]).is_some());
+            if let Some(ended) = SessionEnd::read(payload) {
+                assert!(SessionEnd::read(&ended.packet()[fpty::proto::HEADER..]).is_some());
             }
         }
     }

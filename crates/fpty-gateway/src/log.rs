@@ -46,7 +46,7 @@ pub const AUDIT: &str = "forkptyrouter-audit: ";
 /// Writes a line to the server's log, as of the audit; returns whether that takes
 /// it now.
 pub fn takes(line: &str) -> bool {
-    let takes = stdio::stderr_takes();
+    let takes = stdio::stderr_has_room();
     if takes {
         write(line);
     }

@@ -200,7 +200,7 @@ fn bind(config: &GatewayConfig, at: &OsStr, role: SocketRole, rules: usize) -> R
         TcpListener::bind(&name).context(cannot())?.into_raw_fd()
     } else {
         let ownership = config.socket_options(rules).map(|own| own.ownership).unwrap_or_default();
-        let bound = bind::path(Path::new(at), ownership, 100);
+        let bound = bind::bind_unix(Path::new(at), ownership, 100);
         bound.map_err(|error| Error::new(format!("{}: {error}", cannot())))?.into_raw_fd()
     };
     match role {
@@ -229,7 +229,7 @@ impl Master {
     /// A gateway cannot be forked.
     fn begin(config: GatewayConfig) -> Result<Self> {
         let heard = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
-        let signals = Signals::instead_of_handlers(&heard).context("no signals")?;
+        let signals = Signals::read_by_signalfd(&heard).context("no signals")?;
         let mut master = Self { config, signals, gateways: Vec::new() };
         for ordinal in 0..master.config.processes as usize {
             let gateway = master.fork(ordinal)?;

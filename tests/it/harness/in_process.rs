@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fpty::sys::shm::Shared;
+use fpty::sys::shm::SharedMemory;
 
 /// Where the master finds its options, and the number of the clock's descriptor.
 const OPTIONS: &str = "FORKPTY_TEST_OPTIONS";
@@ -20,13 +20,13 @@ const SEPARATOR: u8 = 0x1e;
 
 /// How far the clocks of an instance were moved.
 pub struct Clock {
-    moved: Shared<AtomicU64>,
+    moved: SharedMemory<AtomicU64>,
     pub fd: OwnedFd,
 }
 
 impl Clock {
     pub fn new() -> Self {
-        let (moved, fd) = Shared::to_be_kept(1).expect("memory that is shared");
+        let (moved, fd) = SharedMemory::with_descriptor(1).expect("memory that is shared");
         Self { moved, fd }
     }
 
@@ -70,7 +70,7 @@ fn becomes_the_master() {
     // SAFETY: the program that has executed this one left it open for us.
     let clock = unsafe { OwnedFd::from_raw_fd(clock) };
     use std::os::fd::AsFd;
-    fpty::sys::clock::move_with(Shared::of(clock.as_fd(), 1).expect("the clock"));
+    fpty::sys::clock::move_with(SharedMemory::of(clock.as_fd(), 1).expect("the clock"));
     let options = options.into_vec();
     let mut options = options.split(|byte| *byte == SEPARATOR).peekable();
     let mut asked = Vec::new();

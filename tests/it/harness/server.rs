@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::in_process::{self, Clock};
 use super::process::{self, Process};
-use super::refusal::Filter;
+use super::seccomp::Filter;
 use super::servers::{C_BINARY, C_PLUGINS, IN_PROCESS};
 use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
 

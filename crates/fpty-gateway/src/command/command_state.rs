@@ -2,12 +2,13 @@
 //!
 //! Like a session's it does no input or output itself, but asks it of its [`CommandEffects`].
 
-use fpty::backlog::{Backlog, Given};
+use fpty::backlog::{Backlog, SendOutcome};
 use fpty::proto::{
-    Decoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING, PONG, Packet,
-    TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
+    ClientPacket, ClientPacketDecoder, END_OF_STREAM, ERROR_OUTPUT, EndKind, HEADER, INPUT, NOTICE,
+    PING, PONG, SessionEnd, TAKEN, WINDOW_ADJUST, collect_payload, encode_bare, encode_packet,
+    window,
 };
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::poll::Interest;
 
 use nix::sys::signal::Signal;
@@ -16,7 +17,7 @@ use crate::session::state::NextAction;
 
 /// Limit of pending input, in bytes: a client that does not keep to the window is not read beyond
 /// it.
-const INPUT_LIMIT: usize = 2 * window::OF_INPUT as usize;
+const INPUT_LIMIT: usize = 2 * window::INPUT_SIZE as usize;
 
 /// Signals by which a client ends a command.
 const TERMINATING_SIGNALS: [i32; 4] =
@@ -25,9 +26,9 @@ const TERMINATING_SIGNALS: [i32; 4] =
 /// Side effects that the state machine asks for.
 pub trait CommandEffects {
     /// Writes to the client.
-    fn write_client(&mut self, bytes: &[u8]) -> Written;
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Writes to the program's standard input.
-    fn write_input(&mut self, bytes: &[u8]) -> Written;
+    fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Closes the program's standard input.
     fn close_input(&mut self);
     /// Closes the gateway's end of an output: 1 or 2.
@@ -60,18 +61,18 @@ struct Output {
 /// Command: a program on three streams, and its client.
 #[derive(Debug)]
 pub struct Command {
-    decoder: Decoder,
+    decoder: ClientPacketDecoder,
     /// Payload of a packet that is under way, up to the longest of use.
     payload: Vec<u8>,
     input: Input,
     to_program: Backlog,
-    taken: window::Taken,
+    taken: window::Consumed,
     outputs: [Output; 2],
     to_client: Backlog,
     /// The program's end; `None`: it runs.
-    ended: Option<Ended>,
+    ended: Option<SessionEnd>,
     end_sent: bool,
-    termination: Option<Ending>,
+    termination: Option<EndKind>,
     client_gone: bool,
     /// Input is deferred to a later turn.
     deferred: bool,
@@ -84,14 +85,14 @@ const LONGEST: usize = 16;
 impl Command {
     /// A command whose program has been started. The streams in `relayed` are relayed; the others
     /// were passed.
-    pub fn started(decoder: Decoder, relayed: [bool; 3]) -> Self {
-        let output = |open| Output { open, window: window::OF_OUTPUT };
+    pub fn started(decoder: ClientPacketDecoder, relayed: [bool; 3]) -> Self {
+        let output = |open| Output { open, window: window::OUTPUT_SIZE };
         Self {
             decoder,
             payload: Vec::new(),
             input: if relayed[0] { Input::Relayed { ended: false } } else { Input::Done },
             to_program: Backlog::default(),
-            taken: window::Taken::default(),
+            taken: window::Consumed::default(),
             outputs: [output(relayed[1]), output(relayed[2])],
             to_client: Backlog::default(),
             ended: None,
@@ -114,7 +115,7 @@ impl Command {
         let mut packets = Vec::new();
         encode_packet(TAKEN, passed, &mut packets);
         if self.input != Input::Done {
-            window::encode(0, window::OF_INPUT, &mut packets);
+            window::encode(0, window::INPUT_SIZE, &mut packets);
         }
         self.send_client(&packets, effects);
         self.send_input(early, effects);
@@ -146,25 +147,28 @@ impl Command {
             };
             match packet {
                 // All input in one packet needs no copy.
-                Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
+                ClientPacket::Input(input) if gather.is_empty() && bytes.is_empty() => {
                     self.send_input(input, effects);
                 }
-                Packet::Input(input) => gather.extend_from_slice(input),
-                Packet::Signal(number) => {
+                ClientPacket::Input(input) => gather.extend_from_slice(input),
+                ClientPacket::Signal(number) => {
                     self.send_input(gather, effects);
                     gather.clear();
                     *budget -= 1;
                     self.signal(number, effects);
                 }
-                Packet::Part(kind, part, last) => {
+                ClientPacket::Part(kind, part, last) => {
                     self.send_input(gather, effects);
                     gather.clear();
                     *budget -= 1;
-                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
+                    if let Some(payload) = collect_payload(&mut self.payload, part, last, LONGEST) {
                         self.handle_packet(kind, &payload, effects);
                     }
                 }
-                Packet::Rows(_) | Packet::Cols(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
+                ClientPacket::Rows(_)
+                | ClientPacket::Cols(_)
+                | ClientPacket::Hello(_)
+                | ClientPacket::Unknown(..) => {}
             }
         }
         self.send_input(gather, effects);
@@ -198,10 +202,10 @@ impl Command {
             (END_OF_STREAM, []) => self.end_input(effects),
             // A writer gets SIGPIPE or EPIPE, as with a pipe.
             (END_OF_STREAM, [number @ 1..=2]) => self.stop_output(*number, effects),
-            (WINDOW, payload) => {
+            (WINDOW_ADJUST, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
                     let output = self.output(number);
-                    output.window = output.window.saturating_add(taken).min(window::OF_OUTPUT);
+                    output.window = output.window.saturating_add(taken).min(window::OUTPUT_SIZE);
                 }
             }
             (PING, _) if self.to_client.is_empty() => {
@@ -249,15 +253,15 @@ impl Command {
         if bytes.is_empty() || self.input == Input::Done {
             return;
         }
-        match self.to_program.give(bytes, |bytes| effects.write_input(bytes).taken()) {
-            Given::Taken(taken) => self.input_taken(taken, effects),
-            Given::Starved => self.out_of_memory = true,
-            Given::Gone => self.input_closed(effects),
+        match self.to_program.send(bytes, |bytes| effects.write_input(bytes).taken()) {
+            SendOutcome::Sent(taken) => self.input_taken(taken, effects),
+            SendOutcome::OutOfMemory => self.out_of_memory = true,
+            SendOutcome::Closed => self.input_closed(effects),
         }
     }
 
     fn input_taken(&mut self, count: usize, effects: &mut impl CommandEffects) {
-        if let Some(taken) = self.taken.add(count, window::OF_INPUT) {
+        if let Some(taken) = self.taken.add(count, window::INPUT_SIZE) {
             let mut packet = Vec::new();
             window::encode(0, taken, &mut packet);
             self.send_client(&packet, effects);
@@ -321,16 +325,16 @@ impl Command {
     }
 
     /// The program has ended and was reaped.
-    pub fn program_ended(&mut self, ended: Ended, effects: &mut impl CommandEffects) {
+    pub fn program_ended(&mut self, ended: SessionEnd, effects: &mut impl CommandEffects) {
         self.ended = Some(ended);
         self.send_end(effects);
     }
 
     /// Terminates the command for a reason that is not the program's.
-    pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl CommandEffects) {
+    pub fn terminate(&mut self, why: EndKind, line: &str, effects: &mut impl CommandEffects) {
         if !std::mem::replace(&mut self.end_sent, true) {
             self.termination = Some(why);
-            self.send_client(&Ended::because(why, line).packet(), effects);
+            self.send_client(&SessionEnd::new(why, line).packet(), effects);
         }
     }
 
@@ -375,16 +379,16 @@ impl Command {
         if self.client_gone {
             return;
         }
-        match self.to_client.give(bytes, |bytes| effects.write_client(bytes).taken()) {
-            Given::Taken(_) => {}
-            Given::Starved => self.out_of_memory = true,
-            Given::Gone => self.client_disconnected(),
+        match self.to_client.send(bytes, |bytes| effects.write_client(bytes).taken()) {
+            SendOutcome::Sent(_) => {}
+            SendOutcome::OutOfMemory => self.out_of_memory = true,
+            SendOutcome::Closed => self.client_disconnected(),
         }
     }
 
     /// Reason of a termination by the gateway, if there is one.
-    pub fn termination(&self) -> Option<Ending> {
-        self.termination.or(self.out_of_memory.then_some(Ending::Lost))
+    pub fn termination(&self) -> Option<EndKind> {
+        self.termination.or(self.out_of_memory.then_some(EndKind::Lost))
     }
 
     /// Whether the client has disconnected.
@@ -394,10 +398,10 @@ impl Command {
 
     /// Whether the client owes a window update for output that it was sent.
     pub fn awaits_window_update(&self) -> bool {
-        let unacknowledged = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
+        let unacknowledged = |output: &Output| window::OUTPUT_SIZE.saturating_sub(output.window);
         self.outputs
             .iter()
-            .any(|output| window::is_to_be_told(unacknowledged(output), window::OF_OUTPUT))
+            .any(|output| window::is_adjust_due(unacknowledged(output), window::OUTPUT_SIZE))
     }
 
     /// Whether output waits for the client to read.

@@ -17,11 +17,11 @@ use crate::process::supervisor::leaders::LeaderKind;
 use crate::process::table::ProcessTable;
 use crate::session::probes::TCP_STALL_INTERVAL;
 use crate::session::timeouts::TimeLimited;
-use fpty::backlog::is_free;
+use fpty::backlog::has_free_memory;
 use fpty::error::reason;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::child::Pid;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
@@ -84,7 +84,7 @@ impl Commands {
             cx.listeners.log_rejection(&format!("forkptyrouter: command refused: {why}"));
             let origin = live.abort(cx, key);
             cx.rejected(&origin, Some(&live.io.client), RejectReason::Resources, &why);
-            live.terminate(Ending::Refused, &why);
+            live.terminate(EndKind::Refused, &why);
             return self.close(cx, processes, key);
         }
         live.check_started(cx, key);
@@ -93,7 +93,7 @@ impl Commands {
         if !cx.input.is_empty() {
             cx.deliver_command_input(key, command, io);
         }
-        if let Some(line) = hello.variables.remark() {
+        if let Some(line) = hello.variables.truncation_notice() {
             command.notice(&line, io);
         }
         if transport == Transport::Tcp {
@@ -109,7 +109,7 @@ fn execute(
     processes: &mut ProcessTable,
     listener: u16,
     hello: &mut ClientHello,
-    received_fds: Passed,
+    received_fds: ReceivedFds,
 ) -> Result<(Pid, StdioPlan), Rejection> {
     let refused = |why: String| Rejection::because(RejectReason::Resources, why);
     let program = cx.authorize(listener, std::mem::take(&mut hello.request))?;
@@ -121,7 +121,7 @@ fn execute(
     let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
     let passes = cx.config.pass_stdio && !is_seen;
     let passed = if passes { passed } else { [None, None, None] };
-    if !is_free(0) {
+    if !has_free_memory(0) {
         return Err(refused(String::from("out of memory")));
     }
     let plan = StdioPlan::new(passed, program.user())

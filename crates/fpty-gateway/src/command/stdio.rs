@@ -5,23 +5,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::command_state::CommandEffects;
 use crate::session::byte_counts::ByteCounts;
 use fpty::error::{Error, Result};
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::accounts;
 use fpty::sys::child::{self, Pid};
-use fpty::sys::closer::Foreign;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::closer::ReceivedFd;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
-use fpty::sys::stdio_pass::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
+use fpty::sys::stdio_pass::{OutputPipe, StdinPipe, can_be_passed, can_be_reopened, chown_to};
 
 /// Descriptors of a command, and its process.
 pub struct CommandIo {
     /// The client's connection.
     pub client: Stream,
     /// Standard input, where it is relayed and open.
-    pub input: Option<ToProgram>,
+    pub input: Option<StdinPipe>,
     /// Standard output and error, where they are relayed and open.
-    pub outputs: [Option<FromProgram>; 2],
+    pub outputs: [Option<OutputPipe>; 2],
     /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<Pid>,
     /// Pidfd of the process group's leader: it serves when the leader was reaped.
@@ -31,13 +31,13 @@ pub struct CommandIo {
 }
 
 impl CommandEffects for CommandIo {
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         self.client.write(bytes)
     }
 
-    fn write_input(&mut self, bytes: &[u8]) -> Written {
-        let written = self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes));
-        if let (Some(byte_counts), Written::Bytes(count)) = (&mut self.byte_counts, written) {
+    fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome {
+        let written = self.input.as_ref().map_or(WriteOutcome::Closed, |input| input.write(bytes));
+        if let (Some(byte_counts), WriteOutcome::Bytes(count)) = (&mut self.byte_counts, written) {
             byte_counts.count_input(&bytes[..count]);
         }
         written
@@ -62,9 +62,9 @@ impl CommandEffects for CommandIo {
 /// Streams of a program that is about to be spawned.
 pub struct StdioPlan {
     /// The gateway's end of the input, where it is relayed.
-    pub our_input: Option<ToProgram>,
+    pub our_input: Option<StdinPipe>,
     /// The gateway's ends of the outputs, where they are relayed.
-    pub our_outputs: [Option<FromProgram>; 2],
+    pub our_outputs: [Option<OutputPipe>; 2],
     /// The program's ends.
     pub child_ends: [ChildEnd; 3],
 }
@@ -74,7 +74,7 @@ pub enum ChildEnd {
     /// End of a pipe.
     Pipe(OwnedFd),
     /// Descriptor that the client has passed.
-    Passed(Foreign),
+    Passed(ReceivedFd),
 }
 
 impl ChildEnd {
@@ -90,15 +90,16 @@ impl ChildEnd {
 impl StdioPlan {
     /// Pipes for streams that were not passed, or that the program could not open again through
     /// /proc, where it runs as another user.
-    pub fn new(mut passed: [Option<Foreign>; 3], user: Option<u32>) -> std::io::Result<Self> {
+    pub fn new(mut passed: [Option<ReceivedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
-            let can = |fd: &Foreign| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
+            let can =
+                |fd: &ReceivedFd| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
             fd.take_if(|fd| !can(fd));
         }
         let child_end = |end: OwnedFd| {
             if let Some(user) = user {
-                belongs_to(&end, user);
+                chown_to(&end, user);
             }
             ChildEnd::Pipe(end)
         };
@@ -106,14 +107,14 @@ impl StdioPlan {
         let input = match passed[0].take() {
             Some(fd) => ChildEnd::Passed(fd),
             None => {
-                let (ours, end) = ToProgram::pipe()?;
+                let (ours, end) = StdinPipe::pipe()?;
                 our_input = Some(ours);
                 child_end(end)
             }
         };
         let mut output = |number: usize| match passed[number].take() {
             Some(fd) => Ok(ChildEnd::Passed(fd)),
-            None => FromProgram::pipe().map(|(ours, end)| {
+            None => OutputPipe::pipe().map(|(ours, end)| {
                 our_outputs[number - 1] = Some(ours);
                 child_end(end)
             }),
@@ -133,7 +134,7 @@ impl StdioPlan {
 ///
 /// # Errors
 /// A descriptor is none of 0, 1 and 2, or not of a kind that may be passed.
-pub fn passed(names: &[u8], received_fds: Passed) -> Result<[Option<Foreign>; 3]> {
+pub fn passed(names: &[u8], received_fds: ReceivedFds) -> Result<[Option<ReceivedFd>; 3]> {
     let mut passed = [None, None, None];
     // A proxy in between passes bytes alone: the streams are relayed.
     if received_fds.descriptors.is_empty() && !received_fds.truncated {
@@ -143,7 +144,7 @@ pub fn passed(names: &[u8], received_fds: Passed) -> Result<[Option<Foreign>; 3]
         let (named, came) = (names.len(), received_fds.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
-    let may_be = |fd: &Foreign, number| fd.as_fd().is_some_and(|fd| may_be_passed(fd, number));
+    let may_be = |fd: &ReceivedFd, number| fd.as_fd().is_some_and(|fd| can_be_passed(fd, number));
     for (name, fd) in names.iter().zip(received_fds.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fpty::sys::credentials::{Credentials, OF_ELSEWHERE};
+use fpty::sys::credentials::{Credentials, OVERFLOW_UID};
 
 /// An address and the bits of it that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Access {
                 return Err("root is denied");
             }
         }
-        let known = peer.uid != OF_ELSEWHERE;
+        let known = peer.uid != OVERFLOW_UID;
         let is_user = |ids: &[u32]| known && ids.contains(&peer.uid);
         let is_member = |ids: &[u32]| {
             known && (ids.contains(&peer.gid) || groups.iter().any(|group| ids.contains(group)))

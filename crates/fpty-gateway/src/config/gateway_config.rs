@@ -148,10 +148,10 @@ impl GatewayConfig {
                 }
             }
             if rules.identity.is_some() {
-                fpty::sys::pty::look_up_group();
+                fpty::sys::pty::look_up_tty_group();
             }
             let becomes_another = rules.identity.as_ref().is_some_and(|it| !it.is_ours());
-            if becomes_another && !accounts::may_change() {
+            if becomes_another && !accounts::may_change_user() {
                 return Err(Error::new(format!(
                     "option {}: uid, gid, groups: the server runs as user {} and cannot become \
                      another: start it as root and leave its own uid and gid out",

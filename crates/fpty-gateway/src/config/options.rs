@@ -60,10 +60,10 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     // Own::read has taken it.
     key("addr").parse_with(|_, _| Ok(())),
     key("uid").parse_with(|config, typed| {
-        assign(&mut config.rules.run_as.uid, typed.parse(accounts::user, NO_USER).map(Some))
+        assign(&mut config.rules.run_as.uid, typed.parse(accounts::uid_of, NO_USER).map(Some))
     }),
     key("gid").parse_with(|config, typed| {
-        assign(&mut config.rules.run_as.gid, typed.parse(accounts::group, NO_GROUP).map(Some))
+        assign(&mut config.rules.run_as.gid, typed.parse(accounts::gid_of, NO_GROUP).map(Some))
     }),
     key("groups").parse_with(|config, typed| config.rules.run_as.set_groups(typed)),
     key("chdir").parse_with(|config, typed| {
@@ -85,10 +85,10 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         let text = typed.text();
         let (user, group) = text.split_once(':').unwrap_or((&text, ""));
         if !user.is_empty() {
-            owner.uid = Some(accounts::user(user).ok_or_else(|| typed.invalid(NO_USER))?);
+            owner.uid = Some(accounts::uid_of(user).ok_or_else(|| typed.invalid(NO_USER))?);
         }
         if !group.is_empty() {
-            owner.gid = Some(accounts::group(group).ok_or_else(|| typed.invalid(NO_GROUP))?);
+            owner.gid = Some(accounts::gid_of(group).ok_or_else(|| typed.invalid(NO_GROUP))?);
         }
         match (owner.uid, owner.gid) {
             (None, None) => Err(typed.invalid_without_value("the value is empty")),
@@ -306,28 +306,28 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .help(c"let only these users in on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
         .parse_with(|config, typed| {
-            typed.extend(config.rules.access.users.allow(), accounts::user, NO_USER)
+            typed.extend(config.rules.access.users.allow(), accounts::uid_of, NO_USER)
         }),
     option(&[c"forkptyrouter-deny-user"])
         .key("deny_user")
         .help(c"keep these users out on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
         .parse_with(|config, typed| {
-            typed.extend(config.rules.access.users.deny(), accounts::user, NO_USER)
+            typed.extend(config.rules.access.users.deny(), accounts::uid_of, NO_USER)
         }),
     option(&[c"forkptyrouter-allow-group"])
         .key("allow_group")
         .help(c"let only members of these groups in on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
         .parse_with(|config, typed| {
-            typed.extend(config.rules.access.groups.allow(), accounts::group, NO_GROUP)
+            typed.extend(config.rules.access.groups.allow(), accounts::gid_of, NO_GROUP)
         }),
     option(&[c"forkptyrouter-deny-group"])
         .key("deny_group")
         .help(c"keep members of these groups out on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
         .parse_with(|config, typed| {
-            typed.extend(config.rules.access.groups.deny(), accounts::group, NO_GROUP)
+            typed.extend(config.rules.access.groups.deny(), accounts::gid_of, NO_GROUP)
         }),
     option(&[c"forkptyrouter-allow-addr"])
         .key("allow_addr")

@@ -268,7 +268,7 @@ impl RunAs {
     pub fn set_groups(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let id = |word: &[u8]| match String::from_utf8_lossy(word).trim() {
             "none" => Some(None),
-            word => accounts::group(word).map(Some),
+            word => accounts::gid_of(word).map(Some),
         };
         let groups = typed.parse_words(id, "no such group")?;
         self.groups = Some(groups.into_iter().flatten().collect());
@@ -291,7 +291,7 @@ impl RunAs {
         // Of the server's own user, where nothing else was asked for, they are the
         // server's, whatever its account says now.
         let is_ours = uid == Some(accounts::own_uid()) && gid == accounts::own_gid();
-        let ours = || (is_ours && !accounts::may_change()).then(accounts::own_groups);
+        let ours = || (is_ours && !accounts::may_change_user()).then(accounts::own_groups);
         let groups = groups.or_else(|| ours().map(|own| own.into_iter().collect()));
         let groups = groups.or(account.as_ref().map(|account| account.groups.clone()));
         let mut environment = Vec::new();

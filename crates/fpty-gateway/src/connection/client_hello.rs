@@ -5,7 +5,8 @@
 use fpty::proto::request::Request;
 use fpty::proto::variables::{TERMINAL, Variables};
 use fpty::proto::{
-    Decoder, END_OF_STREAM, HEADER, HELLO, OFFER, Packet, REQUEST, VARIABLES, VERSION, encode_bare,
+    ClientPacket, ClientPacketDecoder, END_OF_STREAM, HEADER, HELLO, OFFER, REQUEST, VARIABLES,
+    VERSION, encode_bare,
 };
 use fpty::sys::Size;
 
@@ -50,7 +51,7 @@ pub enum HandshakeStep {
 #[derive(Debug, Default)]
 pub struct ClientHello {
     /// In whatever packet the client is.
-    pub decoder: Decoder,
+    pub decoder: ClientPacketDecoder,
     /// Whether both ends speak the extended mode.
     pub extended: bool,
     /// The height of the client's terminal, where it said one.
@@ -75,7 +76,7 @@ pub struct ClientHello {
 impl Handshake {
     /// Of a client that said nothing in time, and says hello now: a part of
     /// that may have come before.
-    pub fn after_silence(decoder: Decoder) -> Self {
+    pub fn after_silence(decoder: ClientPacketDecoder) -> Self {
         Self { hello: ClientHello { decoder, ..ClientHello::default() }, ..Self::default() }
     }
 
@@ -97,24 +98,24 @@ impl Handshake {
             };
             let first = !std::mem::replace(&mut heard.has_packets, true);
             match packet {
-                Packet::Hello(1..) if first => {
+                ClientPacket::Hello(1..) if first => {
                     heard.extended = true;
-                    heard.decoder.extend();
+                    heard.decoder.set_extended();
                     return HandshakeStep::SendHello(encode_bare(HELLO, VERSION));
                 }
-                Packet::Hello(_) => {}
-                Packet::Rows(rows) => heard.rows = (rows > 0).then_some(rows),
-                Packet::Cols(cols) => heard.cols = (cols > 0).then_some(cols),
+                ClientPacket::Hello(_) => {}
+                ClientPacket::Rows(rows) => heard.rows = (rows > 0).then_some(rows),
+                ClientPacket::Cols(cols) => heard.cols = (cols > 0).then_some(cols),
                 // A client that can do more says when that was all.
-                Packet::Part(VARIABLES, [], true) => return HandshakeStep::Complete,
-                Packet::Part(VARIABLES, part, last) => heard.variables.part(part, last),
-                Packet::Part(REQUEST, part, last) => heard.request.part(part, last),
-                Packet::Part(OFFER, part, _) => {
+                ClientPacket::Part(VARIABLES, [], true) => return HandshakeStep::Complete,
+                ClientPacket::Part(VARIABLES, part, last) => heard.variables.part(part, last),
+                ClientPacket::Part(REQUEST, part, last) => heard.request.part(part, last),
+                ClientPacket::Part(OFFER, part, _) => {
                     let room = (MAX_FDS + 1 - heard.offered_fds.len()).min(part.len());
                     heard.offered_fds.extend_from_slice(&part[..room]);
                 }
-                Packet::Part(END_OF_STREAM, [], true) => heard.input_ended = true,
-                Packet::Input(input) if heard.extended => {
+                ClientPacket::Part(END_OF_STREAM, [], true) => heard.input_ended = true,
+                ClientPacket::Input(input) if heard.extended => {
                     // To read no further would be to wait for what stands
                     // behind it.
                     if heard.input.len() + input.len() > MAX_EARLY_INPUT {
@@ -123,9 +124,13 @@ impl Handshake {
                     heard.input.extend_from_slice(input);
                 }
                 // There is nobody yet whom a signal could be for.
-                Packet::Part(..) | Packet::Signal(_) | Packet::Unknown(..) if heard.extended => {}
+                ClientPacket::Part(..) | ClientPacket::Signal(_) | ClientPacket::Unknown(..)
+                    if heard.extended => {}
                 // For the session.
-                Packet::Input(_) | Packet::Signal(_) | Packet::Part(..) | Packet::Unknown(..) => {
+                ClientPacket::Input(_)
+                | ClientPacket::Signal(_)
+                | ClientPacket::Part(..)
+                | ClientPacket::Unknown(..) => {
                     (*bytes, heard.decoder) = (before, decoder);
                     return HandshakeStep::Complete;
                 }
@@ -169,7 +174,7 @@ impl ClientHello {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpty::proto::request::{self, Verb};
+    use fpty::proto::request::{self, RequestKind};
     use fpty::proto::{HEADER, variables};
     use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
 
@@ -250,7 +255,7 @@ mod tests {
         said.extend(encode_rows_and_cols(33, 99));
         said.extend(encode_bare(200, 0));
         said.extend(encode_bare(END_OF_STREAM, 0));
-        request::encode(Verb::CommandLine, b"rm -f x/me-old", &mut said);
+        request::encode(RequestKind::CommandLine, b"rm -f x/me-old", &mut said);
         encode_input(b"exit\n", &mut said);
         variables::encode([(b"A".as_slice(), b"b".as_slice())], &mut said);
         said.extend(encode_bare(HELLO, 1));
@@ -264,7 +269,7 @@ mod tests {
         let (heard, _, handshake) = feed(&said, 3);
         assert_eq!(heard.last(), Some(&HandshakeStep::Complete));
         let request = handshake.into_hello().request.read();
-        assert_eq!(request, Ok(Some((Verb::CommandLine, b"rm -f x/me-old".to_vec()))));
+        assert_eq!(request, Ok(Some((RequestKind::CommandLine, b"rm -f x/me-old".to_vec()))));
     }
 
     #[test]

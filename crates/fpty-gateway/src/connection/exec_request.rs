@@ -9,8 +9,8 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::host::host;
 use crate::observe::audit::{RejectReason, Rejection};
-use fpty::proto::request::{Request, Verb};
-use fpty::proto::{Ended, Ending};
+use fpty::proto::request::{Request, RequestKind};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::spawn::Program;
 
 fn reject(why: impl Into<String>) -> Rejection {
@@ -34,20 +34,20 @@ impl Context {
             return Err(reject("commands are not allowed here (forkptyrouter-allow-command)"));
         }
         let program = match verb {
-            Verb::CommandLine => {
+            RequestKind::CommandLine => {
                 let line = command_line(data)?;
                 Program::through_shell(&line, &host().shell())
             }
-            Verb::Program => {
+            RequestKind::Program => {
                 let path = place.program.variable(b"PATH").unwrap_or(DEFAULT_PATH);
                 Program::with_arguments(arguments(&data)?, path)
             }
-            Verb::Sftp => sftp_server(&place.rules, &c_string(data)?)?,
-            Verb::List | Verb::Kill | Verb::Attach => {
+            RequestKind::Sftp => sftp_server(&place.rules, &c_string(data)?)?,
+            RequestKind::List | RequestKind::Kill | RequestKind::Attach => {
                 return Err(reject("this router does not know what it asks for"));
             }
         };
-        Ok(Arc::new(program.surrounded_as(&place.program)))
+        Ok(Arc::new(program.with_surroundings_of(&place.program)))
     }
 }
 
@@ -66,7 +66,7 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
             "no SFTP server here: cannot execute {sought} (install openssh-sftp-server in the \
              instance, or set forkptyrouter-sftp-server)"
         );
-        return Err(Ended { ending: Ending::ExecFailed, value: 127, text }.into());
+        return Err(SessionEnd { ending: EndKind::ExecFailed, value: 127, text }.into());
     };
     let words = arguments.to_bytes().split(u8::is_ascii_whitespace);
     let words = words.filter(|word| !word.is_empty()).filter_map(|word| CString::new(word).ok());

@@ -20,8 +20,8 @@ use crate::process::table::ProcessTable;
 use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
-use fpty::sys::Read;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::ReadOutcome;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
 
@@ -50,7 +50,7 @@ struct PendingConnection {
     connection: Connection,
     handshake: Handshake,
     /// Descriptors that it passes.
-    received_fds: Passed,
+    received_fds: ReceivedFds,
     /// When it came.
     since: Instant,
     /// When it is no longer waited for, and the latest that this can be.
@@ -64,7 +64,8 @@ impl PendingConnection {
     fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
         let since = Instant::now();
         let deadline = since + patience;
-        let (received_fds, is_registered, final_deadline) = (Passed::default(), false, deadline);
+        let (received_fds, is_registered, final_deadline) =
+            (ReceivedFds::default(), false, deadline);
         Self { connection, handshake, received_fds, since, deadline, final_deadline, is_registered }
     }
 
@@ -109,7 +110,7 @@ pub struct ClientRequest {
     /// What it has said.
     pub hello: ClientHello,
     /// Descriptors that came with that.
-    pub received_fds: Passed,
+    pub received_fds: ReceivedFds,
     /// Whether it sends no more.
     pub ended: bool,
     /// The name that it has for a session that it begins.
@@ -217,16 +218,16 @@ impl PendingConnections {
             return self.forget(key);
         }
         match read {
-            Read::Bytes(_) => self.decode(cx, key),
-            Read::Blocked if !hang_up => self.await_more(cx, key),
-            Read::End if !hang_up => match pending_connection.handshake.is_extended() {
+            ReadOutcome::Bytes(_) => self.decode(cx, key),
+            ReadOutcome::WouldBlock if !hang_up => self.await_more(cx, key),
+            ReadOutcome::Eof if !hang_up => match pending_connection.handshake.is_extended() {
                 // Half a request is none.
                 true => self.reject(cx, key, CUT_SHORT),
                 // It only reads.
                 false => self.complete(cx, key, 0, true),
             },
             // It left before there was anything for it.
-            Read::Blocked | Read::End | Read::Gone => self.forget(key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.forget(key),
         }
     }
 

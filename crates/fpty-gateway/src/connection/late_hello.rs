@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use fpty::proto::Decoder;
+use fpty::proto::ClientPacketDecoder;
 use fpty::sys::socket::{Stream, Transport};
 
 /// How long a client that says nothing is waited for: one that only reads, as
@@ -45,7 +45,7 @@ pub struct LateHello {
     pub transport: Transport,
     pub listener: u16,
     /// What it has said so far.
-    pub decoder: Option<Decoder>,
+    pub decoder: Option<ClientPacketDecoder>,
     /// What the program has shown would be taken for something else.
     pub is_too_late: bool,
 }

@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::event_loop::slab::{Key, Slab, Token};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Stream;
 
@@ -139,10 +139,10 @@ impl LingeringCloses {
             client.end();
         }
         let is_heard = match client.read(buffer) {
-            Read::Bytes(_) => true,
-            Read::Blocked => false,
+            ReadOutcome::Bytes(_) => true,
+            ReadOutcome::WouldBlock => false,
             // Nothing can come any more.
-            Read::End | Read::Gone => return false,
+            ReadOutcome::Eof | ReadOutcome::Closed => return false,
         };
         let mut ended = matches!(last, CloseNotice::Eof | CloseNotice::EofSent);
         if last == (CloseNotice::Packet { is_answered: false }) && !is_heard && client.is_unix() {
@@ -179,10 +179,10 @@ impl LingeringCloses {
     pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
         let Some(one) = self.connections.get_mut(key) else { return };
         match one.client.read(buffer) {
-            Read::Bytes(_) => one.last_read = Instant::now(),
-            Read::Blocked if !ready.hang_up => {}
+            ReadOutcome::Bytes(_) => one.last_read = Instant::now(),
+            ReadOutcome::WouldBlock if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.
-            Read::Blocked | Read::End | Read::Gone => self.remove(key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.remove(key),
         }
     }
 
@@ -253,7 +253,7 @@ impl LingeringCloses {
     /// of those that have taken everything.
     fn make_room(&mut self, peer: PeerKey) {
         let of_peer = self.connections.iter().filter(|(_, one)| one.peer == Some(peer));
-        let first = of_peer.min_by_key(|(_, one)| (one.client.untaken() > 0, one.since));
+        let first = of_peer.min_by_key(|(_, one)| (one.client.unsent_bytes() > 0, one.since));
         if let Some((key, _)) = first {
             self.remove(key);
         }
@@ -266,7 +266,7 @@ impl LingeringConnection {
     }
 
     fn check_time(&mut self, now: Instant) -> bool {
-        let untaken = self.client.untaken();
+        let untaken = self.client.unsent_bytes();
         if self.untaken.replace(untaken).is_some_and(|before| untaken < before) {
             self.last_progress = now;
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use fpty::proto::session_key::{Finds, SECRET, Secret, SessionKey};
+use fpty::proto::session_key::{FoundBy, SECRET_LENGTH, Secret, SessionKey};
 use fpty::sys::socket::Stream;
 
 /// The user of a client that nobody knows: over TCP, or of another user namespace.
@@ -32,7 +32,7 @@ pub struct Secrets {
 
 /// What is kept of them by who keeps sessions.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedSecrets([Option<[u8; SECRET]>; 2]);
+pub struct SavedSecrets([Option<[u8; SECRET_LENGTH]>; 2]);
 
 impl fmt::Debug for SavedSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,7 +51,7 @@ impl Secrets {
 
     /// Those of a gateway before us.
     pub fn restore(kept: SavedSecrets) -> Self {
-        let [current, previous] = kept.0.map(|secret| secret.map(Secret::of));
+        let [current, previous] = kept.0.map(|secret| secret.map(Secret::from_bytes));
         Self { current, previous }
     }
 
@@ -82,8 +82,8 @@ impl Secrets {
 
     /// What a session's client is told of them; `None`: there are none.
     pub fn key(&self, id: &str, owner: u32) -> Option<SessionKey> {
-        let finds = if owner == UNKNOWN_UID { Finds::Secret } else { Finds::User };
-        Some(SessionKey { id: id.to_owned(), secret: Some(self.current.clone()?), finds })
+        let found_by = if owner == UNKNOWN_UID { FoundBy::Secret } else { FoundBy::User };
+        Some(SessionKey { id: id.to_owned(), secret: Some(self.current.clone()?), found_by })
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_secret_is_good_until_the_next_one_has_arrived() {
         let mut secrets = Secrets::new().expect("a secret");
-        let (first, none) = (current(&secrets), Secret::of([0; SECRET]));
+        let (first, none) = (current(&secrets), Secret::from_bytes([0; SECRET_LENGTH]));
         assert!(secrets.matches(&first) && !secrets.matches(&none));
         secrets.rotate(Some(first.clone()));
         let second = current(&secrets);

@@ -29,12 +29,12 @@ use crate::session::selector::SessionSelector;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{
-    END_OF_STREAM, Ended, Ending, HELLO, NO_SUCH, VARIABLES, VERSION, encode_bare, encode_input,
-    encode_rows_and_cols, request, variables,
+    END_OF_STREAM, EndKind, HELLO, NO_SUCH_SESSION, SessionEnd, VARIABLES, VERSION, encode_bare,
+    encode_input, encode_rows_and_cols, request, variables,
 };
 use fpty::sys::clock::BootInstant;
 use fpty::sys::memfd_message;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::socket::{Stream, Transport};
 
 /// How another gateway says that it goes on with a client.
@@ -88,7 +88,8 @@ impl AttachQuery {
             return None;
         }
         let uid = session_access::uid_of(&connection.client);
-        let secret = client_request.hello.variables.get(variables::SECRET).and_then(Secret::read);
+        let secret =
+            client_request.hello.variables.get(variables::SECRET).and_then(Secret::from_slice);
         if uid == UNKNOWN_UID && secret.is_none() {
             return None;
         }
@@ -116,7 +117,7 @@ impl AttachSearches {
     /// One gets no answer, for no fault of its own.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
-            cx.reject(one.client_request.connection, true, Ended::because(Ending::Refused, why));
+            cx.reject(one.client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
         }
     }
 
@@ -247,9 +248,9 @@ impl AttachSearches {
             Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(client_request),
             Some(gateway) => return self.forward(cx, peers, client_request, gateway, 0),
             None if unanswered => NO_SUCH_ANSWERED,
-            None => NO_SUCH,
+            None => NO_SUCH_SESSION,
         };
-        cx.reject(client_request.connection, true, Ended::because(Ending::Refused, why));
+        cx.reject(client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
         AttachRoute::Elsewhere
     }
 
@@ -263,14 +264,14 @@ impl AttachSearches {
         whom: usize,
         hops: u8,
     ) -> AttachRoute {
-        let refused = |why: &str| Ended::because(Ending::Refused, why);
+        let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         if hops >= MAX_HOPS {
             cx.reject(client_request.connection, true, refused(SESSION_MOVES));
             return AttachRoute::Elsewhere;
         }
         // It takes one there.
         client_request.connection.permit = Ok(None);
-        let said = match memfd_message::of(&said(&client_request.hello, &cx.input)) {
+        let said = match memfd_message::create(&said(&client_request.hello, &cx.input)) {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
@@ -333,7 +334,7 @@ pub fn receive_forwarded(
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
     let connection = Connection { client, transport, listener, permit, origin };
-    let received_fds = Passed::default();
+    let received_fds = ReceivedFds::default();
     Some(Box::new(ClientRequest { connection, hello, received_fds, ended, name: None }))
 }
 
@@ -377,13 +378,13 @@ fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpty::proto::request::Verb;
+    use fpty::proto::request::RequestKind;
 
     #[test]
     fn what_a_client_has_said_is_heard_by_another_gateway() {
         let mut bytes = encode_bare(HELLO, VERSION).to_vec();
         bytes.extend(encode_rows_and_cols(0, 99));
-        request::encode(Verb::Attach, b"job", &mut bytes);
+        request::encode(RequestKind::Attach, b"job", &mut bytes);
         let large = vec![b'v'; 60_000];
         let pairs = [(&b"TERM"[..], &b"foot"[..]), (b"LARGE", &large), (b"fpty.steal", b"1")];
         variables::encode(pairs, &mut bytes);
@@ -400,7 +401,7 @@ mod tests {
         for (name, value) in pairs {
             assert_eq!(twice.variables.get(name), Some(value));
         }
-        assert_eq!(twice.request.read(), Ok(Some((Verb::Attach, b"job".to_vec()))));
+        assert_eq!(twice.request.read(), Ok(Some((RequestKind::Attach, b"job".to_vec()))));
         assert!(decode_client(&again[..again.len() - 9]).is_none(), "cut");
         assert!(decode_client(b"junk").is_none() && decode_client(b"").is_none());
     }

@@ -137,7 +137,7 @@ impl Snapshot<'_> {
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
         let idle = match &self.view {
             Some(view) => view.idle,
-            None => master.and_then(Master::idle_for),
+            None => master.and_then(Master::idle_time),
         };
         let written = |time: SystemTime| rfc3339(time);
         let (started, since) = (

@@ -39,9 +39,9 @@ use crate::event_loop::slab::{Key, Slab, Token};
 use crate::event_loop::timers::Timer;
 use crate::session::selector::SessionSelector;
 use fpty::fair_share::{self, Principal};
-use fpty::proto::request::Verb;
-use fpty::proto::{Ended, Ending};
-use fpty::sys::Read;
+use fpty::proto::request::RequestKind;
+use fpty::proto::{EndKind, SessionEnd};
+use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Ready;
 
 use crate::control::client::{ControlClient, ControlRequest, KillSearch};
@@ -73,7 +73,7 @@ pub struct ControlClients {
 
 /// What a client asks that wants no session of its own.
 pub fn is_control_request(hello: &ClientHello) -> bool {
-    hello.extended && matches!(hello.request.verb(), Some(Verb::List | Verb::Kill))
+    hello.extended && matches!(hello.request.kind(), Some(RequestKind::List | RequestKind::Kill))
 }
 
 impl ControlClients {
@@ -99,7 +99,7 @@ impl ControlClients {
         let is_known = client.peer_uid().is_some();
         let request = hello.request.read();
         let selector = match &request {
-            Ok(Some((Verb::Kill, id))) => Some(SessionSelector::of(id)),
+            Ok(Some((RequestKind::Kill, id))) => Some(SessionSelector::of(id)),
             _ => None,
         };
         let control_request = match selector.flatten() {
@@ -187,19 +187,21 @@ impl ControlClients {
             };
         };
         let response = match one.client.read(&mut cx.buffer[..REQUEST_READ]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 fault_injection::strike("statistics", || &cx.buffer[..count]);
                 match request.feed(&cx.buffer[..count]) {
                     Some(response) => response,
                     None => return,
                 }
             }
-            Read::Blocked if !ready.hang_up => return,
-            Read::End if !ready.hang_up => match request.end() {
+            ReadOutcome::WouldBlock if !ready.hang_up => return,
+            ReadOutcome::Eof if !ready.hang_up => match request.end() {
                 Some(response) => response,
                 None => return self.close(cx, key),
             },
-            Read::Blocked | Read::End | Read::Gone => return self.close(cx, key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
+                return self.close(cx, key);
+            }
         };
         one.set_response(cx, response);
         self.send(cx, peers, view, key);
@@ -282,7 +284,7 @@ impl ControlClients {
         }
         if let Some(one) = self.clients.remove(key) {
             if one.answer.is_empty() {
-                let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
+                let _ = one.client.write(&SessionEnd::new(EndKind::Refused, why).packet());
             }
             cx.close_lingering(one.client, CloseNotice::Packet { is_answered: false });
         }

@@ -10,7 +10,7 @@ use crate::event_loop::subject::SessionRef;
 use crate::observe::audit::SessionInfo;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.
@@ -152,9 +152,9 @@ impl<'a> AllSessions<'a> {
         Some(SessionView {
             client: &io.client,
             listener: attached.listener,
-            pid: io.program.as_ref().map(Process::pid),
+            pid: io.program.as_ref().map(ProcessHandle::pid),
             master: Some(master),
-            idle: idle.or_else(|| master.idle_for()),
+            idle: idle.or_else(|| master.idle_time()),
             is_handed_over,
             bytes: byte_counts.map(|byte_counts| byte_counts.bytes()).unzip(),
         })

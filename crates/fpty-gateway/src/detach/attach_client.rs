@@ -25,10 +25,10 @@ use crate::session::state::extended_state::DetachState;
 use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
-use fpty::proto::{Ended, Ending, NO_SUCH, is_name, variables};
+use fpty::proto::{EndKind, NO_SUCH_SESSION, SessionEnd, is_session_name, variables};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// Text for a client whose session was attached by another connection of its own.
 const TAKEN_OVER: &str = "its client has come back by another connection";
@@ -47,7 +47,7 @@ pub enum AttachResult {
     /// There is no such session: a new one is to be opened.
     StartNew(Connection, ClientHello),
     /// The client is rejected.
-    Rejected(Connection, Ended),
+    Rejected(Connection, SessionEnd),
 }
 
 /// Options of a request to attach.
@@ -79,13 +79,13 @@ pub fn attach(
     connection: Connection,
     mut hello: ClientHello,
 ) -> AttachResult {
-    let refused = |why: &str| Ended::because(Ending::Refused, why);
+    let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
     let target = match std::mem::take(&mut hello.request).read() {
         Ok(Some((_, target))) => target,
         Ok(None) | Err(_) => return AttachResult::Rejected(connection, refused("bad request")),
     };
     let options = AttachOptions::of(&hello, target);
-    if options.create && !is_name(options.target.as_bytes()) {
+    if options.create && !is_session_name(options.target.as_bytes()) {
         return AttachResult::Rejected(connection, refused("bad request: no name"));
     }
     let allows = |rules: &Rules| rules.detach.sessions > 0;
@@ -126,7 +126,7 @@ impl DetachRegistry {
         options: AttachOptions,
     ) -> AttachResult {
         let uid = session_access::uid_of(&connection.client);
-        let presented_secret = hello.variables.get(variables::SECRET).and_then(Secret::read);
+        let presented_secret = hello.variables.get(variables::SECRET).and_then(Secret::from_slice);
         let client_request = presented_secret.as_ref().and_then(|secret| {
             self.find_by_secret(sessions, connection.listener, &options.target, secret)
         });
@@ -137,9 +137,10 @@ impl DetachRegistry {
         let Some(key) = found else {
             return match options.create {
                 true => AttachResult::StartNew(connection, hello),
-                false => {
-                    AttachResult::Rejected(connection, Ended::because(Ending::Refused, NO_SUCH))
-                }
+                false => AttachResult::Rejected(
+                    connection,
+                    SessionEnd::new(EndKind::Refused, NO_SUCH_SESSION),
+                ),
             };
         };
         let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
@@ -149,7 +150,7 @@ impl DetachRegistry {
         if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
             return AttachResult::Rejected(
                 connection,
-                Ended::because(Ending::Refused, error.to_string()),
+                SessionEnd::new(EndKind::Refused, error.to_string()),
             );
         }
         let early_data = std::mem::take(&mut cx.input);
@@ -198,7 +199,7 @@ impl DetachRegistry {
     }
 
     /// END for a client that does not get a session in use.
-    fn in_use(&self, cx: &Context, key: Key) -> Ended {
+    fn in_use(&self, cx: &Context, key: Key) -> SessionEnd {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
@@ -206,14 +207,14 @@ impl DetachRegistry {
                 (user_label(cx, client.uid), timestamp::rfc3339_seconds(since.wall));
             format!("{principal} is attached since {since} (--steal takes it, --read-only watches)")
         });
-        Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
+        SessionEnd::new(EndKind::Refused, why.unwrap_or_else(|| NO_SUCH_SESSION.to_owned()))
     }
 
     /// Asks the attached client to detach.
     fn ask_to_detach(&mut self, sessions: &mut Sessions, key: Key, text: String) {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
         if let Some(live) = client.and_then(|client| sessions.get_mut(client.session)) {
-            let told = Ended { ending: Ending::Detached, value: 1, text };
+            let told = SessionEnd { ending: EndKind::Detached, value: 1, text };
             live.session.detach_client(&told, &mut live.io);
         }
     }
@@ -241,8 +242,8 @@ impl DetachRegistry {
         let restored_pidfd = entry.restored_pidfd();
         let program = match restored_pidfd {
             // A program that cannot be signalled ends by other ways.
-            Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
-            None => Some(Process::child(pid)),
+            Some(pidfd) => pidfd.try_clone().ok().map(ProcessHandle::from_pidfd),
+            None => Some(ProcessHandle::child(pid)),
         };
         let is_restored = restored_pidfd.is_some();
         let Connection { client, transport, permit, listener, origin } = connection;
@@ -277,7 +278,7 @@ impl DetachRegistry {
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
             cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
-            state.detach_client(&Ended::because(Ending::Refused, why), io);
+            state.detach_client(&SessionEnd::new(EndKind::Refused, why), io);
             return cx.push_outcome(Outcome::DropClient(session));
         }
         if let Some(its_key) = its_key {

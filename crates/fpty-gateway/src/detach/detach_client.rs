@@ -20,8 +20,8 @@ use crate::process::hang_up::MasterCopies;
 use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use fpty::error::reason;
-use fpty::proto::Ended;
-use fpty::scrollback::Remains;
+use fpty::proto::SessionEnd;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -57,9 +57,9 @@ pub enum DetachPlan {
 pub enum DetachAs {
     /// The program runs. A new scrollback, where another process has corrupted the one that was
     /// shared.
-    Running(Option<Box<Remains>>),
+    Running(Option<Box<ScrollbackWriter>>),
     /// The program has ended, and no client was sent the END.
-    Exited(Ended),
+    Exited(SessionEnd),
 }
 
 impl DetachRegistry {
@@ -171,7 +171,7 @@ impl DetachRegistry {
         cx: &Context,
         live: &mut LiveSession,
         key: Key,
-    ) -> Result<Option<Box<Remains>>, String> {
+    ) -> Result<Option<Box<ScrollbackWriter>>, String> {
         fault_injection::point("reserving");
         let is_handed_over = live.session.is_handed_over();
         let detach_state = live.session.detach_state_mut();
@@ -184,7 +184,7 @@ impl DetachRegistry {
                 let buffer =
                     cx.listeners.rules(live.listener).map_or(0, |rules| rules.detach.buffer);
                 let size = terminal_size(Some(&live.io.master));
-                let made = Remains::new(buffer as usize, size);
+                let made = ScrollbackWriter::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
@@ -240,7 +240,7 @@ impl DetachRegistry {
         processes: &mut ProcessTable,
         key: Key,
         live: LiveSession,
-        remains: Option<Box<Remains>>,
+        remains: Option<Box<ScrollbackWriter>>,
     ) -> Option<Stream> {
         let was_handed_over = live.session.is_handed_over();
         let LiveSession { mut session, mut io, .. } = live;
@@ -268,7 +268,7 @@ impl DetachRegistry {
         } else {
             // Queries of the program from before (DA1) were answered by the client's terminal. (The
             // client's own writes to the scrollback are looked at from its last count on.)
-            remains.take_asked();
+            remains.take_da1_request();
         }
         let detached = Box::new(DetachedTerminal::new(master, remains, recording));
         let next = sessions.vacant_key();
@@ -385,5 +385,5 @@ fn final_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Opti
     }
     let recording = live.io.recording().map(AsRef::as_ref);
     drain_terminal(cx, &live.io.master, &mut detach_state, recording);
-    detach_state.share().ok()
+    detach_state.share_file().ok()
 }

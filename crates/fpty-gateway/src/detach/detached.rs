@@ -15,14 +15,14 @@ use crate::process::supervisor::orphans::{REAP_TIMEOUT, end_for_client};
 use crate::process::table::ProcessTable;
 use crate::session::handover::TERMINAL_BLOCKED;
 use crate::session::relay::Sessions;
-use fpty::proto::Ended;
-use fpty::scrollback::Remains;
+use fpty::proto::SessionEnd;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 
 /// Most bytes of one read, reads of one terminal in a turn, and reads at its end.
 const ONE_READ: usize = 4096;
@@ -40,14 +40,14 @@ const ANSWER: &[u8] = b"\x1b[?62;22c";
 pub(crate) fn drain_terminal(
     cx: &mut Context,
     master: &Master,
-    remains: &mut Remains,
+    remains: &mut ScrollbackWriter,
     recording: Option<&RecordingTap>,
 ) {
     let _armed = master.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
     for _ in 0..LAST_READS {
-        let Read::Bytes(count) = master.read(buffer) else { break };
-        remains.keep(&buffer[..count]);
+        let ReadOutcome::Bytes(count) = master.read(buffer) else { break };
+        remains.write(&buffer[..count]);
         if let Some(recording) = recording {
             recording.output(&buffer[..count]);
         }
@@ -125,16 +125,16 @@ impl DetachRegistry {
         let buffer = &mut cx.buffer[..ONE_READ];
         for _ in 0..reads {
             match detached.master.read(buffer) {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     *bytes_read += count;
                     fault_injection::strike("left", || &buffer[..count]);
-                    detached.remains.keep(&buffer[..count]);
+                    detached.remains.write(&buffer[..count]);
                     if let Some(recording) = &detached.recording {
                         recording.output(&buffer[..count]);
                     }
                 }
-                Read::Blocked => break,
-                Read::End | Read::Gone => {
+                ReadOutcome::WouldBlock => break,
+                ReadOutcome::Eof | ReadOutcome::Closed => {
                     // The slave may be opened again.
                     let _ = poller.remove(&detached.master);
                     detached.closed = Some(BootInstant::now() + POLL_INTERVAL);
@@ -142,15 +142,15 @@ impl DetachRegistry {
                 }
             }
         }
-        if detached.remains.take_asked() && answers {
+        if detached.remains.take_da1_request() && answers {
             let written = detached.master.write(ANSWER);
-            if let (Some(recording), Written::Bytes(count)) = (&detached.recording, written) {
+            if let (Some(recording), WriteOutcome::Bytes(count)) = (&detached.recording, written) {
                 recording.input(&ANSWER[..count]);
             }
         }
-        let (is_closed, is_held_up) = (detached.closed.is_some(), detached.master.is_held_up());
+        let (is_closed, is_stalled) = (detached.closed.is_some(), detached.master.is_stalled());
         drop(armed);
-        if is_held_up {
+        if is_stalled {
             cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
             return self.end_detached(cx, processes, key, EndReason::Operator);
         }
@@ -197,7 +197,7 @@ impl DetachRegistry {
         processes: &mut ProcessTable,
         key: Key,
         exit: Option<Exit>,
-        ended: Ended,
+        ended: SessionEnd,
     ) {
         // The program's last output is in the terminal by now.
         self.read_terminal(cx, processes, key, LAST_READS);
@@ -209,7 +209,7 @@ impl DetachRegistry {
         };
         let _ = self.poller.remove(&detached.master);
         let recording = detached.recording.take();
-        let ring = detached.remains.share();
+        let ring = detached.remains.share_file();
         let why = exit.map_or(EndReason::Lost, EndReason::of_exit);
         let command = self.command_of(cx, key);
         self.end_viewers(cx, key, &ended);

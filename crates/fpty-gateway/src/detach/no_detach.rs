@@ -25,12 +25,12 @@ use crate::session::state::Session;
 use fpty::fair_share::Principal;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Written, procfs};
+use fpty::sys::{WriteOutcome, procfs};
 
 /// Delay before a busy supervisor is asked again.
 const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
@@ -90,13 +90,13 @@ impl DetachRegistry {
             ..SessionFds::default()
         };
         match self.supervisor.send_session(&record, &held) {
-            Written::Bytes(_) => {
+            WriteOutcome::Bytes(_) => {
                 processes.set_supervised(pidfd.pid());
                 cx.audit.entrusted(SessionRef::Session(session), true);
             }
-            Written::Blocked => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
+            WriteOutcome::WouldBlock => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
             // The session ends with this gateway, as without a supervisor.
-            Written::Gone => {}
+            WriteOutcome::Closed => {}
         }
     }
 
@@ -157,9 +157,9 @@ impl DetachRegistry {
             self.unregister(cx, id);
             return None;
         };
-        let master = Master::given_back(master, true).ok()?;
+        let master = Master::returned(master, true).ok()?;
         let program = PidFd::reopened(pid, program);
-        let process = Process::held(program.try_clone().ok()?);
+        let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
         let at = listener.unwrap_or(NO_LISTENER);

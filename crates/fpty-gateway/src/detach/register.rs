@@ -17,11 +17,11 @@ use crate::session::selector::SessionSelector;
 use crate::session::state::extended_state::DetachState;
 use fpty::error::reason;
 use fpty::fair_share::Principal;
-use fpty::proto::{Ended, Ending, is_name, variables};
-use fpty::scrollback::Remains;
+use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// Name and owner of a session that is to be detachable.
 pub struct Registration {
@@ -44,17 +44,17 @@ impl DetachRegistry {
         connection: &Connection,
         hello: &ClientHello,
         name_claim: Option<SharedCount>,
-    ) -> Result<Option<Registration>, Ended> {
-        let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
+    ) -> Result<Option<Registration>, SessionEnd> {
+        let refused = |why: &str| Err(SessionEnd::new(EndKind::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         if !cx.listeners.rules(connection.listener).is_some_and(allows) {
             return Ok(None);
         }
         let name = hello.variables.get(variables::SESSION_NAME).unwrap_or_default();
-        if !name.is_empty() && !is_name(name) {
+        if !name.is_empty() && !is_session_name(name) {
             return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
         }
-        if hello.variables.get(variables::CAN_LEAVE) != Some(b"1") {
+        if hello.variables.get(variables::CAN_DETACH) != Some(b"1") {
             return Ok(None);
         }
         let uid = session_access::uid_of(&connection.client);
@@ -102,12 +102,12 @@ impl DetachRegistry {
         let listener = live.listener;
         let LiveSession { session, io, .. } = live;
         let (Some(pid), Some(rules)) =
-            (io.program.as_ref().map(Process::pid), cx.listeners.rules(listener))
+            (io.program.as_ref().map(ProcessHandle::pid), cx.listeners.rules(listener))
         else {
             return false;
         };
         // The scrollback has up to 64 MB.
-        let remains = Remains::new(rules.detach.buffer as usize, size);
+        let remains = ScrollbackWriter::new(rules.detach.buffer as usize, size);
         let Ok(remains) = remains else {
             session.notice("this session cannot be left: out of memory", io);
             return false;

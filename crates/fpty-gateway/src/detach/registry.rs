@@ -57,7 +57,7 @@ impl DetachRegistry {
         shared_counts: SharedCounts,
     ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !link::is_available() || !PidFd::there_are() {
+        if !link::is_available() || !PidFd::are_supported() {
             return Ok((None, Vec::new()));
         }
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());

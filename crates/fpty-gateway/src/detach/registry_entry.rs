@@ -16,13 +16,13 @@ use crate::process::supervisor::end_record::EndRecord;
 use crate::session::selector::SessionSelector;
 use fpty::fair_share::Principal;
 use fpty::proto::session_key::Secret;
-use fpty::proto::{Ended, Ending};
-use fpty::scrollback::Remains;
+use fpty::proto::{EndKind, SessionEnd};
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
-use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 
 use super::attach_state::{AttachState, AttachTypes};
@@ -106,8 +106,8 @@ impl Program {
     }
 
     /// The process with this number, to be signalled.
-    pub(crate) fn process(self, pid: Pid) -> Process {
-        self.pidfd.map_or_else(|| Process::child(pid), Process::held)
+    pub(crate) fn process(self, pid: Pid) -> ProcessHandle {
+        self.pidfd.map_or_else(|| ProcessHandle::child(pid), ProcessHandle::from_pidfd)
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Client {
 /// A terminal without a client.
 pub(crate) struct DetachedTerminal {
     pub(crate) master: Master,
-    pub(crate) remains: Remains,
+    pub(crate) remains: ScrollbackWriter,
     /// Time to look again at a terminal whose slave is closed.
     pub(crate) closed: Option<BootInstant>,
     /// The session's recording.
@@ -133,7 +133,7 @@ pub(crate) struct DetachedTerminal {
 impl DetachedTerminal {
     pub(crate) fn new(
         master: Master,
-        remains: Remains,
+        remains: ScrollbackWriter,
         recording: Option<Rc<RecordingTap>>,
     ) -> Self {
         Self { master, remains, closed: None, recording, is_throttled: false }
@@ -143,7 +143,7 @@ impl DetachedTerminal {
 /// What is kept of an exited session.
 pub(crate) struct ExitedSession {
     pub(crate) ring: OwnedFd,
-    pub(crate) ended: Ended,
+    pub(crate) ended: SessionEnd,
     /// The command, where it is known.
     pub(crate) command: Option<Box<str>>,
 }
@@ -162,7 +162,7 @@ pub struct PendingAttach {
 impl PendingAttach {
     /// Rejects the client.
     pub(crate) fn reject(self, cx: &mut Context, why: &str) {
-        let why = Ended::because(Ending::Refused, why);
+        let why = SessionEnd::new(EndKind::Refused, why);
         cx.reject(self.connection, true, why);
     }
 }

@@ -22,13 +22,13 @@ use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
 use crate::session::state::extended_state::DetachState;
-use fpty::proto::{Ended, Ending};
-use fpty::scrollback::Remains;
+use fpty::proto::{EndKind, SessionEnd};
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 
@@ -64,7 +64,7 @@ pub enum Restored {
         info: Box<RestoredInfo>,
     },
     /// The session is to be hung up; with the end line, where no other process writes it.
-    HangUp(Master, Process, Option<String>),
+    HangUp(Master, ProcessHandle, Option<String>),
 }
 
 impl DetachRegistry {
@@ -109,8 +109,8 @@ impl DetachRegistry {
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
             // The program ended while there was no gateway.
-            let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
-            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
+            let terminal = master.and_then(|master| Master::returned(master, shared).ok());
+            let ended = SessionEnd::read(&ended).unwrap_or(SessionEnd::new(EndKind::Lost, ""));
             let size = terminal_size(terminal.as_ref());
             let recording = recording.zip(listener).and_then(|(kept, listener)| {
                 recorder.as_mut()?.go_on(cx, listener, kept, size).ok().flatten()
@@ -132,7 +132,7 @@ impl DetachRegistry {
             self.schedule(cx, key);
             return Some(Restored::Exited(key));
         }
-        let master = Master::given_back(master?, shared).ok()?;
+        let master = Master::returned(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
         let allows = |listener: &u16| {
@@ -140,7 +140,8 @@ impl DetachRegistry {
         };
         // No client could attach any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let listener = listener.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let listener =
+            listener.filter(allows).ok_or_else(|| SessionEnd::new(EndKind::Stopped, why));
         let size = terminal_size(Some(&master));
         let goes_on = listener.and_then(|listener| {
             let recording = match (recording, recorder) {
@@ -155,17 +156,17 @@ impl DetachRegistry {
                 client.map(|client| client.write(&why.packet()));
                 self.unregister(cx, id);
                 let last = last.take(EndReason::Lost, None);
-                return Some(Restored::HangUp(master, Process::held(program), last));
+                return Some(Restored::HangUp(master, ProcessHandle::from_pidfd(program), last));
             }
         };
         let buffer = cx.listeners.rules(listener).map_or(0, |rules| rules.detach.buffer);
         let info = RestoredInfo { listener, size, ..info };
         let remains = match memory {
-            Some(ring) => Remains::of(*ring).ok(),
-            None => ring.and_then(|ring| Remains::go_on(ring).ok()),
+            Some(ring) => ScrollbackWriter::from_ring(*ring).ok(),
+            None => ring.and_then(|ring| ScrollbackWriter::resume(ring).ok()),
         };
         // Another process may have written into a shared scrollback.
-        let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
+        let remains = remains.or_else(|| ScrollbackWriter::new(buffer as usize, size).ok())?;
         let (Some((principal, since_then)), Some(client)) = (attached, client) else {
             // The client was lost with the earlier gateway: the session is detached as of now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
@@ -184,7 +185,7 @@ impl DetachRegistry {
             size,
             Some(DetachState { remains, awaiting_go: false, relay_only: false }),
         );
-        let process = Process::held(program.try_clone().ok()?);
+        let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
         let program = Program::restored(program);
         let mut io = SessionIo::new(client, master, Some(process));
         io.set_recording(recording);
@@ -222,7 +223,7 @@ impl DetachRegistry {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {UNPOLLABLE}"));
         let Released { program, terminal, .. } = entry.state.release();
-        Some(Restored::HangUp(terminal?.master, Process::held(program?.pidfd?), None))
+        Some(Restored::HangUp(terminal?.master, ProcessHandle::from_pidfd(program?.pidfd?), None))
     }
 }
 
@@ -233,30 +234,30 @@ fn with_drained_output(
     terminal: Master,
     recording: Option<&RecordingTap>,
 ) -> Option<OwnedFd> {
-    let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
+    let mut remains = ScrollbackWriter::resume(ring.try_clone().ok()?).ok()?;
     drain_terminal(cx, &terminal, &mut remains, recording);
-    remains.share().ok()
+    remains.share_file().ok()
 }
 
 /// The exit of a program by its END, where that is the program's own.
-fn exit_of(ended: &Ended) -> Option<Exit> {
+fn exit_of(ended: &SessionEnd) -> Option<Exit> {
     match ended.ending {
-        Ending::Exit => Some(Exit::Status(ended.value.into())),
-        Ending::Signal => Some(Exit::Signal { number: ended.value.into(), core: false }),
+        EndKind::Exit => Some(Exit::Status(ended.value.into())),
+        EndKind::Signal => Some(Exit::Signal { number: ended.value.into(), core: false }),
         _ => None,
     }
 }
 
 /// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
 /// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
-pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<Ended> {
+pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<SessionEnd> {
     let record = &cx.listeners.rules(listener)?.record;
     record.dir.as_ref()?;
     match record.on_error {
         OnError::Close => {
             log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
             let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
-            Some(Ended::because(Ending::Lost, why))
+            Some(SessionEnd::new(EndKind::Lost, why))
         }
         OnError::Continue => {
             log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));

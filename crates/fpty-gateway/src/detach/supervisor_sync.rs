@@ -13,7 +13,7 @@ use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
 use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
@@ -157,7 +157,8 @@ impl DetachRegistry {
             (_, Some(detached), _) => {
                 record.shared = detached.master.is_shared();
                 record.recording = detached.recording.as_ref().map(|recording| recording.state());
-                let (master, ring) = (Some(detached.master.as_fd()), detached.remains.file());
+                let (master, ring) =
+                    (Some(detached.master.as_fd()), detached.remains.shared_file());
                 BorrowedFds { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
@@ -172,7 +173,7 @@ impl DetachRegistry {
                 BorrowedFds {
                     master: Some(io.master.as_fd()),
                     program,
-                    ring: detach_state.remains.file(),
+                    ring: detach_state.remains.shared_file(),
                     client: is_handed_over.then(|| io.client.as_fd()),
                     memory: None,
                 }
@@ -180,18 +181,18 @@ impl DetachRegistry {
             (None, None, None) => return,
         };
         let told = self.supervisor.send_session(&record, &held);
-        if matches!(told, Written::Bytes(_)) {
+        if matches!(told, WriteOutcome::Bytes(_)) {
             cx.audit.entrusted(session_ref, true);
         }
-        found.dirty = told == Written::Blocked;
+        found.dirty = told == WriteOutcome::WouldBlock;
         let pid = found.pid;
         match told {
-            Written::Blocked => self.schedule(cx, entry),
-            Written::Bytes(_) => {
+            WriteOutcome::WouldBlock => self.schedule(cx, entry),
+            WriteOutcome::Bytes(_) => {
                 found.close_ring_file();
                 processes.set_supervised(pid);
             }
-            Written::Gone => {}
+            WriteOutcome::Closed => {}
         }
     }
 

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use crate::event_loop::slab::Key;
 use crate::process::supervisor::end_lines;
-use fpty::backlog::{Backlog, Given};
+use fpty::backlog::{Backlog, SendOutcome};
 use fpty::fair_share::Principal;
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, PING, PONG, Packet, RING_PIECE, TAKEN,
-    encode_bare, encode_packet,
+    ClientPacket, ClientPacketDecoder, EndKind, GO, HEADER, INPUT, OFFER, PING, PONG, RING_PIECE,
+    SessionEnd, TAKEN, encode_bare, encode_packet,
 };
-use fpty::scrollback::Seen;
+use fpty::scrollback::ScrollbackReader;
 use fpty::sys::socket::Stream;
 
 /// Most bytes of output that a viewer gets at once.
@@ -20,15 +20,15 @@ const PIECE: u64 = 32 * 1024;
 pub struct Viewer {
     pub(crate) client: Stream,
     pub(crate) principal: Principal,
-    pub(crate) decoder: Decoder,
-    pub(crate) seen: Seen,
+    pub(crate) decoder: ClientPacketDecoder,
+    pub(crate) seen: ScrollbackReader,
     /// Position in the output; `None`: GO was not sent.
     pub(crate) at: Option<u64>,
     pub(crate) entry: Key,
     /// Bytes that the viewer has not taken.
     pub(crate) backlog: Backlog,
     /// The session's end: sent behind all output.
-    pub(crate) end: Option<Ended>,
+    pub(crate) end: Option<SessionEnd>,
     /// The viewer is the client that an exited session was kept for.
     pub(crate) takes_exit_notice: bool,
     /// Time of the connection.
@@ -55,7 +55,7 @@ impl Viewer {
         };
         let to = total.min(*at + PIECE);
         if to > *at {
-            let Some(output) = seen.between(*at, to) else {
+            let Some(output) = seen.range(*at, to) else {
                 return self.fail("its output came too fast");
             };
             *at = to;
@@ -73,13 +73,13 @@ impl Viewer {
     }
 
     pub(crate) fn fail(&mut self, why: &str) -> bool {
-        self.send(&Ended::because(Ending::Lost, why).packet());
+        self.send(&SessionEnd::new(EndKind::Lost, why).packet());
         false
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
-        let given = self.backlog.give(bytes, |bytes| self.client.write(bytes).taken());
-        matches!(given, Given::Taken(_))
+        let given = self.backlog.send(bytes, |bytes| self.client.write(bytes).taken());
+        matches!(given, SendOutcome::Sent(_))
     }
 
     /// Handles the viewer's packets: that it has the scrollback. Whether the viewer stays.
@@ -88,7 +88,7 @@ impl Viewer {
         let mut lives = true;
         while let Some(packet) = decoder.next(&mut bytes) {
             match packet {
-                Packet::Part(kind @ (TAKEN | OFFER), part, true)
+                ClientPacket::Part(kind @ (TAKEN | OFFER), part, true)
                     if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
                 {
                     let Some(total) = self.seen.total() else {
@@ -98,7 +98,7 @@ impl Viewer {
                     let mut go = Vec::new();
                     // The descriptor did not arrive: the scrollback goes in packets.
                     if kind == OFFER {
-                        let kept = self.seen.in_pieces(total).unwrap_or_default();
+                        let kept = self.seen.to_pieces(total).unwrap_or_default();
                         for piece in kept.chunks(u16::MAX.into()) {
                             encode_packet(RING_PIECE, piece, &mut go);
                         }
@@ -106,7 +106,7 @@ impl Viewer {
                     encode_packet(GO, &total.to_le_bytes(), &mut go);
                     lives &= self.send(&go);
                 }
-                Packet::Part(PING, _, true) if self.backlog.is_empty() => {
+                ClientPacket::Part(PING, _, true) if self.backlog.is_empty() => {
                     lives &= self.send(&encode_bare(PONG, 0));
                 }
                 _ => {}

@@ -24,12 +24,12 @@ use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share::{self, Principal};
-use fpty::proto::session_key::{Finds, SessionKey};
-use fpty::proto::{Ended, Ending, KEY, OFFER, OFFER_RING, encode_packet, variables};
-use fpty::scrollback::Seen;
+use fpty::proto::session_key::{FoundBy, SessionKey};
+use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_packet, variables};
+use fpty::scrollback::ScrollbackReader;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 
 /// Interval of looking for more output.
 const FEED_INTERVAL: Duration = Duration::from_millis(30);
@@ -45,16 +45,16 @@ const DISPLACED: &str = "others watch that have fewer places, and there are no m
 const ONE_READ: usize = 256;
 
 /// END for viewers of a session whose end is not the program's own.
-pub fn end_for_viewers(why: EndReason) -> Ended {
+pub fn end_for_viewers(why: EndReason) -> SessionEnd {
     let (ending, text) = match why {
-        EndReason::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
-        EndReason::Limit => (Ending::Limit, MAX_TIME_REACHED),
-        EndReason::Idle => (Ending::Idle, "session ended: no traffic"),
+        EndReason::Operator => (EndKind::Operator, ENDED_BY_OPERATOR),
+        EndReason::Limit => (EndKind::Limit, MAX_TIME_REACHED),
+        EndReason::Idle => (EndKind::Idle, "session ended: no traffic"),
         EndReason::Exit | EndReason::Signal | EndReason::Hangup | EndReason::Lost => {
-            (Ending::Lost, SESSION_ENDED)
+            (EndKind::Lost, SESSION_ENDED)
         }
     };
-    Ended::because(ending, text)
+    SessionEnd::new(ending, text)
 }
 
 impl DetachRegistry {
@@ -68,7 +68,7 @@ impl DetachRegistry {
         pending: PendingAttach,
     ) {
         let PendingAttach { connection, hello, early_data, .. } = pending;
-        let refused = |why: &str| Ended::because(Ending::Refused, why);
+        let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         let principal = Principal::of(&connection.client);
         if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
             >= MAX_VIEWERS_PER_USER
@@ -87,7 +87,7 @@ impl DetachRegistry {
         let entry = self.entries.get_mut(key);
         let detached = entry.and_then(|entry| entry.state.terminal_mut());
         let is_another = detached.is_some_and(|detached| {
-            detached.remains.file().is_none() && detached.remains.open_file().is_ok()
+            detached.remains.shared_file().is_none() && detached.remains.open_file().is_ok()
         });
         let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
             return cx.reject(connection, true, refused("out of descriptors or memory"));
@@ -97,8 +97,8 @@ impl DetachRegistry {
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
             let id = entry.id.as_ref().to_owned();
-            let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
-            encode_packet(KEY, &its_key.payload(), &mut packet);
+            let its_key = SessionKey { id, secret: None, found_by: FoundBy::Viewer };
+            encode_packet(SESSION_KEY, &its_key.payload(), &mut packet);
         }
         encode_packet(OFFER, &[OFFER_RING], &mut offer);
         // A new connection has room for both packets.
@@ -107,7 +107,7 @@ impl DetachRegistry {
             Transport::Tcp => client.write(&offer),
             Transport::Unix => client.write_with_descriptors(&offer, &[ring.as_fd()]),
         };
-        if !matches!(offered, Written::Bytes(_)) {
+        if !matches!(offered, WriteOutcome::Bytes(_)) {
             return;
         }
         let has_exited = end.is_some();
@@ -149,7 +149,7 @@ impl DetachRegistry {
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
-            there.send(&Ended::because(Ending::Refused, why).packet());
+            there.send(&SessionEnd::new(EndKind::Refused, why).packet());
             return self.end_viewer(cx, viewer);
         }
         if !there.on_input(&early_data) {
@@ -163,17 +163,17 @@ impl DetachRegistry {
         &self,
         sessions: &Sessions,
         key: Key,
-    ) -> Option<(OwnedFd, Seen, Option<Ended>)> {
+    ) -> Option<(OwnedFd, ScrollbackReader, Option<SessionEnd>)> {
         let state = &self.entries.get(key)?.state;
         let (ring, end) = match (state, state.client(), state.terminal()) {
             (AttachState::Exited(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
             (_, Some(client), _) => {
-                (sessions.get(client.session)?.session.detach_state()?.remains.file()?, None)
+                (sessions.get(client.session)?.session.detach_state()?.remains.shared_file()?, None)
             }
-            (.., detached) => (detached?.remains.file()?, None),
+            (.., detached) => (detached?.remains.shared_file()?, None),
         };
         let ring = ring.try_clone_to_owned().ok()?;
-        let seen = Seen::received(ring.try_clone().ok()?).ok()?;
+        let seen = ScrollbackReader::open(ring.try_clone().ok()?).ok()?;
         Some((ring, seen, end))
     }
 
@@ -183,12 +183,12 @@ impl DetachRegistry {
             return;
         };
         let lives = match viewer.client.read(&mut cx.buffer[..ONE_READ]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 fault_injection::strike("watcher", || &cx.buffer[..count]);
                 viewer.on_input(&cx.buffer[..count])
             }
-            Read::Blocked => !ready.hang_up,
-            Read::End | Read::Gone => false,
+            ReadOutcome::WouldBlock => !ready.hang_up,
+            ReadOutcome::Eof | ReadOutcome::Closed => false,
         };
         if !lives {
             self.end_viewer(cx, key);
@@ -229,14 +229,14 @@ impl DetachRegistry {
     }
 
     /// Tells the viewers of a live session how it ended.
-    pub fn tell_viewers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
+    pub fn tell_viewers(&mut self, cx: &mut Context, session: Key, ended: &SessionEnd) {
         if let Some(entry) = self.index.by_session(session) {
             self.end_viewers(cx, entry, ended);
         }
     }
 
     /// Tells the viewers of a session how it ended, unless they know already.
-    pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
+    pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &SessionEnd) {
         for key in self.viewer_keys(entry) {
             if let Some(viewer) = self.viewers.get_mut(key) {
                 viewer.end.get_or_insert_with(|| ended.clone());
@@ -247,8 +247,8 @@ impl DetachRegistry {
 
     /// Notifies the viewers that the gateway ends, as far as their connections take it at once. A
     /// client that can attach again reads no more than after a gateway that is killed.
-    pub fn stop(&mut self, why: Ending, line: &str) {
-        let told = (why == Ending::Stopped).then(|| Ended::because(why, line).packet());
+    pub fn stop(&mut self, why: EndKind, line: &str) {
+        let told = (why == EndKind::Stopped).then(|| SessionEnd::new(why, line).packet());
         let keys: Vec<Key> = self.viewers.iter().map(|(key, _)| key).collect();
         for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
             self.viewers.get_mut(key).map(|viewer| viewer.send(told));

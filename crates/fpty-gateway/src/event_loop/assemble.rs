@@ -42,9 +42,9 @@ use fpty::sys::spawn::{Program, Spawner};
 /// # Errors
 /// It cannot wait for anything.
 pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
-    fpty::sys::forbid_inspection();
-    fpty::sys::stdio::stderr_stays(config.processes > 1);
-    if fpty::sys::has_root_group_only() {
+    fpty::sys::forbid_ptrace();
+    fpty::sys::stdio::keep_stderr(config.processes > 1);
+    if fpty::sys::keeps_root_group() {
         log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
     }
     // The server's own gateways end by SIGTERM and SIGINT; so do we, when the
@@ -59,7 +59,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
     let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
     let children =
-        Signals::instead_of_handlers(&handled).context("cannot be told of ended programs")?;
+        Signals::read_by_signalfd(&handled).context("cannot be told of ended programs")?;
     poller
         .add(children.as_fd(), Token::Children.token(), Interest::READ)
         .context("cannot wait for ended programs")?;
@@ -141,7 +141,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     }
     event_loop.cx.shared_counts.drop_unrestored();
     event_loop.processes.killer.schedule_grace(&mut event_loop.cx);
-    for remark in fpty::sys::what_is_missing() {
+    for remark in fpty::sys::missing_features() {
         log(&format!("forkptyrouter: {remark}"));
     }
     event_loop.peers.listen(&event_loop.cx);

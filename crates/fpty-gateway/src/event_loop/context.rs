@@ -20,10 +20,10 @@ use crate::observe::Observers;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
+use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
-use fpty::sys::proc_net_tcp::LocalTcp;
-use fpty::sys::processors::Parallel;
+use fpty::sys::proc_net_tcp::ProcNetTcp;
 use fpty::sys::socket::Stream;
 use fpty::sys::spawn::Spawner;
 use fpty::sys::tick;
@@ -63,7 +63,7 @@ pub struct Context {
     /// What is known of panics.
     pub panics: PanicState,
     /// Connections over TCP to this machine, asked whether their other end is closed.
-    pub local_tcp: LocalTcp,
+    pub local_tcp: ProcNetTcp,
     outcomes: VecDeque<Outcome>,
     /// What is waited for.
     pub poller: Poller,
@@ -72,7 +72,7 @@ pub struct Context {
     /// What comes last in this turn.
     pub deferred_events: Vec<Ready>,
     /// What can run at the same time as we.
-    pub parallel: Parallel,
+    pub parallel: Concurrency,
     tick_policy: TickPolicy,
     /// What had to wait of what clients sent.
     pub deferred_input: DeferredInput,
@@ -131,12 +131,12 @@ impl Context {
             requested_commands: RequestedCommands::default(),
             lingering,
             panics: PanicState::default(),
-            local_tcp: LocalTcp::default(),
+            local_tcp: ProcNetTcp::default(),
             outcomes: VecDeque::new(),
             poller,
             timers: Timers::default(),
             deferred_events: Vec::new(),
-            parallel: Parallel::now(),
+            parallel: Concurrency::now(),
             tick_policy: TickPolicy::new(Instant::now()),
             deferred_input: DeferredInput::new(),
             log_flush_is_scheduled: false,
@@ -228,7 +228,7 @@ impl Context {
     /// The events of a turn were handled, with streams among them or without.
     pub fn end_turn(&mut self, now: Instant, streams: bool) {
         if self.tick_policy.end_turn(now, self.parallel, streams) {
-            tick::keep();
+            tick::keep_running();
         }
     }
 }

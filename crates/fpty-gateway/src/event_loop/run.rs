@@ -36,8 +36,8 @@ use crate::session::state::Session;
 use crate::session::teardown::TeardownQueue;
 use crate::session::transitions::Transitions;
 use fpty::error::{Context as _, Result};
-use fpty::proto::Ending;
-use fpty::proto::request::Verb;
+use fpty::proto::EndKind;
+use fpty::proto::request::RequestKind;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
@@ -384,8 +384,8 @@ impl GatewayLoop {
 
     /// Does what a client wants.
     fn open(&mut self, client_request: ClientRequest) {
-        match client_request.hello.request.verb() {
-            Some(Verb::Attach) => {
+        match client_request.hello.request.kind() {
+            Some(RequestKind::Attach) => {
                 self.find_session(Box::new(client_request), 0);
             }
             _ if control::is_control_request(&client_request.hello) => {
@@ -485,8 +485,8 @@ impl GatewayLoop {
     /// the master's to write, as of a gateway that was killed.
     fn stop(&mut self, instance_stops: bool) -> ! {
         let (why, line) = match instance_stops {
-            true => (Ending::Stopped, "session ended: the instance has stopped"),
-            false => (Ending::Lost, "the gateway was ended by a signal"),
+            true => (EndKind::Stopped, "session ended: the instance has stopped"),
+            false => (EndKind::Lost, "the gateway was ended by a signal"),
         };
         self.sessions.stop(why, line);
         self.commands.stop(why, line);

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use fpty::sys::processors::Parallel;
+use fpty::sys::cpu_affinity::Concurrency;
 
 /// How often the tick is kept; one time is good for a few ticks.
 const PERIOD: Duration = Duration::from_millis(2);
@@ -27,12 +27,12 @@ impl TickPolicy {
     /// A turn of the loop ends, with streams in it or without. Returns whether
     /// to keep the tick: at most once a period, in which there were many turns
     /// after which a processor may have paused.
-    pub fn end_turn(&mut self, now: Instant, parallel: Parallel, streams: bool) -> bool {
+    pub fn end_turn(&mut self, now: Instant, parallel: Concurrency, streams: bool) -> bool {
         let pauses = match parallel {
-            Parallel::Nothing => false,
+            Concurrency::None => false,
             // With its tick kept an input stream was a tenth slower.
-            Parallel::Everything => !streams,
-            Parallel::Workers => true,
+            Concurrency::Everything => !streams,
+            Concurrency::Workers => true,
         };
         if !pauses {
             return false;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     /// How often the tick is kept in a thousand turns, so far apart.
-    fn kept(apart: Duration, parallel: Parallel, streams: bool) -> usize {
+    fn kept(apart: Duration, parallel: Concurrency, streams: bool) -> usize {
         let begin = Instant::now();
         let mut exchange = TickPolicy::new(begin);
         (1..=1000)
@@ -63,22 +63,22 @@ mod tests {
 
     #[test]
     fn a_person_who_types_costs_nothing() {
-        assert_eq!(kept(Duration::from_millis(30), Parallel::Everything, false), 0);
-        assert_eq!(kept(Duration::from_millis(1), Parallel::Everything, false), 0);
+        assert_eq!(kept(Duration::from_millis(30), Concurrency::Everything, false), 0);
+        assert_eq!(kept(Duration::from_millis(1), Concurrency::Everything, false), 0);
     }
 
     #[test]
     fn a_quick_exchange_keeps_the_tick_once_a_period() {
-        assert_eq!(kept(Duration::from_micros(50), Parallel::Everything, false), 25);
-        assert_eq!(kept(Duration::from_micros(10), Parallel::Everything, false), 5);
+        assert_eq!(kept(Duration::from_micros(50), Concurrency::Everything, false), 25);
+        assert_eq!(kept(Duration::from_micros(10), Concurrency::Everything, false), 5);
     }
 
     #[test]
     fn a_stream_counts_where_only_the_workers_run_elsewhere() {
         let quick = Duration::from_micros(50);
-        assert_eq!(kept(quick, Parallel::Everything, true), 0);
-        assert_eq!(kept(quick, Parallel::Workers, true), 25);
-        assert_eq!(kept(quick, Parallel::Nothing, false), 0);
+        assert_eq!(kept(quick, Concurrency::Everything, true), 0);
+        assert_eq!(kept(quick, Concurrency::Workers, true), 25);
+        assert_eq!(kept(quick, Concurrency::None, false), 0);
     }
 
     #[test]
@@ -86,9 +86,9 @@ mod tests {
         let begin = Instant::now();
         let mut exchange = TickPolicy::new(begin);
         for _ in 0..100 {
-            assert!(!exchange.end_turn(begin, Parallel::Everything, false));
+            assert!(!exchange.end_turn(begin, Concurrency::Everything, false));
         }
         let later = begin + Duration::from_secs(1);
-        assert!(!exchange.end_turn(later, Parallel::Everything, false));
+        assert!(!exchange.end_turn(later, Concurrency::Everything, false));
     }
 }

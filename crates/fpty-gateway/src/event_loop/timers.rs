@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::slab::{Key, Token};
 use fpty::sys::child::Pid;
-use fpty::sys::clock::{self, Alarm, BootInstant};
+use fpty::sys::clock::{self, BootInstant, BoottimeTimer};
 use fpty::sys::poll::{Interest, Poller};
 
 /// Something to do at a time.
@@ -115,7 +115,7 @@ pub struct Timers {
     near: Deadlines<Instant>,
     far: Deadlines<BootInstant>,
     /// For the first of those that are far; made when there is one.
-    alarm: Option<Alarm>,
+    alarm: Option<BoottimeTimer>,
     /// How many were left when what had no meaning any more was last thrown
     /// out.
     left: usize,
@@ -148,7 +148,7 @@ impl Timers {
     fn make_alarm(&mut self, poller: &Poller) -> bool {
         if self.alarm.is_none() {
             let token = Token::Alarm.token();
-            self.alarm = Alarm::new()
+            self.alarm = BoottimeTimer::new()
                 .ok()
                 .filter(|alarm| poller.add(alarm.as_fd(), token, Interest::READ).is_ok());
         }

@@ -10,9 +10,9 @@ use crate::event_loop::timers::Timer;
 use crate::log::log;
 use crate::session::relay::{LiveSession, SessionIo};
 use fpty::sys::child::{self, Pid};
-use fpty::sys::foreground_group::Foreground;
-use fpty::sys::pid_guard::Process;
-use fpty::sys::process_session::Leader;
+use fpty::sys::foreground_group::ForegroundGroup;
+use fpty::sys::process_handle::ProcessHandle;
+use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
@@ -42,7 +42,8 @@ impl ProcessTable {
         }
         let LiveSession { session, io: SessionIo { client, master, program, .. }, .. } = live;
         // It may have been reaped while this had to wait its turn.
-        let is_its = |program: &Process| !program.is_child() || self.is_of(program.pid(), key);
+        let is_its =
+            |program: &ProcessHandle| !program.is_child() || self.is_of(program.pid(), key);
         if let Some(program) = program.filter(is_its) {
             // A terminal that was offered may be open elsewhere, and is then not
             // hung up by our close.
@@ -62,14 +63,14 @@ impl ProcessTable {
         &mut self,
         cx: &mut Context,
         terminal: &Master,
-        program: Process,
+        program: ProcessHandle,
         copies: MasterCopies,
     ) {
         // Closing the master sends SIGHUP and SIGCONT to the session's
         // leader; its foreground job would hear of it only when the
         // leader ends, and that may ignore it.
         let leader = program.try_clone();
-        let foreground = leader.and_then(|leader| Foreground::of(terminal, leader));
+        let foreground = leader.and_then(|leader| ForegroundGroup::of(terminal, leader));
         if copies != MasterCopies::None {
             program.signal(libc::SIGHUP);
             program.signal(libc::SIGCONT);
@@ -115,7 +116,7 @@ impl ProcessTable {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));
-            self.killer.kill_session(cx, Leader::child(leader));
+            self.killer.kill_session(cx, SessionLeader::child(leader));
         }
     }
 }

@@ -7,11 +7,11 @@ use crate::event_loop::context::Context;
 use crate::event_loop::timers::Timer;
 use crate::log::log;
 use fpty::sys::child::Pid;
-use fpty::sys::foreground_group::{Foreground, HangUps};
+use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process_session::{Leader, SessionKiller};
+use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
-use fpty::sys::tty_holders::TerminalUsers;
+use fpty::sys::tty_holders::TtyHolders;
 
 /// Members of sessions that are looked for at once.
 const BATCH: usize = 64;
@@ -20,12 +20,12 @@ const BATCH: usize = 64;
 /// is, a little in each turn. The living are served meanwhile.
 pub struct GraceKiller {
     /// Leaders whose sessions are to be killed.
-    leaders_to_kill: Vec<Leader>,
+    leaders_to_kill: Vec<SessionLeader>,
     killer: Option<SessionKiller>,
     /// Foreground groups whose members are to be hung up one by one.
-    hang_ups: HangUps,
+    hang_ups: ForegroundHangups,
     /// Terminals whose users are signalled one by one.
-    tty_holders: TerminalUsers,
+    tty_holders: TtyHolders,
     /// And those that are killed then.
     terminals_in_grace: Vec<(Instant, Master)>,
     /// Those that are not our children and were told to end.
@@ -38,8 +38,8 @@ impl GraceKiller {
         Self {
             leaders_to_kill: Vec::new(),
             killer: None,
-            hang_ups: HangUps::default(),
-            tty_holders: TerminalUsers::default(),
+            hang_ups: ForegroundHangups::default(),
+            tty_holders: TtyHolders::default(),
             terminals_in_grace: Vec::new(),
             grace: orphaned,
         }
@@ -74,7 +74,7 @@ impl GraceKiller {
     }
 
     /// Has the session of this leader killed.
-    pub fn kill_session(&mut self, cx: &mut Context, leader: Leader) {
+    pub fn kill_session(&mut self, cx: &mut Context, leader: SessionLeader) {
         if self.leaders_to_kill.is_empty() && self.killer.is_none() {
             cx.schedule(Duration::ZERO, Timer::Kill);
         }
@@ -82,7 +82,7 @@ impl GraceKiller {
     }
 
     /// Hangs a terminal's foreground group up, where that is not the leader's own.
-    pub fn hang_up(&mut self, cx: &mut Context, foreground: Foreground) {
+    pub fn hang_up(&mut self, cx: &mut Context, foreground: ForegroundGroup) {
         if let Some(later) = foreground.hang_up() {
             if self.hang_ups.is_empty() {
                 cx.schedule(Duration::ZERO, Timer::Kill);
@@ -125,7 +125,7 @@ impl GraceKiller {
 
     /// A program that is not our child is to end.
     pub fn terminate(&mut self, cx: &mut Context, program: PidFd) {
-        self.grace.hang_up(Leader::from(program));
+        self.grace.hang_up(SessionLeader::from(program));
         self.schedule_grace(cx);
     }
 

@@ -46,7 +46,7 @@ pub fn reserve() {
         words.words()[ENDS].store(0, Ordering::Release);
     }
     let Some((words, fd)) = before.or_else(|| {
-        let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
+        let (words, fd) = SharedWords::with_descriptor(WORDS).ok()?;
         let mut bytes = [0; LENGTH * 4];
         fpty::sys::random(&mut bytes).ok()?;
         for (word, four) in words.words()[TOKEN..].iter().zip(bytes.chunks_exact(4)) {

@@ -14,7 +14,7 @@ use once_cell::sync::OnceCell;
 use crate::host::host;
 use crate::log::log;
 use fpty::error::reason;
-use fpty::sys::shm::{Shared, clear};
+use fpty::sys::shm::{SharedMemory, clear};
 
 /// What it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl MemoryOptions {
 }
 
 struct Memory {
-    words: Shared<AtomicU64>,
+    words: SharedMemory<AtomicU64>,
     /// By which it outlives an exec, where it can.
     fd: Option<OwnedFd>,
     regions: Vec<Range<usize>>,
@@ -113,10 +113,10 @@ pub fn reserve(options: MemoryOptions, words: RegionSize) {
     let (regions, end) = options.layout(words);
     let before = host().take_kept_memory(NAME);
     let before = before.filter(|(fd, note)| *note == *options.note() && clear(fd.as_fd()).is_ok());
-    let before = before.and_then(|(fd, _)| Some((Shared::of(fd.as_fd(), end).ok()?, fd)));
-    let made = before.map_or_else(|| Shared::to_be_kept(end), Ok);
+    let before = before.and_then(|(fd, _)| Some((SharedMemory::of(fd.as_fd(), end).ok()?, fd)));
+    let made = before.map_or_else(|| SharedMemory::with_descriptor(end), Ok);
     let made = made.map(|(words, fd)| (words, Some(fd)));
-    match made.or_else(|_| Ok((Shared::new(end)?, None))) {
+    match made.or_else(|_| Ok((SharedMemory::new(end)?, None))) {
         Ok((words, fd)) => {
             if let Some(fd) = &fd {
                 host().inherited_by_gateways_only(fd.as_fd());

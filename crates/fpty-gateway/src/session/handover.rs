@@ -13,8 +13,8 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
-use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
-use fpty::sys::Written;
+use fpty::proto::{EndKind, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
+use fpty::sys::WriteOutcome;
 use fpty::sys::socket::Transport;
 
 /// Resolution of the idle time of a handed-over terminal: a shorter timeout needs the relay.
@@ -70,7 +70,8 @@ impl LiveSession {
             descriptors.push(pidfd.as_fd());
         }
         // Whoever reads the terminal writes the scrollback.
-        if let Some(ring) = detach_state.and_then(|detach_state| detach_state.remains.file()) {
+        if let Some(ring) = detach_state.and_then(|detach_state| detach_state.remains.shared_file())
+        {
             names.push(OFFER_RING);
             descriptors.push(ring);
         }
@@ -80,17 +81,17 @@ impl LiveSession {
             return self.session.offer_in_pieces(&packet, &mut self.io);
         }
         match self.io.client.write_with_descriptors(&packet, &descriptors) {
-            Written::Bytes(_) => {
+            WriteOutcome::Bytes(_) => {
                 self.session.set_offered();
                 if !relay_only {
                     self.io.master.share();
                 }
             }
-            Written::Blocked => {
+            WriteOutcome::WouldBlock => {
                 cx.schedule(OFFER_RETRY, Timer::Terminal(key, TerminalTimer::Offer))
             }
             // The next event reports the closed connection.
-            Written::Gone => {}
+            WriteOutcome::Closed => {}
         }
     }
 }
@@ -100,7 +101,7 @@ impl Sessions {
     /// that. The client is notified once, and not waited for.
     pub fn terminate_blocked(&mut self, cx: &mut Context, key: Key) {
         if let Some(live) = self.get_mut(key) {
-            live.session.terminate(Ending::Operator, TERMINAL_BLOCKED, &mut live.io);
+            live.session.terminate(EndKind::Operator, TERMINAL_BLOCKED, &mut live.io);
             cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
         }
     }

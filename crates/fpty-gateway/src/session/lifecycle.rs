@@ -24,11 +24,11 @@ use crate::observe::event::Event;
 use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines::EndLineSlot;
 use fpty::fair_share::Principal;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Stream;
 
 /// What is known of a session of an earlier gateway.
@@ -212,7 +212,7 @@ impl Context {
 /// The reason of an end: the gateway has terminated the session, its program has ended, or its
 /// client is gone.
 fn close_reason(
-    termination: Option<Ending>,
+    termination: Option<EndKind>,
     exit: Option<EndReason>,
     client_is_gone: bool,
 ) -> EndReason {
@@ -237,7 +237,7 @@ impl LiveSession {
         let SessionIo { client, master, program, byte_counts, .. } = &mut self.io;
         cx.pending(SessionRef::Session(key), permit, shown, (client, origin), |cx| {
             byte_counts.get_or_insert_with(Box::default).touch();
-            let pid = program.as_ref().map(Process::pid);
+            let pid = program.as_ref().map(ProcessHandle::pid);
             NewSession { id: cx.ids.of(key), pid, tty: master.slave_name(), size: Some(size) }
         });
     }

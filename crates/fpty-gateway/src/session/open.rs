@@ -21,13 +21,13 @@ use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
 use crate::process::supervisor::leaders::LeaderKind;
 use crate::process::table::ProcessTable;
-use fpty::backlog::is_free;
+use fpty::backlog::has_free_memory;
 use fpty::error::reason;
-use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol};
+use fpty::proto::{EndKind, MAX_TEXT, Protocol, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
-use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::spawn::{Program, Started, Streams};
@@ -137,7 +137,7 @@ impl Context {
         why: &Rejection,
     ) {
         let Rejection { ended, reason } = why;
-        let text = shown_within(&ended.text, LONGEST_TEXT);
+        let text = shown_within(&ended.text, MAX_TEXT);
         let line = format!("forkptyrouter: session refused: {text}");
         let last = match extended {
             true => {
@@ -213,12 +213,12 @@ impl Context {
     ) -> Result<(Master, Pid), Rejection> {
         let refused = |why: String| Rejection::because(RejectReason::Resources, why);
         // Rust aborts the process where a small allocation fails.
-        if !is_free(0) {
+        if !has_free_memory(0) {
             return Err(refused(String::from("out of memory")));
         }
         let (master, slave) = pty::open(size).map_err(|error| refused(error.to_string()))?;
         if let Some(user) = program.user() {
-            slave.belongs_to(user);
+            slave.chown_to(user);
         }
         let streams = Streams::Terminal(&slave);
         let pid = self.spawn(processes, program, streams, environment, LeaderKind::Terminal)?;
@@ -233,7 +233,7 @@ impl LiveSession {
     /// Checks whether the program has been executed. Until then the terminal is not read: it echoes
     /// what the client typed, and a rejected client is to read one line alone.
     pub fn check_started(&mut self, cx: &mut Context, key: Key) -> SessionAction {
-        let program = self.io.program.as_ref().map(Process::pid);
+        let program = self.io.program.as_ref().map(ProcessHandle::pid);
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(self.started_poll.into());
             self.started_poll = self.started_poll.saturating_mul(2).min(STARTING_LAST);
@@ -268,7 +268,7 @@ impl Sessions {
         let Connection { client, transport, listener, permit, origin } = connection;
         let key = self.insert(LiveSession::new(
             session,
-            SessionIo::new(client, master, Some(Process::child(pid))),
+            SessionIo::new(client, master, Some(ProcessHandle::child(pid))),
             transport,
             listener,
         ));
@@ -303,7 +303,7 @@ impl Sessions {
         if ended {
             session.client_half_closed();
         }
-        if let Some(line) = hello.variables.remark() {
+        if let Some(line) = hello.variables.truncation_notice() {
             session.notice(&line, io);
         }
     }
@@ -358,9 +358,9 @@ impl Sessions {
 
 /// END of a program that cannot be executed, with a shell's status: 127 for one that does not
 /// exist, else 126.
-pub(crate) fn exec_error(program: &Program, errno: i32) -> Ended {
+pub(crate) fn exec_error(program: &Program, errno: i32) -> SessionEnd {
     // A step before execve(2) that failed has an errno above the real ones.
     let value = if errno == libc::ENOENT { 127 } else { 126 };
     let text = program.refusal(errno).to_string();
-    Ended { ending: Ending::ExecFailed, value, text }
+    SessionEnd { ending: EndKind::ExecFailed, value, text }
 }

@@ -12,9 +12,9 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{SessionTimer, TerminalTimer, Timer};
 use crate::process::table::ProcessTable;
-use fpty::proto::Ending;
-use fpty::sys::pid_guard::Process;
-use fpty::sys::proc_net_tcp::LocalTcp;
+use fpty::proto::EndKind;
+use fpty::sys::proc_net_tcp::ProcNetTcp;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Transport;
 
 /// First and longest delay between EOF characters for a program that reads on, in milliseconds.
@@ -77,7 +77,7 @@ impl LiveSession {
 
     /// Asks the kernel whether the TCP peer has closed, although its input is not read. After a
     /// half-close keepalive probes become frequent.
-    fn probe_peer_closed(&mut self, local_tcp: &mut LocalTcp) -> bool {
+    fn probe_peer_closed(&mut self, local_tcp: &mut ProcNetTcp) -> bool {
         let client = &self.io.client;
         if self.transport != Transport::Tcp {
             return false;
@@ -145,7 +145,7 @@ impl LiveSession {
 
     /// Checks whether output over TCP is acknowledged: the peer's machine may have vanished.
     fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) -> SessionAction {
-        match self.io.client.unanswered_for() {
+        match self.io.client.unacknowledged_for() {
             None => self.probes.clear(flag::TCP_STALLED),
             Some(silence) if silence >= TCP_STALL_TIMEOUT => return SessionAction::Teardown,
             Some(_) => {
@@ -195,7 +195,7 @@ impl TimeLimited for LiveSession {
 
     fn idle_for(&self) -> Option<Duration> {
         match self.session.is_handed_over() {
-            true => self.io.master.idle_for(),
+            true => self.io.master.idle_time(),
             false => self.silent_for(),
         }
     }
@@ -204,7 +204,7 @@ impl TimeLimited for LiveSession {
         self.session.notice(line, &mut self.io);
     }
 
-    fn terminate(&mut self, why: Ending, line: &str) {
+    fn terminate(&mut self, why: EndKind, line: &str) {
         self.session.terminate(why, line, &mut self.io);
     }
 }
@@ -256,7 +256,7 @@ impl Sessions {
         }
         cx.schedule(SLAVE_REOPENED_INTERVAL, Timer::Terminal(key, TerminalTimer::SlaveReopened));
         // Most often the program has ended.
-        let program = live.io.program.as_ref().map(Process::pid);
+        let program = live.io.program.as_ref().map(ProcessHandle::pid);
         if let Some(program) = program.filter(|_| processes.has_many()) {
             processes.reap_one(cx, program);
         }

@@ -10,13 +10,13 @@ use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::slab::{self, Slab, Token};
 use crate::observe::audit::EndReason;
 use crate::observe::recording::tap::RecordingTap;
-use fpty::proto::Ending;
-use fpty::sys::pid_guard::Process;
+use fpty::proto::EndKind;
+use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::poll::{Interest, Poller, Ready};
-use fpty::sys::processors::Parallel;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Read, Size, Written};
+use fpty::sys::{ReadOutcome, Size, WriteOutcome};
 
 /// Most bytes that one read of a terminal yields, whatever the buffer.
 const ONE_READ: usize = 4096;
@@ -73,7 +73,7 @@ pub struct SessionIo {
     pub client: Stream,
     pub master: Master,
     /// The process until it is reaped: after that the number may be another process's.
-    pub program: Option<Process>,
+    pub program: Option<ProcessHandle>,
     /// Byte counts, where audit, limits or statistics need them.
     pub byte_counts: Option<Box<ByteCounts>>,
 }
@@ -100,7 +100,7 @@ impl LiveSession {
 
 impl SessionIo {
     /// The descriptors of a session without byte counts.
-    pub fn new(client: Stream, master: Master, program: Option<Process>) -> Self {
+    pub fn new(client: Stream, master: Master, program: Option<ProcessHandle>) -> Self {
         Self { client, master, program, byte_counts: None }
     }
 
@@ -135,15 +135,15 @@ impl LiveSession {
 }
 
 impl SessionEffects for SessionIo {
-    fn write_terminal(&mut self, bytes: &[u8]) -> Written {
+    fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = self.master.write(bytes);
-        if let (Some(byte_counts), Written::Bytes(count)) = (&mut self.byte_counts, written) {
+        if let (Some(byte_counts), WriteOutcome::Bytes(count)) = (&mut self.byte_counts, written) {
             byte_counts.count_input(&bytes[..count]);
         }
         written
     }
 
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         self.client.write(bytes)
     }
 
@@ -162,8 +162,8 @@ impl SessionEffects for SessionIo {
 
     fn key(&mut self, number: u8) -> SignalKey {
         match self.master.signal_key(number.into()) {
-            Some(key) if key.drops_input => {
-                self.master.drop_input();
+            Some(key) if key.flushes_input => {
+                self.master.flush_input();
                 SignalKey::DropsInput(key.byte)
             }
             Some(key) => SignalKey::AsInput(key.byte),
@@ -242,7 +242,7 @@ impl Sessions {
         }
         if ready.read && session.client_interest().read {
             match io.client.read_into(&mut cx.input) {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     *last_input = magnitude(count);
                     crate::event_loop::fault_injection::strike("input", || &cx.input);
                     crate::event_loop::fault_injection::arm(&cx.input);
@@ -253,11 +253,11 @@ impl Sessions {
                 }
                 // A closed UNIX socket is hung up as well; one whose writing half was shut down is
                 // not.
-                Read::End if ready.hang_up => session.client_disconnected(),
-                Read::End if session.awaits_first_bytes() => return ClientEvent::FirstEof,
-                Read::End => session.client_half_closed(),
-                Read::Gone => session.client_disconnected(),
-                Read::Blocked => {}
+                ReadOutcome::Eof if ready.hang_up => session.client_disconnected(),
+                ReadOutcome::Eof if session.awaits_first_bytes() => return ClientEvent::FirstEof,
+                ReadOutcome::Eof => session.client_half_closed(),
+                ReadOutcome::Closed => session.client_disconnected(),
+                ReadOutcome::WouldBlock => {}
             }
         } else if ready.hang_up && !session.has_deferred_input() {
             // Deferred input is handled first, then the connection is read to its end.
@@ -273,7 +273,7 @@ impl Sessions {
     pub fn terminal_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) {
         // A session alone keeps no other waiting.
         let alone = self.len() == 1;
-        let in_parallel = cx.parallel != Parallel::Nothing;
+        let in_parallel = cx.parallel != Concurrency::None;
         let Some(live) = self.get_mut(key) else {
             return;
         };
@@ -285,8 +285,9 @@ impl Sessions {
             if live.session.terminal_interest().read && !live.must_throttle() {
                 // On several processors the stream's client can take one read meanwhile. The poll
                 // comes first all the same: without it an echo beside a stream took a third longer.
-                let wait =
-                    |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
+                let wait = |poller: &Poller| {
+                    !alone && (poller.has_others_ready(ready.token) || in_parallel)
+                };
                 live.read_terminal(cx, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A level-triggered hang-up is reported without end, asked for or not: until the
@@ -308,7 +309,7 @@ impl LiveSession {
     /// Settles the session after an event: updates the poller's interests, or says what the session
     /// needs from others.
     pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
-        if self.io.master.is_held_up() && self.session.termination().is_none() {
+        if self.io.master.is_stalled() && self.session.termination().is_none() {
             return SessionAction::TerminalBlocked;
         }
         match self.session.next_action() {
@@ -322,7 +323,7 @@ impl LiveSession {
                 // In the midst of pending output the text would be misread.
                 if !self.session.has_output() {
                     let line = "session ended: out of memory";
-                    self.session.terminate(Ending::Lost, line, &mut self.io);
+                    self.session.terminate(EndKind::Lost, line, &mut self.io);
                 }
                 cx.listeners.log_rejection("forkptyrouter: session ended: out of memory");
                 return SessionAction::Close;
@@ -380,7 +381,7 @@ impl LiveSession {
         while start + have + ONE_READ <= BUFFER {
             let read = match pipe {
                 None => self.io.master.read(&mut buffer[start + have..]),
-                Some(through) => match through.fill(&self.io.master, ONE_READ) {
+                Some(through) => match through.splice_from(&self.io.master, ONE_READ) {
                     Some(read) => read,
                     None if have > 0 => break,
                     None => {
@@ -390,15 +391,15 @@ impl LiveSession {
                 },
             };
             match read {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     have += count;
                     let full_read = hung_up || count >= SHORT_READ;
                     if !full_read || (count >= SHORT_READ && somebody_waits(poller)) {
                         break;
                     }
                 }
-                Read::Blocked => break,
-                Read::End | Read::Gone => {
+                ReadOutcome::WouldBlock => break,
+                ReadOutcome::Eof | ReadOutcome::Closed => {
                     ended = true;
                     break;
                 }

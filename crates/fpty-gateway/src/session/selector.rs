@@ -5,13 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::ids::LENGTH;
-use fpty::proto::{LONGEST_NAME, is_name};
+use fpty::proto::{MAX_SESSION_NAME, is_session_name};
 
 /// An id, a prefix of one, or a name; of bounded length and letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct SessionSelector {
-    typed: [u8; LONGEST_NAME],
+    typed: [u8; MAX_SESSION_NAME],
     length: usize,
 }
 
@@ -19,8 +19,8 @@ impl SessionSelector {
     /// The selector of what was typed; `None`: no session can be called so.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let length = bytes.len();
-        let mut typed = [0; LONGEST_NAME];
-        typed.get_mut(..length).filter(|_| is_name(bytes))?.copy_from_slice(bytes);
+        let mut typed = [0; MAX_SESSION_NAME];
+        typed.get_mut(..length).filter(|_| is_session_name(bytes))?.copy_from_slice(bytes);
         Some(Self { typed, length })
     }
 

@@ -13,9 +13,9 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
 use crate::process::supervisor;
 use crate::process::table::ProcessTable;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// How long the terminal of an ended program may stay silent, where another process holds it open,
 /// before its output counts as ended.
@@ -44,7 +44,7 @@ impl TeardownQueue {
 
     /// Programs of the sessions that wait.
     pub fn processes(&self) -> impl Iterator<Item = Pid> {
-        let program = |live: &LiveSession| live.io.program.as_ref().map(Process::pid);
+        let program = |live: &LiveSession| live.io.program.as_ref().map(ProcessHandle::pid);
         self.waiting.iter().filter_map(move |(_, live)| program(live))
     }
 }
@@ -120,7 +120,7 @@ impl LiveSession {
 
 impl Sessions {
     /// The program of a session has ended and was reaped.
-    pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
+    pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: SessionEnd) {
         let Some(live) = self.get_mut(key) else {
             return;
         };
@@ -164,13 +164,13 @@ impl Sessions {
     /// Notifies clients that the gateway ends, as far as their connections take it at once. A
     /// handed-over terminal has the supervisor, which does that, and a client that can attach again
     /// reads no more than after a gateway that is killed.
-    pub fn stop(&mut self, why: Ending, line: &str) {
+    pub fn stop(&mut self, why: EndKind, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::link::is_running();
         for key in keys {
             let is_ours = |live: &&mut LiveSession| {
                 let session = &live.session;
-                let comes_back = why == Ending::Lost && session.detach_state().is_some();
+                let comes_back = why == EndKind::Lost && session.detach_state().is_some();
                 !is_held || !(comes_back || session.is_handed_over())
             };
             if let Some(live) = self.get_mut(key).filter(is_ours) {
@@ -192,7 +192,7 @@ impl Sessions {
         // In the midst of pending output the text would be misread.
         if !live.session.has_output() && live.session.termination().is_none() {
             let line = format!("session ended: {INTERNAL_ERROR}");
-            live.session.terminate(Ending::Lost, &line, &mut live.io);
+            live.session.terminate(EndKind::Lost, &line, &mut live.io);
         }
         self.close(cx, processes, key);
     }
@@ -202,7 +202,8 @@ impl Sessions {
         let Some(live) = self.get_mut(key) else {
             return;
         };
-        let is_there = |program: &Process| !program.is_child() || processes.has(program.pid());
+        let is_there =
+            |program: &ProcessHandle| !program.is_child() || processes.has(program.pid());
         live.io.program = live.io.program.take().filter(is_there);
     }
 }

@@ -7,7 +7,7 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{SessionTimer, Timer};
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 
 /// How long before a limit the client gets a notice, where the limit is longer than that.
 const NOTICE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ pub trait TimeLimited {
     /// Sends the client a notice.
     fn notice(&mut self, line: &str);
     /// Terminates it with this reason and text.
-    fn terminate(&mut self, why: Ending, line: &str);
+    fn terminate(&mut self, why: EndKind, line: &str);
 
     /// Starts the timers of both limits; so much of the maximum time is `over`.
     fn start_timers(&mut self, cx: &mut Context, key: Key, over: Duration) {
@@ -58,7 +58,7 @@ pub trait TimeLimited {
         }
         if let Some(timeout) = timeout {
             // A handed-over terminal has its times by the wall clock.
-            fpty::sys::clock::look_at_wall_clock();
+            fpty::sys::clock::observe_wall_clock();
             self.byte_counts().get_or_insert_with(Box::default).touch();
             if let IdleCheck::Wait(wait) = IdleCheck::of(Duration::ZERO, timeout, false) {
                 cx.schedule(wait, Self::due(key, SessionTimer::Idle));
@@ -70,7 +70,7 @@ pub trait TimeLimited {
     fn on_time_limit(&mut self, cx: &mut Context, key: Key, due: SessionTimer) {
         match due {
             SessionTimer::LimitWarning => self.notice(MAX_TIME_SOON),
-            SessionTimer::Limit => self.terminate_with(cx, key, Ending::Limit, MAX_TIME_REACHED),
+            SessionTimer::Limit => self.terminate_with(cx, key, EndKind::Limit, MAX_TIME_REACHED),
             SessionTimer::Idle => self.check_idle(cx, key, false),
             SessionTimer::IdleWarning => self.check_idle(cx, key, true),
             SessionTimer::TcpStalled | SessionTimer::NoticeTimeout | SessionTimer::ExecCheck => {}
@@ -92,13 +92,13 @@ pub trait TimeLimited {
                 cx.schedule(wait, Self::due(key, SessionTimer::IdleWarning));
             }
             IdleCheck::Expired => {
-                self.terminate_with(cx, key, Ending::Idle, &IdleCheck::line(Self::WHAT, timeout));
+                self.terminate_with(cx, key, EndKind::Idle, &IdleCheck::line(Self::WHAT, timeout));
             }
         }
     }
 
     /// Terminates it; the client has a moment to read END.
-    fn terminate_with(&mut self, cx: &mut Context, key: Key, why: Ending, line: &str) {
+    fn terminate_with(&mut self, cx: &mut Context, key: Key, why: EndKind, line: &str) {
         self.terminate(why, line);
         cx.schedule(CLOSE_TIMEOUT, Self::due(key, SessionTimer::NoticeTimeout));
     }

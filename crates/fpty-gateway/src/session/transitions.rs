@@ -26,8 +26,8 @@ use crate::observe::recording::{RecordingTap, Recordings};
 use crate::process::hang_up::MasterCopies;
 use crate::process::supervisor::protocol::{SessionFds, SessionRecord};
 use crate::process::table::ProcessTable;
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, variables};
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, SessionEnd, variables};
 use fpty::sys::child::{Exit, Pid};
 
 /// Log line of a session that the supervisor has no room for.
@@ -162,7 +162,7 @@ impl Transitions<'_> {
     }
 
     /// The program of a session was reaped; `failure`: it was not executed.
-    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
+    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<SessionEnd>) {
         match failure {
             Some(why) => {
                 if let Some(live) = self.sessions.get_mut(key) {
@@ -172,13 +172,13 @@ impl Transitions<'_> {
             }
             None => {
                 self.sessions.exited(self.cx, key, exit);
-                self.announce_exit(key, of_exit(exit));
+                self.announce_exit(key, session_end(exit));
             }
         }
     }
 
     /// Announces the program's end to viewers and to the client.
-    pub fn announce_exit(&mut self, key: Key, ended: Ended) {
+    pub fn announce_exit(&mut self, key: Key, ended: SessionEnd) {
         self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
         self.sessions.program_ended(self.cx, key, ended);
     }
@@ -221,7 +221,7 @@ impl Transitions<'_> {
     /// Ends a session at the operator's wish.
     pub fn end_by_operator(&mut self, key: Key) {
         if let Some(live) = self.sessions.get_mut(key) {
-            live.terminate_with(self.cx, key, Ending::Operator, ENDED_BY_OPERATOR);
+            live.terminate_with(self.cx, key, EndKind::Operator, ENDED_BY_OPERATOR);
             self.settle(key);
         }
     }
@@ -269,7 +269,7 @@ impl Transitions<'_> {
     pub fn end_unpollable(&mut self, key: Key) {
         if let Some(live) = self.sessions.get_mut(key) {
             log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
-            live.session.terminate(Ending::Lost, UNPOLLABLE, &mut live.io);
+            live.session.terminate(EndKind::Lost, UNPOLLABLE, &mut live.io);
             self.sessions.close(self.cx, self.processes, key);
         }
     }
@@ -401,7 +401,7 @@ impl Transitions<'_> {
         let client = registry.detach(cx, sessions, processes, key, detach_as, how);
         // The supervisor has the session, whatever becomes of this gateway: now the client is told.
         if let (Some(id), Some(client)) = (id, client) {
-            let _ = client.write(&Ended::because(Ending::Detached, id).packet());
+            let _ = client.write(&SessionEnd::new(EndKind::Detached, id).packet());
         }
         true
     }
@@ -432,7 +432,7 @@ impl Transitions<'_> {
     /// The program of a detached session has ended.
     pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
         self.with_registry(|registry, cx, sessions, processes| {
-            registry.detached_exited(cx, sessions, processes, entry, Some(exit), of_exit(exit));
+            registry.detached_exited(cx, sessions, processes, entry, Some(exit), session_end(exit));
         });
     }
 }

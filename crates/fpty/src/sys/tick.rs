@@ -12,6 +12,6 @@ use super::pipe::Pipe;
 /// callback to run keeps its tick (`tick_nohz_next_event` in the kernel's
 /// kernel/time/tick-sched.c), and a pipe that closes leaves one, for its inode
 /// (`destroy_inode` in fs/inode.c). A kernel that does otherwise loses nothing.
-pub fn keep() {
+pub fn keep_running() {
     drop(Pipe::new());
 }

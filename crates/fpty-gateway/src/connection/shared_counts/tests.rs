@@ -1,9 +1,9 @@
 use super::*;
-use fpty::sys::shm::Shared;
+use fpty::sys::shm::SharedMemory;
 use proptest::prelude::*;
 
 fn tables(count: usize) -> Vec<&'static [AtomicU64]> {
-    let new = |_| Shared::new(WORDS).expect("memory").words();
+    let new = |_| SharedMemory::new(WORDS).expect("memory").words();
     (0..count).map(new).collect()
 }
 

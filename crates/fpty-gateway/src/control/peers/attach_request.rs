@@ -25,7 +25,7 @@ fn to_bytes<S: Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::E
 }
 
 fn of_bytes<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error> {
-    Ok(Option::deserialize(from)?.map(Secret::of))
+    Ok(Option::deserialize(from)?.map(Secret::from_bytes))
 }
 
 /// A name, as a key of what all gateways see.

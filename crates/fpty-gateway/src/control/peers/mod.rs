@@ -28,7 +28,7 @@ use crate::process::proof;
 use fpty::error::reason;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 
 pub use super::peers::request::{ForwardedClient, IncomingRequest, PeerRequest, Requester};
 
@@ -50,7 +50,8 @@ pub fn reserve(gateways: u32) {
     if gateways < 2 {
         return;
     }
-    let pairs: std::io::Result<Vec<_>> = (0..gateways).map(|_| Stream::pair_that_tells()).collect();
+    let pairs: std::io::Result<Vec<_>> =
+        (0..gateways).map(|_| Stream::credentialed_pair()).collect();
     match pairs {
         Ok(pairs) => {
             for (theirs, ours) in &pairs {
@@ -157,7 +158,10 @@ impl Peers {
         let number = self.next;
         let body = encode(&request);
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
-        if !matches!(to.write_with_descriptors(&message.encode(), descriptors), Written::Bytes(_)) {
+        if !matches!(
+            to.write_with_descriptors(&message.encode(), descriptors),
+            WriteOutcome::Bytes(_)
+        ) {
             return false;
         }
         self.next += 1;
@@ -184,8 +188,8 @@ impl Peers {
         for _ in 0..BATCH {
             // What comes along closes here, unless it is asked for.
             let mut passed = Vec::new();
-            let (read, sender) = inbox.read_and_sender(&mut buffer, &mut passed);
-            let Read::Bytes(count) = read else {
+            let (read, sender) = inbox.read_credentialed(&mut buffer, &mut passed);
+            let ReadOutcome::Bytes(count) = read else {
                 return;
             };
             let Some(Message { from, is_answer, number, body }) = Message::decode(&buffer[..count])

@@ -78,7 +78,7 @@ mod tests {
         let id = SessionSelector::of(b"0123abcd").expect("an id");
         let name = SessionSelector::of(&[b'n'; 64]).expect("a name");
         let until = u64::MAX - 7;
-        let secret = Some(Secret::of([7; 16]));
+        let secret = Some(Secret::from_bytes([7; 16]));
         for request in [
             PeerRequest::Page(PageRequest { by: 7, from: 70_000, kind: PageKind::List }),
             PeerRequest::Page(PageRequest { by: 0, from: 1 << 31, kind: PageKind::Statistics }),

@@ -1,6 +1,6 @@
 //! Why a session ended, and why there was none.
 
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Exit;
 
 /// Why a session ended.
@@ -41,13 +41,13 @@ impl EndReason {
     }
 
     /// What the client was told.
-    pub fn of(ending: Ending) -> Self {
+    pub fn of(ending: EndKind) -> Self {
         match ending {
-            Ending::Exit => Self::Exit,
-            Ending::Signal => Self::Signal,
-            Ending::Idle => Self::Idle,
-            Ending::Limit => Self::Limit,
-            Ending::Operator => Self::Operator,
+            EndKind::Exit => Self::Exit,
+            EndKind::Signal => Self::Signal,
+            EndKind::Idle => Self::Idle,
+            EndKind::Limit => Self::Limit,
+            EndKind::Operator => Self::Operator,
             _ => Self::Lost,
         }
     }
@@ -98,9 +98,9 @@ impl RejectReason {
         ["exec", "resources", "denied", "limit", "command", "handshake"];
 
     /// What the client was told.
-    pub fn of(why: &Ended) -> Self {
+    pub fn of(why: &SessionEnd) -> Self {
         match why.ending {
-            Ending::ExecFailed => Self::Exec,
+            EndKind::ExecFailed => Self::Exec,
             _ => Self::Resources,
         }
     }

@@ -9,7 +9,7 @@ use super::end_reason::RejectReason;
 use super::line::Format;
 use super::peer::ClaimedIdentity;
 use crate::config::rules::Rules;
-use fpty::proto::{Ended, Ending, Protocol};
+use fpty::proto::{EndKind, Protocol, SessionEnd};
 
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,13 +99,13 @@ impl Origin {
 #[derive(Debug)]
 pub struct Rejection {
     /// For the client.
-    pub ended: Ended,
+    pub ended: SessionEnd,
     /// For the audit and the metrics.
     pub reason: RejectReason,
 }
 
-impl From<Ended> for Rejection {
-    fn from(ended: Ended) -> Self {
+impl From<SessionEnd> for Rejection {
+    fn from(ended: SessionEnd) -> Self {
         let reason = RejectReason::of(&ended);
         Self { ended, reason }
     }
@@ -114,6 +114,6 @@ impl From<Ended> for Rejection {
 impl Rejection {
     /// For this reason, which the client is told in a text.
     pub fn because(reason: RejectReason, text: impl Into<String>) -> Self {
-        Self { ended: Ended::because(Ending::Refused, text), reason }
+        Self { ended: SessionEnd::new(EndKind::Refused, text), reason }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::user_names::UserNames;
 use fpty::fair_share::Principal;
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
-use fpty::sys::credentials::OF_ELSEWHERE;
+use fpty::sys::credentials::OVERFLOW_UID;
 use fpty::sys::socket::Stream;
 
 /// The other end of a connection. What is not known is `None`: of TCP there
@@ -40,7 +40,7 @@ impl Peer {
             Principal::User(uid) => Self { uid: Some(uid), ..Self::default() },
             Principal::ForeignUser(pid) => Self {
                 pid: u32::try_from(pid).ok().filter(|pid| *pid > 0),
-                uid: Some(OF_ELSEWHERE),
+                uid: Some(OVERFLOW_UID),
                 ..Self::default()
             },
             Principal::Ipv4(address) => {

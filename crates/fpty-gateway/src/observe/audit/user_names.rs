@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use fpty::sys::accounts;
-use fpty::sys::credentials::{Credentials, Logins, OF_ELSEWHERE};
+use fpty::sys::credentials::{Credentials, LoginUidCache, OVERFLOW_UID};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Stream;
 
@@ -27,7 +27,7 @@ type Name = Option<Arc<str>>;
 #[derive(Default)]
 pub struct UserNames {
     known: HashMap<u32, (Instant, Name)>,
-    logins: Logins,
+    logins: LoginUidCache,
     /// Who is asked; `None`: nobody was needed yet.
     resolver: Option<Resolver>,
 }
@@ -48,7 +48,7 @@ impl Resolver {
         let _blocked = Blocked::all();
         let body = move || {
             for uid in to_ask {
-                let name = accounts::name_of(uid).map(Arc::from);
+                let name = accounts::user_name(uid).map(Arc::from);
                 if answer.send((uid, name)).is_err() {
                     return;
                 }
@@ -75,7 +75,7 @@ impl UserNames {
 
     /// The name of a user; `None`: there is none, or none yet.
     pub fn of(&mut self, uid: u32) -> Option<Arc<str>> {
-        if uid == OF_ELSEWHERE {
+        if uid == OVERFLOW_UID {
             return None;
         }
         self.take_answers();
@@ -84,7 +84,7 @@ impl UserNames {
             Some((_, name)) => name.clone(),
             None => None,
         };
-        if let Some(name) = accounts::name_in_file(uid) {
+        if let Some(name) = accounts::user_name_in_passwd(uid) {
             let name: Name = Some(name.into());
             self.keep(uid, name.clone());
             return name;
@@ -133,7 +133,7 @@ mod tests {
         let mut names = UserNames::default();
         assert_eq!(names.of(0).as_deref(), Some("root"));
         assert!(names.resolver.is_none());
-        assert_eq!(names.of(OF_ELSEWHERE), None);
+        assert_eq!(names.of(OVERFLOW_UID), None);
         assert_eq!(names.of(3_999_999_999), None);
         // Somebody is asked, and the answer is kept.
         let end = Instant::now() + Duration::from_secs(10);

@@ -102,10 +102,10 @@ impl Counters {
     /// Those of the gateway of this number, for somebody else.
     pub fn at(ordinal: usize) -> Self {
         let words = shared_memory::region(Region::Counters).unwrap_or_default();
-        Self::of_words(words, ordinal)
+        Self::from_words(words, ordinal)
     }
 
-    fn of_words(words: &'static [AtomicU64], ordinal: usize) -> Self {
+    fn from_words(words: &'static [AtomicU64], ordinal: usize) -> Self {
         let (words, all) = words.split_at(own(0).min(words.len()));
         Self { words, own: all.chunks(OWN).nth(ordinal).unwrap_or(&[]) }
     }
@@ -115,7 +115,7 @@ impl Counters {
     pub fn of_gateway(ordinal: usize) -> Self {
         let words =
             shared_memory::region(Region::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
-        let counters = Self::of_words(words, ordinal);
+        let counters = Self::from_words(words, ordinal);
         let _ = OWN_COUNTERS.set(counters);
         let left = counters.own(OWN_SESSIONS).swap(0, Relaxed);
         // Not less so many: it may have been killed in the midst of counting.

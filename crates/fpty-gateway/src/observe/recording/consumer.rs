@@ -13,7 +13,7 @@ use crate::process::ipc::{Hello, decode, encode};
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::shm_queue::Consumer;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Written, daemonize};
+use fpty::sys::{ReadOutcome, WriteOutcome, daemonize};
 use fpty::text::panic_message;
 
 /// Bytes that are taken out of a gateway's queue at once.
@@ -95,7 +95,7 @@ impl GatewayFeed {
         ctx: &RecorderContext<'_>,
         orphans: &mut OrphanedRecordings,
     ) -> Result<bool, ProtocolError> {
-        daemonize::guarded(|| self.process_batch(ctx, orphans)).unwrap_or(Err(ProtocolError))
+        daemonize::catch_panic(|| self.process_batch(ctx, orphans)).unwrap_or(Err(ProtocolError))
     }
 
     /// Takes some messages out of the queue and writes what comes of them;
@@ -122,7 +122,7 @@ impl GatewayFeed {
             }
             let (session, length) = (message.session, message.body.len());
             let is_end = message.kind == Kind::End;
-            if let Err(panic) = daemonize::guarded(|| self.take(message, ctx, orphans)) {
+            if let Err(panic) = daemonize::catch_panic(|| self.take(message, ctx, orphans)) {
                 self.panicked(session, length, is_end, panic_message(&*panic), ctx);
             }
         }
@@ -130,7 +130,7 @@ impl GatewayFeed {
         bytes.drain(..done);
         self.bytes = bytes;
         for session in std::mem::take(&mut self.unwritten) {
-            if let Err(panic) = daemonize::guarded(|| self.write(session, ctx)) {
+            if let Err(panic) = daemonize::catch_panic(|| self.write(session, ctx)) {
                 self.panicked(session, 0, false, panic_message(&*panic), ctx);
             }
         }
@@ -166,7 +166,7 @@ impl GatewayFeed {
         let before = self.sessions.remove(&session);
         let of = before.as_ref().map(RecordedSession::of).unwrap_or_default();
         if let Some(before) = before {
-            let _ = daemonize::guarded(|| before.end(None, ctx));
+            let _ = daemonize::catch_panic(|| before.end(None, ctx));
         }
         let dropped = length as u64;
         if is_end {
@@ -324,9 +324,9 @@ impl GatewayFeed {
     pub fn send_answers(&mut self, poller: &Poller, token: u64) {
         while let Some(answer) = self.answers.front() {
             match self.channel.write(answer) {
-                Written::Bytes(_) => self.answers.pop_front(),
+                WriteOutcome::Bytes(_) => self.answers.pop_front(),
                 // The next event says that there is room, or nobody.
-                Written::Blocked | Written::Gone => break,
+                WriteOutcome::WouldBlock | WriteOutcome::Closed => break,
             };
         }
         let waits = !self.answers.is_empty();
@@ -341,9 +341,9 @@ impl GatewayFeed {
     pub fn is_closed(&self) -> bool {
         loop {
             match self.channel.read(&mut [0; 16]) {
-                Read::Bytes(_) => {}
-                Read::Blocked => return false,
-                Read::End | Read::Gone => return true,
+                ReadOutcome::Bytes(_) => {}
+                ReadOutcome::WouldBlock => return false,
+                ReadOutcome::Eof | ReadOutcome::Closed => return true,
             }
         }
     }

@@ -12,7 +12,7 @@ use super::protocol::{Begin, Failure, Kind, Message, Resume};
 use crate::observe::audit::RecordingResult;
 use fpty::error::reason;
 use fpty::sys::Size;
-use fpty::sys::dir::Folder;
+use fpty::sys::dir::Dir;
 
 /// What stands at the end has so much room below the limit.
 const TRAILER_ROOM: u64 = 512;
@@ -58,7 +58,7 @@ impl RecordingFile {
     ///
     /// # Errors
     /// The system's words.
-    pub fn begin(folder: &Folder, begin: &Begin, journal: &Journal) -> Result<Self, Failure> {
+    pub fn begin(folder: &Dir, begin: &Begin, journal: &Journal) -> Result<Self, Failure> {
         let mut failure = io::ErrorKind::AlreadyExists.into();
         for number in 1..=NAME_ATTEMPTS {
             let name = match number {
@@ -85,7 +85,7 @@ impl RecordingFile {
     /// # Errors
     /// The system's words.
     pub fn resume(
-        folder: &Folder,
+        folder: &Dir,
         resume: &Resume,
         message: Message<'_>,
         journal: &Journal,
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn the_last_line_has_the_hash_of_those_before_it() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let journal = Journal::new().expect("memory");
         let path = place.path().join("20260101T000000Z-root-0123abcd.cast");
         std::fs::write(&path, "foreign").expect("a foreign file");
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_file_becomes_no_longer_than_it_may() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let journal = Journal::new().expect("memory");
         let mut recording =
             RecordingFile::begin(&folder, &begin(Some(4096)), &journal).expect("a file");
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn one_that_is_emptied_meanwhile_has_no_hole() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let journal = Journal::new().expect("memory");
         let mut recording = RecordingFile::begin(&folder, &begin(None), &journal).expect("a file");
         let path = place.path().join(&recording.name);
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn what_goes_on_begins_with_its_next_message() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let journal = Journal::new().expect("memory");
         let resume = Resume { begin: begin(None), dropped: 7, ends: false };
         let message = Message { at: 65_000_000, ..output(b"later") };
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn a_batch_notes_its_files_before_it_writes_to_them() {
         let place = tempfile::tempdir().expect("a directory");
-        let folders = [Folder::open(place.path()).expect("a folder")];
+        let folders = [Dir::open(place.path()).expect("a folder")];
         let journal = Journal::new().expect("memory");
         journal.begin(7, 1);
         let mut recording =

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::ipc::{decode, encode};
 use crate::process::shared_memory;
-use fpty::sys::dir::Folder;
-use fpty::sys::shm::Shared;
+use fpty::sys::dir::Dir;
+use fpty::sys::shm::SharedMemory;
 
 /// Files of a batch: more than messages that come at once can name.
 const MAX_ENTRIES: usize = 1 << 15;
@@ -32,7 +32,7 @@ const WORDS: usize = 1 + 48;
 
 /// The memory.
 pub struct Journal {
-    memory: Shared<AtomicU64>,
+    memory: SharedMemory<AtomicU64>,
     /// Which batch it is.
     batch: Cell<u64>,
 }
@@ -65,7 +65,7 @@ impl Journal {
     /// # Errors
     /// There is none.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { memory: Shared::new(HEAD + MAX_ENTRIES * WORDS)?, batch: Cell::new(1) })
+        Ok(Self { memory: SharedMemory::new(HEAD + MAX_ENTRIES * WORDS)?, batch: Cell::new(1) })
     }
 
     /// A batch begins: what comes of a queue, which begins there when the batch
@@ -125,7 +125,7 @@ impl Unfinished {
 
     /// Takes out of the files what the batch has written, unless it was over:
     /// its queue begins where it would then.
-    pub fn undo(self, next_start: u64, folders: &[Folder]) {
+    pub fn undo(self, next_start: u64, folders: &[Dir]) {
         if next_start == self.next_start {
             return;
         }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_was_not_finished_is_undone_and_nothing_else() {
         let place = tempfile::tempdir().expect("a directory");
-        let folders = [Folder::open(place.path()).expect("a folder")];
+        let folders = [Dir::open(place.path()).expect("a folder")];
         let text = |name: &str| std::fs::read_to_string(place.path().join(name));
         let made = |name: &str| {
             let mut file = folders[0].create(name).expect("a file");

@@ -12,8 +12,8 @@ use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{Hello, encode};
 use fpty::error::{Context, Result};
-use fpty::sys::Written;
-use fpty::sys::dir::Folder;
+use fpty::sys::WriteOutcome;
+use fpty::sys::dir::Dir;
 use fpty::sys::shm_queue::Producer;
 use fpty::sys::socket::Stream;
 
@@ -84,8 +84,8 @@ pub fn start(records: impl Iterator<Item = RecordOptions>) -> Result<()> {
     }
     let mut open = Vec::new();
     for path in &folders {
-        let folder = Folder::open(path).context(named(path))?;
-        if folder.is_open_to_others() {
+        let folder = Dir::open(path).context(named(path))?;
+        if folder.is_writable_by_others() {
             log(&format!(
                 "forkptyrouter: others can take recordings away: {} is theirs, or they may write \
                  there",
@@ -152,7 +152,7 @@ pub fn register(
     let said = encode(hello);
     let sent =
         handle.as_ref().map(|handle| handle.stream.write_with_descriptors(&said, &descriptors));
-    matches!(sent, Some(Written::Bytes(_)))
+    matches!(sent, Some(WriteOutcome::Bytes(_)))
 }
 
 impl RecorderHandle {

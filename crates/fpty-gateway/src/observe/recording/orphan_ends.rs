@@ -9,7 +9,7 @@ use super::protocol::{Answer, Kind, header};
 use super::{connect, launcher};
 use crate::observe::audit::{RecordingResult, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::shm_queue::Producer;
 
 /// How long the master waits for that: as long as a disk takes for what is left.
@@ -94,15 +94,15 @@ fn ask(waiting: &mut PendingEndLines, request: &[u8]) -> Vec<String> {
     let mut buffer = [0; 8192];
     while waiting.is_waiting() {
         match link.channel.read(&mut buffer) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 if let Some(Answer::Over { id, folder, recorded }) = decode(&buffer[..count]) {
                     told.extend(waiting.answered(&id, folder, recorded));
                 }
             }
-            Read::Blocked if Instant::now() < until => {
+            ReadOutcome::WouldBlock if Instant::now() < until => {
                 link.channel.wait_for_more(until.saturating_duration_since(Instant::now()));
             }
-            Read::Blocked | Read::End | Read::Gone => break,
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => break,
         }
     }
     told

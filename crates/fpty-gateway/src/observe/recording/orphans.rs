@@ -9,13 +9,13 @@ use super::journal::Journal;
 use super::protocol::{Failure, Message, Resume, id_of};
 use crate::observe::audit::RecordingResult;
 use crate::process::ipc::Hello;
-use fpty::sys::dir::Folder;
+use fpty::sys::dir::Dir;
 
 /// Where a recorder writes.
 #[derive(Clone, Copy)]
 pub struct RecorderContext<'a> {
     /// Its folders.
-    pub folders: &'a [Folder],
+    pub folders: &'a [Dir],
     /// What the next one is to know.
     pub journal: &'a Journal,
 }
@@ -152,7 +152,7 @@ mod tests {
         let ctx = tempfile::tempdir().expect("a directory");
         let text = |name: &str| std::fs::read_to_string(ctx.path().join(name));
         let (folders, journal) =
-            ([Folder::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
+            ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
         let here = RecorderContext { folders: &folders, journal: &journal };
         let mut orphans = OrphanedRecordings::default();
         let (first, mut say) = gateway((3, 4));
@@ -202,7 +202,7 @@ mod tests {
     fn those_whose_ends_are_told_are_over_with_what_was_missing() {
         let ctx = tempfile::tempdir().expect("a directory");
         let (folders, journal) =
-            ([Folder::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
+            ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
         let here = RecorderContext { folders: &folders, journal: &journal };
         let mut orphans = OrphanedRecordings::default();
         let mut giver = Producer::new().expect("a queue");
@@ -239,7 +239,7 @@ mod tests {
     fn what_failed_is_not_forgotten() {
         let ctx = tempfile::tempdir().expect("a directory");
         let (folders, journal) =
-            ([Folder::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
+            ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
         let here = RecorderContext { folders: &folders, journal: &journal };
         let mut orphans = OrphanedRecordings::default();
         let (mut first, mut say) = gateway((0, 1));

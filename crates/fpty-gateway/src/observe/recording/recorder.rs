@@ -20,12 +20,12 @@ use super::journal::{Journal, Unfinished};
 use super::orphans::{OrphanedRecordings, RecorderContext, remove_where};
 use super::protocol::Answer;
 use crate::process::ipc::{Hello, decode};
-use fpty::sys::dir::Folder;
+use fpty::sys::dir::Dir;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::shm_queue::Consumer;
 use fpty::sys::signal::{block, own_dispositions};
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, daemonize};
+use fpty::sys::{ReadOutcome, daemonize};
 
 /// One that lived shorter than this is not replaced at once.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -50,17 +50,17 @@ const BLOCKED_SIGNALS: [Signal; 10] = [
 ///
 /// # Errors
 /// There can be no more processes or descriptors.
-pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
+pub fn start(folders: Vec<Dir>) -> std::io::Result<Stream> {
     let (ours, theirs) = Stream::pair()?;
     let mut kept: Vec<OwnedFd> = vec![theirs.into()];
     kept.extend(folders.into_iter().map(OwnedFd::from));
-    daemonize::run(c"fpty-rec-keeper", kept, supervise)?;
+    daemonize::spawn(c"fpty-rec-keeper", kept, supervise)?;
     Ok(ours)
 }
 
 /// The parent's life.
 fn supervise(kept: Vec<OwnedFd>) {
-    fpty::sys::forbid_inspection();
+    fpty::sys::forbid_ptrace();
     own_dispositions(&[]);
     BLOCKED_SIGNALS.into_iter().for_each(block);
     let _ = std::env::set_current_dir("/");
@@ -68,13 +68,13 @@ fn supervise(kept: Vec<OwnedFd>) {
     let Some(registration) = kept.next() else {
         return;
     };
-    let folders: Vec<Folder> = kept.map(Folder::of).collect();
+    let folders: Vec<Dir> = kept.map(Dir::from_fd).collect();
     let Ok(journal) = Journal::new() else {
         return;
     };
     loop {
         let begin = Instant::now();
-        let ended = daemonize::watched(c"fpty-recorder", || {
+        let ended = daemonize::run_and_wait(c"fpty-recorder", || {
             if let Ok(registration) = registration.try_clone() {
                 let _ = run(
                     Stream::from(registration),
@@ -95,7 +95,7 @@ const REGISTRATION: u64 = 0;
 
 /// The process's life.
 fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
-    fpty::sys::forbid_inspection();
+    fpty::sys::forbid_ptrace();
     // One for each session.
     let _ = fpty::sys::raise_descriptor_limit();
     let mut poller = Poller::new(64)?;
@@ -173,11 +173,11 @@ fn register(
     ctx: &RecorderContext<'_>,
 ) -> Registration {
     let (mut word, mut arrived) = ([0; 256], Vec::new());
-    let hello = match registration.read_and_sender(&mut word, &mut arrived).0 {
-        Read::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
-        Read::Blocked => None,
+    let hello = match registration.read_credentialed(&mut word, &mut arrived).0 {
+        ReadOutcome::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
+        ReadOutcome::WouldBlock => None,
         // The end of the door alone is not enough.
-        Read::End | Read::Gone => return Registration::Closed,
+        ReadOutcome::Eof | ReadOutcome::Closed => return Registration::Closed,
     };
     let mut arrived = arrived.into_iter();
     let (Some(hello), Some(queue), Some(channel), before) =

@@ -24,8 +24,8 @@ use crate::observe::recording::orphan_ends;
 use crate::process::proof;
 use crate::process::shared_memory;
 use fpty::sys::daemonize;
-use fpty::sys::process_identity::Noted;
-use fpty::sys::process_session::Leader;
+use fpty::sys::process_identity::ProcessIdentity;
+use fpty::sys::process_session::SessionLeader;
 
 /// Whose those sessions are that were kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct OrphanedSessions {
     /// Lines of the audit that nobody has written.
     pub lines: Vec<String>,
     /// Leaders that have not ended, and were told to.
-    leaders: Vec<Noted>,
+    leaders: Vec<ProcessIdentity>,
 }
 
 impl OrphanedSessions {
@@ -95,8 +95,8 @@ impl OrphanedSessions {
     }
 
     /// The leaders that still live.
-    pub fn leaders(&self) -> impl Iterator<Item = Leader> {
-        self.leaders.iter().copied().filter_map(Leader::open)
+    pub fn leaders(&self) -> impl Iterator<Item = SessionLeader> {
+        self.leaders.iter().copied().filter_map(SessionLeader::open)
     }
 
     /// The same, to be killed when their grace is over.
@@ -129,14 +129,14 @@ pub fn after_master_end(grace: Option<Duration>) {
     }
     // They were hung up a moment ago: most are about to end.
     for _ in 0..5 {
-        orphaned.leaders.retain(|noted| Leader::open(*noted).is_some());
+        orphaned.leaders.retain(|noted| SessionLeader::open(*noted).is_some());
         if orphaned.leaders.is_empty() {
             return;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     // Descriptors do not survive in there: each is opened anew.
-    let _ = daemonize::run(c"fpty-aftercare", Vec::new(), move |_| {
+    let _ = daemonize::spawn(c"fpty-aftercare", Vec::new(), move |_| {
         // One for each leader.
         let _ = fpty::sys::raise_descriptor_limit();
         orphaned.grace(grace).end_all();

@@ -8,7 +8,7 @@ use super::{leaders, link, server};
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::process::proof;
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
@@ -89,7 +89,7 @@ impl SupervisorClient {
         let (ours, theirs) = Stream::pair().ok()?;
         let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
         let log = log.as_ref().map(AsFd::as_fd);
-        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
+        let WriteOutcome::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
             return None;
         };
         drop(theirs);
@@ -131,10 +131,14 @@ impl SupervisorClient {
     }
 
     /// Says how it is with a session.
-    pub fn send_session<T: AsFd>(&self, record: &SessionRecord, fds: &SessionFds<T>) -> Written {
+    pub fn send_session<T: AsFd>(
+        &self,
+        record: &SessionRecord,
+        fds: &SessionFds<T>,
+    ) -> WriteOutcome {
         match &self.connection {
             Some(connection) => protocol::send_session(connection, record, fds),
-            None => Written::Gone,
+            None => WriteOutcome::Closed,
         }
     }
 
@@ -159,7 +163,7 @@ impl SupervisorClient {
             return false;
         };
         while let Some(id) = self.ended_ids.last() {
-            if protocol::send_ended(connection, id) == Written::Blocked {
+            if protocol::send_ended(connection, id) == WriteOutcome::WouldBlock {
                 return true;
             }
             self.ended_ids.pop();

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use fpty::sys::foreground_group::{Foreground, HangUps};
-use fpty::sys::pid_guard::Process;
+use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process_session::{Leader, SessionKiller};
+use fpty::sys::process_handle::ProcessHandle;
+use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
 
 /// How often is looked whether they have ended.
@@ -17,10 +17,10 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// the leader of its session alone, which may ignore that, and go on waiting for the
 /// job.
 pub fn hang_up_foreground(terminal: &Master, leader: &PidFd) {
-    let leader = leader.try_clone().ok().map(Process::held);
-    let foreground = leader.and_then(|leader| Foreground::of(terminal, leader));
-    if let Some(later) = foreground.and_then(Foreground::hang_up) {
-        let mut members = HangUps::default();
+    let leader = leader.try_clone().ok().map(ProcessHandle::from_pidfd);
+    let foreground = leader.and_then(|leader| ForegroundGroup::of(terminal, leader));
+    if let Some(later) = foreground.and_then(ForegroundGroup::hang_up) {
+        let mut members = ForegroundHangups::default();
         members.add(later);
         members.step(usize::MAX);
     }
@@ -30,7 +30,7 @@ pub fn hang_up_foreground(terminal: &Master, leader: &PidFd) {
 pub struct Grace {
     /// How long they have; `None`: for ever.
     grace: Option<Duration>,
-    waiting: VecDeque<(Instant, Leader)>,
+    waiting: VecDeque<(Instant, SessionLeader)>,
 }
 
 impl Grace {
@@ -40,18 +40,18 @@ impl Grace {
     }
 
     /// One was told to end, now.
-    pub fn add(&mut self, leader: Leader) {
+    pub fn add(&mut self, leader: SessionLeader) {
         self.add_at(leader, Instant::now());
     }
 
-    fn add_at(&mut self, leader: Leader, now: Instant) {
+    fn add_at(&mut self, leader: SessionLeader, now: Instant) {
         if let Some(grace) = self.grace {
             self.waiting.push_back((now + grace, leader));
         }
     }
 
     /// Tells one to end.
-    pub fn hang_up(&mut self, leader: Leader) {
+    pub fn hang_up(&mut self, leader: SessionLeader) {
         leader.hang_up();
         self.add(leader);
     }
@@ -62,11 +62,11 @@ impl Grace {
     }
 
     /// Those whose grace is over, and that live.
-    pub fn expired(&mut self) -> Vec<Leader> {
+    pub fn expired(&mut self) -> Vec<SessionLeader> {
         self.expired_at(Instant::now())
     }
 
-    fn expired_at(&mut self, now: Instant) -> Vec<Leader> {
+    fn expired_at(&mut self, now: Instant) -> Vec<SessionLeader> {
         let count = self.waiting.iter().take_while(|(until, _)| now >= *until).count();
         let over = self.waiting.drain(..count).map(|(_, leader)| leader);
         over.filter(|leader| !leader.has_ended()).collect()
@@ -107,7 +107,7 @@ mod tests {
         let now = Instant::now();
         let mut grace = Grace::new(Some(Duration::from_secs(3)));
         // Children are there until they were reaped; ourselves we never reap.
-        let own = || Leader::child(Pid::new(std::process::id() as i32).expect("above 1"));
+        let own = || SessionLeader::child(Pid::new(std::process::id() as i32).expect("above 1"));
         grace.add_at(own(), now);
         grace.add_at(own(), now + Duration::from_secs(1));
         assert!(grace.expired_at(now + Duration::from_millis(2999)).is_empty());

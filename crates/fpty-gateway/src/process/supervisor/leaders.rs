@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::shared_memory::{self, Region};
 use fpty::sys::child::Pid;
-use fpty::sys::process_identity::{Moment, Noted};
-use fpty::sys::process_session::Leader;
+use fpty::sys::process_identity::{ProcessIdentity, StartTime};
+use fpty::sys::process_session::SessionLeader;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
 /// many as there are.
@@ -28,9 +28,9 @@ const NEVER_USED: u64 = 0;
 const FREE: u64 = 1;
 
 /// A command without a terminal: nobody hangs it up but us.
-const COMMAND: u64 = Noted::MARK;
+const COMMAND: u64 = ProcessIdentity::MARK;
 /// The supervisor has what it needs, and sees to it.
-const SUPERVISED: u64 = Noted::OTHER_MARK;
+const SUPERVISED: u64 = ProcessIdentity::OTHER_MARK;
 
 /// What a leader has lost with its gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Leaders {
 
     /// A program is about to be started.
     pub fn before_start(&self) {
-        self.head[SINCE].store(Moment::now().0, Ordering::Release);
+        self.head[SINCE].store(StartTime::now().0, Ordering::Release);
     }
 
     /// It is on the list, or there is none.
@@ -81,7 +81,7 @@ impl Leaders {
     /// Puts a session's leader on the list.
     pub fn add(&mut self, leader: Pid, kind: LeaderKind) -> Option<LeaderSlot> {
         let mark = if kind == LeaderKind::Command { COMMAND } else { 0 };
-        let word = Noted::running(leader)?.to_bits() | mark;
+        let word = ProcessIdentity::running(leader)?.to_bits() | mark;
         let place = self.free.pop_front().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
@@ -117,16 +117,16 @@ impl Leaders {
 /// Takes all off the list of a gateway that is gone. Those that are there and that
 /// nobody else sees to are told to end, where closing their terminal has not; they
 /// are returned. `include_supervised`: nobody keeps those that were kept.
-pub(crate) fn take_remaining(ordinal: usize, include_supervised: bool) -> Vec<Noted> {
+pub(crate) fn take_remaining(ordinal: usize, include_supervised: bool) -> Vec<ProcessIdentity> {
     let Some((head, words)) = shared_memory::region(Region::Leaders(ordinal))
         .and_then(|words| words.split_at_checked(HEAD))
     else {
         return Vec::new();
     };
     let mut left = take(words, include_supervised);
-    let slot = |noted: &Noted| left.iter().any(|other| other.pid() == noted.pid());
+    let slot = |noted: &ProcessIdentity| left.iter().any(|other| other.pid() == noted.pid());
     if let Some(noted) = take_starting(head).filter(|noted| !slot(noted)) {
-        if let Some(leader) = Leader::open(noted) {
+        if let Some(leader) = SessionLeader::open(noted) {
             leader.hang_up();
             left.push(noted);
         }
@@ -135,12 +135,12 @@ pub(crate) fn take_remaining(ordinal: usize, include_supervised: bool) -> Vec<No
 }
 
 /// The program that a gateway was about to put on the list.
-fn take_starting(head: &[AtomicU64]) -> Option<Noted> {
+fn take_starting(head: &[AtomicU64]) -> Option<ProcessIdentity> {
     let word = head[STARTS].swap(0, Ordering::AcqRel);
     // The kernel has written half of it: which one is the machine's.
     let number = i32::try_from((word >> 32) | (word & u64::from(u32::MAX))).ok()?;
-    let since = Moment(head[SINCE].load(Ordering::Acquire));
-    Noted::begun_at(Pid::new(number)?, since)
+    let since = StartTime(head[SINCE].load(Ordering::Acquire));
+    ProcessIdentity::begun_at(Pid::new(number)?, since)
 }
 
 /// What the gateway of this number has kept, this supervisor has.
@@ -170,23 +170,24 @@ fn is_parent_outside() -> bool {
     nix::unistd::getppid().as_raw() == 0
 }
 
-fn take(words: &[AtomicU64], include_supervised: bool) -> Vec<Noted> {
+fn take(words: &[AtomicU64], include_supervised: bool) -> Vec<ProcessIdentity> {
     let words = words.iter().map(|word| word.swap(NEVER_USED, Ordering::AcqRel));
     let mut left = Vec::new();
     for word in words.take_while(|word| *word != NEVER_USED) {
         let is_supervised = word & SUPERVISED != 0;
-        let Some(noted) = Noted::of_bits(word).filter(|_| include_supervised || !is_supervised)
+        let Some(noted) =
+            ProcessIdentity::of_bits(word).filter(|_| include_supervised || !is_supervised)
         else {
             continue;
         };
         if is_supervised || word & COMMAND != 0 {
-            if let Some(leader) = Leader::open(noted) {
+            if let Some(leader) = SessionLeader::open(noted) {
                 leader.hang_up();
             }
         }
         left.push(noted);
     }
-    left.retain(|noted| Leader::open(*noted).is_some());
+    left.retain(|noted| SessionLeader::open(*noted).is_some());
     left
 }
 
@@ -225,7 +226,7 @@ mod tests {
         leaders.set_supervised(slot[2], true);
         leaders.set_supervised(slot[2], false);
         leaders.remove(slot[0]);
-        let left: Vec<Pid> = take(words, false).iter().map(Noted::pid).collect();
+        let left: Vec<Pid> = take(words, false).iter().map(ProcessIdentity::pid).collect();
         // The command was told to end, and may have.
         assert_eq!(left[0], pid(&children[2]));
         assert!(left.len() <= 2 && left.iter().all(|one| *one != pid(&children[1])));

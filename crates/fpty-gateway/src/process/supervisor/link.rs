@@ -37,7 +37,7 @@ pub fn reserve(wanted: bool) {
     }
     let made = || {
         // Whoever keeps sessions asks who says hello.
-        let (gateway_end, supervisor_end) = Stream::pair_that_tells().ok()?;
+        let (gateway_end, supervisor_end) = Stream::credentialed_pair().ok()?;
         Some([OwnedFd::from(gateway_end), OwnedFd::from(supervisor_end)])
     };
     let (Some([gateway_end, supervisor_end]), Some(_)) = (left.or_else(made), proof::page()) else {

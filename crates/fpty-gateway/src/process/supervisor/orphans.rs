@@ -12,14 +12,14 @@ use super::protocol::SessionFds;
 use super::server::{SupervisedSession, Supervisor};
 use crate::observe::audit::EndReason;
 use crate::observe::metrics::counters::Counters;
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, HEADER};
-use fpty::sys::Written;
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, HEADER, SessionEnd};
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::{Interest, Poller, Several};
-use fpty::sys::process_session::Leader;
+use fpty::sys::poll::{Interest, PollSet, Poller};
+use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
@@ -29,10 +29,10 @@ pub const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a program ended that was not our child, as far as that is known.
-pub fn end_for_client(exit: Option<Exit>) -> Ended {
-    exit.map(of_exit).unwrap_or_else(|| {
+pub fn end_for_client(exit: Option<Exit>) -> SessionEnd {
+    exit.map(session_end).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
-        Ended::because(Ending::Lost, why)
+        SessionEnd::new(EndKind::Lost, why)
     })
 }
 
@@ -133,14 +133,13 @@ impl Supervisor {
             return;
         };
         self.end(&mut supervised, EndReason::Hangup, None);
-        let terminal =
-            supervised.fds.master.take().and_then(|it| Master::given_back(it, true).ok());
+        let terminal = supervised.fds.master.take().and_then(|it| Master::returned(it, true).ok());
         if let Some(program) = program_of(&supervised) {
             if let Some(terminal) = terminal {
                 hang_up_foreground(&terminal, &program);
             }
             // Unless somebody else has it.
-            self.grace.hang_up(Leader::from(program));
+            self.grace.hang_up(SessionLeader::from(program));
         }
     }
 
@@ -200,7 +199,7 @@ impl Supervisor {
         self.end(&mut supervised, why, exit.filter(|_| why != EndReason::Hangup));
         let packet = end_for_client(exit).packet();
         let is_told =
-            client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
+            client.is_some_and(|client| matches!(client.write(&packet), WriteOutcome::Bytes(_)));
         if !is_told && !supervised.record.bound && supervised.fds.has_output() {
             let now = Timestamp::now().into();
             supervised.record.ended = Some((packet[HEADER..].to_vec(), now));
@@ -214,7 +213,7 @@ impl Supervisor {
 /// Whether a session's client has closed its connection.
 fn has_left(client: Option<&Stream>) -> bool {
     client.is_none_or(|client| {
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let at = polled.add(client.as_fd(), false, false);
         polled.wait(Some(Duration::ZERO)).hung_up(at)
     })

@@ -14,7 +14,7 @@ use crate::process::ipc::{self, Hello, encode};
 use fpty::fair_share::Principal;
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 use fpty::text::cut;
 
 /// The longest message, in bytes: less than the kernel sends as one (SO_SNDBUF of
@@ -104,7 +104,7 @@ impl SessionFds {
     /// too. Nonsense is not kept.
     pub fn close_ring_fd(&mut self, record: &SessionRecord, writes: bool) {
         if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
-            let mut ring = Ring::received(ring, writes).ok();
+            let mut ring = Ring::open(ring, writes).ok();
             ring.iter_mut().for_each(Ring::close_file);
             self.memory = ring.map(Box::new);
         }
@@ -194,16 +194,20 @@ enum WireMessage<'a> {
     Done,
 }
 
-fn send(to: &Stream, message: &WireMessage<'_>, descriptors: &[BorrowedFd<'_>]) -> Written {
+fn send(to: &Stream, message: &WireMessage<'_>, descriptors: &[BorrowedFd<'_>]) -> WriteOutcome {
     let message = encode(message);
     match message.len() <= MAX_MESSAGE {
         true => to.write_with_descriptors(&message, descriptors),
-        false => Written::Gone,
+        false => WriteOutcome::Closed,
     }
 }
 
 /// Sends a session, with copies of its descriptors.
-pub fn send_session<T: AsFd>(to: &Stream, record: &SessionRecord, fds: &SessionFds<T>) -> Written {
+pub fn send_session<T: AsFd>(
+    to: &Stream,
+    record: &SessionRecord,
+    fds: &SessionFds<T>,
+) -> WriteOutcome {
     let names = fds.tagged().map(|(name, _)| char::from(name)).collect();
     let descriptors: Vec<_> = fds.tagged().map(|(_, fd)| fd).collect();
     let record = match record.command.as_ref().filter(|command| command.len() > MAX_COMMAND) {
@@ -217,23 +221,28 @@ pub fn send_session<T: AsFd>(to: &Stream, record: &SessionRecord, fds: &SessionF
 }
 
 /// Says that a gateway begins, which has this connection, and this log.
-pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
+pub fn send_hello(
+    to: &Stream,
+    hello: Hello,
+    own: &Stream,
+    log: Option<BorrowedFd>,
+) -> WriteOutcome {
     let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
     send(to, &WireMessage::Hello(hello), &descriptors)
 }
 
 /// Says that a session is over.
-pub fn send_ended(to: &Stream, id: &str) -> Written {
+pub fn send_ended(to: &Stream, id: &str) -> WriteOutcome {
     send(to, &WireMessage::Ended(id.into()), &[])
 }
 
 /// Says that the session with this program could not be kept.
-pub fn send_not_kept(to: &Stream, program: i32) -> Written {
+pub fn send_not_kept(to: &Stream, program: i32) -> WriteOutcome {
     send(to, &WireMessage::NotKept(program), &[])
 }
 
 /// Says that that was all.
-pub fn send_done(to: &Stream) -> Written {
+pub fn send_done(to: &Stream) -> WriteOutcome {
     send(to, &WireMessage::Done, &[])
 }
 
@@ -242,10 +251,10 @@ pub fn send_done(to: &Stream) -> Written {
 /// sends, and the token that it is a gateway.
 pub fn receive_hello(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
-    let (count, sender) = match from.read_and_sender(&mut buffer, &mut descriptors) {
-        (Read::Bytes(count), sender) => (count, sender),
-        (Read::Blocked, _) => return Received::Blocked,
-        (Read::End | Read::Gone, _) => return Received::Closed,
+    let (count, sender) = match from.read_credentialed(&mut buffer, &mut descriptors) {
+        (ReadOutcome::Bytes(count), sender) => (count, sender),
+        (ReadOutcome::WouldBlock, _) => return Received::Blocked,
+        (ReadOutcome::Eof | ReadOutcome::Closed, _) => return Received::Closed,
     };
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
@@ -260,12 +269,12 @@ pub fn receive_hello(from: &Stream) -> Received {
 /// Takes a message.
 pub fn receive(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
-    match from.read_and_sender(&mut buffer, &mut descriptors).0 {
-        Read::Bytes(count) => {
+    match from.read_credentialed(&mut buffer, &mut descriptors).0 {
+        ReadOutcome::Bytes(count) => {
             decode(&buffer[..count], descriptors).map_or(Received::Invalid, Received::Message)
         }
-        Read::Blocked => Received::Blocked,
-        Read::End | Read::Gone => Received::Closed,
+        ReadOutcome::WouldBlock => Received::Blocked,
+        ReadOutcome::Eof | ReadOutcome::Closed => Received::Closed,
     }
 }
 
@@ -315,7 +324,7 @@ mod tests {
             ..SessionRecord::default()
         };
         let fds = SessionFds { ring: Some(null()), master: Some(null()), ..SessionFds::default() };
-        assert!(matches!(send_session(&one, &record, &fds), Written::Bytes(_)));
+        assert!(matches!(send_session(&one, &record, &fds), WriteOutcome::Bytes(_)));
         let Received::Message(Message::Session(read, fds)) = receive(&other) else {
             panic!("another message");
         };
@@ -351,18 +360,18 @@ mod tests {
         let long = "\u{1}".repeat(5000);
         let record = SessionRecord { command: Some(long), ..SessionRecord::default() };
         let fds = SessionFds { master: Some(null()), ..SessionFds::default() };
-        assert!(matches!(send_session(&one, &record, &fds), Written::Bytes(_)));
+        assert!(matches!(send_session(&one, &record, &fds), WriteOutcome::Bytes(_)));
         let Received::Message(Message::Session(read, _)) = receive(&other) else {
             panic!("another message");
         };
         assert_eq!(read.command, Some("\u{1}".repeat(MAX_COMMAND)));
         let record =
             SessionRecord { listener: "\u{1}".repeat(MAX_MESSAGE), ..SessionRecord::default() };
-        assert_eq!(send_session(&one, &record, &fds), Written::Gone);
+        assert_eq!(send_session(&one, &record, &fds), WriteOutcome::Closed);
         // As much as one message may have.
         let record =
             SessionRecord { listener: "x".repeat(MAX_MESSAGE - 1000), ..SessionRecord::default() };
-        assert!(matches!(send_session(&one, &record, &fds), Written::Bytes(_)));
+        assert!(matches!(send_session(&one, &record, &fds), WriteOutcome::Bytes(_)));
         assert!(matches!(receive(&other), Received::Message(Message::Session(..))));
     }
 

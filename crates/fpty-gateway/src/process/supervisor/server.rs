@@ -20,15 +20,15 @@ use crate::observe::audit::EndReason;
 use crate::process::ipc::Hello;
 use crate::process::proof;
 use crate::process::shared_memory;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::process_session::Leader;
+use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio::Output;
-use fpty::sys::{Written, daemonize, process_lock};
+use fpty::sys::{WriteOutcome, daemonize, process_lock};
 
 /// How long a gateway that begins may take to be told all, and how often it is
 /// tried.
@@ -50,7 +50,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
-    daemonize::run(c"fpty-supervisor", kept, move |kept| {
+    daemonize::spawn(c"fpty-supervisor", kept, move |kept| {
         let _ = run(kept, grace);
     })
 }
@@ -103,7 +103,7 @@ pub(crate) struct Supervisor {
 }
 
 fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
-    fpty::sys::forbid_inspection();
+    fpty::sys::forbid_ptrace();
     let mut kept = kept.into_iter();
     let (Some(registrations), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
         return Ok(());
@@ -140,22 +140,22 @@ impl Supervisor {
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
             let wait =
-                daemonize::guarded(|| self.look_after_orphans()).unwrap_or(Some(RETRY_DELAY));
+                daemonize::catch_panic(|| self.look_after_orphans()).unwrap_or(Some(RETRY_DELAY));
             let count = self.poller.wait(wait)?;
             for index in 0..count {
                 match self.poller.ready(index).token {
                     REGISTRATIONS => {
                         // One that panics over a hello has heard it: the others go on.
-                        if !daemonize::guarded(|| self.accept_gateways()).unwrap_or(true) {
+                        if !daemonize::catch_panic(|| self.accept_gateways()).unwrap_or(true) {
                             return Ok(());
                         }
                     }
                     MASTER => return Ok(()),
                     token if self.gateways.contains_key(&token) => {
-                        let _ = daemonize::guarded(|| self.receive(token));
+                        let _ = daemonize::catch_panic(|| self.receive(token));
                     }
                     token => {
-                        let _ = daemonize::guarded(|| self.orphan_ready(token));
+                        let _ = daemonize::catch_panic(|| self.orphan_ready(token));
                     }
                 }
             }
@@ -182,11 +182,13 @@ impl Supervisor {
         // What the one before it had said last.
         self.receive_all();
         let until = Instant::now() + HANDOVER_TIMEOUT;
-        let say = |say: &dyn Fn(&Stream) -> Written| loop {
+        let say = |say: &dyn Fn(&Stream) -> WriteOutcome| loop {
             match say(&stream) {
-                Written::Bytes(_) => return true,
-                Written::Blocked if Instant::now() < until => stream.wait_for_room(RETRY_DELAY),
-                Written::Blocked | Written::Gone => return false,
+                WriteOutcome::Bytes(_) => return true,
+                WriteOutcome::WouldBlock if Instant::now() < until => {
+                    stream.wait_for_room(RETRY_DELAY)
+                }
+                WriteOutcome::WouldBlock | WriteOutcome::Closed => return false,
             }
         };
         for supervised in self.sessions.values_mut() {
@@ -229,7 +231,7 @@ impl Supervisor {
             match protocol::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, fds)) => {
                     let (ordinal, id, program) = (gateway.ordinal, record.id.clone(), record.pid);
-                    let kept = daemonize::guarded(|| self.keep(*record, fds, ordinal));
+                    let kept = daemonize::catch_panic(|| self.keep(*record, fds, ordinal));
                     if !kept.unwrap_or(false) {
                         self.reject(token, &id, program);
                     }
@@ -262,7 +264,7 @@ impl Supervisor {
             });
         }
         // Or nobody could say hello any more.
-        if fds.tagged().any(|(_, fd)| fpty::sys::is_one_of_the_last(fd, RESERVE)) {
+        if fds.tagged().any(|(_, fd)| fpty::sys::is_near_descriptor_limit(fd, RESERVE)) {
             return false;
         }
         fds.close_ring_fd(&record, false);
@@ -299,7 +301,7 @@ impl Supervisor {
         let left = OrphanedSessions::of(0..shared_memory::gateways(), KeptBy::Supervisor);
         left.lines.iter().for_each(|line| write_line(&self.log, line));
         left.leaders().for_each(|leader| self.grace.add(leader));
-        let told = Ended::because(Ending::Stopped, "the instance has stopped").packet();
+        let told = SessionEnd::new(EndKind::Stopped, "the instance has stopped").packet();
         for (_, mut supervised) in self.sessions.drain() {
             let SessionFds { master, program, client, .. } = supervised.fds;
             if let Some(client) = client.map(Stream::of_stranger) {
@@ -312,13 +314,13 @@ impl Supervisor {
             if !proof::are_ends_told() {
                 supervised.record.last.write_line(&self.log, EndReason::Lost, None);
             }
-            let master = master.and_then(|master| Master::given_back(master, true).ok());
+            let master = master.and_then(|master| Master::returned(master, true).ok());
             if let (Some(fd), Some(pid)) = (program, Pid::new(supervised.record.pid)) {
                 let program = PidFd::reopened(pid, fd);
                 if let Some(master) = &master {
                     hang_up_foreground(master, &program);
                 }
-                self.grace.hang_up(Leader::from(program));
+                self.grace.hang_up(SessionLeader::from(program));
             }
             // Clients may keep it.
             if let Some(master) = master {

@@ -2,7 +2,7 @@
 //! GO.
 
 use fpty::proto::session_key::SessionKey;
-use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare};
+use fpty::proto::{ClientPacketDecoder, GO, SESSION_KEY, SessionEnd, encode_bare};
 use fpty::sys::Size;
 
 use super::extended_state::{DetachState, Extended, HandOver};
@@ -13,8 +13,8 @@ impl Session {
     pub fn restored(size: Size, detach_state: Option<DetachState>) -> Self {
         let mut session = Self::raw(size);
         session.accept_first_bytes();
-        let mut decoder = Decoder::default();
-        decoder.extend();
+        let mut decoder = ClientPacketDecoder::default();
+        decoder.set_extended();
         session.decoder = Some(decoder);
         session.extended = Some(Box::new(Extended {
             hand_over: HandOver::Completed,
@@ -33,7 +33,7 @@ impl Session {
 
     /// Sends the session's id and secret, by which the client attaches again.
     pub fn send_key(&mut self, key: &SessionKey, effects: &mut impl SessionEffects) {
-        self.send_packet(KEY, &key.payload(), effects);
+        self.send_packet(SESSION_KEY, &key.payload(), effects);
     }
 
     /// State of a detachable session.
@@ -73,7 +73,7 @@ impl Session {
 
     /// The program's end, where the client was not sent it and another client may attach to read
     /// it, or waits for it: a client that was detached `for_another` has read that alone.
-    pub fn take_unsent_end(&mut self, for_another: bool) -> Option<Ended> {
+    pub fn take_unsent_end(&mut self, for_another: bool) -> Option<SessionEnd> {
         let is_terminated = self.shutdown != Shutdown::Running;
         let extended = self.extended.as_mut()?;
         let is_told = is_terminated || (extended.end_sent && !for_another);
@@ -94,7 +94,7 @@ impl Session {
 
     /// Detaches the client: it gets the reason, unless pending output that it does not read is in
     /// the way.
-    pub fn detach_client(&mut self, why: &Ended, effects: &mut impl SessionEffects) {
+    pub fn detach_client(&mut self, why: &SessionEnd, effects: &mut impl SessionEffects) {
         if self.release_client(effects) {
             let _ = effects.write_client(&why.packet());
         }
@@ -142,7 +142,7 @@ impl Session {
             return true;
         };
         if let Some(output) = packet.get(fpty::proto::HEADER..) {
-            detach_state.remains.keep(output);
+            detach_state.remains.write(output);
         }
         !detach_state.awaiting_go
     }

@@ -1,8 +1,8 @@
 //! Extended mode: END packets, and the hand-over of the terminal.
 
 use fpty::proto::{
-    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, LONGEST_TEXT, NOTICE, OFFER,
-    PING, PONG, RING_PIECE, TAKEN, encode_bare, encode_packet,
+    DETACH, DETACH_AND_END, END_OF_STREAM, EndKind, GO, HEADER, INPUT, MAX_TEXT, NOTICE, OFFER,
+    PING, PONG, RING_PIECE, SessionEnd, TAKEN, encode_bare, encode_packet,
 };
 
 use fpty::text::shown_within;
@@ -25,7 +25,7 @@ impl Session {
     /// Sends a notice beside the terminal's output; raw mode has no way for it.
     pub fn notice(&mut self, line: &str, effects: &mut impl SessionEffects) {
         if self.extended.is_some() {
-            self.send_packet(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), effects);
+            self.send_packet(NOTICE, shown_within(line, MAX_TEXT).as_bytes(), effects);
         }
     }
 
@@ -112,7 +112,7 @@ impl Session {
                 };
             }
             // A payload may be split; one of its parts has the byte.
-            DETACH if part == FOR_GOOD => {
+            DETACH if part == DETACH_AND_END => {
                 extended.ended_by_client = true;
                 self.client_disconnected();
             }
@@ -141,7 +141,7 @@ impl Session {
                     let total = detach_state.remains.total();
                     if extended.in_pieces {
                         let detach_state =
-                            detach_state.remains.seen().and_then(|seen| seen.in_pieces(total));
+                            detach_state.remains.reader().and_then(|seen| seen.to_pieces(total));
                         for piece in detach_state.unwrap_or_default().chunks(u16::MAX.into()) {
                             encode_packet(RING_PIECE, piece, &mut packets);
                         }
@@ -174,8 +174,8 @@ impl Session {
         extended.end_sent = true;
         let ended = extended.ended.take();
         let packet = ended.as_ref().map_or_else(
-            || Ended::because(Ending::Lost, "its status is not known").packet(),
-            Ended::packet,
+            || SessionEnd::new(EndKind::Lost, "its status is not known").packet(),
+            SessionEnd::packet,
         );
         self.send_output(&packet, effects);
         // The client is gone: another one may attach and read it.

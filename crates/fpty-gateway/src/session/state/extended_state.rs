@@ -1,7 +1,7 @@
 //! State of the extended mode and of a detachable session: data alone.
 
-use fpty::proto::Ended;
-use fpty::scrollback::Remains;
+use fpty::proto::SessionEnd;
+use fpty::scrollback::ScrollbackWriter;
 
 /// Progress of the hand-over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Extended {
     /// Progress of the hand-over.
     pub hand_over: HandOver,
     /// The program's end.
-    pub ended: Option<Ended>,
+    pub ended: Option<SessionEnd>,
     /// END was sent.
     pub end_sent: bool,
     /// State of a detachable session.
@@ -47,7 +47,7 @@ pub struct Extended {
 #[derive(Debug)]
 pub struct DetachState {
     /// The scrollback.
-    pub remains: Remains,
+    pub remains: ScrollbackWriter,
     /// The client has attached and was not sent GO: the terminal is not read until then.
     pub awaiting_go: bool,
     /// The terminal is not handed over: only the scrollback is offered.

@@ -20,10 +20,10 @@ use extended_state::Extended;
 
 use crate::connection::client_hello::ClientHello;
 
-use fpty::backlog::{Backlog, Given};
-use fpty::proto::variables::CAN_TAKE;
-use fpty::proto::{Decoder, Ended, Ending, Packet, encode_packet};
-use fpty::sys::{Size, Written, poll::Interest};
+use fpty::backlog::{Backlog, SendOutcome};
+use fpty::proto::variables::CAN_TAKE_TERMINAL;
+use fpty::proto::{ClientPacket, ClientPacketDecoder, EndKind, SessionEnd, encode_packet};
+use fpty::sys::{Size, WriteOutcome, poll::Interest};
 
 /// Limit of pending input for a program that does not read, in bytes; the next read from the client
 /// adds at most this again.
@@ -36,9 +36,9 @@ pub const CONTROL_BUDGET: usize = 16;
 /// Side effects that the state machine asks for.
 pub trait SessionEffects {
     /// Writes input to the terminal's master.
-    fn write_terminal(&mut self, bytes: &[u8]) -> Written;
+    fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Writes output to the client.
-    fn write_client(&mut self, bytes: &[u8]) -> Written;
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Sets the terminal's size.
     fn resize(&mut self, size: Size);
     /// Sends a signal of this number to the session's process.
@@ -85,7 +85,7 @@ enum Client {
 /// Session: one terminal and its client.
 #[derive(Debug)]
 pub struct Session {
-    decoder: Option<Decoder>,
+    decoder: Option<ClientPacketDecoder>,
     extended: Option<Box<Extended>>,
     size: Size,
     input: Backlog,
@@ -102,7 +102,7 @@ enum Shutdown {
     /// The session goes on.
     Running,
     /// The session ends when the client has been told why.
-    Terminating(Ending),
+    Terminating(EndKind),
     /// Memory has run out for this session.
     OutOfMemory,
 }
@@ -148,7 +148,7 @@ impl Session {
         session.extended = hello.extended.then(Box::default);
         session.client = if hello.has_packets { Client::Open } else { Client::AwaitingHello };
         if let Some(extended) = &mut session.extended {
-            extended.accepts_handover = hello.variables.get(CAN_TAKE) == Some(b"1");
+            extended.accepts_handover = hello.variables.get(CAN_TAKE_TERMINAL) == Some(b"1");
         }
         session
     }
@@ -160,7 +160,7 @@ impl Session {
         let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
         self.client = match packet {
             None => return false,
-            Some(Packet::Hello(1..)) => Client::LateHello,
+            Some(ClientPacket::Hello(1..)) => Client::LateHello,
             Some(_) => Client::Open,
         };
         self.client == Client::LateHello
@@ -172,7 +172,7 @@ impl Session {
     }
 
     /// Takes the decoder with the client's unfinished packet, to go on elsewhere.
-    pub fn take_decoder(&mut self) -> Option<Decoder> {
+    pub fn take_decoder(&mut self) -> Option<ClientPacketDecoder> {
         self.decoder.take()
     }
 
@@ -223,7 +223,7 @@ impl Session {
     }
 
     /// The program has ended and was reaped, or could not be executed.
-    pub fn program_ended(&mut self, ended: Ended, effects: &mut impl SessionEffects) {
+    pub fn program_ended(&mut self, ended: SessionEnd, effects: &mut impl SessionEffects) {
         self.program_runs = false;
         self.input.clear();
         // The rest of a handed-over terminal's output is the client's to read.
@@ -236,12 +236,12 @@ impl Session {
 
     /// Terminates the session: the client gets this text on a line of its own, or as END, and the
     /// session ends when that is delivered.
-    pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl SessionEffects) {
+    pub fn terminate(&mut self, why: EndKind, line: &str, effects: &mut impl SessionEffects) {
         self.shutdown = Shutdown::Terminating(why);
         match &mut self.extended {
             Some(extended) => {
                 extended.end_sent = true;
-                let packet = Ended::because(why, line).packet();
+                let packet = SessionEnd::new(why, line).packet();
                 self.send_output(&packet, effects);
             }
             None => self.send_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), effects),
@@ -332,11 +332,11 @@ impl Session {
     }
 
     /// Reason of a termination by the gateway, if there is one.
-    pub fn termination(&self) -> Option<Ending> {
+    pub fn termination(&self) -> Option<EndKind> {
         match self.shutdown {
             Shutdown::Running => None,
             Shutdown::Terminating(why) => Some(why),
-            Shutdown::OutOfMemory => Some(Ending::Lost),
+            Shutdown::OutOfMemory => Some(EndKind::Lost),
         }
     }
 
@@ -388,8 +388,8 @@ impl Session {
 
     fn send_input(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
         if self.accepts_input(bytes)
-            && self.input.give(bytes, |bytes| effects.write_terminal(bytes).taken())
-                == Given::Starved
+            && self.input.send(bytes, |bytes| effects.write_terminal(bytes).taken())
+                == SendOutcome::OutOfMemory
         {
             self.shutdown = Shutdown::OutOfMemory;
         }
@@ -402,7 +402,7 @@ impl Session {
         }
         let waits = !self.input.is_empty();
         let taken = if waits { Some(0) } else { effects.write_terminal(bytes).taken() };
-        if taken.is_some_and(|taken| !self.input.try_keep(bytes, taken)) {
+        if taken.is_some_and(|taken| !self.input.try_push_rest(bytes, taken)) {
             self.shutdown = Shutdown::OutOfMemory;
         }
     }
@@ -415,10 +415,10 @@ impl Session {
     }
 
     fn send_output(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
-        match self.output.give(bytes, |bytes| effects.write_client(bytes).taken()) {
-            Given::Taken(_) => {}
-            Given::Starved => self.shutdown = Shutdown::OutOfMemory,
-            Given::Gone => self.client_disconnected(),
+        match self.output.send(bytes, |bytes| effects.write_client(bytes).taken()) {
+            SendOutcome::Sent(_) => {}
+            SendOutcome::OutOfMemory => self.shutdown = Shutdown::OutOfMemory,
+            SendOutcome::Closed => self.client_disconnected(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Packets of a client: input as it comes, everything else within the budget of a turn.
 
-use fpty::proto::{Decoder, Packet};
+use fpty::proto::{ClientPacket, ClientPacketDecoder};
 use nix::sys::signal::Signal;
 
 use super::{Client, Session, SessionEffects, SignalKey};
@@ -75,7 +75,7 @@ impl Session {
 
     fn decode(
         &mut self,
-        decoder: &mut Decoder,
+        decoder: &mut ClientPacketDecoder,
         bytes: &mut &[u8],
         pending: &mut PendingInput<'_>,
         effects: &mut impl SessionEffects,
@@ -85,7 +85,7 @@ impl Session {
                 return;
             };
             match packet {
-                Packet::Input(input) => {
+                ClientPacket::Input(input) => {
                     if pending.resized || pending.pressed.is_some() {
                         self.press_key(pending, effects);
                         self.apply_resize(pending, effects);
@@ -97,23 +97,23 @@ impl Session {
                         pending.coalesced.extend_from_slice(input);
                     }
                 }
-                Packet::Part(kind, part, last) => {
+                ClientPacket::Part(kind, part, last) => {
                     self.flush_pending(pending, effects);
                     self.apply_resize(pending, effects);
                     *pending.budget = pending.budget.saturating_sub(1);
                     self.extended_packet(kind, part, last, effects);
                 }
-                Packet::Rows(rows) => {
+                ClientPacket::Rows(rows) => {
                     self.flush_pending(pending, effects);
                     self.size.rows = rows;
                     pending.resized = true;
                 }
-                Packet::Cols(cols) => {
+                ClientPacket::Cols(cols) => {
                     self.flush_pending(pending, effects);
                     self.size.cols = cols;
                     pending.resized = true;
                 }
-                Packet::Signal(number) => match &mut pending.pressed {
+                ClientPacket::Signal(number) => match &mut pending.pressed {
                     Some((pressed, times)) if *pressed == number => *times += 1,
                     _ => {
                         self.flush_pending(pending, effects);
@@ -125,7 +125,7 @@ impl Session {
                         }
                     }
                 },
-                Packet::Hello(_) | Packet::Unknown(..) => {}
+                ClientPacket::Hello(_) | ClientPacket::Unknown(..) => {}
             }
         }
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::connection::client_hello::{Handshake, HandshakeStep};
-use fpty::exit_status::of_exit;
+use fpty::exit_status::session_end;
 use fpty::proto::{
     GO, HELLO, PING, TAKEN, VARIABLES, encode_bare, encode_input, encode_rows_and_cols,
     encode_signal,
@@ -28,26 +28,26 @@ enum Did {
     SignalKey(u8),
 }
 
-fn take(room: &mut usize, bytes: &[u8]) -> Written {
+fn take(room: &mut usize, bytes: &[u8]) -> WriteOutcome {
     let count = bytes.len().min(*room);
     *room -= count;
-    if count == 0 { Written::Blocked } else { Written::Bytes(count) }
+    if count == 0 { WriteOutcome::WouldBlock } else { WriteOutcome::Bytes(count) }
 }
 
 impl SessionEffects for Fake {
-    fn write_terminal(&mut self, bytes: &[u8]) -> Written {
+    fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = take(&mut self.terminal_room, bytes);
-        if let Written::Bytes(count) = written {
+        if let WriteOutcome::Bytes(count) = written {
             self.did.push(Did::Terminal(bytes[..count].to_vec()));
         }
         written
     }
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         if self.client_gone {
-            return Written::Gone;
+            return WriteOutcome::Closed;
         }
         let written = take(&mut self.client_room, bytes);
-        if let Written::Bytes(count) = written {
+        if let WriteOutcome::Bytes(count) = written {
             self.did.push(Did::Client(bytes[..count].to_vec()));
         }
         written
@@ -156,7 +156,7 @@ fn a_client_that_does_not_read_stops_the_program_not_the_router() {
 fn the_end_waits_for_status_output_and_delivery() {
     let mut session = Session::raw(SIZE);
     let mut effects = Fake::default();
-    session.program_ended(of_exit(Exit::Status(0)), &mut effects);
+    session.program_ended(session_end(Exit::Status(0)), &mut effects);
     assert_eq!(session.next_action(), NextAction::Wait);
     session.terminal_output(b"last words", &mut effects);
     session.terminal_eof(&mut effects);
@@ -172,7 +172,7 @@ fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
     let mut effects = roomy();
     session.terminal_eof(&mut effects);
     assert_eq!(session.next_action(), NextAction::Wait);
-    session.program_ended(of_exit(Exit::Status(0)), &mut effects);
+    session.program_ended(session_end(Exit::Status(0)), &mut effects);
     assert_eq!(session.next_action(), NextAction::Close);
 }
 
@@ -202,7 +202,7 @@ fn a_client_that_left_abandons_the_session() {
 fn a_dismissal_is_delivered_first() {
     let mut session = Session::raw(SIZE);
     let mut effects = Fake::default();
-    session.terminate(Ending::Idle, "t", &mut effects);
+    session.terminate(EndKind::Idle, "t", &mut effects);
     assert_eq!(session.next_action(), NextAction::Wait);
     effects.client_room = 100;
     session.client_writable(&mut effects);
@@ -258,16 +258,16 @@ fn say(session: &mut Session, mut packet: Vec<u8>, effects: &mut Fake) {
 fn the_end_is_told_once_after_output_and_status() {
     let mut effects = roomy();
     let mut session = extended();
-    session.program_ended(of_exit(Exit::Status(7)), &mut effects);
+    session.program_ended(session_end(Exit::Status(7)), &mut effects);
     assert_eq!(effects.did, []);
     session.terminal_eof(&mut effects);
     session.terminal_eof(&mut effects);
-    let told = of_exit(Exit::Status(7)).packet();
+    let told = session_end(Exit::Status(7)).packet();
     assert_eq!(effects.did, [Did::Client(told)]);
     assert_eq!(session.next_action(), NextAction::Close);
     // In plain uwsgi mode nothing is told.
     let (mut session, mut effects) = (uwsgi(), roomy());
-    session.program_ended(of_exit(Exit::Status(7)), &mut effects);
+    session.program_ended(session_end(Exit::Status(7)), &mut effects);
     session.terminal_eof(&mut effects);
     assert_eq!(effects.did, []);
 }

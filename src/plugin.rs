@@ -19,21 +19,21 @@ use crate::uwsgi::{
     inherited, passed, server, stopping, worker,
 };
 use fpty::error::Result;
-use fpty_gateway::config::gateway_config::Asked;
+use fpty_gateway::config::gateway_config::SocketRequest;
 use fpty_gateway::config::{gateway_config, option_table, options};
 use fpty_gateway::log::log;
 use fpty_gateway::{host, instance};
 
 /// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<gateway_config::Router>> = Lazy::new(Mutex::default);
+static ROUTER: Lazy<Mutex<gateway_config::GatewayConfig>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ option_table::names(&options::OPTIONS) + 1 }> =
+static ROUTER_OPTIONS: OptionTable<{ option_table::name_count(&options::OPTIONS) + 1 }> =
     OptionTable::new(&options::OPTIONS, router_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
 static PTY: Lazy<Mutex<pty_options::Pty>> = Lazy::new(Mutex::default);
 
-static PTY_OPTIONS: OptionTable<{ option_table::names(&pty_options::OPTIONS) + 1 }> =
+static PTY_OPTIONS: OptionTable<{ option_table::name_count(&pty_options::OPTIONS) + 1 }> =
     OptionTable::new(&pty_options::OPTIONS, pty_option);
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
@@ -113,20 +113,20 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
         let mut router = locked(&ROUTER);
-        option_table::set(&options::OPTIONS, &mut *router, name, value)?;
-        router.take_da1_request()
+        option_table::apply_option(&options::OPTIONS, &mut *router, name, value)?;
+        router.take_socket_requests()
     };
     asked.into_iter().try_for_each(|asked| match asked {
-        Asked::Socket { address, protocol, rules } => {
+        SocketRequest::Socket { address, protocol, rules } => {
             sockets::add(&address, Role::of_terminals(protocol), rules)
         }
-        Asked::Zerg(address) => sockets::add_from_zerg(&address),
+        SocketRequest::Zerg(address) => sockets::add_from_zerg(&address),
     })
 }
 
 unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
     let set = |name: &str, value: &OsStr| {
-        option_table::set(&pty_options::OPTIONS, &mut *locked(&PTY), name, value)
+        option_table::apply_option(&pty_options::OPTIONS, &mut *locked(&PTY), name, value)
     };
     // SAFETY: the server's own strings.
     unsafe { receive(name, value, set) };
@@ -164,8 +164,8 @@ unsafe extern "C" fn router_init() -> c_int {
         *locked(&ROUTER) = config.clone();
         sockets::bind(
             Owner::Router,
-            |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
-            |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
+            |number| config.socket_options(number).map(|own| own.ownership).unwrap_or_default(),
+            |number, kind| config.socket_options(number).map_or(Ok(()), |own| own.check_kind(kind)),
         )?;
         instance::before_gateways(&config);
         if let Some(words) = instance::stop_words() {

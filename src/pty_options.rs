@@ -10,121 +10,123 @@ use fpty::client::{ClientConfig, SessionChoice, escape};
 use fpty::error::{Error, Result};
 use fpty::proto::session_key::parse_argument;
 use fpty::proto::{Protocol, is_session_name};
-use fpty_gateway::config::option_table::{Implies, Row, option, put, switch};
-use fpty_gateway::config::value::Typed;
+use fpty_gateway::config::option_table::{Implies, OptionRow, assign, option, switch};
+use fpty_gateway::config::value::OptionValue;
 
 /// What a session is called, or has for a secret, as typed.
-fn word(typed: &Typed<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option<String>> {
+fn word(typed: &OptionValue<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option<String>> {
     let word = typed.value.to_str().filter(|word| is_one(word));
     let why = "neither a session's id nor its name";
-    word.map(|word| Some(word.to_owned())).ok_or_else(|| typed.wrong(why))
+    word.map(|word| Some(word.to_owned())).ok_or_else(|| typed.invalid(why))
 }
 
-fn name(typed: &Typed<'_>) -> Result<Option<String>> {
+fn name(typed: &OptionValue<'_>) -> Result<Option<String>> {
     word(typed, |word| is_session_name(word.as_bytes()))
 }
 
 /// All options of the `pty` plugin.
-pub static OPTIONS: [Row<Pty>; 28] = [
+pub static OPTIONS: [OptionRow<Pty>; 28] = [
     option(&[c"pty-socket"])
         .help(c"bind the pty server on the specified address")
         .implies(Implies::Master)
-        .takes(|pty, typed| put(&mut pty.server.socket, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.server.socket, typed.bytes().map(Some))),
     option(&[c"pty-readonly-socket"])
         .help(c"bind the pty server on the specified address for clients that only watch")
         .implies(Implies::Master)
-        .takes(|pty, typed| put(&mut pty.server.readonly_socket, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.server.readonly_socket, typed.bytes().map(Some))),
     switch(&[c"pty-log"])
         .help(c"send stdout/stderr to the log engine too")
-        .takes(|pty, typed| put(&mut pty.server.log, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.server.log, typed.boolean())),
     switch(&[c"pty-input"])
         .help(c"read from original stdin in addition to pty")
-        .takes(|pty, typed| put(&mut pty.server.input, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.server.input, typed.boolean())),
     option(&[c"pty-connect"])
         .help(c"connect the current terminal to a pty server")
         .implies(Implies::Quiet)
-        .takes(|pty, typed| put(&mut pty.asked.connect, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.asked.connect, typed.bytes().map(Some))),
     option(&[c"pty-uconnect"])
         .help(c"connect the current terminal to a pty server (using uwsgi protocol)")
         .implies(Implies::Quiet)
-        .takes(|pty, typed| put(&mut pty.asked.uconnect, typed.bytes().map(Some))),
-    option(&[c"pty-command"])
-        .help(c"run the specified command line in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.command, Ok(Some((*typed.value).to_owned())))),
+        .parse_with(|pty, typed| assign(&mut pty.asked.uconnect, typed.bytes().map(Some))),
+    option(&[c"pty-command"]).help(c"run the specified command line in client mode").parse_with(
+        |pty, typed| assign(&mut pty.asked.command, Ok(Some((*typed.value).to_owned()))),
+    ),
     switch(&[c"pty-ssh"])
         .help(c"do what sshd was asked for in client mode (for its ForceCommand)")
-        .takes(|pty, typed| put(&mut pty.asked.ssh, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.ssh, typed.boolean())),
     switch(&[c"pty-no-isig"])
         .help(c"disable ISIG terminal attribute in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.no_isig, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.no_isig, typed.boolean())),
     switch(&[c"pty-no-escape"])
         .help(c"pass ~. and the other escapes on in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.no_escape, typed.switch())),
-    option(&[c"pty-escape"]).help(c"begin escapes with this character in client mode").takes(
+        .parse_with(|pty, typed| assign(&mut pty.asked.no_escape, typed.boolean())),
+    option(&[c"pty-escape"]).help(c"begin escapes with this character in client mode").parse_with(
         |pty, typed| {
             let character = escape::character(&typed.value.to_string_lossy());
-            let character = character.map_err(|why| typed.wrong(why))?;
+            let character = character.map_err(|why| typed.invalid(why))?;
             (pty.asked.escape, pty.asked.no_escape) = (character, character.is_none());
             Ok(())
         },
     ),
     option(&[c"pty-name"])
         .help(c"give the session a name in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.name, name(typed))),
-    option(&[c"pty-attach"]).help(c"come back to the specified session in client mode").takes(
-        |pty, typed| put(&mut pty.asked.attach, word(typed, |word| parse_argument(word).is_some())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.name, name(typed))),
+    option(&[c"pty-attach"]).help(c"come back to the specified session in client mode").parse_with(
+        |pty, typed| {
+            assign(&mut pty.asked.attach, word(typed, |word| parse_argument(word).is_some()))
+        },
     ),
     switch(&[c"pty-attach-last"])
         .help(c"come back to the session that was left last in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.attach_last, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.attach_last, typed.boolean())),
     option(&[c"pty-join"])
         .help(c"come back to the session of the specified name, or begin it, in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.join, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.asked.join, name(typed))),
     switch(&[c"pty-steal"])
         .help(c"coming back, have whoever is attached go in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.steal, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.steal, typed.boolean())),
     switch(&[c"pty-read-only"])
         .help(c"coming back, only watch in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.read_only, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.read_only, typed.boolean())),
     switch(&[c"pty-no-reconnect"])
         .help(c"do not take up a connection again that breaks in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.no_reconnect, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.no_reconnect, typed.boolean())),
     switch(&[c"pty-tty"])
         .help(c"with a terminal in any case in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.tty, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.tty, typed.boolean())),
     switch(&[c"pty-no-tty"])
         .help(c"without a terminal in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.no_tty, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.no_tty, typed.boolean())),
     option(&[c"pty-env"])
         .help(c"send the specified variable in client mode (NAME or NAME=VALUE)")
-        .takes(|pty, typed| {
-            let variable = request::variable(&typed.value).map_err(|why| typed.wrong(why))?;
+        .parse_with(|pty, typed| {
+            let variable = request::variable(&typed.value).map_err(|why| typed.invalid(why))?;
             let (name, value) = variable;
             pty.asked.environment.extend(value.map(|value| (name, value)));
             Ok(())
         }),
     switch(&[c"pty-quiet"])
         .help(c"say only what went wrong in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.quiet, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.quiet, typed.boolean())),
     switch(&[c"pty-status-json"])
         .help(c"say how it ended as JSON in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.status_json, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.status_json, typed.boolean())),
     switch(&[c"pty-list"])
         .help(c"list one's own sessions in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.list, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.list, typed.boolean())),
     switch(&[c"pty-list-json"])
         .help(c"list them as JSON in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.list_json, typed.switch())),
+        .parse_with(|pty, typed| assign(&mut pty.asked.list_json, typed.boolean())),
     option(&[c"pty-kill"])
         .help(c"end the specified session in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.kill, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.asked.kill, name(typed))),
     option(&[c"pty-exec"])
         .help(c"run the specified command soon after the pty thread is spawned")
-        .takes(|pty, typed| put(&mut pty.server.exec, typed.command().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.server.exec, typed.command().map(Some))),
     option(&[c"pty-scrollback"])
         .help(c"show a new client so many bytes of earlier output (default: 65536, 0: none)")
-        .takes(|pty, typed| {
-            put(&mut pty.server.scrollback, typed.number(0..=MAX_SCROLLBACK).map(Some))
+        .parse_with(|pty, typed| {
+            assign(&mut pty.server.scrollback, typed.number(0..=MAX_SCROLLBACK).map(Some))
         }),
 ];
 
@@ -262,7 +264,7 @@ impl Asked {
         };
         let comes_back =
             matches!(session, SessionChoice::Attach(_) | SessionChoice::AttachOrNew(_));
-        let wrong = [
+        let invalid = [
             (self.steal && !comes_back, "pty-steal goes with pty-attach or pty-join"),
             (
                 self.read_only && !matches!(session, SessionChoice::Attach(_)),
@@ -274,7 +276,7 @@ impl Asked {
                 "pty-attach and pty-join go with no command: the session has one",
             ),
         ];
-        match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        match invalid.into_iter().find(|(is_wrong, _)| *is_wrong) {
             Some((_, why)) => Err(Error::new(why)),
             None => Ok(session),
         }
@@ -287,7 +289,7 @@ mod tests {
     use fpty_gateway::config::option_table;
 
     fn set(pty: &mut Pty, name: &str, value: &str) -> Result<()> {
-        option_table::set(&OPTIONS, pty, name, value.as_ref())
+        option_table::apply_option(&OPTIONS, pty, name, value.as_ref())
     }
 
     #[test]
@@ -337,7 +339,7 @@ mod tests {
             session(&[("pty-join", "a"), ("pty-steal", "")]),
             Some(SessionChoice::AttachOrNew(text("a")))
         );
-        for wrong in [
+        for invalid in [
             &[("pty-name", "a b")][..],
             &[("pty-name", &word)],
             &[("pty-attach", "")],
@@ -351,7 +353,7 @@ mod tests {
             &[("pty-escape", "xy")],
             &[("pty-env", "1=x")],
         ] {
-            assert!(of(wrong).is_err(), "{wrong:?}");
+            assert!(of(invalid).is_err(), "{invalid:?}");
         }
         let client = of(&[("pty-escape", "%"), ("pty-env", "A=b"), ("pty-no-reconnect", "")]);
         let client = client.expect("a client");

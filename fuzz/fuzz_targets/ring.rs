@@ -7,7 +7,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use fpty::scrollback::{ScrollbackWriter, ScrollbackReader};
+use fpty::scrollback::{ScrollbackReader, ScrollbackWriter};
 use fpty::sys::Size;
 use fpty::sys::ring::MIN_CAPACITY;
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 const MAGIC: u64 = 16;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(remains) = ScrollbackWriter::new(SMALLEST, Size { rows: 24, cols: 80 }) else {
+    let Ok(remains) = ScrollbackWriter::new(MIN_CAPACITY, Size { rows: 24, cols: 80 }) else {
         return;
     };
     let fd = || remains.shared_file().expect("a file").try_clone_to_owned().expect("a descriptor");
@@ -25,8 +25,8 @@ fuzz_target!(|data: &[u8]| {
     file.write_all_at(data, MAGIC).expect("it is written");
     if let Some(last) = data.last() {
         let output = data.repeat(1 + usize::from(*last));
-        let room = (16 * 1024 + SMALLEST - output.len().min(SMALLEST)) as u64;
-        file.write_all_at(&output[..output.len().min(SMALLEST)], room).expect("it is written");
+        let room = (16 * 1024 + MIN_CAPACITY - output.len().min(MIN_CAPACITY)) as u64;
+        file.write_all_at(&output[..output.len().min(MIN_CAPACITY)], room).expect("it is written");
     }
     let seen = ScrollbackReader::open(fd()).expect("a ring");
     let total = seen.total();
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         let Some((past, output)) = seen.output(until) else {
             continue;
         };
-        assert!(output.len() <= SMALLEST);
+        assert!(output.len() <= MIN_CAPACITY);
         let _ = past.size_after(&output);
         let mut shown = 0;
         past.clone()
@@ -70,7 +70,8 @@ fuzz_target!(|data: &[u8]| {
         next.close_file();
         let other = ScrollbackReader::open(next.share_file().expect("memory")).expect("a ring");
         assert_eq!(other.total(), seen.total());
-        let shown = |it: &ScrollbackReader| it.output(None).map(|(past, output)| (past.from, output));
+        let shown =
+            |it: &ScrollbackReader| it.output(None).map(|(past, output)| (past.from, output));
         assert!(shown(&other) == shown(&seen));
     }
 });

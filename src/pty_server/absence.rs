@@ -15,7 +15,7 @@ use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
-use fpty::sys::socket::{Listener, Stream};
+use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::text::shown;
 use fpty_gateway::log::log;
 
@@ -44,7 +44,8 @@ pub fn forget() {
 /// The master's part: it refuses who comes while the first worker does not
 /// run.
 pub fn look() {
-    static DOORS: Lazy<Vec<Socket>> = Lazy::new(|| sockets::bound(Owner::Pty).unwrap_or_default());
+    static LISTENERS: Lazy<Vec<Socket>> =
+        Lazy::new(|| sockets::bound(Owner::Pty).unwrap_or_default());
     static BEFORE: Mutex<Option<First>> = Mutex::new(None);
     if !sockets::asked_for(Owner::Pty) {
         return;
@@ -61,9 +62,9 @@ pub fn look() {
         First::Rests => "the worker that has this terminal does not run, for want of requests",
         First::Never => "there are no workers, and no terminal of one",
     };
-    for door in DOORS.iter() {
+    for listener in LISTENERS.iter() {
         for _ in 0..AT_ONCE {
-            match door.listener.accept() {
+            match listener.listener.accept() {
                 Ok(Some((client, _))) => refused.refuse(Box::new(client), why),
                 Ok(None) | Err(_) => break,
             }
@@ -95,10 +96,10 @@ fn tell(before: Option<First>, now: First) {
 
 /// The part of a worker that could have no terminal: refuses everybody, for
 /// as long as the process lives.
-pub fn refuse_all(doors: &[Private<Listener>], why: &str) {
+pub fn refuse_all(listeners: &[Private<ListeningSocket>], why: &str) {
     let mut refused: Refused<Private<Stream>> = Refused::new();
     loop {
-        let fds = doors.iter().map(|door| door.as_fd()).chain(refused.fds());
+        let fds = listeners.iter().map(|listener| listener.as_fd()).chain(refused.fds());
         let mut polled: Vec<PollFd<'_>> =
             fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = match refused.is_empty() {
@@ -107,8 +108,8 @@ pub fn refuse_all(doors: &[Private<Listener>], why: &str) {
         };
         let _ = nix::poll::poll(&mut polled, timeout);
         refused.look();
-        for door in doors {
-            match super::accept(door) {
+        for listener in listeners {
+            match super::accept(listener) {
                 Ok(Some(client)) => refused.refuse(client, why),
                 Ok(None) => {}
                 Err(_) => std::thread::sleep(PAUSE),

@@ -6,8 +6,8 @@ use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use fpty::backlog::Backlog;
-use fpty::fair_share::Who;
-use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD};
+use fpty::fair_share::Principal;
+use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpProbe};
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
@@ -17,7 +17,7 @@ use fpty::terminal::QueryFilter;
 pub struct Client {
     pub stream: Private<Stream>,
     /// Whose share of the places it has, and since when.
-    pub who: Who,
+    pub principal: Principal,
     pub since: Instant,
     readonly: bool,
     queue: Backlog,
@@ -27,7 +27,7 @@ pub struct Client {
     limit: usize,
     state: State,
     /// Its first bytes, while they may be a web page's.
-    first: Option<Box<Beginning>>,
+    first: Option<Box<HttpProbe>>,
     /// Until when they are held back.
     pub held_until: Option<Instant>,
 }
@@ -63,14 +63,29 @@ pub enum Heard {
 
 impl Client {
     /// Somebody new, who is shown what was there before.
-    pub fn new(stream: Private<Stream>, who: Who, readonly: bool, scrollback: &Scrollback) -> Self {
+    pub fn new(
+        stream: Private<Stream>,
+        principal: Principal,
+        readonly: bool,
+        scrollback: &Scrollback,
+    ) -> Self {
         let mut queue = Backlog::default();
         let joining = scrollback.replay(&mut queue);
         let limit = QUEUE_LIMIT + queue.len();
         let (since, state) = (Instant::now(), State::Open);
         let (first, held_until) = (Some(Box::default()), None);
-        let mut client =
-            Self { stream, who, since, readonly, queue, joining, limit, state, first, held_until };
+        let mut client = Self {
+            stream,
+            principal,
+            since,
+            readonly,
+            queue,
+            joining,
+            limit,
+            state,
+            first,
+            held_until,
+        };
         client.send();
         client
     }
@@ -121,16 +136,16 @@ impl Client {
         let Some(first) = &mut self.first else {
             return Heard::Input(bytes.len());
         };
-        let begins = first.hear(bytes);
-        if begins == Begins::Web {
+        let begins = first.feed(bytes);
+        if begins == FirstBytes::Http {
             return Heard::Web;
         }
-        let is_held = begins == Begins::Likely && !first.is_released();
+        let is_held = begins == FirstBytes::MaybeHttp && !first.is_released();
         let given = if is_held { Vec::new() } else { first.take().to_vec() };
-        if begins == Begins::Plain {
+        if begins == FirstBytes::Terminal {
             (self.first, self.held_until) = (None, None);
         } else if !first.is_released() {
-            self.held_until.get_or_insert_with(|| Instant::now() + HELD);
+            self.held_until.get_or_insert_with(|| Instant::now() + HOLD_TIME);
         }
         Heard::First(given)
     }
@@ -168,7 +183,7 @@ impl Client {
     /// A web page is told that this is nothing for it, and goes.
     pub fn refuse_web(&mut self) {
         if self.queue.is_empty() {
-            let _ = self.stream.write(ANSWER);
+            let _ = self.stream.write(FORBIDDEN_RESPONSE);
         }
         self.state = State::Refused;
     }

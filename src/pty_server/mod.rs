@@ -32,14 +32,14 @@ use fpty::sys::environment;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
-use fpty::sys::socket::{Listener, Stream};
+use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 use fpty_gateway::log::log;
 
 use crate::pty_server::log_copy::LogCopy;
-use crate::pty_server::share::{Door, Share};
+use crate::pty_server::share::{Listener, Share};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.
@@ -74,28 +74,29 @@ pub fn start(config: &Server) -> Result<()> {
         sockets::close(Owner::Pty);
         return Ok(());
     }
-    let doors = sockets::bound(Owner::Pty)?;
-    for door in &doors {
-        door.listener.close_on_exec();
+    let listeners = sockets::bound(Owner::Pty)?;
+    for listener in &listeners {
+        listener.listener.close_on_exec();
     }
-    let Err(error) = open(config, &doors) else {
+    let Err(error) = open(config, &listeners) else {
         return Ok(());
     };
     log(&format!("pty: no shared terminal: {error}"));
     in_background("pty-none", move || {
-        let doors: Vec<_> = doors.iter().map(|door| Private::of(door.listener)).collect();
-        absence::refuse_all(&doors, &error.to_string());
+        let listeners: Vec<_> =
+            listeners.iter().map(|listener| Private::of(listener.listener)).collect();
+        absence::refuse_all(&listeners, &error.to_string());
     })
 }
 
-fn open(config: &Server, doors: &[Socket]) -> Result<()> {
+fn open(config: &Server, listeners: &[Socket]) -> Result<()> {
     let (master, slave) = pty::open(SIZE)?;
-    for door in doors {
-        log(&format!("pty server {} enabled on {}", door.name, slave.name()));
+    for listener in listeners {
+        log(&format!("pty server {} enabled on {}", listener.name, slave.name()));
     }
     let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
     let share = Share::new(
-        doors.iter().map(Door::of).collect(),
+        listeners.iter().map(Listener::of).collect(),
         Private::of(master),
         config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
@@ -142,7 +143,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
     }
 }
 
-impl Door {
+impl Listener {
     fn of(socket: &Socket) -> Self {
         Self { listener: Private::of(socket.listener), readonly: socket.role == Role::Watched }
     }
@@ -150,8 +151,8 @@ impl Door {
 
 /// Takes a connection, which what the application forks does not have: it would hold
 /// it open.
-fn accept(door: &Listener) -> io::Result<Option<Private<Stream>>> {
-    Private::open(|| door.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
+fn accept(listener: &ListeningSocket) -> io::Result<Option<Private<Stream>>> {
+    Private::open(|| listener.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
 }
 
 /// The original standard input; a terminal is put into raw mode, since the

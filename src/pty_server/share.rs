@@ -18,11 +18,11 @@ use super::log_copy::LogCopy;
 use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share;
-use fpty::proto::http_request::WHY;
+use fpty::proto::http_request::HTTP_REJECTED;
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
-use fpty::sys::socket::{Listener, Stream};
+use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::sys::stdio::{self, Output};
 use fpty::text::shown;
 
@@ -42,16 +42,16 @@ const CLIENTS_OF_ONE: usize = 64;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A socket of the shared terminal.
-pub struct Door {
+pub struct Listener {
     /// Where clients come from.
-    pub listener: Private<Listener>,
+    pub listener: Private<ListeningSocket>,
     /// Whether they only watch.
     pub readonly: bool,
 }
 
 /// The shared terminal.
 pub struct Share {
-    doors: Vec<Door>,
+    listeners: Vec<Listener>,
     master: Private<Master>,
     scrollback: Scrollback,
     clients: Vec<Client>,
@@ -73,7 +73,7 @@ pub struct Share {
 #[derive(Clone, Copy)]
 enum Who {
     Terminal,
-    Door(usize),
+    Listener(usize),
     Client(usize),
     Log,
     OriginalInput,
@@ -82,7 +82,7 @@ enum Who {
 impl Share {
     /// The terminal and those who may come to it.
     pub fn new(
-        doors: Vec<Door>,
+        listeners: Vec<Listener>,
         master: Private<Master>,
         scrollback: usize,
         errors: Output,
@@ -90,7 +90,7 @@ impl Share {
         original_input: Option<OwnedFd>,
     ) -> Self {
         Self {
-            doors,
+            listeners,
             master,
             scrollback: Scrollback::new(scrollback),
             clients: Vec::new(),
@@ -118,7 +118,7 @@ impl Share {
             for (who, events) in self.wait() {
                 match who {
                     Who::Terminal => self.terminal(events),
-                    Who::Door(index) => self.accept(index),
+                    Who::Listener(index) => self.accept(index),
                     Who::Client(index) => self.client(index, events),
                     Who::Log => self.flush_log(),
                     Who::OriginalInput => self.original_input(),
@@ -139,9 +139,9 @@ impl Share {
         who.push(Who::Terminal);
         polled.push(PollFd::new(self.master.as_fd(), terminal));
         if self.paused.is_none() {
-            for (index, door) in self.doors.iter().enumerate() {
-                who.push(Who::Door(index));
-                polled.push(PollFd::new(door.listener.as_fd(), PollFlags::POLLIN));
+            for (index, listener) in self.listeners.iter().enumerate() {
+                who.push(Who::Listener(index));
+                polled.push(PollFd::new(listener.listener.as_fd(), PollFlags::POLLIN));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
@@ -253,22 +253,23 @@ impl Share {
     }
 
     fn accept(&mut self, index: usize) {
-        let door = &self.doors[index];
-        match super::accept(&door.listener) {
+        let listener = &self.listeners[index];
+        match super::accept(&listener.listener) {
             Ok(Some(stream)) => {
-                let who = fair_share::Who::of(&stream);
-                if self.clients.iter().filter(|client| client.who == who).count() >= CLIENTS_OF_ONE
+                let who = fair_share::Principal::of(&stream);
+                if self.clients.iter().filter(|client| client.principal == who).count()
+                    >= CLIENTS_OF_ONE
                 {
                     let why = "too many clients of yours are at this terminal";
                     self.refused.refuse(stream, why);
                     return;
                 }
                 let places = self.clients.iter().enumerate();
-                let places = places.map(|(index, client)| (index, client.who, client.since));
-                if let Some(index) = fair_share::in_the_way(places, who, CLIENTS_OF_ONE, CLIENTS) {
+                let places = places.map(|(index, client)| (index, client.principal, client.since));
+                if let Some(index) = fair_share::to_evict(places, who, CLIENTS_OF_ONE, CLIENTS) {
                     self.clients[index].drop_it();
                 }
-                self.clients.push(Client::new(stream, who, door.readonly, &self.scrollback));
+                self.clients.push(Client::new(stream, who, listener.readonly, &self.scrollback));
             }
             Ok(None) => {}
             Err(error) => {
@@ -306,8 +307,8 @@ impl Share {
     fn refuse_web(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.refuse_web();
-        let who = client.who;
-        self.log(&format!("{who} was refused: {WHY}"));
+        let who = client.principal;
+        self.log(&format!("{who} was refused: {HTTP_REJECTED}"));
     }
 
     fn give_held(&mut self, bytes: &[u8]) {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::guard::start;
 use crate::ffi;
 use fpty::error::Result;
-use fpty_gateway::config::option_table::{self, Implies, Row, Spec};
+use fpty_gateway::config::option_table::{self, Implies, OptionRow, OptionSpec};
 
 /// Receives an option's name and value (empty where there is none).
 pub type Receive = fn(&str, &OsStr) -> Result<()>;
@@ -22,18 +22,18 @@ unsafe impl<const N: usize> Sync for OptionTable<N> {}
 impl<const N: usize> OptionTable<N> {
     /// Builds the array, at compile time. `call` is what the server calls.
     pub const fn new<C>(
-        rows: &[Row<C>],
+        rows: &[OptionRow<C>],
         call: unsafe extern "C" fn(*mut c_char, *mut c_char, *mut c_void),
     ) -> Self {
         assert!(
-            option_table::names(rows) + 1 == N,
+            option_table::name_count(rows) + 1 == N,
             "there is room for the options and an end mark"
         );
         // SAFETY: NULLs, zeros and None are what the end mark is made of.
         let mut table: [ffi::uwsgi_option; N] = unsafe { std::mem::zeroed() };
         let (mut at, mut row) = (0, 0);
         while row < rows.len() {
-            let Spec { names, takes_value, help, implies, .. } = &rows[row].spec;
+            let OptionSpec { names, takes_value, help, implies, .. } = &rows[row].spec;
             let mut name = 0;
             while name < names.len() {
                 table[at].name = names[name].as_ptr().cast_mut();

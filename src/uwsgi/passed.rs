@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use super::guard::locked;
 use crate::ffi;
 use fpty::error::{Context, Result};
-use fpty::sys::socket::Listener;
+use fpty::sys::socket::ListeningSocket;
 
 /// Those of the service manager's that are ours.
 static OURS: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
@@ -22,7 +22,7 @@ static OURS: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
 /// # Errors
 /// It is no listening socket, or there is no descriptor left.
 pub fn take(number: c_int) -> Result<c_int> {
-    Listener::of_the_server(number)?;
+    ListeningSocket::of_the_server(number)?;
     if is_of_the_service_manager(number) {
         locked(&OURS).push(number);
     }

@@ -15,7 +15,7 @@ use crate::ffi;
 use fpty::error::{Context, Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};
-use fpty::sys::socket::Listener;
+use fpty::sys::socket::ListeningSocket;
 use fpty_gateway::config::rules::SocketKind;
 use fpty_gateway::log::log;
 
@@ -79,7 +79,7 @@ impl Role {
 /// A socket that is bound.
 pub struct Socket {
     /// Where connections come from.
-    pub listener: Listener,
+    pub listener: ListeningSocket,
     /// What they are for.
     pub role: Role,
     /// Its address, as the server names it; what is not UTF-8 as U+FFFD.
@@ -201,8 +201,8 @@ pub fn bind(
             (fd, raw_name, owner == Owner::Pty)
         };
         let name = String::from_utf8_lossy(&raw_name);
-        let listener =
-            Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
+        let listener = ListeningSocket::of_the_server(fd)
+            .map_err(|error| Error::new(format!("{name}: {error}")))?;
         if was_bound {
             fits(rules, SocketKind::Passed(Some(listener.transport())))?;
         }
@@ -313,7 +313,7 @@ fn check_path(bytes: &[u8]) -> Result<()> {
 pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
     let socket = |socket: &mut ffi::uwsgi_gateway_socket| {
         let (role, rules) = role_and_rules(socket.mode);
-        let listener = Listener::of_the_server(socket.fd)?;
+        let listener = ListeningSocket::of_the_server(socket.fd)?;
         Ok(Socket { listener, role, name: text(socket.name), rules })
     };
     sockets_of(owner).map(socket).collect()

@@ -2,7 +2,7 @@
 //! signals, its environment.
 
 use crate::harness::process::{self, Process};
-use crate::harness::{Server, Setup, on_every_server, wait_until};
+use crate::harness::{Server, Setup, in_process, on_every_server, wait_until};
 
 /// The one program of a server, once it is executed.
 #[track_caller]
@@ -43,7 +43,7 @@ fn a_program_has_its_terminal_and_nothing_else() {
 /// ignored in whatever it starts (cargo, this test, the server).
 #[test]
 fn a_program_starts_with_every_signal_at_its_default() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-command", "/bin/cat").raw();
         let _session = server.connect("s");
         for program in program_named(&server, "cat", 1) {
@@ -57,7 +57,7 @@ fn a_program_starts_with_every_signal_at_its_default() {
 
 #[test]
 fn a_program_leads_a_session_on_its_controlling_terminal() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-command", "/bin/cat").raw();
         let _session = server.connect("s");
         for program in program_named(&server, "cat", 1) {
@@ -78,7 +78,7 @@ fn a_program_leads_a_session_on_its_controlling_terminal() {
 
 #[test]
 fn a_program_has_a_term() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("echo \"TERM is <$TERM>\"").raw();
         let output = server.connect("s").text_to_end();
         assert!(output.contains("TERM is <") && !output.contains("<>"), "{output:?}");
@@ -93,7 +93,7 @@ fn a_program_has_a_term() {
 /// What the server has for itself is none of a session's business.
 #[test]
 fn a_program_has_the_servers_limits_not_the_gateways() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("echo \"$(ulimit -Sn) of $(ulimit -Hn)\"").raw();
         let output = server.connect("s").text_to_end();
         let master = std::fs::read_to_string(format!("/proc/{}/limits", server.master())).unwrap();
@@ -106,7 +106,7 @@ fn a_program_has_the_servers_limits_not_the_gateways() {
 /// A backspace takes a character, not a byte.
 #[test]
 fn lines_are_edited_by_characters() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         let server =
             Setup::new(flavor).script("stty -echo; echo ready; read l; echo \"<$l>\"").raw();
         let mut client = server.connect("s");
@@ -118,7 +118,7 @@ fn lines_are_edited_by_characters() {
 
 #[test]
 fn a_command_with_a_blank_goes_through_the_shell() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         let command = "echo one two | tr a-z A-Z; tty -s && echo on a terminal";
         let server = Setup::new(flavor).option("forkptyrouter-command", command).raw();
         assert_eq!(server.connect("s").text_to_end(), "ONE TWO\r\non a terminal\r\n");
@@ -135,7 +135,7 @@ fn a_command_with_a_blank_goes_through_the_shell() {
 
 #[test]
 fn a_command_that_cannot_be_executed_says_why() {
-    on_every_server(|flavor| {
+    in_process(|flavor| {
         for (command, why) in [
             ("{dir}/missing", "No such file or directory"),
             ("{dir}", "Permission denied"),

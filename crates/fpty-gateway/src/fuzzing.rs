@@ -2,12 +2,12 @@
 //! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
 //! something is not as it has to be.
 
-pub use crate::connection::client_hello::{Greeting, Heard, Opening};
-use crate::control::page::Piece;
-use crate::control::peers::attach_request::Found;
-use crate::control::peers::{Message, Question};
-use crate::observe::audit::Gone;
-use crate::observe::recording::asciicast::{Cast, Format, Head, Totals};
+pub use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
+use crate::control::page::Page;
+use crate::control::peers::attach_request::AttachMatch;
+use crate::control::peers::{Message, PeerRequest};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::asciicast::{Asciicast, Format, Head, Totals};
 use crate::observe::recording::protocol as recorder;
 use crate::observe::recording::protocol::{Answer, Begin, Kind};
 use crate::process::ipc::{decode, encode};
@@ -16,33 +16,33 @@ use fpty::proto::SessionEnd;
 use fpty::sys::Size;
 
 /// What a gateway says to another.
-pub fn siblings(bytes: &[u8]) {
+pub fn peers(bytes: &[u8]) {
     if let Some(message) = Message::decode(bytes) {
         assert_eq!(
             Message::decode(&message.encode()).map(|it| it.encode()),
             Some(message.encode())
         );
-        if let Some(question) = decode::<Question>(message.body) {
+        if let Some(question) = decode::<PeerRequest>(message.body) {
             assert_eq!(decode(&encode(&question)), Some(question));
         }
     }
-    if let Some(found) = decode::<Found>(bytes) {
+    if let Some(found) = decode::<AttachMatch>(bytes) {
         assert_eq!(decode(&encode(&found)), Some(found));
     }
-    if let Some(piece) = Piece::decode(bytes) {
+    if let Some(piece) = Page::decode(bytes) {
         let found = piece.found().count();
         assert!(found <= bytes.len());
-        assert_eq!(Piece::decode(&piece.encode()), Some(piece));
+        assert_eq!(Page::decode(&piece.encode()), Some(piece));
     }
 }
 
 /// What the process that keeps sessions is told, and tells the next gateway.
-pub fn store(bytes: &[u8]) {
+pub fn supervisor(bytes: &[u8]) {
     let message = protocol::decode(bytes, Vec::new());
     if let Some(protocol::Message::Session(mut record, _)) = message {
         // What another process writes into the log, it writes once.
-        let _ = record.last.take(Gone::Lost, None);
-        assert_eq!(record.last.take(Gone::Lost, None), None);
+        let _ = record.last.take(EndReason::Lost, None);
+        assert_eq!(record.last.take(EndReason::Lost, None), None);
         if let Some((payload, _)) = &record.ended {
             if let Some(ended) = SessionEnd::read(payload) {
                 assert!(SessionEnd::read(&ended.packet()[fpty::proto::HEADER..]).is_some());
@@ -69,7 +69,7 @@ pub fn recorder(bytes: &[u8], cut: usize) {
         match recorder::next(&mut whole) {
             Ok(Some(message)) => messages.push(message),
             Ok(None) => break true,
-            Err(recorder::Nonsense) => break false,
+            Err(recorder::ProtocolError) => break false,
         }
     };
     let (mut pending, mut count) = (Vec::new(), 0);
@@ -84,7 +84,7 @@ pub fn recorder(bytes: &[u8], cut: usize) {
                     count += 1;
                 }
                 Ok(None) => break,
-                Err(recorder::Nonsense) => makes_sense = false,
+                Err(recorder::ProtocolError) => makes_sense = false,
             }
         }
         let done = pending.len() - rest.len();
@@ -113,7 +113,7 @@ fn write(messages: &[recorder::Message<'_>], format: Format) {
         title: named.clone(),
         term: Some(named),
     };
-    let mut cast = Cast::begin(&head, &mut out);
+    let mut cast = Asciicast::begin(&head, &mut out);
     for message in messages {
         match message.kind {
             Kind::Output => cast.output(message.at, message.body, &mut out),
@@ -126,7 +126,7 @@ fn write(messages: &[recorder::Message<'_>], format: Format) {
         }
     }
     cast.end(u64::MAX, Some(-1), &mut out);
-    cast.last_line(Totals { bytes: 1, dropped: 2, sha256: "0" }, &mut out);
+    cast.trailer(Totals { bytes: 1, dropped: 2, sha256: "0" }, &mut out);
     let lines = String::from_utf8(out).unwrap_or_else(|error| panic!("{error}"));
     assert!(lines.ends_with('\n'));
     for line in lines.lines().filter(|line| !line.starts_with('#')) {

@@ -9,12 +9,12 @@ use once_cell::sync::OnceCell;
 
 use fpty::error::Result;
 use fpty::proto::Protocol;
-use fpty::sys::socket::Listener;
+use fpty::sys::socket::ListeningSocket;
 
 /// A socket of the server's that a gateway accepts connections from.
 pub struct Socket {
     /// The listening socket.
-    pub listener: Listener,
+    pub listener: ListeningSocket,
     /// What its clients get.
     pub role: SocketRole,
     /// Its address, as the server names it; what is not UTF-8 as U+FFFD.

@@ -4,7 +4,7 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `command.rs`, `command/` | commands without a terminal |
+//! | `command/` | commands without a terminal |
 //! | `config/` | options as typed, and the validated configuration that comes of them |
 //! | `connection/` | from a connection to a session |
 //! | `control/` | clients that ask who is there, end sessions, or ask for the statistics |
@@ -16,6 +16,7 @@
 //! | `log.rs`, `log_queue.rs` | lines for the server's log, and those that wait for it |
 //! | `observe/` | audit, metrics, recordings: observers of sessions |
 //! | `process/` | programs, the supervisor, shared memory |
+//! | `testing.rs` | an instance without uWSGI, for tests |
 //! | `session/` | a terminal and its client, from its opening to its end |
 
 #![forbid(unsafe_code)]
@@ -35,3 +36,5 @@ mod log_queue;
 pub(crate) mod observe;
 pub(crate) mod process;
 pub(crate) mod session;
+#[cfg(feature = "testing")]
+pub mod testing;

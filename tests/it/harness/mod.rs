@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `servers.rs` | which servers the cases run on |
 //! | `server.rs` | one of them, in a folder of its own |
+//! | `in_process.rs` | an instance without uWSGI, whose time can be moved |
 //! | `wire.rs` | a client of our own: bytes, and packets of uwsgi mode |
 //! | `leaver.rs` | the same in the extended mode, which leaves and comes back |
 //! | `client.rs` | our clients, in a pipe or in front of a person |
@@ -26,6 +27,7 @@ pub mod breaker;
 pub mod client;
 pub mod documents;
 pub mod fake;
+pub mod in_process;
 pub mod leaver;
 pub mod life;
 pub mod measure;
@@ -49,7 +51,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use server::{Server, Setup};
-pub use servers::{Flavor, on_every_server, on_one_server};
+pub use servers::{Flavor, in_process, on_every_server, on_one_server};
 pub use wire::Wire;
 
 /// How long anything may take before it counts as never happening. The

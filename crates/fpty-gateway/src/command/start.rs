@@ -1,23 +1,22 @@
-//! A command begins: its program is started, and its streams and its client are
-//! waited for.
+//! Start of a command: the program is spawned, its streams and its client are registered.
 
 use std::time::Duration;
 
-use super::state::Command;
-use super::stdio::{Planned, Wires, passed};
-use super::{Commanded, Commands};
-use crate::connection::client_hello::Opening;
-use crate::connection::handshake::Opened;
-use crate::connection::listeners::Newcomer;
+use super::command_state::Command;
+use super::commands::{Commands, LiveCommand};
+use super::stdio::{CommandIo, StdioPlan, passed};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::handshake::ClientRequest;
+use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Refusal, Rejection};
-use crate::process::supervisor::leaders::Kind;
-use crate::process::table::Programs;
-use crate::session::probes::UNANSWERED_LOOK;
-use crate::session::timeouts::Timed;
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::{RejectReason, Rejection};
+use crate::process::supervisor::leaders::LeaderKind;
+use crate::process::table::ProcessTable;
+use crate::session::probes::TCP_STALL_INTERVAL;
+use crate::session::timeouts::TimeLimited;
 use fpty::backlog::has_free_memory;
 use fpty::error::reason;
 use fpty::proto::EndKind;
@@ -29,107 +28,111 @@ use fpty::sys::socket::Transport;
 use fpty::sys::spawn::Streams;
 
 impl Commands {
-    /// Starts a command for a client that has said this.
-    pub fn start(&mut self, cx: &mut Context, programs: &mut Programs, opened: Opened) {
-        let Opened { newcomer, mut opening, arrived, .. } = opened;
-        let shown = opening.request.shown();
+    /// Starts the command that a client has requested, or rejects the client.
+    pub fn start(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        client_request: ClientRequest,
+    ) {
+        let ClientRequest { connection, mut hello, received_fds, .. } = client_request;
+        let shown = hello.request.shown();
         let outcome = cx
-            .check_limits(&newcomer)
-            .and_then(|()| execute(cx, programs, newcomer.door, &mut opening, arrived));
-        let (started, planned) = match outcome {
+            .check_limits(&connection)
+            .and_then(|()| execute(cx, processes, connection.listener, &mut hello, received_fds));
+        let (started, plan) = match outcome {
             Ok(started) => started,
-            Err(why) => return cx.turn_back(newcomer, true, why),
+            Err(why) => return cx.reject(connection, true, why),
         };
-        let Newcomer { client, transport, door, seat, origin } = newcomer;
-        let relayed = planned.relayed();
-        let Planned { wires_input, wires_outputs, ends } = planned;
-        // The program has its own; ours would keep the streams open.
-        drop(ends);
+        let Connection { client, transport, listener, permit, origin } = connection;
+        let relayed = plan.relayed();
+        let StdioPlan { our_input, our_outputs, child_ends } = plan;
+        // The program has its own copies; the gateway's would keep the streams open.
+        drop(child_ends);
         let taken: Vec<u8> =
             (b'0'..=b'2').zip(relayed).filter(|(_, relayed)| !relayed).map(|(n, _)| n).collect();
-        let wires = Wires {
+        let io = CommandIo {
             client,
-            input: wires_input,
-            outputs: wires_outputs,
+            input: our_input,
+            outputs: our_outputs,
             program: Some(started),
             leader: PidFd::open(started),
-            traffic: None,
+            byte_counts: None,
         };
-        let key = self.running.insert(Commanded {
-            command: Command::started(std::mem::take(&mut opening.decoder), relayed),
-            wires,
+        let key = self.running.insert(LiveCommand {
+            command: Command::started(std::mem::take(&mut hello.decoder), relayed),
+            io,
             client_interest: Interest::READ,
             interests: [None; 3],
             relayed,
-            begun: false,
-            refused: false,
+            is_started: false,
+            is_rejected: false,
             exit: None,
-            door,
+            listener,
         });
-        cx.faults.made = Some(Whose::Command(key));
+        cx.panics.in_progress = Some(FaultDomain::Command(key));
         fault_injection::point("command-inserted");
         self.by_program.insert(started, key);
-        let Some(commanded) = self.running.get_mut(key) else {
+        let Some(live) = self.running.get_mut(key) else {
             return;
         };
-        commanded.watch_time(cx, key, Duration::ZERO);
-        commanded.pends(cx, key, seat.ok().flatten(), origin, shown);
+        live.start_timers(cx, key, Duration::ZERO);
+        live.set_pending(cx, key, permit.ok().flatten(), origin, shown);
         fault_injection::point("command-noted");
-        if let Err(error) = commanded.watch(key, &cx.poller) {
+        if let Err(error) = live.register(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
-            let origin = commanded.never_was(cx, key);
-            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
-            commanded.dismiss(EndKind::Refused, &why);
-            return self.close(cx, programs, key);
+            cx.listeners.log_rejection(&format!("forkptyrouter: command refused: {why}"));
+            let origin = live.rejected(cx, key);
+            cx.audit.rejected(origin, Some(&live.io.client), RejectReason::Resources, &why);
+            live.terminate(EndKind::Refused, &why);
+            return self.close(cx, processes, key);
         }
-        commanded.look_for_execution(cx, key);
-        let Commanded { command, wires, .. } = commanded;
-        command.begin(&taken, &opening.input, opening.input_ended, wires);
+        live.check_started(cx, key);
+        let LiveCommand { command, io, .. } = live;
+        command.announce_streams(&taken, &hello.input, hello.input_ended, io);
         if !cx.input.is_empty() {
-            cx.hear_command(key, command, wires);
+            cx.deliver_command_input(key, command, io);
         }
-        if let Some(line) = opening.variables.truncation_notice() {
-            command.notice(&line, wires);
+        if let Some(line) = hello.variables.truncation_notice() {
+            command.notice(&line, io);
         }
         if transport == Transport::Tcp {
-            cx.after(UNANSWERED_LOOK, Due::Command(key, LifeDue::Unanswered));
+            cx.schedule(TCP_STALL_INTERVAL, Timer::Command(key, SessionTimer::TcpStalled));
         }
-        self.settle(cx, programs, key);
+        self.settle(cx, processes, key);
     }
 }
 
-/// Starts the program that is asked for, on streams that were passed, or pipes.
+/// Spawns the requested program, on passed descriptors or pipes.
 fn execute(
     cx: &mut Context,
-    programs: &mut Programs,
-    door: u16,
-    opening: &mut Opening,
-    arrived: ReceivedFds,
-) -> Result<(Pid, Planned), Rejection> {
-    let refused = |why: String| Rejection::because(Refusal::Resources, why);
-    let program = cx.granted(door, std::mem::take(&mut opening.request))?;
-    let rules = cx.doors.rules(door);
-    let environment =
-        rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
-    let passed = passed(&opening.offered, arrived)
+    processes: &mut ProcessTable,
+    listener: u16,
+    hello: &mut ClientHello,
+    received_fds: ReceivedFds,
+) -> Result<(Pid, StdioPlan), Rejection> {
+    let refused = |why: String| Rejection::because(RejectReason::Resources, why);
+    let program = cx.authorize(listener, std::mem::take(&mut hello.request))?;
+    let rules = cx.listeners.rules(listener);
+    let environment = rules.map(|rules| rules.environment_of(&hello.variables)).unwrap_or_default();
+    let passed = passed(&hello.offered_fds, received_fds)
         .map_err(|error| refused(format!("bad request: {error}")))?;
-    // What is passed is not seen, and so could not be told from idleness.
+    // Bytes on passed descriptors are not seen, so they could not be told from idleness.
     let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
     let passes = cx.config.pass_stdio && !is_seen;
     let passed = if passes { passed } else { [None, None, None] };
     if !has_free_memory(0) {
         return Err(refused(String::from("out of memory")));
     }
-    let planned = Planned::new(passed, program.user())
+    let plan = StdioPlan::new(passed, program.user())
         .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
-    let [input, output, error] = &planned.ends;
+    let [input, output, error] = &plan.child_ends;
     let (Some(input), Some(output), Some(error)) = (input.as_fd(), output.as_fd(), error.as_fd())
     else {
         return Err(refused(String::from("a stream is missing")));
     };
     let streams = Streams::Apart([input, output, error]);
-    let pid = cx.spawn(programs, &program, streams, environment, Kind::Command)?;
+    let pid = cx.spawn(processes, &program, streams, environment, LeaderKind::Command)?;
     fault_injection::point("command-spawned");
-    Ok((pid, planned))
+    Ok((pid, plan))
 }

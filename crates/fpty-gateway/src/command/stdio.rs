@@ -1,10 +1,9 @@
-//! What a command is connected to: its client, and its streams, which were
-//! passed to the program or are pipes of ours.
+//! Standard streams of a command: descriptors that the client passed, or pipes of the gateway.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::state::Streams;
-use crate::session::byte_counts::Traffic;
+use super::command_state::CommandEffects;
+use crate::session::byte_counts::ByteCounts;
 use fpty::error::{Error, Result};
 use fpty::sys::WriteOutcome;
 use fpty::sys::accounts;
@@ -15,31 +14,31 @@ use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio_pass::{OutputPipe, StdinPipe, can_be_passed, can_be_reopened, chown_to};
 
-/// The ends of a command.
-pub struct Wires {
-    /// Its client.
+/// Descriptors of a command, and its process.
+pub struct CommandIo {
+    /// The client's connection.
     pub client: Stream,
     /// Standard input, where it is relayed and open.
     pub input: Option<StdinPipe>,
-    /// The outputs, likewise.
+    /// Standard output and error, where they are relayed and open.
     pub outputs: [Option<OutputPipe>; 2],
-    /// The process, until it is reaped: then its number is no longer its own.
+    /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<Pid>,
-    /// By this its process group is known when it was reaped.
+    /// Pidfd of the process group's leader: it serves when the leader was reaped.
     pub leader: Option<PidFd>,
-    /// How much goes and when, where somebody wants to know.
-    pub traffic: Option<Box<Traffic>>,
+    /// Byte counts, where somebody needs them.
+    pub byte_counts: Option<Box<ByteCounts>>,
 }
 
-impl Streams for Wires {
+impl CommandEffects for CommandIo {
     fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         self.client.write(bytes)
     }
 
     fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = self.input.as_ref().map_or(WriteOutcome::Closed, |input| input.write(bytes));
-        if let (Some(traffic), WriteOutcome::Bytes(count)) = (&mut self.traffic, written) {
-            traffic.took_in(&bytes[..count]);
+        if let (Some(byte_counts), WriteOutcome::Bytes(count)) = (&mut self.byte_counts, written) {
+            byte_counts.count_input(&bytes[..count]);
         }
         written
     }
@@ -60,37 +59,37 @@ impl Streams for Wires {
     }
 }
 
-/// The streams of a program that is about to be started.
-pub struct Planned {
-    /// Our end of the input, where it is relayed.
-    pub wires_input: Option<StdinPipe>,
-    /// Our ends of the outputs, likewise.
-    pub wires_outputs: [Option<OutputPipe>; 2],
-    /// What the program gets.
-    pub ends: [End; 3],
+/// Streams of a program that is about to be spawned.
+pub struct StdioPlan {
+    /// The gateway's end of the input, where it is relayed.
+    pub our_input: Option<StdinPipe>,
+    /// The gateway's ends of the outputs, where they are relayed.
+    pub our_outputs: [Option<OutputPipe>; 2],
+    /// The program's ends.
+    pub child_ends: [ChildEnd; 3],
 }
 
-/// What a program gets as a stream.
-pub enum End {
-    /// Of a pipe of ours.
-    Ours(OwnedFd),
-    /// What its client has passed.
+/// A program's end of a stream.
+pub enum ChildEnd {
+    /// End of a pipe.
+    Pipe(OwnedFd),
+    /// Descriptor that the client has passed.
     Passed(ReceivedFd),
 }
 
-impl End {
+impl ChildEnd {
     /// The descriptor.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            End::Ours(fd) => Some(fd.as_fd()),
-            End::Passed(fd) => fd.as_fd(),
+            ChildEnd::Pipe(fd) => Some(fd.as_fd()),
+            ChildEnd::Passed(fd) => fd.as_fd(),
         }
     }
 }
 
-impl Planned {
-    /// Pipes for what was not passed, or what the program could not open
-    /// again: it runs as this user, where that is another one.
+impl StdioPlan {
+    /// Pipes for streams that were not passed, or that the program could not open again through
+    /// /proc, where it runs as another user.
     pub fn new(mut passed: [Option<ReceivedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
@@ -98,55 +97,55 @@ impl Planned {
                 |fd: &ReceivedFd| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
             fd.take_if(|fd| !can(fd));
         }
-        let given = |end: OwnedFd| {
+        let child_end = |end: OwnedFd| {
             if let Some(user) = user {
                 chown_to(&end, user);
             }
-            End::Ours(end)
+            ChildEnd::Pipe(end)
         };
-        let (mut wires_input, mut wires_outputs) = (None, [None, None]);
+        let (mut our_input, mut our_outputs) = (None, [None, None]);
         let input = match passed[0].take() {
-            Some(fd) => End::Passed(fd),
+            Some(fd) => ChildEnd::Passed(fd),
             None => {
                 let (ours, end) = StdinPipe::pipe()?;
-                wires_input = Some(ours);
-                given(end)
+                our_input = Some(ours);
+                child_end(end)
             }
         };
         let mut output = |number: usize| match passed[number].take() {
-            Some(fd) => Ok(End::Passed(fd)),
+            Some(fd) => Ok(ChildEnd::Passed(fd)),
             None => OutputPipe::pipe().map(|(ours, end)| {
-                wires_outputs[number - 1] = Some(ours);
-                given(end)
+                our_outputs[number - 1] = Some(ours);
+                child_end(end)
             }),
         };
-        let ends = [input, output(1)?, output(2)?];
-        Ok(Self { wires_input, wires_outputs, ends })
+        let child_ends = [input, output(1)?, output(2)?];
+        Ok(Self { our_input, our_outputs, child_ends })
     }
 
-    /// Which of the streams are relayed.
+    /// The streams that are relayed.
     pub fn relayed(&self) -> [bool; 3] {
-        let [output, error] = &self.wires_outputs;
-        [self.wires_input.is_some(), output.is_some(), error.is_some()]
+        let [output, error] = &self.our_outputs;
+        [self.our_input.is_some(), output.is_some(), error.is_some()]
     }
 }
 
 /// The client's descriptors by the stream that they are to become.
 ///
 /// # Errors
-/// They are not what they are said to be.
-pub fn passed(names: &[u8], arrived: ReceivedFds) -> Result<[Option<ReceivedFd>; 3]> {
+/// A descriptor is none of 0, 1 and 2, or not of a kind that may be passed.
+pub fn passed(names: &[u8], received_fds: ReceivedFds) -> Result<[Option<ReceivedFd>; 3]> {
     let mut passed = [None, None, None];
-    // Something in between passes bytes alone: they are relayed.
-    if arrived.descriptors.is_empty() && !arrived.truncated {
+    // A proxy in between passes bytes alone: the streams are relayed.
+    if received_fds.descriptors.is_empty() && !received_fds.truncated {
         return Ok(passed);
     }
-    if arrived.truncated || arrived.descriptors.len() != names.len() {
-        let (named, came) = (names.len(), arrived.descriptors.len());
+    if received_fds.truncated || received_fds.descriptors.len() != names.len() {
+        let (named, came) = (names.len(), received_fds.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
     let may_be = |fd: &ReceivedFd, number| fd.as_fd().is_some_and(|fd| can_be_passed(fd, number));
-    for (name, fd) in names.iter().zip(arrived.descriptors) {
+    for (name, fd) in names.iter().zip(received_fds.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {
             Some(place @ None) if may_be(&fd, number) => *place = Some(fd),

@@ -7,12 +7,12 @@ use fpty::proto::variables::{Variables, is_environment_name};
 
 /// Patterns of names, as in sshd_config(5)'s AcceptEnv: `*` stands for any
 /// characters, `?` for one. Blanks stand between them; `none` is none, and what was
-/// not given are the [`USUAL`] ones.
+/// not given are the [`DEFAULT_PATTERNS`] ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AcceptEnv(Option<Vec<u8>>);
 
 /// What a terminal needs to look right, and its person's language.
-const USUAL: &[u8] = b"TERM COLORTERM LANG LANGUAGE LC_* TZ";
+const DEFAULT_PATTERNS: &[u8] = b"TERM COLORTERM LANG LANGUAGE LC_* TZ";
 
 /// Whose a session is, and where its programs are.
 const IDENTITY: &[u8] = b"HOME USER LOGNAME SHELL MAIL PATH";
@@ -48,7 +48,7 @@ impl AcceptEnv {
     /// a session is, or what is to be run before its program, only where a
     /// pattern is that very name.
     pub fn accepts(&self, name: &[u8]) -> bool {
-        let must_be_named = is_one(IDENTITY, name) || is_one(STARTUP, name);
+        let must_be_named = contains_word(IDENTITY, name) || contains_word(STARTUP, name);
         is_environment_name(name)
             && !name.starts_with(b"LD_")
             && self.patterns().any(|pattern| match must_be_named {
@@ -58,19 +58,19 @@ impl AcceptEnv {
     }
 
     fn patterns(&self) -> impl Iterator<Item = &[u8]> {
-        let names = self.0.as_deref().unwrap_or(USUAL).split(u8::is_ascii_whitespace);
+        let names = self.0.as_deref().unwrap_or(DEFAULT_PATTERNS).split(u8::is_ascii_whitespace);
         names.filter(|name| !matches!(*name, b"" | b"none"))
     }
 
     /// What of a client's variables is for the environment, as `NAME=value`:
     /// of several with one name the last. Where programs run as another user
     /// (`of_account`), it is that account's environment in any case.
-    pub fn of_client(&self, variables: &Variables, of_account: bool) -> Vec<CString> {
+    pub fn accepted_variables(&self, variables: &Variables, of_account: bool) -> Vec<CString> {
         let mut accepted: Vec<(&[u8], CString)> = Vec::new();
         for (name, value) in variables.iter().filter(|(name, _)| self.accepts(name)) {
             // An empty TERM is none.
             if (name == b"TERM" && value.is_empty())
-                || (of_account && is_one(IDENTITY, name))
+                || (of_account && contains_word(IDENTITY, name))
                 || !is_safe(name, value)
             {
                 continue;
@@ -84,7 +84,7 @@ impl AcceptEnv {
     }
 }
 
-fn is_one(names: &[u8], name: &[u8]) -> bool {
+fn contains_word(names: &[u8], name: &[u8]) -> bool {
     names.split(|byte| *byte == b' ').any(|known| known == name)
 }
 
@@ -97,7 +97,7 @@ fn is_safe(name: &[u8], value: &[u8]) -> bool {
     match name {
         // A zone below the system's folder.
         b"TZ" => is_plain && !climbs && !value.starts_with(b"/") && !value.starts_with(b":"),
-        _ if name.starts_with(b"LC_") || is_one(CHECKED, name) => {
+        _ if name.starts_with(b"LC_") || contains_word(CHECKED, name) => {
             !climbs && !value.starts_with(b":") && !value.iter().any(|byte| b"/%".contains(byte))
         }
         _ => true,
@@ -172,7 +172,7 @@ mod tests {
         variables::encode(bytes, &mut packets);
         let mut variables = Variables::default();
         variables.part(&packets[HEADER..], true);
-        let accepted = AcceptEnv::default().of_client(&variables, false);
+        let accepted = AcceptEnv::default().accepted_variables(&variables, false);
         assert_eq!(accepted, [c"LANG=C".to_owned(), c"TERM=b".to_owned()]);
     }
 
@@ -183,7 +183,7 @@ mod tests {
         variables::encode(bytes, &mut packets);
         let mut variables = Variables::default();
         variables.part(&packets[HEADER..], true);
-        let accepted = AcceptEnv::of(accept.as_bytes()).of_client(&variables, of_account);
+        let accepted = AcceptEnv::of(accept.as_bytes()).accepted_variables(&variables, of_account);
         let name = |pair: &CString| {
             let text = pair.to_string_lossy().into_owned();
             text.split('=').next().unwrap_or_default().to_owned()
@@ -258,7 +258,7 @@ mod tests {
         assert!(!matches(pattern, &name));
         assert!(!matches(&b"*a".repeat(40_000), &b"a".repeat(30_000)));
         assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{:?}", begin.elapsed());
-        for (pattern, name, is_one) in [
+        for (pattern, name, contains_word) in [
             ("*", "", true),
             ("", "", true),
             ("", "a", false),
@@ -270,7 +270,11 @@ mod tests {
             ("**a", "a", true),
             ("*ab", "aab", true),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), is_one, "{pattern} {name}");
+            assert_eq!(
+                matches(pattern.as_bytes(), name.as_bytes()),
+                contains_word,
+                "{pattern} {name}"
+            );
         }
     }
 }

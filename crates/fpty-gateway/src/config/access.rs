@@ -13,18 +13,18 @@ pub struct Network {
 
 /// Who may not, and who alone may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lists<T> {
+pub struct AccessList<T> {
     deny: Vec<T>,
     allow: Option<Vec<T>>,
 }
 
-impl<T> Default for Lists<T> {
+impl<T> Default for AccessList<T> {
     fn default() -> Self {
         Self { deny: Vec::new(), allow: None }
     }
 }
 
-impl<T> Lists<T> {
+impl<T> AccessList<T> {
     /// The list of those who may not, to be added to.
     pub fn deny(&mut self) -> &mut Vec<T> {
         &mut self.deny
@@ -36,13 +36,13 @@ impl<T> Lists<T> {
     }
 
     /// Whether there are any.
-    pub fn exist(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         !self.deny.is_empty() || self.allow.is_some()
     }
 
     /// Whether whom `is_in` finds in a list may; else `denied`, or `missing` in the
     /// list of those who may.
-    fn admit(
+    fn check(
         &self,
         is_in: impl Fn(&[T]) -> bool,
         denied: &'static str,
@@ -61,11 +61,11 @@ impl<T> Lists<T> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// By user.
-    pub users: Lists<u32>,
+    pub users: AccessList<u32>,
     /// By group: of members.
-    pub groups: Lists<u32>,
+    pub groups: AccessList<u32>,
     /// By address.
-    pub addresses: Lists<Network>,
+    pub addresses: AccessList<Network>,
     /// root comes in only where an allow list has him.
     pub deny_root: bool,
 }
@@ -100,11 +100,11 @@ impl Network {
 impl Access {
     /// Whether there is a rule about users or groups.
     pub fn has_users(&self) -> bool {
-        self.users.exist() || self.groups.exist() || self.deny_root
+        self.users.is_set() || self.groups.is_set() || self.deny_root
     }
 
     /// Whether a process may, whose groups are all of these; else why not.
-    pub fn admits(
+    pub fn check_user(
         &self,
         peer: Credentials,
         groups: &[u32],
@@ -123,14 +123,14 @@ impl Access {
         let is_member = |ids: &[u32]| {
             known && (ids.contains(&peer.gid) || groups.iter().any(|group| ids.contains(group)))
         };
-        self.users.admit(is_user, "the user is denied", "the user is not allowed")?;
-        self.groups.admit(is_member, "the group is denied", "no group of the user's is allowed")
+        self.users.check(is_user, "the user is denied", "the user is not allowed")?;
+        self.groups.check(is_member, "the group is denied", "no group of the user's is allowed")
     }
 
     /// Whether an address may; else why not.
-    pub fn admits_address(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
+    pub fn check_address(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
         let is_in = |networks: &[Network]| networks.iter().any(|network| network.has(address));
-        self.addresses.admit(is_in, "the address is denied", "the address is not allowed")
+        self.addresses.check(is_in, "the address is denied", "the address is not allowed")
     }
 }
 
@@ -147,37 +147,39 @@ mod tests {
         let mut both = Access::default();
         both.users.allow().push(1001);
         both.groups.allow().push(50);
-        assert!(both.admits(peer(1001, 50), &[]).is_ok());
-        assert!(both.admits(peer(1001, 51), &[60, 50]).is_ok());
-        assert!(both.admits(peer(1001, 51), &[60]).is_err());
-        assert!(both.admits(peer(1002, 50), &[]).is_err());
+        assert!(both.check_user(peer(1001, 50), &[]).is_ok());
+        assert!(both.check_user(peer(1001, 51), &[60, 50]).is_ok());
+        assert!(both.check_user(peer(1001, 51), &[60]).is_err());
+        assert!(both.check_user(peer(1002, 50), &[]).is_err());
         let mut denied = Access::default();
         denied.users.allow().push(1001);
         denied.users.deny().push(1002);
         denied.groups.deny().push(50);
-        assert!(denied.admits(peer(1001, 50), &[]).is_err());
-        assert!(denied.admits(peer(1001, 1), &[50]).is_err());
-        assert!(denied.admits(peer(1001, 1), &[]).is_ok());
+        assert!(denied.check_user(peer(1001, 50), &[]).is_err());
+        assert!(denied.check_user(peer(1001, 1), &[50]).is_err());
+        assert!(denied.check_user(peer(1001, 1), &[]).is_ok());
         let mut denied = Access::default();
         denied.users.deny().push(1002);
-        assert!(denied.admits(peer(1002, 1), &[]).is_err());
-        assert!(denied.admits(peer(1003, 1), &[]).is_ok());
+        assert!(denied.check_user(peer(1002, 1), &[]).is_err());
+        assert!(denied.check_user(peer(1003, 1), &[]).is_ok());
     }
 
     #[test]
     fn root_may_unless_it_is_denied_and_nobodys_name_is_no_strangers() {
         let mut access = Access::default();
         access.users.allow().extend([1001, 65534]);
-        assert!(access.admits(peer(0, 0), &[]).is_ok());
-        assert!(access.admits(peer(65534, 65534), &[]).is_err());
+        assert!(access.check_user(peer(0, 0), &[]).is_ok());
+        assert!(access.check_user(peer(65534, 65534), &[]).is_err());
         access.deny_root = true;
-        assert!(access.admits(peer(0, 0), &[]).is_err());
+        assert!(access.check_user(peer(0, 0), &[]).is_err());
         let none = Access { deny_root: true, ..Access::default() };
-        assert!(none.admits(peer(0, 0), &[]).is_err() && none.admits(peer(1, 1), &[]).is_ok());
+        assert!(
+            none.check_user(peer(0, 0), &[]).is_err() && none.check_user(peer(1, 1), &[]).is_ok()
+        );
         access.users.allow().push(0);
-        assert!(access.admits(peer(0, 0), &[]).is_ok());
+        assert!(access.check_user(peer(0, 0), &[]).is_ok());
         access.groups.deny().push(0);
-        assert!(access.admits(peer(0, 0), &[]).is_err());
+        assert!(access.check_user(peer(0, 0), &[]).is_err());
     }
 
     #[test]
@@ -196,7 +198,7 @@ mod tests {
             ("2001:db9::1", false),
         ] {
             let address: IpAddr = address.parse().expect("an address");
-            assert_eq!(access.admits_address(address).is_ok(), admitted, "{address}");
+            assert_eq!(access.check_address(address).is_ok(), admitted, "{address}");
         }
         assert!(Network::of("0.0.0.0/0").expect("all").has([8, 8, 8, 8].into()));
         for nonsense in ["", "10.0.0.0/33", "10.0.0", "x", "::/129", "10.0.0.0/-1"] {

@@ -2,7 +2,7 @@
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audit {
+pub enum AuditFormat {
     /// `{"event":"session-end","peer":{"pid":4711}}`
     Json,
     /// `event="session-end" peer.pid=4711`
@@ -10,5 +10,5 @@ pub enum Audit {
 }
 
 /// What the option may be; `None`: there are no lines.
-pub(crate) const WORDS: [(&str, Option<Audit>); 3] =
-    [("json", Some(Audit::Json)), ("keyval", Some(Audit::KeyVal)), ("off", None)];
+pub(crate) const FORMATS: [(&str, Option<AuditFormat>); 3] =
+    [("json", Some(AuditFormat::Json)), ("keyval", Some(AuditFormat::KeyVal)), ("off", None)];

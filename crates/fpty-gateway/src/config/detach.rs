@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How sessions go on without a client.
 #[derive(Clone, Debug)]
-pub struct Detach {
+pub struct DetachOptions {
     /// How many may, in each gateway; 0: none.
     pub sessions: u32,
     /// How many of one user; `None`: half of them, rounded up, so that one user
@@ -18,7 +18,7 @@ pub struct Detach {
     pub answer: bool,
 }
 
-impl Default for Detach {
+impl Default for DetachOptions {
     fn default() -> Self {
         Self { sessions: 0, user: None, time: DETACH_TIME, buffer: BUFFER, answer: true }
     }
@@ -32,9 +32,9 @@ pub(crate) const MAX_SESSIONS: u32 = 100_000;
 /// As large as a ring can be.
 pub(crate) const MAX_BUFFER: u32 = 64 * 1024 * 1024;
 
-impl Detach {
+impl DetachOptions {
     /// How many sessions of one user may go on without a client.
-    pub fn of_one_user(&self) -> usize {
+    pub fn max_per_user(&self) -> usize {
         self.user.unwrap_or(self.sessions.div_ceil(2)) as usize
     }
 }

@@ -5,20 +5,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::rules::{Own, Rules};
-use super::value::Typed;
+use super::rules::{Rules, SocketOptions};
+use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::accounts;
 
 /// The router's configuration.
 #[derive(Clone, Debug)]
-pub struct Router {
+pub struct GatewayConfig {
     /// What holds at sockets that say nothing else.
     pub rules: Rules,
     /// Sockets with rules of their own.
-    pub own: Vec<Own>,
-    /// The rules of all sockets, by their number: see [`Router::resolve`].
+    pub sockets: Vec<SocketOptions>,
+    /// The rules of all sockets, by their number: see [`GatewayConfig::resolve`].
     all: Vec<Rules>,
     /// How many gateways share the sockets, at least 1.
     pub processes: u32,
@@ -36,14 +36,14 @@ pub struct Router {
     /// Whether a command without a terminal gets the client's descriptors.
     pub pass_stdio: bool,
     /// What is to become sockets of the server.
-    pub(crate) asked: Vec<Asked>,
+    pub(crate) socket_requests: Vec<SocketRequest>,
     /// What to tell the operator about options that can have no meaning.
     pub remarks: Vec<String>,
 }
 
 /// What is to become a socket of the server, or several.
 #[derive(Clone, Debug)]
-pub enum Asked {
+pub enum SocketRequest {
     /// One at this address.
     Socket {
         /// The address.
@@ -65,14 +65,14 @@ pub const SFTP_SERVERS: [&CStr; 4] = [
     c"/usr/lib/ssh/sftp-server",
 ];
 
-/// Of [`Router::handshake_timeout`].
+/// Of [`GatewayConfig::handshake_timeout`].
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Default for Router {
+impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             rules: Rules::default(),
-            own: Vec::new(),
+            sockets: Vec::new(),
             all: Vec::new(),
             processes: 1,
             events: 64,
@@ -81,7 +81,7 @@ impl Default for Router {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             hangup_grace: Some(Duration::from_secs(10)),
             pass_stdio: true,
-            asked: Vec::new(),
+            socket_requests: Vec::new(),
             remarks: Vec::new(),
         }
     }
@@ -91,7 +91,7 @@ impl Default for Router {
 pub(crate) const MAX_PROCESSES: u32 = 64;
 pub(crate) const MAX_EVENTS: u32 = 65_536;
 
-impl Router {
+impl GatewayConfig {
     /// Whether the rules of any socket are so.
     pub fn any(&self, is_so: impl Fn(&Rules) -> bool) -> bool {
         self.all.iter().any(is_so)
@@ -109,22 +109,22 @@ impl Router {
     }
 
     /// The rules of all sockets: the global ones first, then those of
-    /// [`Router::own`]. None before [`Router::resolve`].
+    /// [`GatewayConfig::sockets`]. None before [`GatewayConfig::resolve`].
     pub fn all_rules(&self) -> &[Rules] {
         &self.all
     }
 
     /// The same before that: the server is not in its jail yet, and a name may
     /// come to mean another number there.
-    pub fn early_rules(&self) -> impl Iterator<Item = Rules> {
-        let own = (1..).zip(&self.own);
+    pub fn rules_before_jail(&self) -> impl Iterator<Item = Rules> {
+        let own = (1..).zip(&self.sockets);
         let own = own.filter_map(|(number, own)| own.rules(self, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
     }
 
     /// The socket with this number's rules, where it has some of its own.
-    pub fn own_of(&self, number: usize) -> Option<&Own> {
-        number.checked_sub(1).and_then(|number| self.own.get(number))
+    pub fn socket_options(&self, number: usize) -> Option<&SocketOptions> {
+        number.checked_sub(1).and_then(|number| self.sockets.get(number))
     }
 
     /// Makes the rules of all sockets, once, when all options are known: to look
@@ -135,9 +135,9 @@ impl Router {
     /// there is not, or as somebody whom this process cannot become.
     pub fn resolve(&mut self) -> Result<()> {
         let mut all = vec![self.rules.clone()];
-        for (number, own) in (1..).zip(&self.own) {
+        for (number, own) in (1..).zip(&self.sockets) {
             let rules = own.rules(self, number)?;
-            if let Some(folder) = &rules.folder {
+            if let Some(folder) = &rules.working_dir {
                 let path = Path::new(OsStr::from_bytes(folder.as_bytes()));
                 if !path.is_dir() {
                     return Err(Error::new(format!(
@@ -166,24 +166,32 @@ impl Router {
     }
 
     /// One more socket, under the global rules.
-    pub(crate) fn listen(&mut self, protocol: Protocol, typed: &Typed<'_>) -> Result<()> {
+    pub(crate) fn listen(&mut self, protocol: Protocol, typed: &OptionValue<'_>) -> Result<()> {
         let address = typed.bytes()?;
-        self.asked.push(Asked::Socket { address, protocol, rules: 0 });
+        self.socket_requests.push(SocketRequest::Socket { address, protocol, rules: 0 });
         Ok(())
     }
 
     /// One more that has rules of its own.
-    pub(crate) fn listen_by(&mut self, protocol: Protocol, typed: &Typed<'_>) -> Result<()> {
-        let own = Own::read(typed)?;
+    pub(crate) fn listen_with_options(
+        &mut self,
+        protocol: Protocol,
+        typed: &OptionValue<'_>,
+    ) -> Result<()> {
+        let own = SocketOptions::read(typed)?;
         let address = own.address.clone();
-        self.own.push(own);
-        self.asked.push(Asked::Socket { address, protocol, rules: self.own.len() });
+        self.sockets.push(own);
+        self.socket_requests.push(SocketRequest::Socket {
+            address,
+            protocol,
+            rules: self.sockets.len(),
+        });
         Ok(())
     }
 
     /// The sockets that were asked for since the last call.
-    pub fn take_da1_request(&mut self) -> Vec<Asked> {
-        std::mem::take(&mut self.asked)
+    pub fn take_socket_requests(&mut self) -> Vec<SocketRequest> {
+        std::mem::take(&mut self.socket_requests)
     }
 }
 

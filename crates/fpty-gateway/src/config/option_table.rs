@@ -4,25 +4,25 @@
 
 use std::ffi::{CStr, OsStr};
 
-use super::value::Typed;
+use super::value::OptionValue;
 use fpty::error::Result;
 
 /// An option, a key, or both.
 #[derive(Debug)]
-pub struct Row<C: 'static> {
+pub struct OptionRow<C: 'static> {
     /// What is told of it.
-    pub spec: Spec,
+    pub spec: OptionSpec,
     /// Reads its value, and puts it where it belongs; the error is the line for the
     /// operator.
-    pub take: Take<C>,
+    pub apply: Apply<C>,
 }
 
-/// See [`Row::take`].
-pub type Take<C> = fn(&mut C, &Typed<'_>) -> Result<()>;
+/// See [`OptionRow::apply`].
+pub type Apply<C> = fn(&mut C, &OptionValue<'_>) -> Result<()>;
 
 /// What is told of an option.
 #[derive(Debug)]
-pub struct Spec {
+pub struct OptionSpec {
     /// Its names, without dashes; none: a key alone.
     pub names: &'static [&'static CStr],
     /// One line for `uwsgi --help`.
@@ -34,7 +34,7 @@ pub struct Spec {
     /// By what it stands among the rules of a socket (`addr=...,max=20`).
     pub key: Option<&'static str>,
     /// At which sockets that means something.
-    pub at: At,
+    pub applies_to: AppliesTo,
 }
 
 /// What naming an option implies.
@@ -50,7 +50,7 @@ pub enum Implies {
 
 /// At which sockets a key means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum AppliesTo {
     /// At any.
     Any,
     /// At those that are bound to a path, here.
@@ -62,23 +62,23 @@ pub enum At {
 }
 
 /// One that takes a value.
-pub const fn option(names: &'static [&'static CStr]) -> Spec {
-    let (takes_value, implies, key, at) = (true, Implies::Nothing, None, At::Any);
-    Spec { names, help: c"", takes_value, implies, key, at }
+pub const fn option(names: &'static [&'static CStr]) -> OptionSpec {
+    let (takes_value, implies, key, applies_to) = (true, Implies::Nothing, None, AppliesTo::Any);
+    OptionSpec { names, help: c"", takes_value, implies, key, applies_to }
 }
 
 /// One that is on when it is named.
-pub const fn switch(names: &'static [&'static CStr]) -> Spec {
-    Spec { takes_value: false, ..option(names) }
+pub const fn switch(names: &'static [&'static CStr]) -> OptionSpec {
+    OptionSpec { takes_value: false, ..option(names) }
 }
 
 /// What means something at one socket alone, or something else than the option of
 /// that name.
-pub const fn key(key: &'static str) -> Spec {
+pub const fn key(key: &'static str) -> OptionSpec {
     option(&[]).key(key)
 }
 
-impl Spec {
+impl OptionSpec {
     /// The line of `uwsgi --help`.
     pub const fn help(self, help: &'static CStr) -> Self {
         Self { help, ..self }
@@ -90,8 +90,8 @@ impl Spec {
     }
 
     /// At which sockets the key means something.
-    pub const fn at(self, at: At) -> Self {
-        Self { at, ..self }
+    pub const fn applies_to(self, applies_to: AppliesTo) -> Self {
+        Self { applies_to, ..self }
     }
 
     /// What naming the option implies for the server.
@@ -100,17 +100,17 @@ impl Spec {
     }
 
     /// What is done with a value.
-    pub const fn takes<C>(self, take: Take<C>) -> Row<C> {
-        Row { spec: self, take }
+    pub const fn parse_with<C>(self, apply: Apply<C>) -> OptionRow<C> {
+        OptionRow { spec: self, apply }
     }
 }
 
 /// How many names there are in a table.
-pub const fn names<C>(table: &[Row<C>]) -> usize {
-    let (mut at, mut count) = (0, 0);
-    while at < table.len() {
-        count += table[at].spec.names.len();
-        at += 1;
+pub const fn name_count<C>(table: &[OptionRow<C>]) -> usize {
+    let (mut row, mut count) = (0, 0);
+    while row < table.len() {
+        count += table[row].spec.names.len();
+        row += 1;
     }
     count
 }
@@ -119,16 +119,21 @@ pub const fn names<C>(table: &[Row<C>]) -> usize {
 ///
 /// # Errors
 /// A value that the option cannot have: the line for the operator.
-pub fn set<C>(table: &[Row<C>], config: &mut C, name: &str, value: &OsStr) -> Result<()> {
+pub fn apply_option<C>(
+    table: &[OptionRow<C>],
+    config: &mut C,
+    name: &str,
+    value: &OsStr,
+) -> Result<()> {
     let is_it = |known: &&CStr| known.to_bytes() == name.as_bytes();
     let row = table.iter().find(|row| row.spec.names.iter().any(is_it));
-    let typed = Typed::of_option(name, value);
-    let row = row.ok_or_else(|| typed.unusable("there is none of that name"))?;
-    (row.take)(config, &typed)
+    let typed = OptionValue::of_option(name, value);
+    let row = row.ok_or_else(|| typed.invalid_without_value("there is none of that name"))?;
+    (row.apply)(config, &typed)
 }
 
 /// Takes a value that was read.
-pub fn put<T>(place: &mut T, value: Result<T>) -> Result<()> {
+pub fn assign<T>(place: &mut T, value: Result<T>) -> Result<()> {
     *place = value?;
     Ok(())
 }
@@ -138,16 +143,16 @@ pub fn put<T>(place: &mut T, value: Result<T>) -> Result<()> {
 ///
 /// # Panics
 /// That is not so.
-pub fn check<C>(table: &[Row<C>]) {
+pub fn check<C>(table: &[OptionRow<C>]) {
     let specs = || table.iter().map(|row| &row.spec);
     let all_names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();
     let keys: Vec<&str> = specs().filter_map(|spec| spec.key).collect();
     let mut all = all_names.iter().map(|name| name.to_bytes()).collect::<Vec<_>>();
     all.sort_unstable();
     all.dedup();
-    assert_eq!((all.len(), names(table)), (all_names.len(), all_names.len()));
-    for (at, key) in keys.iter().enumerate() {
-        assert!(!keys[..at].contains(key), "{key}");
+    assert_eq!((all.len(), name_count(table)), (all_names.len(), all_names.len()));
+    for (index, key) in keys.iter().enumerate() {
+        assert!(!keys[..index].contains(key), "{key}");
     }
     for spec in specs() {
         assert_eq!(spec.names.is_empty(), spec.help.is_empty(), "{spec:?}");

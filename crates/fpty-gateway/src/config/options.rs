@@ -8,11 +8,13 @@ use super::accept_env::AcceptEnv;
 use super::access::Network;
 use super::audit;
 use super::detach::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
-use super::gateway_config::{Asked, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, Router};
-use super::option_table::{At, Implies, Row, key, option, put, switch};
+use super::gateway_config::{
+    GatewayConfig, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, SocketRequest,
+};
+use super::option_table::{AppliesTo, Implies, OptionRow, assign, key, option, switch};
 use super::recording;
 use super::rules;
-use super::value::Typed;
+use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
@@ -22,7 +24,7 @@ use fpty::sys::accounts;
 ///
 /// # Errors
 /// `option` was given a key that there is not.
-pub fn keyed(option: &str, key: &str) -> Result<&'static Row<Router>> {
+pub fn row_of_key(option: &str, key: &str) -> Result<&'static OptionRow<GatewayConfig>> {
     let keys = || OPTIONS.iter().filter_map(|row| row.spec.key);
     OPTIONS.iter().find(|row| row.spec.key == Some(key)).ok_or_else(|| {
         let keys = keys().collect::<Vec<_>>().join(", ");
@@ -31,7 +33,7 @@ pub fn keyed(option: &str, key: &str) -> Result<&'static Row<Router>> {
 }
 
 /// A height or a width.
-fn size(typed: &Typed<'_>, default: u16) -> Result<u16> {
+fn size(typed: &OptionValue<'_>, default: u16) -> Result<u16> {
     let number = typed.number_or(default.into(), u16::MAX.into())?;
     Ok(u16::try_from(number).unwrap_or(default))
 }
@@ -54,67 +56,69 @@ const NO_GROUP: &str = "no such group";
 const NO_ADDRESS: &str = "not an address";
 
 /// All options of the `forkptyrouter` plugin, and all keys of its sockets.
-pub static OPTIONS: [Row<Router>; 56] = [
+pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     // Own::read has taken it.
-    key("addr").takes(|_, _| Ok(())),
-    key("uid").takes(|router, typed| {
-        put(&mut router.rules.runs_as.uid, typed.read(accounts::uid_of, NO_USER).map(Some))
+    key("addr").parse_with(|_, _| Ok(())),
+    key("uid").parse_with(|config, typed| {
+        assign(&mut config.rules.run_as.uid, typed.parse(accounts::uid_of, NO_USER).map(Some))
     }),
-    key("gid").takes(|router, typed| {
-        put(&mut router.rules.runs_as.gid, typed.read(accounts::gid_of, NO_GROUP).map(Some))
+    key("gid").parse_with(|config, typed| {
+        assign(&mut config.rules.run_as.gid, typed.parse(accounts::gid_of, NO_GROUP).map(Some))
     }),
-    key("groups").takes(|router, typed| router.rules.runs_as.set_groups(typed)),
-    key("chdir").takes(|router, typed| put(&mut router.rules.folder, typed.command().map(Some))),
-    key("env").takes(|router, typed| {
-        put(&mut router.rules.environment, typed.read_words(variable, "not NAME=VALUE"))
+    key("groups").parse_with(|config, typed| config.rules.run_as.set_groups(typed)),
+    key("chdir").parse_with(|config, typed| {
+        assign(&mut config.rules.working_dir, typed.command().map(Some))
     }),
-    key("accept_env").takes(|router, typed| {
-        router.rules.accept_env = AcceptEnv::of(&typed.words.join(&b' '));
+    key("env").parse_with(|config, typed| {
+        assign(&mut config.rules.environment, typed.parse_words(variable, "not NAME=VALUE"))
+    }),
+    key("accept_env").parse_with(|config, typed| {
+        config.rules.accept_env = AcceptEnv::of(&typed.words.join(&b' '));
         Ok(())
     }),
-    key("chmod").at(At::Path).takes(|router, typed| {
-        let mode = typed.read(mode, "not a mode (three octal digits)");
-        put(&mut router.rules.ownership.mode, mode.map(Some))
+    key("chmod").applies_to(AppliesTo::Path).parse_with(|config, typed| {
+        let mode = typed.parse(mode, "not a mode (three octal digits)");
+        assign(&mut config.rules.ownership.mode, mode.map(Some))
     }),
-    key("chown").at(At::Path).takes(|router, typed| {
-        let owner = &mut router.rules.ownership;
+    key("chown").applies_to(AppliesTo::Path).parse_with(|config, typed| {
+        let owner = &mut config.rules.ownership;
         let text = typed.text();
         let (user, group) = text.split_once(':').unwrap_or((&text, ""));
         if !user.is_empty() {
-            owner.uid = Some(accounts::uid_of(user).ok_or_else(|| typed.wrong(NO_USER))?);
+            owner.uid = Some(accounts::uid_of(user).ok_or_else(|| typed.invalid(NO_USER))?);
         }
         if !group.is_empty() {
-            owner.gid = Some(accounts::gid_of(group).ok_or_else(|| typed.wrong(NO_GROUP))?);
+            owner.gid = Some(accounts::gid_of(group).ok_or_else(|| typed.invalid(NO_GROUP))?);
         }
         match (owner.uid, owner.gid) {
-            (None, None) => Err(typed.unusable("the value is empty")),
+            (None, None) => Err(typed.invalid_without_value("the value is empty")),
             _ => Ok(()),
         }
     }),
-    key("root").at(At::Unix).takes(|router, typed| {
+    key("root").applies_to(AppliesTo::Unix).parse_with(|config, typed| {
         let words = [("allow", false), ("deny", true)];
-        put(&mut router.rules.access.deny_root, typed.one_of(&words))
+        assign(&mut config.rules.access.deny_root, typed.one_of(&words))
     }),
-    key("record").takes(|router, typed| router.rules.record.set_here(typed)),
+    key("record").parse_with(|config, typed| config.rules.record.set_at_socket(typed)),
     option(&[c"forkptyrouter", c"forkpty-router"])
         .help(c"run the forkptyrouter on the specified address (raw mode: bytes both ways)")
         .implies(Implies::Master)
-        .takes(|router, typed| router.listen(Protocol::Raw, typed)),
+        .parse_with(|config, typed| config.listen(Protocol::Raw, typed)),
     option(&[c"forkptyurouter", c"forkpty-urouter"])
         .help(
             c"run the forkptyrouter on the specified address (uwsgi mode: input, window \
               size, signals)",
         )
         .implies(Implies::Master)
-        .takes(|router, typed| router.listen(Protocol::Uwsgi, typed)),
+        .parse_with(|config, typed| config.listen(Protocol::Uwsgi, typed)),
     option(&[c"forkptyrouter2", c"forkpty-router2"])
         .help(c"the same with rules of its own (addr=PATH,cmd=...,allow_group=...)")
         .implies(Implies::Master)
-        .takes(|router, typed| router.listen_by(Protocol::Raw, typed)),
+        .parse_with(|config, typed| config.listen_with_options(Protocol::Raw, typed)),
     option(&[c"forkptyurouter2", c"forkpty-urouter2"])
         .help(c"the same in uwsgi mode with rules of its own (addr=PATH,cmd=...)")
         .implies(Implies::Master)
-        .takes(|router, typed| router.listen_by(Protocol::Uwsgi, typed)),
+        .parse_with(|config, typed| config.listen_with_options(Protocol::Uwsgi, typed)),
     option(&[
         c"forkptyrouter-command",
         c"forkpty-router-command",
@@ -123,29 +127,31 @@ pub static OPTIONS: [Row<Router>; 56] = [
     ])
     .key("cmd")
     .help(c"run the specified command on every connection (default: /bin/sh)")
-    .takes(|router, typed| put(&mut router.rules.command, typed.command())),
+    .parse_with(|config, typed| assign(&mut config.rules.command, typed.command())),
     option(&[c"forkptyrouter-rows"])
         .key("rows")
         .help(c"set forkptyrouter default pty window rows (default: 24)")
-        .takes(|router, typed| put(&mut router.rules.size.rows, size(typed, 24))),
+        .parse_with(|config, typed| assign(&mut config.rules.size.rows, size(typed, 24))),
     option(&[c"forkptyrouter-cols"])
         .key("cols")
         .help(c"set forkptyrouter default pty window cols (default: 80)")
-        .takes(|router, typed| put(&mut router.rules.size.cols, size(typed, 80))),
+        .parse_with(|config, typed| assign(&mut config.rules.size.cols, size(typed, 80))),
     option(&[c"forkptyrouter-processes", c"forkptyrouter-workers"])
         .help(c"prefork the specified number of forkptyrouter processes")
-        .takes(|router, typed| put(&mut router.processes, typed.number_or(1, MAX_PROCESSES))),
+        .parse_with(|config, typed| {
+            assign(&mut config.processes, typed.number_or(1, MAX_PROCESSES))
+        }),
     option(&[c"forkptyrouter-zerg"])
         .help(c"attach the forkptyrouter to a zerg server")
         .implies(Implies::Master)
-        .takes(|router, typed| {
-            router.asked.push(Asked::Zerg(typed.bytes()?));
+        .parse_with(|config, typed| {
+            config.socket_requests.push(SocketRequest::Zerg(typed.bytes()?));
             Ok(())
         }),
     option(&[c"forkptyrouter-fallback"])
         .help(c"accepted for compatibility, without effect: there are no nodes")
-        .takes(|router, typed| {
-            router.remarks.push(format!(
+        .parse_with(|config, typed| {
+            config.remarks.push(format!(
                 "option {} = {} has no effect: a terminal is always local, there is no node to \
                  fall back from",
                 typed.name,
@@ -155,12 +161,12 @@ pub static OPTIONS: [Row<Router>; 56] = [
         }),
     option(&[c"forkptyrouter-events"])
         .help(c"set the maximum number of events of one turn (default: 64)")
-        .takes(|router, typed| put(&mut router.events, typed.number_or(64, MAX_EVENTS))),
+        .parse_with(|config, typed| assign(&mut config.events, typed.number_or(64, MAX_EVENTS))),
     switch(&[c"forkptyrouter-cheap"])
         .help(c"accepted for compatibility, without effect: there are no nodes")
-        .takes(|router, typed| {
-            if typed.switch()? {
-                router.remarks.push(format!(
+        .parse_with(|config, typed| {
+            if typed.boolean()? {
+                config.remarks.push(format!(
                     "option {} has no effect: there are no nodes to wait for, \
                      the router serves at once and costs nothing while idle",
                     typed.name
@@ -171,66 +177,68 @@ pub static OPTIONS: [Row<Router>; 56] = [
     option(&[c"forkptyrouter-timeout"])
         .key("idle")
         .help(c"end a session after the specified time (15m) without traffic (default: never)")
-        .takes(|router, typed| put(&mut router.rules.timeout, typed.time())),
+        .parse_with(|config, typed| assign(&mut config.rules.timeout, typed.time())),
     option(&[c"forkptyrouter-timeout-commands"])
         .key("idle_commands")
         .help(
             c"end a command without a terminal after the specified time without traffic, and \
               relay all of its streams (default: never)",
         )
-        .takes(|router, typed| put(&mut router.rules.command_timeout, typed.time())),
+        .parse_with(|config, typed| assign(&mut config.rules.command_timeout, typed.time())),
     option(&[c"forkptyrouter-stats", c"forkptyrouter-stats-server", c"forkptyrouter-ss"])
         .help(c"run the forkptyrouter stats server on the specified address")
-        .takes(|router, typed| put(&mut router.stats, typed.bytes().map(Some))),
+        .parse_with(|config, typed| assign(&mut config.stats, typed.bytes().map(Some))),
     option(&[c"forkptyrouter-harakiri"])
         .help(c"let the master kill a forkptyrouter that hangs for the specified seconds")
-        .takes(|router, typed| {
+        .parse_with(|config, typed| {
             // No more than an int.
             let seconds = typed.time().map(|time| time.map(|time| time.as_secs() as u32));
-            put(&mut router.harakiri, seconds)
+            assign(&mut config.harakiri, seconds)
         }),
     option(&[c"forkptyrouter-accept-env"])
         .help(
             c"let clients set these variables, names with * (default: TERM COLORTERM LANG \
               LANGUAGE LC_* TZ; none)",
         )
-        .takes(|router, typed| {
-            router.rules.accept_env.add(typed.bytes()?.as_bytes());
+        .parse_with(|config, typed| {
+            config.rules.accept_env.add(typed.bytes()?.as_bytes());
             Ok(())
         }),
     option(&[c"forkptyrouter-handover"])
         .key("handover")
         .help(c"hand terminals over to clients that can take them (default: true)")
-        .takes(|router, typed| put(&mut router.rules.handover, typed.switch())),
+        .parse_with(|config, typed| assign(&mut config.rules.handover, typed.boolean())),
     option(&[c"forkptyrouter-audit"])
         .key("audit")
         .help(c"log who came, when, and what became of it: json, keyval or off (default: off)")
-        .takes(|router, typed| put(&mut router.rules.audit, typed.one_of(&audit::WORDS))),
+        .parse_with(|config, typed| assign(&mut config.rules.audit, typed.one_of(&audit::FORMATS))),
     option(&[c"forkptyrouter-record"])
         .help(
             c"record each session's terminal in a file of its own in the specified folder \
               (default: off)",
         )
-        .takes(|router, typed| router.rules.record.set_folder(typed)),
+        .parse_with(|config, typed| config.rules.record.set_dir(typed)),
     option(&[c"forkptyrouter-record-format"])
         .key("record_format")
         .help(c"write recordings as asciicast v2 or v3 (default: v3)")
-        .takes(|router, typed| {
-            put(&mut router.rules.record.format, typed.one_of(&recording::FORMATS))
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.record.format, typed.one_of(&recording::FORMATS))
         }),
     option(&[c"forkptyrouter-record-input"])
         .key("record_input")
         .help(c"record what is typed, too, with every password (default: false)")
-        .takes(|router, typed| put(&mut router.rules.record.input, typed.switch())),
+        .parse_with(|config, typed| assign(&mut config.rules.record.input, typed.boolean())),
     option(&[c"forkptyrouter-record-limit"])
         .key("record_limit")
         .help(c"let a recording have at most the specified bytes (default: 0, no limit)")
-        .takes(|router, typed| put(&mut router.rules.record.limit, recording::limit(typed))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.record.limit, recording::limit(typed))
+        }),
     option(&[c"forkptyrouter-record-on-error"])
         .key("record_on_error")
         .help(c"close or continue a session that cannot be recorded (default: continue)")
-        .takes(|router, typed| {
-            put(&mut router.rules.record.on_error, typed.one_of(&recording::ON_ERROR))
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.record.on_error, typed.one_of(&recording::ON_ERROR))
         }),
     option(&[c"forkptyrouter-record-commands"])
         .key("record_commands")
@@ -238,47 +246,53 @@ pub static OPTIONS: [Row<Router>; 56] = [
             c"skip or refuse commands without a terminal, which are not recorded (default: \
               refuse with record-on-error = close or else skip)",
         )
-        .takes(|router, typed| {
-            put(&mut router.rules.record.refuse_commands, typed.one_of(&recording::COMMANDS))
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.record.refuse_commands, typed.one_of(&recording::COMMANDS))
         }),
     option(&[c"forkptyrouter-allow-command"])
         .key("allow_command")
         .help(c"let clients run commands of their own, and the SFTP server (default: false)")
-        .takes(|router, typed| put(&mut router.rules.allow_command, typed.switch())),
+        .parse_with(|config, typed| assign(&mut config.rules.allow_command, typed.boolean())),
     option(&[c"forkptyrouter-pass-stdio"])
         .help(
             c"pass the client's pipes and sockets to a command without a terminal (default: true)",
         )
-        .takes(|router, typed| put(&mut router.pass_stdio, typed.switch())),
+        .parse_with(|config, typed| assign(&mut config.pass_stdio, typed.boolean())),
     option(&[c"forkptyrouter-sftp-server"])
         .key("sftp_server")
         .help(c"run the specified program for sftp (else OpenSSH's, where it usually is)")
-        .takes(|router, typed| put(&mut router.rules.sftp_server, typed.command().map(Some))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.sftp_server, typed.command().map(Some))
+        }),
     option(&[c"forkptyrouter-detach"])
         .key("detach")
         .help(
             c"let so many sessions go on without their client, to be found again (default: \
               0, none)",
         )
-        .takes(|router, typed| {
-            put(&mut router.rules.detach.sessions, typed.number(0..=MAX_SESSIONS))
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.detach.sessions, typed.number(0..=MAX_SESSIONS))
         }),
     option(&[c"forkptyrouter-detach-user"])
         .key("detach_user")
         .help(c"let one user have so many of them (default: 0, half of them)")
-        .takes(|router, typed| put(&mut router.rules.detach.user, typed.most(MAX_SESSIONS))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.detach.user, typed.limit(MAX_SESSIONS))
+        }),
     option(&[c"forkptyrouter-detach-time"])
         .key("detach_time")
         .help(c"end a session that is without a client for the specified seconds (default: 604800)")
-        .takes(|router, typed| put(&mut router.rules.detach.time, typed.time_or(DETACH_TIME))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.detach.time, typed.time_or(DETACH_TIME))
+        }),
     option(&[c"forkptyrouter-detach-buffer"])
         .key("detach_buffer")
         .help(
             c"keep so many bytes of the last output of a session that can be left (default: \
               262144)",
         )
-        .takes(|router, typed| {
-            put(&mut router.rules.detach.buffer, typed.number_or(BUFFER, MAX_BUFFER))
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.detach.buffer, typed.number_or(BUFFER, MAX_BUFFER))
         }),
     option(&[c"forkptyrouter-detach-answer"])
         .key("detach_answer")
@@ -286,76 +300,82 @@ pub static OPTIONS: [Row<Router>; 56] = [
             c"tell programs that ask what their terminal is while there is no client \
               (default: true)",
         )
-        .takes(|router, typed| put(&mut router.rules.detach.answer, typed.switch())),
+        .parse_with(|config, typed| assign(&mut config.rules.detach.answer, typed.boolean())),
     option(&[c"forkptyrouter-allow-user"])
         .key("allow_user")
         .help(c"let only these users in on UNIX sockets; may be repeated")
-        .at(At::Unix)
-        .takes(|router, typed| {
-            typed.add_to(router.rules.access.users.allow(), accounts::uid_of, NO_USER)
+        .applies_to(AppliesTo::Unix)
+        .parse_with(|config, typed| {
+            typed.extend(config.rules.access.users.allow(), accounts::uid_of, NO_USER)
         }),
     option(&[c"forkptyrouter-deny-user"])
         .key("deny_user")
         .help(c"keep these users out on UNIX sockets; may be repeated")
-        .at(At::Unix)
-        .takes(|router, typed| {
-            typed.add_to(router.rules.access.users.deny(), accounts::uid_of, NO_USER)
+        .applies_to(AppliesTo::Unix)
+        .parse_with(|config, typed| {
+            typed.extend(config.rules.access.users.deny(), accounts::uid_of, NO_USER)
         }),
     option(&[c"forkptyrouter-allow-group"])
         .key("allow_group")
         .help(c"let only members of these groups in on UNIX sockets; may be repeated")
-        .at(At::Unix)
-        .takes(|router, typed| {
-            typed.add_to(router.rules.access.groups.allow(), accounts::gid_of, NO_GROUP)
+        .applies_to(AppliesTo::Unix)
+        .parse_with(|config, typed| {
+            typed.extend(config.rules.access.groups.allow(), accounts::gid_of, NO_GROUP)
         }),
     option(&[c"forkptyrouter-deny-group"])
         .key("deny_group")
         .help(c"keep members of these groups out on UNIX sockets; may be repeated")
-        .at(At::Unix)
-        .takes(|router, typed| {
-            typed.add_to(router.rules.access.groups.deny(), accounts::gid_of, NO_GROUP)
+        .applies_to(AppliesTo::Unix)
+        .parse_with(|config, typed| {
+            typed.extend(config.rules.access.groups.deny(), accounts::gid_of, NO_GROUP)
         }),
     option(&[c"forkptyrouter-allow-addr"])
         .key("allow_addr")
         .help(c"let only these addresses in over TCP (10.0.0.0/8); may be repeated")
-        .at(At::Tcp)
-        .takes(|router, typed| {
-            typed.add_to(router.rules.access.addresses.allow(), Network::of, NO_ADDRESS)
+        .applies_to(AppliesTo::Tcp)
+        .parse_with(|config, typed| {
+            typed.extend(config.rules.access.addresses.allow(), Network::of, NO_ADDRESS)
         }),
     option(&[c"forkptyrouter-deny-addr"])
         .key("deny_addr")
         .help(c"keep these addresses out over TCP; may be repeated")
-        .at(At::Tcp)
-        .takes(|router, typed| {
-            typed.add_to(router.rules.access.addresses.deny(), Network::of, NO_ADDRESS)
+        .applies_to(AppliesTo::Tcp)
+        .parse_with(|config, typed| {
+            typed.extend(config.rules.access.addresses.deny(), Network::of, NO_ADDRESS)
         }),
     option(&[c"forkptyrouter-max-sessions"])
         .key("max")
         .help(c"let there be at most the specified number of sessions (default: 0, any number)")
-        .takes(|router, typed| put(&mut router.rules.max_sessions, typed.most(rules::MOST))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.max_sessions, typed.limit(rules::MAX_SESSIONS))
+        }),
     option(&[c"forkptyrouter-max-user-sessions"])
         .key("max_user")
         .help(c"let a user, or an address, have at most so many sessions (default: 0, any number)")
-        .takes(|router, typed| put(&mut router.rules.max_user_sessions, typed.most(rules::MOST))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.max_user_sessions, typed.limit(rules::MAX_SESSIONS))
+        }),
     option(&[c"forkptyrouter-rate"])
         .key("rate")
         .help(c"take at most so many new sessions a second at each socket (default: 0, any number)")
-        .takes(|router, typed| put(&mut router.rules.rate, typed.most(rules::MOST))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.rate, typed.limit(rules::MAX_SESSIONS))
+        }),
     option(&[c"forkptyrouter-max-time"])
         .key("max_time")
         .help(c"end a session after the specified time, whatever it does (default: never)")
-        .takes(|router, typed| put(&mut router.rules.max_time, typed.time())),
+        .parse_with(|config, typed| assign(&mut config.rules.max_time, typed.time())),
     option(&[c"forkptyrouter-handshake-timeout"])
         .help(c"refuse a client that says hello and then nothing for so many seconds (default: 10)")
-        .takes(|router, typed| {
-            put(&mut router.handshake_timeout, typed.time_or(HANDSHAKE_TIMEOUT))
+        .parse_with(|config, typed| {
+            assign(&mut config.handshake_timeout, typed.time_or(HANDSHAKE_TIMEOUT))
         }),
     option(&[c"forkptyrouter-hangup-grace"])
         .help(
             c"kill a session that outlives its client by the specified seconds (default: 10, \
               0: never)",
         )
-        .takes(|router, typed| put(&mut router.hangup_grace, typed.time())),
+        .parse_with(|config, typed| assign(&mut config.hangup_grace, typed.time())),
 ];
 
 #[cfg(test)]

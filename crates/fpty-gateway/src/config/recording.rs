@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::value::Typed;
+use super::value::OptionValue;
 use fpty::error::Result;
 
 /// How a recording is written.
@@ -30,13 +30,13 @@ pub enum OnError {
 }
 
 /// A file has at least so much room: what stands at its beginning and its end.
-pub const LEAST: u64 = 4096;
+pub const MIN_LIMIT: u64 = 4096;
 
 /// What is recorded of sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct RecordOptions {
     /// The folder; `None`: nothing is recorded.
-    pub folder: Option<OsString>,
+    pub dir: Option<OsString>,
     /// How a recording is written.
     pub format: Format,
     /// Whether input is recorded, too.
@@ -46,29 +46,29 @@ pub struct Record {
     /// What becomes of a session that cannot be recorded.
     pub on_error: OnError,
     /// Whether commands without a terminal, which are not recorded, are refused;
-    /// `None`: what follows from [`Record::on_error`].
+    /// `None`: what follows from [`RecordOptions::on_error`].
     pub refuse_commands: Option<bool>,
 }
 
-impl Record {
+impl RecordOptions {
     /// Whether commands without a terminal are refused: nothing goes
     /// unrecorded where a session that cannot be recorded ends, unless that was
     /// said.
     pub fn refuses_commands(&self) -> bool {
         let follows = self.on_error == OnError::Close;
-        self.folder.is_some() && self.refuse_commands.unwrap_or(follows)
+        self.dir.is_some() && self.refuse_commands.unwrap_or(follows)
     }
 
     /// Takes the folder of all sockets.
     ///
     /// # Errors
     /// It cannot be the path of one.
-    pub fn set_folder(&mut self, typed: &Typed<'_>) -> Result<()> {
+    pub fn set_dir(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let folder = typed.bytes()?;
         if folder.as_bytes().contains(&b'\n') {
-            return Err(typed.unusable("a line feed in a path"));
+            return Err(typed.invalid_without_value("a line feed in a path"));
         }
-        self.folder = Some(folder);
+        self.dir = Some(folder);
         Ok(())
     }
 
@@ -76,12 +76,12 @@ impl Record {
     ///
     /// # Errors
     /// It is neither a switch nor the path of a folder.
-    pub fn set_here(&mut self, typed: &Typed<'_>) -> Result<()> {
-        match typed.switch() {
-            _ if typed.value.as_bytes().starts_with(b"/") => return self.set_folder(typed),
+    pub fn set_at_socket(&mut self, typed: &OptionValue<'_>) -> Result<()> {
+        match typed.boolean() {
+            _ if typed.value.as_bytes().starts_with(b"/") => return self.set_dir(typed),
             Ok(true) => {}
-            Ok(false) => self.folder = None,
-            Err(_) => return Err(typed.wrong("neither yes nor no nor a full path")),
+            Ok(false) => self.dir = None,
+            Err(_) => return Err(typed.invalid("neither yes nor no nor a full path")),
         }
         Ok(())
     }
@@ -102,13 +102,13 @@ pub(crate) const COMMANDS: [(&str, Option<bool>); 2] =
 ///
 /// # Errors
 /// It is no such number.
-pub fn limit(typed: &Typed<'_>) -> Result<Option<u64>> {
+pub fn limit(typed: &OptionValue<'_>) -> Result<Option<u64>> {
     let read = |word: &str| match word.parse().ok()? {
         0 => Some(None),
-        limit @ LEAST.. => Some(Some(limit)),
+        limit @ MIN_LIMIT.. => Some(Some(limit)),
         _ => None,
     };
-    typed.read(read, &format!("neither 0 nor a number of bytes from {LEAST}"))
+    typed.parse(read, &format!("neither 0 nor a number of bytes from {MIN_LIMIT}"))
 }
 
 #[cfg(test)]
@@ -117,16 +117,16 @@ mod tests {
 
     #[test]
     fn each_takes_what_it_can_have_and_names_what_not() {
-        let typed = |value: &'static str| Typed::of_option("forkptyrouter-x", value.as_ref());
-        let mut record = Record::default();
-        record.set_folder(&typed("/var/r")).expect("a folder");
-        assert_eq!(record.folder.as_deref(), Some("/var/r".as_ref()));
+        let typed = |value: &'static str| OptionValue::of_option("forkptyrouter-x", value.as_ref());
+        let mut record = RecordOptions::default();
+        record.set_dir(&typed("/var/r")).expect("a folder");
+        assert_eq!(record.dir.as_deref(), Some("/var/r".as_ref()));
         assert_eq!(limit(&typed("5000000000")).ok(), Some(Some(5_000_000_000)));
         assert_eq!(limit(&typed("0")).ok(), Some(None));
         for error in [
-            record.set_folder(&typed(" ")).err(),
-            record.set_folder(&typed("/var/a\nb")).err(),
-            record.set_here(&typed("perhaps")).err(),
+            record.set_dir(&typed(" ")).err(),
+            record.set_dir(&typed("/var/a\nb")).err(),
+            record.set_at_socket(&typed("perhaps")).err(),
             limit(&typed("100")).err(),
             limit(&typed("1GB")).err(),
         ] {
@@ -137,17 +137,17 @@ mod tests {
 
     #[test]
     fn nothing_goes_unrecorded_where_that_is_asked_for() {
-        let record = |on_error, refuse_commands| Record {
-            folder: Some("/r".into()),
+        let record = |on_error, refuse_commands| RecordOptions {
+            dir: Some("/r".into()),
             on_error,
             refuse_commands,
-            ..Record::default()
+            ..RecordOptions::default()
         };
         assert!(!record(OnError::Continue, None).refuses_commands());
         assert!(record(OnError::Close, None).refuses_commands());
         assert!(!record(OnError::Close, Some(false)).refuses_commands());
         assert!(record(OnError::Continue, Some(true)).refuses_commands());
-        let off = Record { folder: None, ..record(OnError::Close, Some(true)) };
+        let off = RecordOptions { dir: None, ..record(OnError::Close, Some(true)) };
         assert!(!off.refuses_commands());
     }
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access::Access;
-use super::audit::Audit;
-use super::detach::Detach;
-use super::gateway_config::Router;
+use super::audit::AuditFormat;
+use super::detach::DetachOptions;
+use super::gateway_config::GatewayConfig;
 use super::keyval;
-use super::option_table::{At, Row};
-use super::options::keyed;
-use super::recording::Record;
-use super::value::Typed;
+use super::option_table::{AppliesTo, OptionRow};
+use super::options::row_of_key;
+use super::recording::RecordOptions;
+use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::variables::Variables;
 use fpty::sys::bind::Ownership;
@@ -29,13 +29,13 @@ pub struct Rules {
     /// The program of each session, as typed.
     pub command: CString,
     /// As whom it is to run, as typed.
-    pub(crate) runs_as: RunsAs,
+    pub(crate) run_as: RunAs,
     /// As whom it runs; `None`: as the gateway.
     pub identity: Option<Identity>,
     /// The socket's mode and owner.
     pub(crate) ownership: Ownership,
     /// Where; `None`: where the gateway is.
-    pub folder: Option<CString>,
+    pub working_dir: Option<CString>,
     /// More of its environment (`NAME=value`).
     pub environment: Vec<CString>,
     /// The terminal's size before the client says one.
@@ -69,21 +69,21 @@ pub struct Rules {
     /// The SFTP server; `None`: OpenSSH's, where it usually is.
     pub sftp_server: Option<CString>,
     /// How the lines of an audit look; `None`: there are none.
-    pub audit: Option<Audit>,
+    pub audit: Option<AuditFormat>,
     /// What is recorded of its sessions.
-    pub record: Record,
+    pub record: RecordOptions,
     /// How they go on without a client.
-    pub detach: Detach,
+    pub detach: DetachOptions,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         Self {
             command: c"/bin/sh".to_owned(),
-            runs_as: RunsAs::default(),
+            run_as: RunAs::default(),
             identity: None,
             ownership: Ownership::default(),
-            folder: None,
+            working_dir: None,
             environment: Vec::new(),
             size: Size { rows: 24, cols: 80 },
             accept_env: AcceptEnv::default(),
@@ -101,8 +101,8 @@ impl Default for Rules {
             allow_command: false,
             sftp_server: None,
             audit: None,
-            record: Record::default(),
-            detach: Detach::default(),
+            record: RecordOptions::default(),
+            detach: DetachOptions::default(),
         }
     }
 }
@@ -122,7 +122,7 @@ pub struct Identity {
 
 /// The same as typed: what was not is left to the account, or the gateway.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RunsAs {
+pub(crate) struct RunAs {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     groups: Option<Vec<u32>>,
@@ -130,7 +130,7 @@ pub(crate) struct RunsAs {
 
 impl Identity {
     /// Without its own: to have that twice is no right more.
-    fn other_groups(&self, groups: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
+    fn supplementary_groups(&self, groups: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
         groups.into_iter().filter(|group| *group != self.gid).collect()
     }
 
@@ -138,20 +138,21 @@ impl Identity {
     pub fn is_ours(&self) -> bool {
         self.uid == accounts::own_uid()
             && self.gid == accounts::own_gid()
-            && self.other_groups(accounts::own_groups()) == self.other_groups(self.groups.clone())
+            && self.supplementary_groups(accounts::own_groups())
+                == self.supplementary_groups(self.groups.clone())
     }
 }
 
 /// A socket that has rules of its own, as typed.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct SocketOptions {
     /// The option's name.
     pub option: String,
     /// Its address.
     pub address: OsString,
     /// Its mode and owner.
     pub ownership: Ownership,
-    keys: Vec<(&'static Row<Router>, Typed<'static>)>,
+    keys: Vec<(&'static OptionRow<GatewayConfig>, OptionValue<'static>)>,
 }
 
 /// What a socket is.
@@ -170,21 +171,21 @@ pub enum SocketKind {
 
 impl SocketKind {
     /// Why what means something at such sockets alone means nothing here.
-    fn lacks(self, at: At) -> Option<&'static str> {
+    fn mismatch(self, at: AppliesTo) -> Option<&'static str> {
         use SocketKind::{Abstract, Passed, Path, Tcp};
         match (at, self) {
-            (At::Path, Abstract) => Some(
+            (AppliesTo::Path, Abstract) => Some(
                 "an abstract socket has neither mode nor owner: it is for everybody who is not \
                  kept out by allow_user, allow_group",
             ),
-            (At::Path, Passed(_)) => {
+            (AppliesTo::Path, Passed(_)) => {
                 Some("whoever has bound the socket gives it its mode and owner")
             }
-            (At::Path, Tcp) => Some("only a UNIX socket has users"),
-            (At::Unix, Tcp | Passed(Some(Transport::Tcp))) => {
+            (AppliesTo::Path, Tcp) => Some("only a UNIX socket has users"),
+            (AppliesTo::Unix, Tcp | Passed(Some(Transport::Tcp))) => {
                 Some("only a UNIX socket knows users")
             }
-            (At::Tcp, Path | Abstract | Passed(Some(Transport::Unix))) => {
+            (AppliesTo::Tcp, Path | Abstract | Passed(Some(Transport::Unix))) => {
                 Some("only a TCP socket knows addresses")
             }
             _ => None,
@@ -192,21 +193,21 @@ impl SocketKind {
     }
 }
 
-impl Own {
+impl SocketOptions {
     /// Reads the option. What can be told of its values is told at once.
     ///
     /// # Errors
     /// An unknown key, or a value that it cannot have.
-    pub fn read(typed: &Typed<'_>) -> Result<Self> {
+    pub fn read(typed: &OptionValue<'_>) -> Result<Self> {
         let option = typed.name.as_str();
         let pairs = keyval::read(option, typed.value.as_bytes())?;
         let address = pairs.iter().find(|(key, _)| key == "addr").map(|(_, value)| value);
         let address = keyval::plain(address.map_or(b"", |value| value.as_slice()));
         if address.trim_ascii().is_empty() {
-            return Err(typed.unusable("there is no addr="));
+            return Err(typed.invalid_without_value("there is no addr="));
         }
         let key = |(key, value): &(String, Vec<u8>)| {
-            Ok((keyed(option, key)?, Typed::of_key(option, key, value)))
+            Ok((row_of_key(option, key)?, OptionValue::of_key(option, key, value)))
         };
         let mut own = Self {
             option: option.to_owned(),
@@ -214,8 +215,8 @@ impl Own {
             ownership: Ownership::default(),
             keys: pairs.iter().map(key).collect::<Result<_>>()?,
         };
-        own.fits(own.kind())?;
-        own.ownership = own.rules(&Router::default(), 0)?.ownership;
+        own.check_kind(own.kind())?;
+        own.ownership = own.rules(&GatewayConfig::default(), 0)?.ownership;
         Ok(own)
     }
 
@@ -224,11 +225,11 @@ impl Own {
     ///
     /// # Errors
     /// A key that means nothing there.
-    pub fn fits(&self, kind: SocketKind) -> Result<()> {
-        let wrong = |(row, typed): &(&Row<Router>, Typed<'_>)| {
-            kind.lacks(row.spec.at).map(|why| typed.wrong(why))
+    pub fn check_kind(&self, kind: SocketKind) -> Result<()> {
+        let invalid = |(row, typed): &(&OptionRow<GatewayConfig>, OptionValue<'_>)| {
+            kind.mismatch(row.spec.applies_to).map(|why| typed.invalid(why))
         };
-        self.keys.iter().find_map(wrong).map_or(Ok(()), Err)
+        self.keys.iter().find_map(invalid).map_or(Ok(()), Err)
     }
 
     /// What can be told of that by the address.
@@ -245,30 +246,31 @@ impl Own {
     /// Its rules, where the router's are these, and this is its number.
     ///
     /// # Errors
-    /// As of [`Own::read`].
-    pub fn rules(&self, router: &Router, number: u32) -> Result<Rules> {
-        let mut here = router.clone();
+    /// As of [`SocketOptions::read`].
+    pub fn rules(&self, config: &GatewayConfig, number: u32) -> Result<Rules> {
+        let mut here = config.clone();
         for (row, typed) in &self.keys {
-            (row.take)(&mut here, typed)?;
+            (row.apply)(&mut here, typed)?;
         }
         let mut rules = here.rules;
         let has = |key: &str| self.keys.iter().any(|(row, _)| row.spec.key == Some(key));
         rules.max_scope = if has("max") { number } else { 0 };
         rules.max_user_scope = if has("max_user") { number } else { 0 };
-        rules.own_addresses = self.keys.iter().any(|(row, _)| row.spec.at == At::Tcp);
-        rules.identity = rules.runs_as.identity(&self.option)?;
+        rules.own_addresses =
+            self.keys.iter().any(|(row, _)| row.spec.applies_to == AppliesTo::Tcp);
+        rules.identity = rules.run_as.identity(&self.option)?;
         Ok(rules)
     }
 }
 
-impl RunsAs {
+impl RunAs {
     /// Takes all groups but the first: a list, or `none`.
-    pub fn set_groups(&mut self, typed: &Typed<'_>) -> Result<()> {
+    pub fn set_groups(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let id = |word: &[u8]| match String::from_utf8_lossy(word).trim() {
             "none" => Some(None),
             word => accounts::gid_of(word).map(Some),
         };
-        let groups = typed.read_words(id, "no such group")?;
+        let groups = typed.parse_words(id, "no such group")?;
         self.groups = Some(groups.into_iter().flatten().collect());
         Ok(())
     }
@@ -320,12 +322,12 @@ impl RunsAs {
 impl Rules {
     /// What of a client's variables is for the program's environment.
     pub fn environment_of(&self, variables: &Variables) -> Vec<CString> {
-        self.accept_env.of_client(variables, self.identity.is_some())
+        self.accept_env.accepted_variables(variables, self.identity.is_some())
     }
 }
 
 /// The largest number of sessions that can be asked for.
-pub const MOST: u32 = 1_000_000;
+pub const MAX_SESSIONS: u32 = 1_000_000;
 
 #[cfg(test)]
 mod tests;

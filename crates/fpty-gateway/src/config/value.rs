@@ -12,7 +12,7 @@ use fpty::error::{Error, Result};
 /// What an option, or a key at a socket, was given. What reads it names both where
 /// the value cannot be.
 #[derive(Clone, Debug)]
-pub struct Typed<'a> {
+pub struct OptionValue<'a> {
     /// `forkptyrouter-rows`, or `forkpty-urouter2: rows`.
     pub name: String,
     /// Its bytes.
@@ -20,76 +20,76 @@ pub struct Typed<'a> {
     /// What stands between its separators, where it is taken for a list.
     pub words: Vec<Vec<u8>>,
     /// It is one socket's, and takes the place of the global value.
-    is_own: bool,
+    is_of_socket: bool,
 }
 
-impl<'a> Typed<'a> {
+impl<'a> OptionValue<'a> {
     /// The value of an option.
     pub fn of_option(name: &str, value: &'a OsStr) -> Self {
         let words = value.as_bytes().split(|byte| b";, ".contains(byte)).map(<[u8]>::to_vec);
         let words = words.collect();
-        Self { name: name.to_owned(), value: Cow::Borrowed(value), words, is_own: false }
+        Self { name: name.to_owned(), value: Cow::Borrowed(value), words, is_of_socket: false }
     }
 }
 
-impl Typed<'static> {
+impl OptionValue<'static> {
     /// The value of a key at a socket, as it stands there.
     pub fn of_key(option: &str, key: &str, value: &[u8]) -> Self {
         Self {
             name: format!("{option}: {key}"),
             value: Cow::Owned(OsString::from_vec(keyval::plain(value))),
             words: keyval::list(value),
-            is_own: true,
+            is_of_socket: true,
         }
     }
 }
 
-impl Typed<'_> {
+impl OptionValue<'_> {
     /// As text, without blanks around it.
     pub fn text(&self) -> String {
         text(self.value.as_bytes())
     }
 
     /// It cannot be: why.
-    pub fn wrong(&self, why: &str) -> Error {
-        self.wrong_word(&self.text(), why)
+    pub fn invalid(&self, why: &str) -> Error {
+        self.invalid_word(&self.text(), why)
     }
 
-    fn wrong_word(&self, word: &str, why: &str) -> Error {
+    fn invalid_word(&self, word: &str, why: &str) -> Error {
         Error::new(format!("option {} = {word}: {why}", self.name))
     }
 
     /// It cannot be, and is nothing to show.
-    pub fn unusable(&self, why: &str) -> Error {
+    pub fn invalid_without_value(&self, why: &str) -> Error {
         Error::new(format!("option {}: {why}", self.name))
     }
 
     /// What it is read as; else why not.
-    pub fn read<T>(&self, read: impl FnOnce(&str) -> Option<T>, why: &str) -> Result<T> {
-        read(&self.text()).ok_or_else(|| self.wrong(why))
+    pub fn parse<T>(&self, parse: impl FnOnce(&str) -> Option<T>, why: &str) -> Result<T> {
+        parse(&self.text()).ok_or_else(|| self.invalid(why))
     }
 
     /// What each of its words is read as; else why one is not.
-    pub fn read_words<T>(&self, read: impl Fn(&[u8]) -> Option<T>, why: &str) -> Result<Vec<T>> {
-        let read = |word: &Vec<u8>| read(word).ok_or_else(|| self.wrong_word(&text(word), why));
-        self.words.iter().map(read).collect()
+    pub fn parse_words<T>(&self, parse: impl Fn(&[u8]) -> Option<T>, why: &str) -> Result<Vec<T>> {
+        let parse = |word: &Vec<u8>| parse(word).ok_or_else(|| self.invalid_word(&text(word), why));
+        self.words.iter().map(parse).collect()
     }
 
     /// Adds what its words are read as to a list; a socket's own list takes the
     /// place of the global one.
-    pub fn add_to<T>(
+    pub fn extend<T>(
         &self,
         list: &mut Vec<T>,
-        read: impl Fn(&str) -> Option<T>,
+        parse: impl Fn(&str) -> Option<T>,
         why: &str,
     ) -> Result<()> {
         let words = self.words.iter().map(|word| text(word)).filter(|word| !word.is_empty());
-        let read = |word: String| read(&word).ok_or_else(|| self.wrong_word(&word, why));
-        let values = words.map(read).collect::<Result<Vec<T>>>()?;
+        let parse = |word: String| parse(&word).ok_or_else(|| self.invalid_word(&word, why));
+        let values = words.map(parse).collect::<Result<Vec<T>>>()?;
         if values.is_empty() {
-            return Err(self.unusable("the value is empty"));
+            return Err(self.invalid_without_value("the value is empty"));
         }
-        if self.is_own {
+        if self.is_of_socket {
             list.clear();
         }
         list.extend(values);
@@ -99,7 +99,7 @@ impl Typed<'_> {
     /// A whole number within a range.
     pub fn number(&self, range: RangeInclusive<u32>) -> Result<u32> {
         let why = format!("not a whole number from {} to {}", range.start(), range.end());
-        self.read(|typed| typed.parse().ok().filter(|number| range.contains(number)), &why)
+        self.parse(|typed| typed.parse().ok().filter(|number| range.contains(number)), &why)
     }
 
     /// A number of which 0 means the default.
@@ -108,7 +108,7 @@ impl Typed<'_> {
     }
 
     /// So many at most; 0: as many as like.
-    pub fn most(&self, max: u32) -> Result<Option<u32>> {
+    pub fn limit(&self, max: u32) -> Result<Option<u32>> {
         self.number(0..=max).map(|count| (count > 0).then_some(count))
     }
 
@@ -126,7 +126,7 @@ impl Typed<'_> {
             let number = digits.parse::<u64>().ok().filter(|_| is_number);
             number?.checked_mul(unit).filter(|seconds| *seconds <= MOST_SECONDS)
         };
-        let seconds = self.read(seconds, "not a time (90, 15m, 8h, 7d)")?;
+        let seconds = self.parse(seconds, "not a time (90, 15m, 8h, 7d)")?;
         Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
     }
 
@@ -137,20 +137,20 @@ impl Typed<'_> {
 
     /// The words that uWSGI itself takes for true and false; a switch without a
     /// value is on.
-    pub fn switch(&self) -> Result<bool> {
-        let read = |typed: &str| match typed.to_ascii_lowercase().as_str() {
+    pub fn boolean(&self) -> Result<bool> {
+        let parse = |typed: &str| match typed.to_ascii_lowercase().as_str() {
             "" | "true" | "on" | "yes" | "1" => Some(true),
             "false" | "off" | "no" | "0" => Some(false),
             _ => None,
         };
-        self.read(read, "neither true nor false")
+        self.parse(parse, "neither true nor false")
     }
 
     /// One of these words.
     pub fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let found = |typed: &str| words.iter().find(|(name, _)| *name == typed);
-        let (_, value) = self.read(found, &format!("neither {}", names.join(" nor ")))?;
+        let (_, value) = self.parse(found, &format!("neither {}", names.join(" nor ")))?;
         Ok(*value)
     }
 
@@ -158,7 +158,7 @@ impl Typed<'_> {
     /// which any but NUL may stand in a path.
     pub fn bytes(&self) -> Result<OsString> {
         match self.value.as_bytes().trim_ascii() {
-            [] => Err(self.unusable("the value is empty")),
+            [] => Err(self.invalid_without_value("the value is empty")),
             _ => Ok(self.value.clone().into_owned()),
         }
     }
@@ -166,7 +166,7 @@ impl Typed<'_> {
     /// A command: likewise, but for blanks around it.
     pub fn command(&self) -> Result<CString> {
         CString::new(self.bytes()?.as_bytes().trim_ascii())
-            .map_err(|_| self.unusable("the value holds a NUL byte"))
+            .map_err(|_| self.invalid_without_value("the value holds a NUL byte"))
     }
 }
 
@@ -181,15 +181,15 @@ const MOST_SECONDS: u64 = i32::MAX.unsigned_abs() as u64;
 mod tests {
     use super::*;
 
-    fn typed(value: &str) -> Typed<'_> {
-        Typed::of_option("forkptyrouter-x", value.as_ref())
+    fn typed(value: &str) -> OptionValue<'_> {
+        OptionValue::of_option("forkptyrouter-x", value.as_ref())
     }
 
     #[test]
     fn a_number_is_taken_whole_or_refused() {
         assert_eq!(typed(" 40 ").number(0..=65535).ok(), Some(40));
         assert_eq!(typed("0").number_or(24, 65535).ok(), Some(24));
-        assert_eq!(typed("0").most(9).ok(), Some(None));
+        assert_eq!(typed("0").limit(9).ok(), Some(None));
         for nonsense in ["abc", "", "-1", "70000", "4O", "1.5", "0x10", "99999999999999999999"] {
             let text = typed(nonsense).number(0..=65535).expect_err(nonsense).to_string();
             assert!(text.contains("forkptyrouter-x") && text.contains(nonsense), "{text}");
@@ -213,10 +213,10 @@ mod tests {
 
     #[test]
     fn a_switch_knows_the_words_of_uwsgi() {
-        assert_eq!(typed("").switch().ok(), Some(true));
-        assert_eq!(typed("TRUE").switch().ok(), Some(true));
-        assert_eq!(typed("no").switch().ok(), Some(false));
-        assert!(typed("maybe").switch().is_err());
+        assert_eq!(typed("").boolean().ok(), Some(true));
+        assert_eq!(typed("TRUE").boolean().ok(), Some(true));
+        assert_eq!(typed("no").boolean().ok(), Some(false));
+        assert!(typed("maybe").boolean().is_err());
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
         assert!(typed("  ").bytes().is_err());
         assert!(typed("a\0b").command().is_err());
         let latin = OsStr::from_bytes(b"/tmp/\xe9\xa0 ");
-        let of = Typed::of_option("x", latin);
+        let of = OptionValue::of_option("x", latin);
         assert_eq!(of.bytes().ok().as_deref(), Some(latin));
         assert_eq!(of.command().ok(), CString::new(&b"/tmp/\xe9\xa0"[..]).ok());
         let nonsense = of.number(0..=1).expect_err("no number");
@@ -248,14 +248,14 @@ mod tests {
         let number = |word: &str| word.parse::<u32>().ok();
         let mut list = Vec::new();
         for (value, all) in [("1;2", vec![1, 2]), ("3, 4", vec![1, 2, 3, 4])] {
-            typed(value).add_to(&mut list, number, "not a number").expect(value);
+            typed(value).extend(&mut list, number, "not a number").expect(value);
             assert_eq!(list, all);
         }
-        let own = Typed::of_key("forkpty-router2", "x", b"5; 6");
-        own.add_to(&mut list, number, "not a number").expect("two");
+        let own = OptionValue::of_key("forkpty-router2", "x", b"5; 6");
+        own.extend(&mut list, number, "not a number").expect("two");
         assert_eq!(list, [5, 6]);
         for (value, part) in [("x", "forkptyrouter-x = x: not a number"), (" ", "empty")] {
-            let error = typed(value).add_to(&mut list, number, "not a number").expect_err(value);
+            let error = typed(value).extend(&mut list, number, "not a number").expect_err(value);
             assert!(error.to_string().contains(part), "{error}");
         }
     }

@@ -15,41 +15,41 @@ use fpty::proto::http_request;
 /// Input that is kept of a client that has not said that that was all, in
 /// bytes. One that hears no answer for a while sends some of it all the same
 /// (client/typing.rs).
-const EARLY_INPUT: usize = 256 * 1024;
+const MAX_EARLY_INPUT: usize = 256 * 1024;
 
 /// Why one is refused that sends more.
-const TOO_MUCH: &str = "too much input came before the request was complete";
+const EARLY_INPUT_TOO_LONG: &str = "too much input came before the request was complete";
 
 /// What has been heard of a client.
 #[derive(Debug, Default)]
-pub struct Greeting {
+pub struct Handshake {
     /// The first bytes, and how many of them have come.
     first: [u8; HEADER],
-    come: usize,
-    opening: Opening,
+    first_count: usize,
+    hello: ClientHello,
 }
 
 /// How many descriptors a client can pass.
-const DESCRIPTORS: usize = 3;
+const MAX_FDS: usize = 3;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum HandshakeStep {
     /// Wait for more.
-    Waiting,
+    Incomplete,
     /// Answer the hello with these bytes, and hear on.
-    Answer([u8; 4]),
+    SendHello([u8; 4]),
     /// Start the program; what is left of the bytes is for the session.
-    Begin,
+    Complete,
     /// Start nothing: why.
-    Refuse(&'static str),
+    Reject(&'static str),
     /// A web page speaks.
-    Web,
+    Http,
 }
 
 /// What is known of a client when its program starts.
 #[derive(Debug, Default)]
-pub struct Opening {
+pub struct ClientHello {
     /// In whatever packet the client is.
     pub decoder: ClientPacketDecoder,
     /// Whether both ends speak the extended mode.
@@ -64,62 +64,62 @@ pub struct Opening {
     pub request: Request,
     /// The names of the descriptors that it passes; one more than there can
     /// be where there were more.
-    pub offered: Vec<u8>,
+    pub offered_fds: Vec<u8>,
     /// Input of a client that had said hello, and not that that was all.
     pub input: Vec<u8>,
     /// It has said that there is no more.
     pub input_ended: bool,
     /// It has said something: a hello comes too late.
-    pub spoken: bool,
+    pub has_packets: bool,
 }
 
-impl Greeting {
+impl Handshake {
     /// Of a client that said nothing in time, and says hello now: a part of
     /// that may have come before.
-    pub fn late(decoder: ClientPacketDecoder) -> Self {
-        Self { opening: Opening { decoder, ..Opening::default() }, ..Self::default() }
+    pub fn after_silence(decoder: ClientPacketDecoder) -> Self {
+        Self { hello: ClientHello { decoder, ..ClientHello::default() }, ..Self::default() }
     }
 
     /// Takes what the client sent off the front of `bytes`.
-    pub fn hear(&mut self, bytes: &mut &[u8]) -> Heard {
-        if self.come < HEADER {
-            let count = bytes.len().min(HEADER - self.come);
-            self.first[self.come..self.come + count].copy_from_slice(&bytes[..count]);
-            self.come += count;
-            if self.come == HEADER && http_request::is_no_packet(&self.first) {
-                return Heard::Web;
+    pub fn feed(&mut self, bytes: &mut &[u8]) -> HandshakeStep {
+        if self.first_count < HEADER {
+            let count = bytes.len().min(HEADER - self.first_count);
+            self.first[self.first_count..self.first_count + count].copy_from_slice(&bytes[..count]);
+            self.first_count += count;
+            if self.first_count == HEADER && http_request::is_http_or_tls(&self.first) {
+                return HandshakeStep::Http;
             }
         }
-        let heard = &mut self.opening;
+        let heard = &mut self.hello;
         loop {
             let (before, decoder) = (*bytes, heard.decoder.clone());
             let Some(packet) = heard.decoder.next(bytes) else {
-                return Heard::Waiting;
+                return HandshakeStep::Incomplete;
             };
-            let first = !std::mem::replace(&mut heard.spoken, true);
+            let first = !std::mem::replace(&mut heard.has_packets, true);
             match packet {
                 ClientPacket::Hello(1..) if first => {
                     heard.extended = true;
                     heard.decoder.set_extended();
-                    return Heard::Answer(encode_bare(HELLO, VERSION));
+                    return HandshakeStep::SendHello(encode_bare(HELLO, VERSION));
                 }
                 ClientPacket::Hello(_) => {}
                 ClientPacket::Rows(rows) => heard.rows = (rows > 0).then_some(rows),
                 ClientPacket::Cols(cols) => heard.cols = (cols > 0).then_some(cols),
                 // A client that can do more says when that was all.
-                ClientPacket::Part(VARIABLES, [], true) => return Heard::Begin,
+                ClientPacket::Part(VARIABLES, [], true) => return HandshakeStep::Complete,
                 ClientPacket::Part(VARIABLES, part, last) => heard.variables.part(part, last),
                 ClientPacket::Part(REQUEST, part, last) => heard.request.part(part, last),
                 ClientPacket::Part(OFFER, part, _) => {
-                    let room = (DESCRIPTORS + 1 - heard.offered.len()).min(part.len());
-                    heard.offered.extend_from_slice(&part[..room]);
+                    let room = (MAX_FDS + 1 - heard.offered_fds.len()).min(part.len());
+                    heard.offered_fds.extend_from_slice(&part[..room]);
                 }
                 ClientPacket::Part(END_OF_STREAM, [], true) => heard.input_ended = true,
                 ClientPacket::Input(input) if heard.extended => {
                     // To read no further would be to wait for what stands
                     // behind it.
-                    if heard.input.len() + input.len() > EARLY_INPUT {
-                        return Heard::Refuse(TOO_MUCH);
+                    if heard.input.len() + input.len() > MAX_EARLY_INPUT {
+                        return HandshakeStep::Reject(EARLY_INPUT_TOO_LONG);
                     }
                     heard.input.extend_from_slice(input);
                 }
@@ -132,33 +132,34 @@ impl Greeting {
                 | ClientPacket::Part(..)
                 | ClientPacket::Unknown(..) => {
                     (*bytes, heard.decoder) = (before, decoder);
-                    return Heard::Begin;
+                    return HandshakeStep::Complete;
                 }
             }
             // Sizes and nothing else: the C plugin's client has no more to say.
             if !heard.extended && heard.rows.is_some() && heard.cols.is_some() {
-                return Heard::Begin;
+                return HandshakeStep::Complete;
             }
         }
     }
 
     /// Whether less than a packet has come, and looks like a web page's.
-    pub fn may_be_web(&self) -> bool {
-        (1..HEADER).contains(&self.come) && http_request::is_no_packet(&self.first[..self.come])
+    pub fn may_be_http(&self) -> bool {
+        (1..HEADER).contains(&self.first_count)
+            && http_request::is_http_or_tls(&self.first[..self.first_count])
     }
 
     /// Whether the client has said hello.
     pub fn is_extended(&self) -> bool {
-        self.opening.extended
+        self.hello.extended
     }
 
     /// What is known when the program starts.
-    pub fn opening(self) -> Opening {
-        self.opening
+    pub fn into_hello(self) -> ClientHello {
+        self.hello
     }
 }
 
-impl Opening {
+impl ClientHello {
     /// The size to begin with.
     pub fn size(&self, default: Size) -> Size {
         Size { rows: self.rows.unwrap_or(default.rows), cols: self.cols.unwrap_or(default.cols) }
@@ -178,26 +179,26 @@ mod tests {
     use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
 
     /// What is heard of `said` in pieces of `cut` bytes, and what is left.
-    fn hear(said: &[u8], cut: usize) -> (Vec<Heard>, Vec<u8>, Greeting) {
-        let mut greeting = Greeting::default();
+    fn feed(said: &[u8], cut: usize) -> (Vec<HandshakeStep>, Vec<u8>, Handshake) {
+        let mut handshake = Handshake::default();
         let mut heard = Vec::new();
         let mut at = 0;
         for piece in said.chunks(cut) {
             let mut bytes = piece;
             at += piece.len();
             loop {
-                match greeting.hear(&mut bytes) {
-                    Heard::Waiting => break,
-                    last @ (Heard::Begin | Heard::Refuse(_)) => {
+                match handshake.feed(&mut bytes) {
+                    HandshakeStep::Incomplete => break,
+                    last @ (HandshakeStep::Complete | HandshakeStep::Reject(_)) => {
                         heard.push(last);
                         let left = said[at - bytes.len()..].to_vec();
-                        return (heard, left, greeting);
+                        return (heard, left, handshake);
                     }
                     answer => heard.push(answer),
                 }
             }
         }
-        (heard, Vec::new(), greeting)
+        (heard, Vec::new(), handshake)
     }
 
     #[test]
@@ -205,10 +206,10 @@ mod tests {
         let mut said = encode_rows_and_cols(33, 99).to_vec();
         encode_input(b"ls\n", &mut said);
         for cut in [1, 3, 100] {
-            let (heard, left, greeting) = hear(&said, cut);
-            assert_eq!(heard, [Heard::Begin]);
+            let (heard, left, handshake) = feed(&said, cut);
+            assert_eq!(heard, [HandshakeStep::Complete]);
             assert_eq!(left, said[8..]);
-            let size = greeting.opening().size(Size { rows: 24, cols: 80 });
+            let size = handshake.into_hello().size(Size { rows: 24, cols: 80 });
             assert_eq!(size, Size { rows: 33, cols: 99 });
         }
     }
@@ -216,9 +217,9 @@ mod tests {
     #[test]
     fn input_and_signals_are_for_the_session() {
         for said in [encode_signal(15).to_vec(), vec![0, 2, 0, 0, b'x', b'y'], vec![0, 9, 0, 200]] {
-            let (heard, left, greeting) = hear(&said, 100);
-            assert_eq!((heard.as_slice(), left), ([Heard::Begin].as_slice(), said));
-            assert!(!greeting.is_extended());
+            let (heard, left, handshake) = feed(&said, 100);
+            assert_eq!((heard.as_slice(), left), ([HandshakeStep::Complete].as_slice(), said));
+            assert!(!handshake.is_extended());
         }
     }
 
@@ -231,13 +232,17 @@ mod tests {
         said.extend(encode_bare(VARIABLES, 0));
         encode_input(b"later", &mut said);
         for cut in [1, 7, 1000] {
-            let (heard, left, greeting) = hear(&said, cut);
-            assert_eq!(heard, [Heard::Answer([0, 1, 0, HELLO]), Heard::Begin], "cut {cut}");
+            let (heard, left, handshake) = feed(&said, cut);
+            assert_eq!(
+                heard,
+                [HandshakeStep::SendHello([0, 1, 0, HELLO]), HandshakeStep::Complete],
+                "cut {cut}"
+            );
             assert_eq!(left, said[said.len() - 9..]);
-            let opening = greeting.opening();
-            assert_eq!(opening.input, b"early");
-            assert_eq!(opening.variables.get(b"TERM"), Some(b"foot".as_slice()));
-            assert_eq!(opening.rows, Some(33));
+            let hello = handshake.into_hello();
+            assert_eq!(hello.input, b"early");
+            assert_eq!(hello.variables.get(b"TERM"), Some(b"foot".as_slice()));
+            assert_eq!(hello.rows, Some(33));
         }
     }
 
@@ -256,38 +261,41 @@ mod tests {
         said.extend(encode_bare(HELLO, 1));
         for length in HEADER..=said.len() {
             for cut in [1, 1000] {
-                let (heard, ..) = hear(&said[..length], cut);
-                assert_eq!(heard, [Heard::Answer([0, 1, 0, HELLO])], "{length} {cut}");
+                let (heard, ..) = feed(&said[..length], cut);
+                assert_eq!(heard, [HandshakeStep::SendHello([0, 1, 0, HELLO])], "{length} {cut}");
             }
         }
         said.extend(encode_bare(VARIABLES, 0));
-        let (heard, _, greeting) = hear(&said, 3);
-        assert_eq!(heard.last(), Some(&Heard::Begin));
-        let request = greeting.opening().request.read();
+        let (heard, _, handshake) = feed(&said, 3);
+        assert_eq!(heard.last(), Some(&HandshakeStep::Complete));
+        let request = handshake.into_hello().request.read();
         assert_eq!(request, Ok(Some((RequestKind::CommandLine, b"rm -f x/me-old".to_vec()))));
     }
 
     #[test]
     fn early_input_is_bounded_and_not_waited_behind() {
         let mut said = encode_bare(HELLO, 1).to_vec();
-        encode_input(&[b'x'; EARLY_INPUT], &mut said);
+        encode_input(&[b'x'; MAX_EARLY_INPUT], &mut said);
         let most = said.len();
         said.extend(encode_bare(VARIABLES, 0));
-        assert_eq!(hear(&said, 65_536).0.last(), Some(&Heard::Begin));
+        assert_eq!(feed(&said, 65_536).0.last(), Some(&HandshakeStep::Complete));
         said.truncate(most);
         encode_input(b"y", &mut said);
-        assert_eq!(hear(&said, 65_536).0.last(), Some(&Heard::Refuse(TOO_MUCH)));
+        assert_eq!(
+            feed(&said, 65_536).0.last(),
+            Some(&HandshakeStep::Reject(EARLY_INPUT_TOO_LONG))
+        );
     }
 
     #[test]
     fn a_hello_comes_first_or_not_at_all() {
         let mut late = encode_rows_and_cols(33, 99)[..4].to_vec();
         late.extend(encode_bare(HELLO, 1));
-        let (heard, _, greeting) = hear(&late, 100);
+        let (heard, _, handshake) = feed(&late, 100);
         assert_eq!(heard, []);
-        assert!(!greeting.is_extended());
-        assert_eq!(hear(&encode_bare(HELLO, 0), 100).0, []);
+        assert!(!handshake.is_extended());
+        assert_eq!(feed(&encode_bare(HELLO, 0), 100).0, []);
         let answer = [0, 1, 0, HELLO];
-        assert_eq!(hear(&encode_bare(HELLO, 65535), 100).0, [Heard::Answer(answer)]);
+        assert_eq!(feed(&encode_bare(HELLO, 65535), 100).0, [HandshakeStep::SendHello(answer)]);
     }
 }

@@ -8,13 +8,13 @@ use crate::config::gateway_config::SFTP_SERVERS;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::host::host;
-use crate::observe::audit::{Refusal, Rejection};
+use crate::observe::audit::{RejectReason, Rejection};
 use fpty::proto::request::{Request, RequestKind};
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::spawn::Program;
 
-fn refused(why: impl Into<String>) -> Rejection {
-    Rejection::because(Refusal::Command, why)
+fn reject(why: impl Into<String>) -> Rejection {
+    Rejection::because(RejectReason::Command, why)
 }
 
 impl Context {
@@ -22,29 +22,29 @@ impl Context {
     ///
     /// # Errors
     /// It does not get it.
-    pub fn granted(&self, door: u16, request: Request) -> Result<Arc<Program>, Rejection> {
-        let request = request.read().map_err(|why| refused(format!("bad request: {why}")))?;
-        let Some(place) = self.doors.door(door) else {
-            return Err(refused("the socket is closed"));
+    pub fn authorize(&self, listener: u16, request: Request) -> Result<Arc<Program>, Rejection> {
+        let request = request.read().map_err(|why| reject(format!("bad request: {why}")))?;
+        let Some(place) = self.listeners.get(listener) else {
+            return Err(reject("the socket is closed"));
         };
         let Some((verb, data)) = request else {
             return Ok(Arc::clone(&place.program));
         };
         if !place.rules.allow_command {
-            return Err(refused("commands are not allowed here (forkptyrouter-allow-command)"));
+            return Err(reject("commands are not allowed here (forkptyrouter-allow-command)"));
         }
         let program = match verb {
             RequestKind::CommandLine => {
-                let line = whole(data)?;
+                let line = command_line(data)?;
                 Program::through_shell(&line, &host().shell())
             }
             RequestKind::Program => {
                 let path = place.program.variable(b"PATH").unwrap_or(DEFAULT_PATH);
                 Program::with_arguments(arguments(&data)?, path)
             }
-            RequestKind::Sftp => sftp_server(&place.rules, &whole_or_empty(data)?)?,
+            RequestKind::Sftp => sftp_server(&place.rules, &c_string(data)?)?,
             RequestKind::List | RequestKind::Kill | RequestKind::Attach => {
-                return Err(refused("this router does not know what it asks for"));
+                return Err(reject("this router does not know what it asks for"));
             }
         };
         Ok(Arc::new(program.with_surroundings_of(&place.program)))
@@ -52,10 +52,10 @@ impl Context {
 }
 
 fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
-    let there_is = |path: &&CStr| fpty::sys::is_executable(path);
+    let is_there = |path: &&CStr| fpty::sys::is_executable(path);
     let server = match &rules.sftp_server {
-        Some(path) => Some(path.as_c_str()).filter(there_is),
-        None => SFTP_SERVERS.into_iter().find(there_is),
+        Some(path) => Some(path.as_c_str()).filter(is_there),
+        None => SFTP_SERVERS.into_iter().find(is_there),
     };
     let Some(server) = server else {
         let sought = match &rules.sftp_server {
@@ -77,15 +77,15 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
 /// Of a server that was started without one.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn whole_or_empty(line: Vec<u8>) -> Result<CString, Rejection> {
-    CString::new(line).map_err(|_| refused("bad request: the command holds a NUL byte"))
+fn c_string(line: Vec<u8>) -> Result<CString, Rejection> {
+    CString::new(line).map_err(|_| reject("bad request: the command holds a NUL byte"))
 }
 
-fn whole(line: Vec<u8>) -> Result<CString, Rejection> {
+fn command_line(line: Vec<u8>) -> Result<CString, Rejection> {
     if line.is_empty() {
-        return Err(refused("bad request: the command is empty"));
+        return Err(reject("bad request: the command is empty"));
     }
-    whole_or_empty(line)
+    c_string(line)
 }
 
 /// A NUL stands after each.
@@ -95,7 +95,7 @@ pub(crate) fn arguments(data: &[u8]) -> Result<Vec<CString>, Rejection> {
         data.split(|byte| *byte == 0).filter_map(|word| CString::new(word).ok()).collect();
     match words.first().is_some_and(|name| !name.is_empty()) {
         true => Ok(words),
-        false => Err(refused("bad request: the command is empty")),
+        false => Err(reject("bad request: the command is empty")),
     }
 }
 
@@ -109,6 +109,6 @@ mod tests {
         assert_eq!(read, [c"ls", c"-l", c"", c"a b\n\xff"].map(CStr::to_owned));
         assert_eq!(arguments(b"ls").expect("one"), [c"ls".to_owned()]);
         assert!(arguments(b"").is_err() && arguments(b"\0ls\0").is_err());
-        assert!(whole(Vec::new()).is_err() && whole(b"a\0b".to_vec()).is_err());
+        assert!(command_line(Vec::new()).is_err() && command_line(b"a\0b".to_vec()).is_err());
     }
 }

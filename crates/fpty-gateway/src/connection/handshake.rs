@@ -6,18 +6,18 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::client_hello::{Greeting, Heard, Opening};
-use super::late_hello::{self, Late, Latecomers, SILENCE};
-use super::lingering_close::LastWord;
-use super::listeners::Newcomer;
-use super::shared_counts::Tally;
+use super::client_hello::{ClientHello, Handshake, HandshakeStep};
+use super::late_hello::{self, HELLO_TIMEOUT, LateHello, LatePeers};
+use super::lingering_close::CloseNotice;
+use super::listeners::Connection;
+use super::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Origin, Refusal, Rejection};
-use crate::process::table::Programs;
-use crate::session::relay::{LINGERS, Sessions};
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::{Origin, RejectReason, Rejection};
+use crate::process::table::ProcessTable;
+use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
 use fpty::sys::ReadOutcome;
@@ -27,193 +27,204 @@ use fpty::sys::socket::{Stream, Transport};
 
 /// After a hello a client that goes on sending has so many times as long, in
 /// all, as it may be silent.
-const IN_ALL: u32 = 30;
+const TOTAL_FACTOR: u32 = 30;
 
 /// Why nothing was started for a client that sends no more.
-const CUT: &str = "the connection was shut down in the midst of the request: nothing was started";
+const CUT_SHORT: &str =
+    "the connection was shut down in the midst of the request: nothing was started";
 
 /// Why a client gets nothing whose hello came when its program had something
 /// to say already. Its own end knows how it begins ([`fpty::proto::TOO_LATE`]).
-const WHAT_IS_LATE: &str = "the program had been started for a silent client by then";
+const HELLO_TOO_LATE: &str = "the program had been started for a silent client by then";
 
 /// How long the end of a program that was started for a silent client waits
 /// for a hello that is late: whoever says it would take that for its own.
 const LINGER: Duration = Duration::from_millis(200);
 
 /// Descriptors that a client can pass.
-const DESCRIPTORS: usize = 3;
+const MAX_FDS: usize = 3;
 
 /// A client whose program has not started yet.
-struct Caller {
+struct PendingConnection {
     /// Who it is; where it comes from is known when it has spoken.
-    newcomer: Newcomer,
-    greeting: Greeting,
+    connection: Connection,
+    handshake: Handshake,
     /// Descriptors that it passes.
-    arrived: ReceivedFds,
+    received_fds: ReceivedFds,
     /// When it came.
     since: Instant,
     /// When it is no longer waited for, and the latest that this can be.
-    until: Instant,
-    latest: Instant,
-    waited_for: bool,
+    deadline: Instant,
+    final_deadline: Instant,
+    is_registered: bool,
 }
 
-impl Caller {
+impl PendingConnection {
     /// One that came just now, and is waited for so long, at first.
-    fn new(newcomer: Newcomer, greeting: Greeting, patience: Duration) -> Self {
+    fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
         let since = Instant::now();
-        let until = since + patience;
-        let (arrived, waited_for, latest) = (ReceivedFds::default(), false, until);
-        Self { newcomer, greeting, arrived, since, until, latest, waited_for }
+        let deadline = since + patience;
+        let (received_fds, is_registered, final_deadline) =
+            (ReceivedFds::default(), false, deadline);
+        Self { connection, handshake, received_fds, since, deadline, final_deadline, is_registered }
     }
 
     /// It has said what it wants.
-    fn comes(self, cx: &Context) -> (Newcomer, Opening) {
-        if self.waited_for {
+    fn finish(self, cx: &Context) -> (Connection, ClientHello) {
+        if self.is_registered {
             // It gets another token.
-            let _ = cx.poller.remove(self.newcomer.client.as_fd());
+            let _ = cx.poller.remove(self.connection.client.as_fd());
         }
-        let opening = self.greeting.opening();
-        let origin = cx.told.origin_of(self.newcomer.door, &opening);
-        (Newcomer { origin, ..self.newcomer }, opening)
+        let hello = self.handshake.into_hello();
+        let origin = cx.audit.origin_of(self.connection.listener, &hello);
+        (Connection { origin, ..self.connection }, hello)
     }
 
     /// It says hello: it has so long for each part of what it wants.
-    fn renew(&mut self, now: Instant, patience: Duration) {
-        self.latest = now + patience * IN_ALL;
-        self.until = now + patience;
+    fn extend_deadline(&mut self, now: Instant, patience: Duration) {
+        self.final_deadline = now + patience * TOTAL_FACTOR;
+        self.deadline = now + patience;
     }
 }
 
 /// Clients whose program has not started.
 #[derive(Default)]
-pub struct Callers {
-    callers: Table<Caller>,
-    latecomers: Latecomers,
+pub struct PendingConnections {
+    pending: Slab<PendingConnection>,
+    late_peers: LatePeers,
 }
 
 /// What a client that has connected comes to.
 #[must_use]
-pub enum Greeted {
+pub enum HandshakeResult {
     /// It is waited for, or is gone.
-    Waits,
+    Pending,
     /// It has said what it wants; what it sent after that stands in the buffer.
-    Opens(Box<Opened>),
+    Complete(Box<ClientRequest>),
 }
 
 /// A client that has said what it wants.
-pub struct Opened {
+pub struct ClientRequest {
     /// Who it is.
-    pub newcomer: Newcomer,
+    pub connection: Connection,
     /// What it has said.
-    pub opening: Opening,
+    pub hello: ClientHello,
     /// Descriptors that came with that.
-    pub arrived: ReceivedFds,
+    pub received_fds: ReceivedFds,
     /// Whether it sends no more.
     pub ended: bool,
     /// The name that it has for a session that it begins.
-    pub name: Option<Tally>,
+    pub name: Option<SharedCount>,
 }
 
-impl Callers {
+impl PendingConnections {
     /// Whether it is still one.
     pub fn has(&self, key: Key) -> bool {
-        self.callers.has(key)
+        self.pending.has(key)
     }
 
     /// One is closed as it is.
-    pub fn drop_one(&mut self, key: Key) {
-        self.callers.remove(key);
+    pub fn discard(&mut self, key: Key) {
+        self.pending.remove(key);
     }
 
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
-    pub fn greet(
+    pub fn start(
         &mut self,
         cx: &mut Context,
         client: Stream,
         transport: Transport,
-        door: u16,
-    ) -> Greeted {
-        let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
-        let seat = cx.seats.take(rules, &client);
-        let patience = self.latecomers.patience(&client, transport, Instant::now());
-        let newcomer = Newcomer { client, transport, door, seat, origin: Origin::default() };
-        let key = self.callers.insert(Caller::new(newcomer, Greeting::default(), patience));
-        cx.faults.made = Some(Whose::Caller(key));
-        self.hear(cx, key, false)
+        listener: u16,
+    ) -> HandshakeResult {
+        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let permit = cx.limits.acquire_user(rules, &client);
+        let patience = self.late_peers.hello_timeout(&client, transport, Instant::now());
+        let connection =
+            Connection { client, transport, listener, permit, origin: Origin::default() };
+        let key =
+            self.pending.insert(PendingConnection::new(connection, Handshake::default(), patience));
+        cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));
+        self.readable(cx, key, false)
     }
 
     /// It was waited for long enough.
-    pub fn silent(&mut self, cx: &mut Context, key: Key) -> Greeted {
-        let is_over = |caller: &Caller| Instant::now() >= caller.until;
+    pub fn timed_out(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let is_over =
+            |pending_connection: &PendingConnection| Instant::now() >= pending_connection.deadline;
         // What has come meanwhile counts: this process may have been busy, or
         // stopped.
-        if self.callers.get(key).is_some_and(is_over) {
-            if let Greeted::Opens(opened) = self.hear(cx, key, false) {
-                return Greeted::Opens(opened);
+        if self.pending.get(key).is_some_and(is_over) {
+            if let HandshakeResult::Complete(client_request) = self.readable(cx, key, false) {
+                return HandshakeResult::Complete(client_request);
             }
         }
-        let Some(caller) = self.callers.get_mut(key) else {
-            return Greeted::Waits;
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
         };
         let now = Instant::now();
-        if now < caller.until {
-            let wait = caller.until - now;
-            cx.after(wait, Due::Silent(key));
-            return Greeted::Waits;
+        if now < pending_connection.deadline {
+            let wait = pending_connection.deadline - now;
+            cx.schedule(wait, Timer::Handshake(key));
+            return HandshakeResult::Pending;
         }
         crate::event_loop::fault_injection::point("silence");
-        if !caller.greeting.is_extended() {
+        if !pending_connection.handshake.is_extended() {
             // It would be refused now. Those who list, end or come back to a session need no
             // seat, and what they want may be late.
-            let rules = cx.doors.rules(caller.newcomer.door);
-            let latest = caller.since + late_hello::PATIENCE;
-            if now < latest
-                && rules.is_some_and(|rules| cx.seats.are_taken(rules, &caller.newcomer.seat))
+            let rules = cx.listeners.rules(pending_connection.connection.listener);
+            let final_deadline = pending_connection.since + late_hello::LATE_HELLO_TIMEOUT;
+            if now < final_deadline
+                && rules.is_some_and(|rules| {
+                    cx.limits.would_reject(rules, &pending_connection.connection.permit)
+                })
             {
-                caller.until = latest;
-                cx.after(latest - now, Due::Silent(key));
-                return Greeted::Waits;
+                pending_connection.deadline = final_deadline;
+                cx.schedule(final_deadline - now, Timer::Handshake(key));
+                return HandshakeResult::Pending;
             }
-            return self.begin(cx, key, 0, false);
+            return self.complete(cx, key, 0, false);
         }
         let patience = cx.config.handshake_timeout;
-        let why = match caller.until < caller.latest {
+        let why = match pending_connection.deadline < pending_connection.final_deadline {
             true => format!("no complete request came: silence for {} seconds", patience.as_secs()),
             false => {
-                format!("no complete request came in {} seconds", (patience * IN_ALL).as_secs())
+                format!(
+                    "no complete request came in {} seconds",
+                    (patience * TOTAL_FACTOR).as_secs()
+                )
             }
         };
-        self.refuse(cx, key, &format!("{why} (forkptyrouter-handshake-timeout)"))
+        self.reject(cx, key, &format!("{why} (forkptyrouter-handshake-timeout)"))
     }
 
     /// A client that is waited for said something, or has left.
-    pub fn hear(&mut self, cx: &mut Context, key: Key, hang_up: bool) -> Greeted {
-        let Some(caller) = self.callers.get_mut(key) else {
-            return Greeted::Waits;
+    pub fn readable(&mut self, cx: &mut Context, key: Key, hang_up: bool) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
         };
         // Only who has had the answer to its hello passes anything.
-        let passes = caller.newcomer.transport == Transport::Unix && caller.greeting.is_extended();
+        let passes = pending_connection.connection.transport == Transport::Unix
+            && pending_connection.handshake.is_extended();
         let read = match passes {
             true => {
-                let (input, arrived) = (&mut cx.input, &mut caller.arrived);
-                caller.newcomer.client.read_into_with_descriptors(input, arrived)
+                let (input, received_fds) = (&mut cx.input, &mut pending_connection.received_fds);
+                pending_connection.connection.client.read_into_with_descriptors(input, received_fds)
             }
-            false => caller.newcomer.client.read_into(&mut cx.input),
+            false => pending_connection.connection.client.read_into(&mut cx.input),
         };
         // One that sends as many as it likes.
-        if caller.arrived.descriptors.len() > DESCRIPTORS {
+        if pending_connection.received_fds.descriptors.len() > MAX_FDS {
             return self.forget(key);
         }
         match read {
-            ReadOutcome::Bytes(_) => self.heard(cx, key),
-            ReadOutcome::WouldBlock if !hang_up => self.wait_for(cx, key),
-            ReadOutcome::Eof if !hang_up => match caller.greeting.is_extended() {
+            ReadOutcome::Bytes(_) => self.decode(cx, key),
+            ReadOutcome::WouldBlock if !hang_up => self.await_more(cx, key),
+            ReadOutcome::Eof if !hang_up => match pending_connection.handshake.is_extended() {
                 // Half a request is none.
-                true => self.refuse(cx, key, CUT),
+                true => self.reject(cx, key, CUT_SHORT),
                 // It only reads.
-                false => self.begin(cx, key, 0, true),
+                false => self.complete(cx, key, 0, true),
             },
             // It left before there was anything for it.
             ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.forget(key),
@@ -221,129 +232,151 @@ impl Callers {
     }
 
     /// Takes what a client has sent, which stands in the buffer.
-    fn heard(&mut self, cx: &mut Context, key: Key) -> Greeted {
-        let Some(caller) = self.callers.get_mut(key) else {
-            return Greeted::Waits;
+    fn decode(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
         };
         let patience = cx.config.handshake_timeout;
-        if caller.greeting.is_extended() {
-            caller.until = caller.latest.min(Instant::now() + patience);
+        if pending_connection.handshake.is_extended() {
+            pending_connection.deadline =
+                pending_connection.final_deadline.min(Instant::now() + patience);
         }
         crate::event_loop::fault_injection::strike("greeting", || &cx.input);
-        let commands =
-            cx.doors.rules(caller.newcomer.door).is_some_and(|rules| rules.allow_command);
+        let commands = cx
+            .listeners
+            .rules(pending_connection.connection.listener)
+            .is_some_and(|rules| rules.allow_command);
         let takes_streams = commands && cx.config.pass_stdio;
         let mut bytes = cx.input.as_slice();
         loop {
-            match caller.greeting.hear(&mut bytes) {
-                Heard::Answer(answer) => {
+            match pending_connection.handshake.feed(&mut bytes) {
+                HandshakeStep::SendHello(answer) => {
                     // It may pass its streams from here on, and no sooner.
-                    if caller.newcomer.transport == Transport::Unix && takes_streams {
-                        caller.newcomer.client.accept_descriptors();
+                    if pending_connection.connection.transport == Transport::Unix && takes_streams {
+                        pending_connection.connection.client.accept_descriptors();
                     }
-                    let _ = caller.newcomer.client.write(&answer);
+                    let _ = pending_connection.connection.client.write(&answer);
                     let now = Instant::now();
-                    if now - caller.since > SILENCE {
-                        self.latecomers.note(
-                            &caller.newcomer.client,
-                            caller.newcomer.transport,
+                    if now - pending_connection.since > HELLO_TIMEOUT {
+                        self.late_peers.note(
+                            &pending_connection.connection.client,
+                            pending_connection.connection.transport,
                             now,
                         );
                     }
-                    caller.renew(now, patience);
+                    pending_connection.extend_deadline(now, patience);
                 }
-                Heard::Waiting => return self.wait_for(cx, key),
-                Heard::Begin => {
+                HandshakeStep::Incomplete => return self.await_more(cx, key),
+                HandshakeStep::Complete => {
                     let left = bytes.len();
-                    return self.begin(cx, key, left, false);
+                    return self.complete(cx, key, left, false);
                 }
-                Heard::Refuse(why) => return self.refuse(cx, key, why),
-                Heard::Web => return self.begin_no_more(cx, key),
+                HandshakeStep::Reject(why) => return self.reject(cx, key, why),
+                HandshakeStep::Http => return self.reject_http(cx, key),
             }
         }
     }
 
-    fn wait_for(&mut self, cx: &mut Context, key: Key) -> Greeted {
-        let Some(caller) = self.callers.get_mut(key) else {
-            return Greeted::Waits;
+    fn await_more(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.get_mut(key) else {
+            return HandshakeResult::Pending;
         };
-        if caller.waited_for {
-            return Greeted::Waits;
+        if pending_connection.is_registered {
+            return HandshakeResult::Pending;
         }
-        let (client, token) = (caller.newcomer.client.as_fd(), Source::Caller(key).token());
+        let (client, token) =
+            (pending_connection.connection.client.as_fd(), Token::PendingConnection(key).token());
         if let Err(error) = cx.poller.add(client, token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
-            return self.refuse(cx, key, &why);
+            return self.reject(cx, key, &why);
         }
-        caller.waited_for = true;
-        let wait = caller.until.saturating_duration_since(Instant::now());
-        cx.after(wait, Due::Silent(key));
-        Greeted::Waits
+        pending_connection.is_registered = true;
+        let wait = pending_connection.deadline.saturating_duration_since(Instant::now());
+        cx.schedule(wait, Timer::Handshake(key));
+        HandshakeResult::Pending
     }
 
     /// Its program is to start; so many bytes of what was read last are for the
     /// session. The client may have said that it sends no more.
-    fn begin(&mut self, cx: &mut Context, key: Key, left: usize, ended: bool) -> Greeted {
-        if self.callers.get(key).is_some_and(|caller| caller.greeting.may_be_web()) {
-            return self.begin_no_more(cx, key);
+    fn complete(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        left: usize,
+        ended: bool,
+    ) -> HandshakeResult {
+        if self
+            .pending
+            .get(key)
+            .is_some_and(|pending_connection| pending_connection.handshake.may_be_http())
+        {
+            return self.reject_http(cx, key);
         }
-        let Some(mut caller) = self.callers.remove(key) else {
-            return Greeted::Waits;
+        let Some(mut pending_connection) = self.pending.remove(key) else {
+            return HandshakeResult::Pending;
         };
-        let heard = cx.input.len() - left;
-        cx.input.drain(..heard);
-        let arrived = std::mem::take(&mut caller.arrived);
-        caller.newcomer.client.refuse_descriptors();
-        let (newcomer, opening) = caller.comes(cx);
-        Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
+        let decode = cx.input.len() - left;
+        cx.input.drain(..decode);
+        let received_fds = std::mem::take(&mut pending_connection.received_fds);
+        pending_connection.connection.client.refuse_descriptors();
+        let (connection, hello) = pending_connection.finish(cx);
+        HandshakeResult::Complete(Box::new(ClientRequest {
+            connection,
+            hello,
+            received_fds,
+            ended,
+            name: None,
+        }))
     }
 
     /// Starts nothing, and says why.
-    pub fn refuse(&mut self, cx: &mut Context, key: Key, why: &str) -> Greeted {
-        if let Some(caller) = self.callers.remove(key) {
-            let (newcomer, opening) = caller.comes(cx);
-            cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
+    pub fn reject(&mut self, cx: &mut Context, key: Key, why: &str) -> HandshakeResult {
+        if let Some(pending_connection) = self.pending.remove(key) {
+            let (connection, hello) = pending_connection.finish(cx);
+            cx.reject(connection, hello.extended, Rejection::because(RejectReason::Handshake, why));
         }
-        Greeted::Waits
+        HandshakeResult::Pending
     }
 
     /// A client that said nothing in time says hello after all: its first
     /// packets stand in the buffer. Where the program that was started for a
     /// silent one has shown nothing, and ran, this is as if it never had been; else
     /// the client would take it for what it asks for.
-    pub fn greet_late(&mut self, cx: &mut Context, late: Late) -> Greeted {
-        let Late { client, transport, door, decoder, is_too_late } = late;
-        self.latecomers.note(&client, transport, Instant::now());
-        let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
-        let seat = cx.seats.take(rules, &client);
-        let origin = cx.told.origin(door, Protocol::Uwsgi);
-        let newcomer = Newcomer { client, transport, door, seat, origin };
+    pub fn restart(&mut self, cx: &mut Context, late: LateHello) -> HandshakeResult {
+        let LateHello { client, transport, listener, decoder, is_too_late } = late;
+        self.late_peers.note(&client, transport, Instant::now());
+        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let permit = cx.limits.acquire_user(rules, &client);
+        let origin = cx.audit.origin(listener, Protocol::Uwsgi);
+        let connection = Connection { client, transport, listener, permit, origin };
         if is_too_late {
             // What it has shown may end within a line.
-            let _ = newcomer.client.write(b"\r\n");
-            let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
-            cx.turn_back(newcomer, false, Rejection::because(Refusal::Handshake, text));
-            return Greeted::Waits;
+            let _ = connection.client.write(b"\r\n");
+            let text = format!("{TOO_LATE}: {HELLO_TOO_LATE}");
+            cx.reject(connection, false, Rejection::because(RejectReason::Handshake, text));
+            return HandshakeResult::Pending;
         }
-        let greeting = Greeting::late(decoder.unwrap_or_default());
-        let key = self.callers.insert(Caller::new(newcomer, greeting, SILENCE));
-        cx.faults.made = Some(Whose::Caller(key));
-        self.heard(cx, key)
+        let handshake = Handshake::after_silence(decoder.unwrap_or_default());
+        let key = self.pending.insert(PendingConnection::new(connection, handshake, HELLO_TIMEOUT));
+        cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));
+        self.decode(cx, key)
     }
 
     /// A web page has no business here.
-    fn begin_no_more(&mut self, cx: &mut Context, key: Key) -> Greeted {
-        let Some(caller) = self.callers.remove(key) else { return Greeted::Waits };
-        let Newcomer { client, door, .. } = caller.newcomer;
-        cx.refuse_page(door, Protocol::Uwsgi, &client, true);
-        cx.close_when_read(client, LastWord::Eof);
-        Greeted::Waits
+    fn reject_http(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
+        let Some(pending_connection) = self.pending.remove(key) else {
+            return HandshakeResult::Pending;
+        };
+        let Connection { client, listener, .. } = pending_connection.connection;
+        cx.reject_http(listener, Protocol::Uwsgi, &client, true);
+        cx.close_lingering(client, CloseNotice::Eof);
+        HandshakeResult::Pending
     }
 
-    fn forget(&mut self, key: Key) -> Greeted {
+    fn forget(&mut self, key: Key) -> HandshakeResult {
         // The poller forgets it as it closes.
-        self.callers.remove(key);
-        Greeted::Waits
+        self.pending.remove(key);
+        HandshakeResult::Pending
     }
 }
 
@@ -351,28 +384,28 @@ impl Sessions {
     /// The session of a client that has said nothing is over.
     pub fn linger(&mut self, cx: &mut Context, key: Key) {
         if let Some(attached) = self.get_mut(key) {
-            attached.forget_terminal(&cx.poller);
-            if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
-                cx.after(LINGER, Due::Session(key, LifeDue::Dismissed));
+            attached.unregister_terminal(&cx.poller);
+            if std::mem::replace(&mut attached.drains, AWAITS_HELLO) != AWAITS_HELLO {
+                cx.schedule(LINGER, Timer::Session(key, SessionTimer::NoticeTimeout));
             }
         }
     }
 
     /// Ends the session of one that says hello late, for whom it was started as for
     /// one that is silent.
-    pub fn take_late(
+    pub fn take_for_late_hello(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-    ) -> Option<Late> {
+    ) -> Option<LateHello> {
         let mut attached = self.end(cx, key)?;
-        let (transport, door) = (attached.transport, attached.door);
-        let is_too_late = attached.has_shown() || !attached.session.program_runs();
+        let (transport, listener) = (attached.transport, attached.listener);
+        let is_too_late = attached.has_written() || !attached.session.program_runs();
         let decoder = attached.session.take_decoder();
-        let _ = cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&cx.poller);
-        let client = programs.let_go(cx, key, *attached);
-        Some(Late { client, transport, door, decoder, is_too_late })
+        let _ = cx.poller.remove(attached.io.client.as_fd());
+        attached.unregister_terminal(&cx.poller);
+        let client = processes.release(cx, key, *attached);
+        Some(LateHello { client, transport, listener, decoder, is_too_late })
     }
 }

@@ -3,59 +3,61 @@
 
 use std::collections::HashMap;
 
-use super::access::who;
+use super::access::describe_peer;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Due;
-use crate::observe::audit::Refusal;
-use crate::session::relay::{Attached, Next, Sessions};
+use crate::event_loop::timers::Timer;
+use crate::observe::audit::RejectReason;
+use crate::session::relay::{LiveSession, SessionAction, Sessions};
 use fpty::proto::Protocol;
-use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD, WHY, begins};
+use fpty::proto::http_request::{
+    FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HTTP_REJECTED, HttpProbe, classify,
+};
 use fpty::sys::socket::Stream;
 
 /// Sessions of raw mode whose first bytes have come, and are not known; most
 /// are known with the first read.
 #[derive(Default)]
-pub struct Beginnings {
-    held: HashMap<Key, Beginning>,
+pub struct HttpProbes {
+    probes: HashMap<Key, HttpProbe>,
 }
 
 /// So many are no reason to look whether they still are.
-const FEW: usize = 64;
+const PRUNE_ABOVE: usize = 64;
 
-impl Beginnings {
+impl HttpProbes {
     /// Looks at the first bytes of a session, which stand in the buffer.
-    pub fn hear(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
-        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
-            return Next::Waits;
+    pub fn probe(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> SessionAction {
+        let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
+            return SessionAction::Wait;
         };
-        let _armed = wires.master.arm();
-        let begins = match self.held.get_mut(&key) {
-            Some(beginning) => beginning.hear(&cx.input),
-            None => begins(&cx.input),
+        let _armed = io.master.arm();
+        let classify = match self.probes.get_mut(&key) {
+            Some(probe) => probe.feed(&cx.input),
+            None => classify(&cx.input),
         };
-        match begins {
-            Begins::Web => return self.refuse(sessions, cx, key),
-            Begins::Plain => {
-                session.accept_first();
-                match self.held.remove(&key) {
-                    Some(mut beginning) => session.early_input(beginning.take(), wires),
-                    None => cx.hear(key, session, wires),
+        match classify {
+            FirstBytes::Http => return self.reject(sessions, cx, key),
+            FirstBytes::Terminal => {
+                session.accept_first_bytes();
+                match self.probes.remove(&key) {
+                    Some(mut probe) => session.early_input(probe.take(), io),
+                    None => cx.deliver_input(key, session, io),
                 }
             }
-            Begins::Likely | Begins::Unlikely => {
-                let is_new = !self.held.contains_key(&key);
-                let beginning = self.held.entry(key).or_default();
-                if is_new {
-                    beginning.hear(&cx.input);
+            FirstBytes::MaybeHttp | FirstBytes::MaybeTerminal => {
+                let awaits_first_bytes = !self.probes.contains_key(&key);
+                let probe = self.probes.entry(key).or_default();
+                if awaits_first_bytes {
+                    probe.feed(&cx.input);
                 }
-                if begins == Begins::Unlikely || beginning.is_released() {
-                    session.early_input(beginning.take(), wires);
+                if classify == FirstBytes::MaybeTerminal || probe.is_released() {
+                    session.early_input(probe.take(), io);
                 }
-                if is_new {
-                    cx.after(HELD, Due::First(key));
-                    if self.held.len() > FEW {
-                        self.held.retain(|key, _| sessions.has(*key));
+                if awaits_first_bytes {
+                    cx.schedule(HOLD_TIME, Timer::HttpProbe(key));
+                    if self.probes.len() > PRUNE_ABOVE {
+                        self.probes.retain(|key, _| sessions.has(*key));
                     }
                 }
             }
@@ -64,57 +66,73 @@ impl Beginnings {
     }
 
     /// There are no more of them than came.
-    pub fn ended(&mut self, sessions: &mut Sessions, key: Key) {
-        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
+    pub fn input_ended(&mut self, sessions: &mut Sessions, key: Key) {
+        let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
             return;
         };
-        if let Some(mut beginning) = self.held.remove(&key) {
-            let _armed = wires.master.arm();
-            session.early_input(beginning.take(), wires);
+        if let Some(mut probe) = self.probes.remove(&key) {
+            let _armed = io.master.arm();
+            session.early_input(probe.take(), io);
         }
-        session.client_ended();
+        session.client_half_closed();
     }
 
     /// First bytes were held back for long enough.
-    pub fn give(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
-        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
-            self.held.remove(&key);
-            return Next::Waits;
+    pub fn release(
+        &mut self,
+        sessions: &mut Sessions,
+        cx: &mut Context,
+        key: Key,
+    ) -> SessionAction {
+        let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
+            self.probes.remove(&key);
+            return SessionAction::Wait;
         };
-        let Some(beginning) = self.held.get_mut(&key) else {
-            return Next::Waits;
+        let Some(probe) = self.probes.get_mut(&key) else {
+            return SessionAction::Wait;
         };
-        session.early_input(beginning.release(), wires);
+        session.early_input(probe.release(), io);
         sessions.settle(cx, key)
     }
 
-    fn refuse(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
-        self.held.remove(&key);
-        let Some(Attached { session, wires, door, .. }) = sessions.get_mut(key) else {
-            return Next::Waits;
+    fn reject(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> SessionAction {
+        self.probes.remove(&key);
+        let Some(LiveSession { session, io, listener, .. }) = sessions.get_mut(key) else {
+            return SessionAction::Wait;
         };
-        let (door, client) = (*door, &wires.client);
+        let (listener, client) = (*listener, &io.client);
         let said_all = !session.has_output();
-        session.client_left();
-        cx.refuse_page(door, Protocol::Raw, client, said_all);
-        Next::Close
+        session.client_disconnected();
+        cx.reject_http(listener, Protocol::Raw, client, said_all);
+        SessionAction::Close
     }
 }
 
 impl Context {
     /// A web page has come to a terminal's socket: it is told so, where nothing
     /// else was said to it.
-    pub fn refuse_page(&mut self, door: u16, protocol: Protocol, client: &Stream, is_told: bool) {
-        let origin = self.told.origin(door, protocol);
-        self.told.refused(origin, Some(client), Refusal::Denied, WHY);
-        let line = line(self.doors.door(door).map(|door| door.name.as_str()), client);
-        self.doors.log_refusal(&line);
+    pub fn reject_http(
+        &mut self,
+        listener: u16,
+        protocol: Protocol,
+        client: &Stream,
+        is_told: bool,
+    ) {
+        let origin = self.audit.origin(listener, protocol);
+        self.audit.rejected(origin, Some(client), RejectReason::Denied, HTTP_REJECTED);
+        let line =
+            line(self.listeners.get(listener).map(|listener| listener.name.as_str()), client);
+        self.listeners.log_rejection(&line);
         if is_told {
-            let _ = client.write(ANSWER);
+            let _ = client.write(FORBIDDEN_RESPONSE);
         }
     }
 }
 
 fn line(address: Option<&str>, client: &Stream) -> String {
-    format!("forkptyrouter: {}: {} is refused: {WHY}", address.unwrap_or_default(), who(client))
+    format!(
+        "forkptyrouter: {}: {} is refused: {HTTP_REJECTED}",
+        address.unwrap_or_default(),
+        describe_peer(client)
+    )
 }

@@ -9,18 +9,18 @@ use fpty::sys::socket::{Stream, Transport};
 
 /// How long a client that says nothing is waited for: one that only reads, as
 /// a plain socket may.
-pub const SILENCE: Duration = Duration::from_millis(50);
+pub const HELLO_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long one of them is waited for, and how long it is remembered.
-pub const PATIENCE: Duration = Duration::from_millis(500);
-const REMEMBERED: Duration = Duration::from_secs(10);
+pub const LATE_HELLO_TIMEOUT: Duration = Duration::from_millis(500);
+const REMEMBER_TIME: Duration = Duration::from_secs(10);
 
 /// Those that are remembered, at most.
-const MOST: usize = 64;
+const MAX_PEERS: usize = 64;
 
 /// What connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whom {
+enum PeerKey {
     /// A process: the number may become another one's, which then is waited for,
     /// too, where it says nothing.
     Process(i32),
@@ -28,7 +28,7 @@ enum Whom {
     Address(IpAddr),
 }
 
-impl Whom {
+impl PeerKey {
     fn of(client: &Stream, transport: Transport) -> Option<Self> {
         match transport {
             Transport::Unix => client.credentials().map(|peer| Self::Process(peer.pid)),
@@ -38,12 +38,12 @@ impl Whom {
 }
 
 /// A session whose client says hello after all.
-pub struct Late {
+pub struct LateHello {
     /// Its client.
     pub client: Stream,
     /// How it came, and where.
     pub transport: Transport,
-    pub door: u16,
+    pub listener: u16,
     /// What it has said so far.
     pub decoder: Option<ClientPacketDecoder>,
     /// What the program has shown would be taken for something else.
@@ -52,39 +52,44 @@ pub struct Late {
 
 /// Those whose first word was late, of late.
 #[derive(Default)]
-pub struct Latecomers {
-    known: Vec<(Whom, Instant)>,
+pub struct LatePeers {
+    known: Vec<(PeerKey, Instant)>,
 }
 
-impl Latecomers {
+impl LatePeers {
     /// How long the first word of a client that has just connected is waited for.
-    pub fn patience(&mut self, client: &Stream, transport: Transport, now: Instant) -> Duration {
+    pub fn hello_timeout(
+        &mut self,
+        client: &Stream,
+        transport: Transport,
+        now: Instant,
+    ) -> Duration {
         if self.known.is_empty() {
-            return SILENCE;
+            return HELLO_TIMEOUT;
         }
-        let whom = Whom::of(client, transport);
-        self.patience_with(whom, now)
+        let peer = PeerKey::of(client, transport);
+        self.timeout_of(peer, now)
     }
 
-    fn patience_with(&mut self, whom: Option<Whom>, now: Instant) -> Duration {
-        self.known.retain(|(_, at)| now.saturating_duration_since(*at) < REMEMBERED);
-        let is_known = self.known.iter().any(|(known, _)| Some(*known) == whom);
-        if is_known { PATIENCE } else { SILENCE }
+    fn timeout_of(&mut self, peer: Option<PeerKey>, now: Instant) -> Duration {
+        self.known.retain(|(_, at)| now.saturating_duration_since(*at) < REMEMBER_TIME);
+        let is_known = self.known.iter().any(|(known, _)| Some(*known) == peer);
+        if is_known { LATE_HELLO_TIMEOUT } else { HELLO_TIMEOUT }
     }
 
     /// A client said hello, and late.
     pub fn note(&mut self, client: &Stream, transport: Transport, now: Instant) {
-        if let Some(whom) = Whom::of(client, transport) {
-            self.remember(whom, now);
+        if let Some(peer) = PeerKey::of(client, transport) {
+            self.remember(peer, now);
         }
     }
 
-    fn remember(&mut self, whom: Whom, now: Instant) {
-        self.known.retain(|(known, _)| *known != whom);
-        if self.known.len() >= MOST {
+    fn remember(&mut self, peer: PeerKey, now: Instant) {
+        self.known.retain(|(known, _)| *known != peer);
+        if self.known.len() >= MAX_PEERS {
             self.known.remove(0);
         }
-        self.known.push((whom, now));
+        self.known.push((peer, now));
     }
 }
 
@@ -94,17 +99,17 @@ mod tests {
 
     #[test]
     fn they_are_few_and_remembered_for_a_while() {
-        let (begin, mut latecomers) = (Instant::now(), Latecomers::default());
+        let (begin, mut late_peers) = (Instant::now(), LatePeers::default());
         for number in 0..1000 {
-            latecomers.remember(Whom::Process(number), begin);
-            latecomers.remember(Whom::Process(999), begin);
+            late_peers.remember(PeerKey::Process(number), begin);
+            late_peers.remember(PeerKey::Process(999), begin);
         }
-        assert_eq!(latecomers.known.len(), MOST);
+        assert_eq!(late_peers.known.len(), MAX_PEERS);
         let mut patience =
-            |number, after| latecomers.patience_with(Some(Whom::Process(number)), begin + after);
-        assert_eq!(patience(999, Duration::from_secs(1)), PATIENCE);
-        assert_eq!(patience(1, Duration::from_secs(1)), SILENCE);
-        assert_eq!(patience(999, REMEMBERED), SILENCE);
-        assert!(latecomers.known.is_empty());
+            |number, after| late_peers.timeout_of(Some(PeerKey::Process(number)), begin + after);
+        assert_eq!(patience(999, Duration::from_secs(1)), LATE_HELLO_TIMEOUT);
+        assert_eq!(patience(1, Duration::from_secs(1)), HELLO_TIMEOUT);
+        assert_eq!(patience(999, REMEMBER_TIME), HELLO_TIMEOUT);
+        assert!(late_peers.known.is_empty());
     }
 }

@@ -18,39 +18,39 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::event_loop::slab::{Key, Source, Table};
+use crate::event_loop::slab::{Key, Slab, Token};
 use fpty::sys::ReadOutcome;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Stream;
 
 /// How long a client may take to close, after the last of what waited for it
 /// went.
-const PATIENCE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// And in all, where it reads slowly.
-const LONGEST: Duration = Duration::from_secs(60);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a client that was told in a packet is silent before it is told by
 /// the end of the stream, too, for those that wait for that.
-const SILENCE: Duration = Duration::from_secs(1);
+const EOF_DELAY: Duration = Duration::from_secs(1);
 
 /// How often they are looked after.
-pub const LOOK: Duration = Duration::from_millis(500);
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// So many at once, where there are descriptors enough: one in so many.
-const MOST: usize = 1024;
-const SHARE: u64 = 16;
+const MAX_CONNECTIONS: usize = 1024;
+const FD_FRACTION: u64 = 16;
 
 /// So many of one user, or over TCP of one address.
-const OF_ONE: usize = 48;
+const MAX_PER_PEER: usize = 48;
 
 /// How a client learns that this was all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastWord {
+pub enum CloseNotice {
     /// By the end of the stream.
     Eof,
     /// The same, and the stream has ended already.
-    Ended,
+    EofSent,
     /// By a packet. uWSGI's routers end both ways when one ends, and would do
     /// to the client what we avoid: the stream is left open.
     Packet {
@@ -60,39 +60,39 @@ pub enum LastWord {
 }
 
 /// All such connections of a gateway.
-pub struct Closing {
-    connections: Table<Connection>,
+pub struct LingeringCloses {
+    connections: Slab<LingeringConnection>,
     /// How many of each of those that were asked for.
-    counts: HashMap<Peer, usize>,
+    counts: HashMap<PeerKey, usize>,
     most: usize,
-    is_due: bool,
+    is_scheduled: bool,
 }
 
-struct Connection {
+struct LingeringConnection {
     client: Stream,
     since: Instant,
     /// When something came of it last.
-    heard: Instant,
+    last_read: Instant,
     /// When it took something last.
-    took: Instant,
+    last_progress: Instant,
     /// What it had not taken then; `None`: it was not looked yet.
     untaken: Option<usize>,
     /// It was told by the end of the stream.
     ended: bool,
-    peer: Option<Peer>,
+    peer: Option<PeerKey>,
     /// It is in the counts.
     counted: bool,
 }
 
 /// Whose connections count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Peer {
+enum PeerKey {
     User(u32),
     Address(IpAddr),
     Nobody,
 }
 
-impl Peer {
+impl PeerKey {
     fn of(client: &Stream) -> Self {
         match (client.credentials(), client.peer_address()) {
             (Some(peer), _) => Self::User(peer.uid),
@@ -106,35 +106,36 @@ impl Peer {
     }
 }
 
-impl Closing {
+impl LingeringCloses {
     /// None, of a process that may have so many descriptors.
     pub fn new(descriptors: Option<u64>) -> Self {
-        let most = descriptors
-            .map_or(MOST, |all| usize::try_from(all / SHARE).unwrap_or(MOST).clamp(1, MOST));
-        Self { connections: Table::new(), counts: HashMap::new(), most, is_due: false }
+        let most = descriptors.map_or(MAX_CONNECTIONS, |all| {
+            usize::try_from(all / FD_FRACTION).unwrap_or(MAX_CONNECTIONS).clamp(1, MAX_CONNECTIONS)
+        });
+        Self { connections: Slab::new(), counts: HashMap::new(), most, is_scheduled: false }
     }
 
     /// Closes all of them: descriptors are needed for those who come.
     pub fn close_all(&mut self) {
-        self.connections = Table::new();
+        self.connections = Slab::new();
         self.counts.clear();
     }
 
     /// Closes one.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.remove(key);
     }
 
     /// Takes a connection whose last word has been written, until its client has
-    /// closed, or has had time to. Whether they are to be looked after, after [`LOOK`].
-    pub fn take(
+    /// closed, or has had time to. Whether they are to be looked after, after [`CHECK_INTERVAL`].
+    pub fn add(
         &mut self,
         client: Stream,
-        last: LastWord,
+        last: CloseNotice,
         poller: &Poller,
         buffer: &mut [u8],
     ) -> bool {
-        if last == LastWord::Eof {
+        if last == CloseNotice::Eof {
             client.end();
         }
         let is_heard = match client.read(buffer) {
@@ -143,25 +144,25 @@ impl Closing {
             // Nothing can come any more.
             ReadOutcome::Eof | ReadOutcome::Closed => return false,
         };
-        let mut ended = matches!(last, LastWord::Eof | LastWord::Ended);
-        if last == (LastWord::Packet { is_answered: false }) && !is_heard && client.is_unix() {
+        let mut ended = matches!(last, CloseNotice::Eof | CloseNotice::EofSent);
+        if last == (CloseNotice::Packet { is_answered: false }) && !is_heard && client.is_unix() {
             // Nothing is lost by that at such a socket.
             client.end();
             ended = true;
         }
         let now = Instant::now();
-        let key = self.insert(Connection {
+        let key = self.insert(LingeringConnection {
             client,
             since: now,
-            heard: now,
-            took: now,
+            last_read: now,
+            last_progress: now,
             untaken: None,
             ended,
             peer: None,
             counted: false,
         });
         let Some(one) = self.connections.get_mut(key) else { return false };
-        let token = Source::Closing(key).token();
+        let token = Token::LingeringClose(key).token();
         // A session's is waited for already.
         let waits = poller
             .change(one.client.as_fd(), token, Interest::READ)
@@ -170,7 +171,7 @@ impl Closing {
             self.remove(key);
             return false;
         }
-        !std::mem::replace(&mut self.is_due, true)
+        !std::mem::replace(&mut self.is_scheduled, true)
     }
 
     /// A client that was told its last says something all the same, or has
@@ -178,7 +179,7 @@ impl Closing {
     pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
         let Some(one) = self.connections.get_mut(key) else { return };
         match one.client.read(buffer) {
-            ReadOutcome::Bytes(_) => one.heard = Instant::now(),
+            ReadOutcome::Bytes(_) => one.last_read = Instant::now(),
             ReadOutcome::WouldBlock if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.
             ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.remove(key),
@@ -186,8 +187,8 @@ impl Closing {
     }
 
     /// Closes those that have had their time. Whether there are others, to be looked
-    /// after after [`LOOK`].
-    pub fn look_after(&mut self) -> bool {
+    /// after after [`CHECK_INTERVAL`].
+    pub fn expire(&mut self) -> bool {
         let now = Instant::now();
         for key in self.of(|_| true) {
             let Some(one) = self.connections.get_mut(key) else { continue };
@@ -195,16 +196,16 @@ impl Closing {
                 self.remove(key);
             }
         }
-        self.is_due = self.connections.len() > 0;
-        self.is_due
+        self.is_scheduled = self.connections.len() > 0;
+        self.is_scheduled
     }
 
-    fn insert(&mut self, mut one: Connection) -> Key {
+    fn insert(&mut self, mut one: LingeringConnection) -> Key {
         // Below that nobody has too many, and nobody has to be asked for.
-        if self.connections.len() >= OF_ONE {
+        if self.connections.len() >= MAX_PER_PEER {
             self.count_all();
             let peer = one.peer();
-            if self.count(peer) >= OF_ONE {
+            if self.count(peer) >= MAX_PER_PEER {
                 self.make_room(peer);
             } else if self.connections.len() >= self.most {
                 let most = self.counts.iter().max_by_key(|(_, count)| **count);
@@ -229,7 +230,7 @@ impl Closing {
         }
     }
 
-    fn count(&self, peer: Peer) -> usize {
+    fn count(&self, peer: PeerKey) -> usize {
         self.counts.get(&peer).copied().unwrap_or(0)
     }
 
@@ -244,13 +245,13 @@ impl Closing {
         }
     }
 
-    fn of(&self, is_one: impl Fn(&Connection) -> bool) -> Vec<Key> {
+    fn of(&self, is_one: impl Fn(&LingeringConnection) -> bool) -> Vec<Key> {
         self.connections.iter().filter(|(_, one)| is_one(one)).map(|(key, _)| key).collect()
     }
 
     /// Somebody loses the connection that has been there longest, if possible
     /// of those that have taken everything.
-    fn make_room(&mut self, peer: Peer) {
+    fn make_room(&mut self, peer: PeerKey) {
         let of_peer = self.connections.iter().filter(|(_, one)| one.peer == Some(peer));
         let first = of_peer.min_by_key(|(_, one)| (one.client.unsent_bytes() > 0, one.since));
         if let Some((key, _)) = first {
@@ -259,21 +260,21 @@ impl Closing {
     }
 }
 
-impl Connection {
-    fn peer(&mut self) -> Peer {
-        *self.peer.get_or_insert_with(|| Peer::of(&self.client))
+impl LingeringConnection {
+    fn peer(&mut self) -> PeerKey {
+        *self.peer.get_or_insert_with(|| PeerKey::of(&self.client))
     }
 
     fn check_time(&mut self, now: Instant) -> bool {
         let untaken = self.client.unsent_bytes();
         if self.untaken.replace(untaken).is_some_and(|before| untaken < before) {
-            self.took = now;
+            self.last_progress = now;
         }
-        if !self.ended && untaken == 0 && now - self.heard >= SILENCE {
+        if !self.ended && untaken == 0 && now - self.last_read >= EOF_DELAY {
             self.ended = true;
             self.client.end();
         }
-        now - self.took >= PATIENCE || now - self.since >= LONGEST
+        now - self.last_progress >= IDLE_TIMEOUT || now - self.since >= TOTAL_TIMEOUT
     }
 }
 
@@ -283,15 +284,15 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    fn connection(peer: Peer) -> (Connection, UnixStream) {
+    fn connection(peer: PeerKey) -> (LingeringConnection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("a socket");
         let now = Instant::now();
-        let one = Connection {
+        let one = LingeringConnection {
             client: Stream::from(OwnedFd::from(ours)),
             since: now,
-            heard: now,
-            took: now,
+            last_read: now,
+            last_progress: now,
             untaken: None,
             ended: false,
             peer: Some(peer),
@@ -302,11 +303,11 @@ mod tests {
 
     #[test]
     fn nobody_takes_the_places_of_others() {
-        let most = 2 * OF_ONE as u64 + 2;
-        let mut closing = Closing::new(Some(most * SHARE));
+        let most = 2 * MAX_PER_PEER as u64 + 2;
+        let mut closing = LingeringCloses::new(Some(most * FD_FRACTION));
         let mut theirs = Vec::new();
-        let mut insert = |closing: &mut Closing, user| {
-            let (one, other) = connection(Peer::User(user));
+        let mut insert = |closing: &mut LingeringCloses, user| {
+            let (one, other) = connection(PeerKey::User(user));
             theirs.push(other);
             closing.insert(one)
         };
@@ -316,7 +317,7 @@ mod tests {
         let third = insert(&mut closing, 2);
         // It has not taken what there was for it.
         closing.connections.get_mut(second).expect("it is there").client.write(b"more");
-        for _ in 3..OF_ONE {
+        for _ in 3..MAX_PER_PEER {
             insert(&mut closing, 2);
         }
         assert!(closing.connections.has(first));
@@ -324,16 +325,19 @@ mod tests {
         assert!(!closing.connections.has(first));
         insert(&mut closing, 2);
         assert!(closing.connections.has(second) && !closing.connections.has(third));
-        assert_eq!(closing.count(Peer::User(2)), OF_ONE);
+        assert_eq!(closing.count(PeerKey::User(2)), MAX_PER_PEER);
         // There is room for so many, and for two more.
-        for _ in 0..OF_ONE {
+        for _ in 0..MAX_PER_PEER {
             insert(&mut closing, 3);
         }
         insert(&mut closing, 4);
         insert(&mut closing, 4);
         assert!(closing.connections.has(one));
-        assert_eq!(closing.connections.len(), 2 * OF_ONE + 2);
-        assert_eq!(closing.count(Peer::User(2)) + closing.count(Peer::User(3)), 2 * OF_ONE - 1);
+        assert_eq!(closing.connections.len(), 2 * MAX_PER_PEER + 2);
+        assert_eq!(
+            closing.count(PeerKey::User(2)) + closing.count(PeerKey::User(3)),
+            2 * MAX_PER_PEER - 1
+        );
         for key in closing.of(|_| true) {
             closing.remove(key);
         }
@@ -343,21 +347,21 @@ mod tests {
     #[test]
     fn one_that_takes_what_there_is_has_longer() {
         use std::io::Read as _;
-        let (mut one, mut theirs) = connection(Peer::Nobody);
+        let (mut one, mut theirs) = connection(PeerKey::Nobody);
         let begin = one.since;
         one.client.write(&[7; 100_000]);
-        assert!(!one.check_time(begin + PATIENCE / 2));
+        assert!(!one.check_time(begin + IDLE_TIMEOUT / 2));
         let mut taken = vec![0; 99_999];
         theirs.read_exact(&mut taken).expect("there are more");
-        assert!(!one.check_time(begin + PATIENCE - LOOK));
-        assert!(!one.check_time(begin + PATIENCE));
+        assert!(!one.check_time(begin + IDLE_TIMEOUT - CHECK_INTERVAL));
+        assert!(!one.check_time(begin + IDLE_TIMEOUT));
         assert!(!one.ended, "it has not taken all");
         theirs.read_exact(&mut taken[..1]).expect("the last one");
-        assert!(!one.check_time(begin + PATIENCE + LOOK));
+        assert!(!one.check_time(begin + IDLE_TIMEOUT + CHECK_INTERVAL));
         assert!(one.ended);
         assert_eq!(theirs.read(&mut taken).ok(), Some(0), "it is told by the end, too");
-        assert!(one.check_time(begin + 3 * PATIENCE));
-        let (mut other, _theirs) = connection(Peer::Nobody);
-        assert!(other.check_time(begin + PATIENCE + LOOK));
+        assert!(one.check_time(begin + 3 * IDLE_TIMEOUT));
+        let (mut other, _theirs) = connection(PeerKey::Nobody);
+        assert!(other.check_time(begin + IDLE_TIMEOUT + CHECK_INTERVAL));
     }
 }

@@ -7,31 +7,31 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::limits::{Full, Seat};
+use super::limits::{LimitReached, Permit};
 use crate::config::rules::Rules;
-use crate::event_loop::slab::Source;
+use crate::event_loop::slab::Token;
 use crate::log::log;
 use crate::observe::audit::Origin;
 use fpty::error::reason;
 use fpty::proto::Protocol;
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::socket::{Listener, Stream, Transport};
+use fpty::sys::socket::{ListeningSocket, Stream, Transport};
 use fpty::sys::spawn::Program;
 
 /// How long nobody is accepted after running out of descriptors or memory.
-pub const PAUSE: Duration = Duration::from_millis(100);
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How soon it is looked again whether clients can be taken.
-pub const SOON: Duration = Duration::from_millis(2);
+pub const RESTORE_CHECK: Duration = Duration::from_millis(2);
 
 /// Refusals that are logged in one second; the rest is counted.
 const LOGGED_PER_SECOND: u32 = 5;
 
 /// A socket of the router.
 #[derive(Clone)]
-pub struct Door {
+pub struct Listener {
     /// Where clients come from.
-    pub listener: Listener,
+    pub socket: ListeningSocket,
     /// What it speaks.
     pub protocol: Protocol,
     /// Its address, as the server names it.
@@ -41,74 +41,81 @@ pub struct Door {
     /// What runs there.
     pub program: Arc<Program>,
     /// It takes nobody for a moment.
-    pub rests: bool,
+    pub paused: bool,
 }
 
 /// All sockets of a gateway.
-pub struct Doors {
-    doors: Vec<Door>,
-    statistics: Option<Listener>,
+pub struct Listeners {
+    listeners: Vec<Listener>,
+    statistics: Option<ListeningSocket>,
     open: bool,
-    spare: Spare,
-    refusals: Refusals,
+    reserve: ReserveFd,
+    rejection_log: RejectionLog,
 }
 
 /// Somebody who has come in.
-pub struct Newcomer {
+pub struct Connection {
     /// The connection.
     pub client: Stream,
     /// What it comes over.
     pub transport: Transport,
     /// Where it came in.
-    pub door: u16,
+    pub listener: u16,
     /// Its seat, where there are any.
-    pub seat: Result<Option<Seat>, Full>,
+    pub permit: Result<Option<Permit>, LimitReached>,
     /// What is told of it.
     pub origin: Origin,
 }
 
 /// Somebody who cannot be served, and why.
-pub struct Hopeless {
+pub struct AcceptError {
     /// The connection.
     pub client: Option<Stream>,
     /// The reason.
     pub why: String,
 }
 
-impl Doors {
-    /// Closed at first, see [`Doors::open`].
-    pub fn new(doors: Vec<Door>, statistics: Option<Listener>) -> Self {
-        Self { doors, statistics, open: false, spare: Spare::take(), refusals: Refusals::new() }
+impl Listeners {
+    /// Closed at first, see [`Listeners::open`].
+    pub fn new(listeners: Vec<Listener>, statistics: Option<ListeningSocket>) -> Self {
+        Self {
+            listeners,
+            statistics,
+            open: false,
+            reserve: ReserveFd::take(),
+            rejection_log: RejectionLog::new(),
+        }
     }
 
     /// What holds at a socket.
-    pub fn rules(&self, door: u16) -> Option<&Rules> {
-        self.doors.get(usize::from(door)).map(|door| &*door.rules)
+    pub fn rules(&self, listener: u16) -> Option<&Rules> {
+        self.listeners.get(usize::from(listener)).map(|listener| &*listener.rules)
     }
 
     /// All at this address, in the order of the options: a path that was bound once
     /// more, a port that several share.
     fn at(&self, address: &str) -> impl Iterator<Item = u16> {
-        let doors = (0..).zip(&self.doors).filter(move |(_, door)| door.name == address);
-        doors.map(|(place, _)| place)
+        let listeners =
+            (0..).zip(&self.listeners).filter(move |(_, listener)| listener.name == address);
+        listeners.map(|(place, _)| place)
     }
 
     /// By what the next gateway finds a socket: its address, and the how manyth it is
     /// there.
-    pub fn address(&self, door: u16) -> Option<(&str, usize)> {
-        let name = &self.door(door)?.name;
-        Some((name, self.at(name).position(|other| other == door)?))
+    pub fn address(&self, listener: u16) -> Option<(&str, usize)> {
+        let name = &self.get(listener)?.name;
+        Some((name, self.at(name).position(|other| other == listener)?))
     }
 
     /// The one with this address; where there are not as many any more, the last one
     /// there.
-    pub fn with_address(&self, address: &str, nth: usize) -> Option<u16> {
+    pub fn by_address(&self, address: &str, nth: usize) -> Option<u16> {
         self.at(address).take(nth + 1).last()
     }
 
     /// The same, to be kept.
-    pub fn door(&self, door: u16) -> Option<&Door> {
-        self.doors.get(usize::from(door))
+    pub fn get(&self, listener: u16) -> Option<&Listener> {
+        self.listeners.get(usize::from(listener))
     }
 
     /// Starts, or starts again, to wait for clients.
@@ -117,16 +124,21 @@ impl Doors {
             return;
         }
         self.open = true;
-        self.spare.fill();
-        for (index, door) in self.doors.iter().enumerate().filter(|(_, door)| !door.rests) {
+        self.reserve.refill();
+        for (index, listener) in
+            self.listeners.iter().enumerate().filter(|(_, listener)| !listener.paused)
+        {
             // Sockets are counted in dozens.
-            let token = Source::Listener(index as u16).token();
-            if let Err(error) = poller.add(door.listener.as_fd(), token, Interest::READ) {
-                log(&format!("forkptyrouter: cannot wait for clients on {}: {error}", door.name));
+            let token = Token::Listener(index as u16).token();
+            if let Err(error) = poller.add(listener.socket.as_fd(), token, Interest::READ) {
+                log(&format!(
+                    "forkptyrouter: cannot wait for clients on {}: {error}",
+                    listener.name
+                ));
             }
         }
         if let Some(listener) = self.statistics {
-            let token = Source::StatsListener.token();
+            let token = Token::StatsListener.token();
             if let Err(error) = poller.add(listener.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: cannot wait for clients of the statistics: {error}"));
             }
@@ -134,20 +146,20 @@ impl Doors {
     }
 
     /// Stops waiting for clients at one socket for a moment.
-    pub fn rest(&mut self, door: u16, poller: &Poller) {
-        if let Some(door) = self.doors.get_mut(usize::from(door)) {
-            if !std::mem::replace(&mut door.rests, true) && self.open {
-                let _ = poller.remove(door.listener.as_fd());
+    pub fn pause(&mut self, listener: u16, poller: &Poller) {
+        if let Some(listener) = self.listeners.get_mut(usize::from(listener)) {
+            if !std::mem::replace(&mut listener.paused, true) && self.open {
+                let _ = poller.remove(listener.socket.as_fd());
             }
         }
     }
 
     /// Waits for clients there again.
-    pub fn wake(&mut self, door: u16, poller: &Poller) {
-        if let Some(it) = self.doors.get_mut(usize::from(door)) {
-            if std::mem::replace(&mut it.rests, false) && self.open {
-                let token = Source::Listener(door).token();
-                let _ = poller.add(it.listener.as_fd(), token, Interest::READ);
+    pub fn resume(&mut self, listener: u16, poller: &Poller) {
+        if let Some(it) = self.listeners.get_mut(usize::from(listener)) {
+            if std::mem::replace(&mut it.paused, false) && self.open {
+                let token = Token::Listener(listener).token();
+                let _ = poller.add(it.socket.as_fd(), token, Interest::READ);
             }
         }
     }
@@ -158,8 +170,8 @@ impl Doors {
             return false;
         }
         self.open = false;
-        let open = self.doors.iter().filter(|door| !door.rests);
-        for listener in open.map(|door| &door.listener).chain(&self.statistics) {
+        let open = self.listeners.iter().filter(|listener| !listener.paused);
+        for listener in open.map(|listener| &listener.socket).chain(&self.statistics) {
             let _ = poller.remove(listener.as_fd());
         }
         true
@@ -170,15 +182,15 @@ impl Doors {
     /// # Errors
     /// There is no descriptor or memory for anybody; who is there is to be told why, if
     /// it could be taken.
-    pub fn accept(&mut self, door: u16) -> Result<Option<(Stream, Transport)>, Hopeless> {
-        let Some(door) = self.doors.get(usize::from(door)) else {
+    pub fn accept(&mut self, listener: u16) -> Result<Option<(Stream, Transport)>, AcceptError> {
+        let Some(listener) = self.listeners.get(usize::from(listener)) else {
             return Ok(None);
         };
-        door.listener.accept().map_err(|error| {
-            self.spare.give();
-            let client = door.listener.accept().ok().flatten().map(|(client, _)| client);
-            self.spare.fill();
-            Hopeless { client, why: format!("cannot take the connection: {}", reason(&error)) }
+        listener.socket.accept().map_err(|error| {
+            self.reserve.release();
+            let client = listener.socket.accept().ok().flatten().map(|(client, _)| client);
+            self.reserve.refill();
+            AcceptError { client, why: format!("cannot take the connection: {}", reason(&error)) }
         })
     }
 
@@ -194,30 +206,30 @@ impl Doors {
     }
 
     /// Logs a refusal, or only counts it.
-    pub fn log_refusal(&mut self, line: &str) {
-        self.refusals.log(line);
+    pub fn log_rejection(&mut self, line: &str) {
+        self.rejection_log.log(line);
     }
 
     /// The addresses.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.doors.iter().map(|door| door.name.as_str())
+        self.listeners.iter().map(|listener| listener.name.as_str())
     }
 }
 
 /// One descriptor kept aside: to take a connection with when there is no
 /// other, and tell it so, instead of leaving it to wait for nothing.
-struct Spare(Option<File>);
+struct ReserveFd(Option<File>);
 
-impl Spare {
+impl ReserveFd {
     fn take() -> Self {
         Self(File::open("/").ok())
     }
 
-    fn give(&mut self) {
+    fn release(&mut self) {
         self.0 = None;
     }
 
-    fn fill(&mut self) {
+    fn refill(&mut self) {
         if self.0.is_none() {
             *self = Self::take();
         }
@@ -225,21 +237,21 @@ impl Spare {
 }
 
 /// What was logged of late: a storm of refusals is no storm of lines.
-struct Refusals {
+struct RejectionLog {
     second: Instant,
     logged: u32,
-    silent: u32,
+    suppressed: u32,
 }
 
-impl Refusals {
+impl RejectionLog {
     fn new() -> Self {
-        Self { second: Instant::now(), logged: 0, silent: 0 }
+        Self { second: Instant::now(), logged: 0, suppressed: 0 }
     }
 
     fn log(&mut self, line: &str) {
         if self.second.elapsed() >= Duration::from_secs(1) {
-            if self.silent > 0 {
-                log(&format!("forkptyrouter: {} more sessions were refused", self.silent));
+            if self.suppressed > 0 {
+                log(&format!("forkptyrouter: {} more sessions were refused", self.suppressed));
             }
             *self = Self::new();
         }
@@ -247,7 +259,7 @@ impl Refusals {
             self.logged += 1;
             log(line);
         } else {
-            self.silent += 1;
+            self.suppressed += 1;
         }
     }
 }

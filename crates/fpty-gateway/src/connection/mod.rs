@@ -6,10 +6,8 @@
 //! | `access.rs` | who may come in |
 //! | `client_hello.rs` | what a client says before its program starts |
 //! | `exec_request.rs` | which program a client asks for |
-//! | `fair_share.rs` | shares of what there is only so much of |
 //! | `handshake.rs` | what a client says before its program starts |
 //! | `http_probe.rs` | web pages that come where a terminal is |
-//! | `http_request.rs` | what a web page begins with, that is let in nowhere |
 //! | `late_hello.rs` | who is waited for longer before that |
 //! | `limits.rs` | how many there may be, and how fast they may come |
 //! | `lingering_close.rs` | connections to which the last word was said |

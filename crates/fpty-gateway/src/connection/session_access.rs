@@ -10,31 +10,31 @@ use fpty::sys::socket::Stream;
 
 /// The user of a client that nobody knows: over TCP, or of another user namespace.
 /// No process has this number (chown(2) takes it for none).
-pub const NOBODY: u32 = u32::MAX;
+pub const UNKNOWN_UID: u32 = u32::MAX;
 
 /// Whose a client is.
-pub fn user_of(client: &Stream) -> u32 {
-    client.peer_uid().unwrap_or(NOBODY)
+pub fn uid_of(client: &Stream) -> u32 {
+    client.peer_uid().unwrap_or(UNKNOWN_UID)
 }
 
 /// Whether a user may have another one's session.
-pub fn is_open_to(owner: u32, user: u32) -> bool {
-    user != NOBODY && (user == 0 || owner == user)
+pub fn may_access(owner: u32, user: u32) -> bool {
+    user != UNKNOWN_UID && (user == 0 || owner == user)
 }
 
 /// The secrets of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
-    now: Option<Secret>,
+    current: Option<Secret>,
     /// What its client came with, which may not have heard of the next one.
-    before: Option<Secret>,
+    previous: Option<Secret>,
 }
 
 /// What is kept of them by who keeps sessions.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept([Option<[u8; SECRET_LENGTH]>; 2]);
+pub struct SavedSecrets([Option<[u8; SECRET_LENGTH]>; 2]);
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for SavedSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Kept")
     }
@@ -46,44 +46,44 @@ impl Secrets {
     /// # Errors
     /// The kernel has none.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { now: Some(Secret::new()?), before: None })
+        Ok(Self { current: Some(Secret::new()?), previous: None })
     }
 
     /// Those of a gateway before us.
-    pub fn of(kept: Kept) -> Self {
-        let [now, before] = kept.0.map(|secret| secret.map(Secret::from_bytes));
-        Self { now, before }
+    pub fn restore(kept: SavedSecrets) -> Self {
+        let [current, previous] = kept.0.map(|secret| secret.map(Secret::from_bytes));
+        Self { current, previous }
     }
 
     /// To be kept.
-    pub fn kept(&self) -> Kept {
+    pub fn save(&self) -> SavedSecrets {
         let bytes = |secret: &Option<Secret>| secret.as_ref().map(|secret| *secret.bytes());
-        Kept([bytes(&self.now), bytes(&self.before)])
+        SavedSecrets([bytes(&self.current), bytes(&self.previous)])
     }
 
     /// Whether this is one of them.
-    pub fn are(&self, secret: &Secret) -> bool {
+    pub fn matches(&self, secret: &Secret) -> bool {
         let is = |own: &Option<Secret>| own.as_ref().is_some_and(|own| own == secret);
-        is(&self.now) | is(&self.before)
+        is(&self.current) | is(&self.previous)
     }
 
     /// A client gets the session, which came with this secret: it gets another one.
-    pub fn renew(&mut self, came_with: Option<Secret>) {
+    pub fn rotate(&mut self, came_with: Option<Secret>) {
         // Where there is none the one that it has goes on.
         if let Ok(next) = Secret::new() {
-            *self = Self { now: Some(next), before: came_with };
+            *self = Self { current: Some(next), previous: came_with };
         }
     }
 
     /// The client has the new one; whether the one before was good until now.
-    pub fn settle(&mut self) -> bool {
-        self.before.take().is_some()
+    pub fn confirm(&mut self) -> bool {
+        self.previous.take().is_some()
     }
 
     /// What a session's client is told of them; `None`: there are none.
     pub fn key(&self, id: &str, owner: u32) -> Option<SessionKey> {
-        let found_by = if owner == NOBODY { FoundBy::Secret } else { FoundBy::User };
-        Some(SessionKey { id: id.to_owned(), secret: Some(self.now.clone()?), found_by })
+        let found_by = if owner == UNKNOWN_UID { FoundBy::Secret } else { FoundBy::User };
+        Some(SessionKey { id: id.to_owned(), secret: Some(self.current.clone()?), found_by })
     }
 }
 
@@ -91,38 +91,42 @@ impl Secrets {
 mod tests {
     use super::*;
 
-    fn now(secrets: &Secrets) -> Secret {
-        secrets.now.clone().expect("a secret")
+    fn current(secrets: &Secrets) -> Secret {
+        secrets.current.clone().expect("a secret")
     }
 
     #[test]
     fn a_secret_is_good_until_the_next_one_has_arrived() {
         let mut secrets = Secrets::new().expect("a secret");
-        let (first, none) = (now(&secrets), Secret::from_bytes([0; SECRET_LENGTH]));
-        assert!(secrets.are(&first) && !secrets.are(&none));
-        secrets.renew(Some(first.clone()));
-        let second = now(&secrets);
-        assert!(first != second && secrets.are(&first) && secrets.are(&second));
+        let (first, none) = (current(&secrets), Secret::from_bytes([0; SECRET_LENGTH]));
+        assert!(secrets.matches(&first) && !secrets.matches(&none));
+        secrets.rotate(Some(first.clone()));
+        let second = current(&secrets);
+        assert!(first != second && secrets.matches(&first) && secrets.matches(&second));
         // The client was lost before it was told, or after that.
         for came_with in [&first, &second] {
             let mut secrets = secrets.clone();
-            secrets.renew(Some(came_with.clone()));
-            assert!(secrets.are(came_with) && secrets.are(&now(&secrets)));
-            assert_eq!(secrets.are(&first), *came_with == first);
+            secrets.rotate(Some(came_with.clone()));
+            assert!(secrets.matches(came_with) && secrets.matches(&current(&secrets)));
+            assert_eq!(secrets.matches(&first), *came_with == first);
         }
-        assert!(secrets.settle() && !secrets.settle());
-        assert!(!secrets.are(&first) && secrets.are(&second));
-        assert_eq!(format!("{:?}", secrets.kept()), "Kept");
-        let again = Secrets::of(secrets.kept());
-        assert!(!again.are(&first) && again.are(&second));
+        assert!(secrets.confirm() && !secrets.confirm());
+        assert!(!secrets.matches(&first) && secrets.matches(&second));
+        assert_eq!(format!("{:?}", secrets.save()), "Kept");
+        let again = Secrets::restore(secrets.save());
+        assert!(!again.matches(&first) && again.matches(&second));
         // Whoever takes it by being who it is takes it from whoever has the secret.
-        secrets.renew(None);
-        assert!(!secrets.are(&second) && !Secrets::default().are(&none));
+        secrets.rotate(None);
+        assert!(!secrets.matches(&second) && !Secrets::default().matches(&none));
     }
 
     #[test]
     fn nobody_has_nothing() {
-        assert!(is_open_to(7, 7) && is_open_to(7, 0) && is_open_to(NOBODY, 0));
-        assert!(!is_open_to(7, 8) && !is_open_to(NOBODY, NOBODY) && !is_open_to(0, NOBODY));
+        assert!(may_access(7, 7) && may_access(7, 0) && may_access(UNKNOWN_UID, 0));
+        assert!(
+            !may_access(7, 8)
+                && !may_access(UNKNOWN_UID, UNKNOWN_UID)
+                && !may_access(0, UNKNOWN_UID)
+        );
     }
 }

@@ -9,21 +9,23 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::peers::attach_request::{Best, Fits, Name, Sought, name};
-use super::peers::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
+use super::peers::attach_request::{AttachQuery, BestMatch, MatchQuality, NameKey, name};
+use super::peers::{
+    ForwardedClient, IncomingRequest, PeerRequest, Peers, REPLY_TIMEOUT, Requester,
+};
 use crate::config::rules::Rules;
-use crate::connection::client_hello::{Greeting, Heard, Opening};
-use crate::connection::handshake::Opened;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{self, NOBODY};
-use crate::detach::Left;
+use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
+use crate::connection::handshake::ClientRequest;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, UNKNOWN_UID};
+use crate::detach::DetachRegistry;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Table};
+use crate::event_loop::slab::{Key, Slab};
 use crate::process::ipc;
 use crate::session::relay::Sessions;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{
@@ -40,124 +42,127 @@ pub const TAKEN: &[u8] = b"1";
 
 /// So often a client goes on to another gateway: a session may end, and begin
 /// elsewhere, while it is on its way.
-const HOPS: u8 = 3;
+const MAX_HOPS: u8 = 3;
 
 /// What a client has said is no longer than this.
-const LONGEST: usize = 4 * 1024 * 1024;
+const MAX_CLIENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why somebody gets nothing.
-const NO_SUCH_HEARD: &str = "there is no such session, but for gateways that do not answer";
-const SILENT: &str = "the session's gateway does not answer: try again";
-const MOVES: &str = "the session begins elsewhere right now: try again";
+const NO_SUCH_ANSWERED: &str = "there is no such session, but for gateways that do not answer";
+const GATEWAY_SILENT: &str = "the session's gateway does not answer: try again";
+const SESSION_MOVES: &str = "the session begins elsewhere right now: try again";
 
 /// Everybody who seeks a session.
 #[derive(Default)]
-pub struct Seekers(Table<Seeker>);
+pub struct AttachSearches(Slab<AttachSearch>);
 
 /// Somebody who does.
-struct Seeker {
-    opened: Box<Opened>,
+struct AttachSearch {
+    client_request: Box<ClientRequest>,
     /// What it sent after its request.
     rest: Vec<u8>,
     /// What was found so far.
-    best: Best,
+    best: BestMatch,
     /// Gateways that have not answered yet.
-    asked: u32,
+    response: u32,
     /// Some will not.
-    unheard: bool,
+    unanswered: bool,
 }
 
 /// Where somebody goes that wants a session.
 #[must_use]
-pub enum Goes {
+pub enum AttachRoute {
     /// It stays here. What it sent after its request stands in the turn's buffer.
-    Here(Box<Opened>),
+    Here(Box<ClientRequest>),
     /// Others are asked, or one of them has it; or it gets nothing.
-    Away,
+    Elsewhere,
 }
 
-impl Sought {
+impl AttachQuery {
     /// What somebody seeks; `None`: nothing that there could be.
-    fn of(cx: &Context, opened: &Opened) -> Option<Self> {
-        let newcomer = &opened.newcomer;
+    fn of(cx: &Context, client_request: &ClientRequest) -> Option<Self> {
+        let connection = &client_request.connection;
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
+        let is_allowed = cx.listeners.rules(connection.listener).is_some_and(allows);
         if !is_allowed {
             return None;
         }
-        let uid = session_access::user_of(&newcomer.client);
-        let secret = opened.opening.variables.get(variables::SECRET).and_then(Secret::from_slice);
-        if uid == NOBODY && secret.is_none() {
+        let uid = session_access::uid_of(&connection.client);
+        let secret =
+            client_request.hello.variables.get(variables::SECRET).and_then(Secret::from_slice);
+        if uid == UNKNOWN_UID && secret.is_none() {
             return None;
         }
-        let (_, which) = opened.opening.request.clone().read().ok()??;
+        let (_, which) = client_request.hello.request.clone().read().ok()??;
         let which = match which.as_slice() {
             [] => None,
-            which => Some(Beginning::of(which)?),
+            which => Some(SessionSelector::of(which)?),
         };
-        Some(Self { door: newcomer.door, uid, which, secret })
+        Some(Self { listener: connection.listener, uid, which, secret })
     }
 
     /// The key of its name.
-    fn name(&self) -> Option<Name> {
+    fn name(&self) -> Option<NameKey> {
         // Nobody has none.
-        Some(name(self.door, self.uid, self.which.filter(|_| self.uid != NOBODY)?))
+        Some(name(self.listener, self.uid, self.which.filter(|_| self.uid != UNKNOWN_UID)?))
     }
 }
 
-impl Seekers {
+impl AttachSearches {
     /// One is closed as it is.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.0.remove(key);
     }
 
     /// One gets no answer, for no fault of its own.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
-            cx.turn_back(one.opened.newcomer, true, SessionEnd::new(EndKind::Refused, why));
+            cx.reject(one.client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
         }
     }
 
     /// A client wants a session, which may be another gateway's. So many have had it
     /// before.
-    pub fn seek(
+    pub fn start(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
-        here: Option<(&mut Left, &Sessions)>,
-        opened: Box<Opened>,
+        peers: &mut Peers,
+        here: Option<(&mut DetachRegistry, &Sessions)>,
+        client_request: Box<ClientRequest>,
         hops: u8,
-    ) -> Goes {
+    ) -> AttachRoute {
         // Whoever cannot have one hears so here.
-        let may = siblings.there_are() && opened.newcomer.seat.is_ok();
+        let may = peers.has_peers() && client_request.connection.permit.is_ok();
         let here = here.filter(|_| may);
-        let sought = here.as_ref().and_then(|_| Sought::of(cx, &opened));
-        let (Some((left, sessions)), Some(sought)) = (here, sought) else {
-            return Goes::Here(opened);
+        let query = here.as_ref().and_then(|_| AttachQuery::of(cx, &client_request));
+        let (Some((registry, sessions)), Some(query)) = (here, query) else {
+            return AttachRoute::Here(client_request);
         };
         fault_injection::point("seeking");
-        if opened.opening.variables.get(variables::BEGIN) == Some(b"1") {
-            return self.begin(cx, siblings, opened, &sought, hops);
+        if client_request.hello.variables.get(variables::BEGIN) == Some(b"1") {
+            return self.begin(cx, peers, client_request, &query, hops);
         }
         if hops > 0 {
-            return Goes::Here(opened);
+            return AttachRoute::Here(client_request);
         }
         // Somebody may have named a session like another's id.
-        if !sought.which.is_some_and(|which| which.is_whole()) {
-            match sought.name().and_then(|name| cx.tallies.whose(name)) {
-                Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
-                Some(whose) => return self.hand(cx, siblings, opened, whose, hops),
+        if !query.which.is_some_and(|which| which.is_full_id()) {
+            match query.name().and_then(|name| cx.shared_counts.owner(name)) {
+                Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(client_request),
+                Some(gateway) => return self.forward(cx, peers, client_request, gateway, hops),
                 None => {}
             }
         }
-        let mut best = Best::default();
-        match left.found(sessions, &sought) {
-            Some(found) if found.fits == Fits::Whole => return Goes::Here(opened),
+        let mut best = BestMatch::default();
+        match registry.find_for_peer(sessions, &query) {
+            Some(found) if found.quality == MatchQuality::FullId => {
+                return AttachRoute::Here(client_request);
+            }
             Some(found) => best.add(cx.ordinal, found),
             None => {}
         }
-        self.ask(cx, siblings, opened, sought, best);
-        Goes::Away
+        self.ask(cx, peers, client_request, query, best);
+        AttachRoute::Elsewhere
     }
 
     /// A session is to begin, if nobody has that name. Of two that come at once at
@@ -165,16 +170,18 @@ impl Seekers {
     fn begin(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
-        mut opened: Box<Opened>,
-        sought: &Sought,
+        peers: &mut Peers,
+        mut client_request: Box<ClientRequest>,
+        query: &AttachQuery,
         hops: u8,
-    ) -> Goes {
-        match sought.name().map(|name| cx.tallies.claim(name, 1)) {
-            Some(Err(whose)) if whose != cx.ordinal => self.hand(cx, siblings, opened, whose, hops),
+    ) -> AttachRoute {
+        match query.name().map(|name| cx.shared_counts.claim(name, 1)) {
+            Some(Err(gateway)) if gateway != cx.ordinal => {
+                self.forward(cx, peers, client_request, gateway, hops)
+            }
             name => {
-                opened.name = name.and_then(Result::ok);
-                Goes::Here(opened)
+                client_request.name = name.and_then(Result::ok);
+                AttachRoute::Here(client_request)
             }
         }
     }
@@ -183,144 +190,167 @@ impl Seekers {
     fn ask(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
-        opened: Box<Opened>,
-        sought: Sought,
-        best: Best,
+        peers: &mut Peers,
+        client_request: Box<ClientRequest>,
+        query: AttachQuery,
+        best: BestMatch,
     ) {
         let rest = cx.take_input();
-        let key = self.0.insert(Seeker { opened, rest, best, asked: 0, unheard: false });
-        let others: Vec<usize> = siblings.others().collect();
-        let mut asked = 0;
+        let key = self.0.insert(AttachSearch {
+            client_request,
+            rest,
+            best,
+            response: 0,
+            unanswered: false,
+        });
+        let others: Vec<usize> = peers.others().collect();
+        let mut response = 0;
         for whom in &others {
-            let question = Question::Seek(sought.clone());
-            asked += u32::from(siblings.ask(cx, *whom, question, &[], Asker::Seeker(key, *whom)));
+            let question = PeerRequest::FindSession(query.clone());
+            response += u32::from(peers.request(
+                cx,
+                *whom,
+                question,
+                &[],
+                Requester::AttachSearch(key, *whom),
+            ));
         }
         let Some(one) = self.0.get_mut(key) else { return };
-        (one.asked, one.unheard) = (asked, (asked as usize) < others.len());
-        if asked == 0 {
-            cx.then(Outcome::Sought(key));
+        (one.response, one.unanswered) = (response, (response as usize) < others.len());
+        if response == 0 {
+            cx.push_outcome(Outcome::AttachRouted(key));
         }
     }
 
     /// Another gateway has said what it has, or has not.
-    pub fn hear(&mut self, cx: &mut Context, key: Key, whom: usize, answer: Option<&[u8]>) {
+    pub fn peer_replied(&mut self, cx: &mut Context, key: Key, whom: usize, answer: Option<&[u8]>) {
         let Some(one) = self.0.get_mut(key) else { return };
-        one.asked = one.asked.saturating_sub(1);
+        one.response = one.response.saturating_sub(1);
         match answer {
             Some([]) => {}
             Some(answer) => {
                 ipc::decode(answer).into_iter().for_each(|found| one.best.add(whom, found));
             }
-            None => one.unheard = true,
+            None => one.unanswered = true,
         }
-        if one.asked == 0 || one.best.is_certain() {
-            cx.then(Outcome::Sought(key));
+        if one.response == 0 || one.best.is_certain() {
+            cx.push_outcome(Outcome::AttachRouted(key));
         }
     }
 
     /// It is known whose the session is.
-    pub fn conclude(&mut self, cx: &mut Context, siblings: &mut Siblings, key: Key) -> Goes {
-        let Some(one) = self.0.remove(key) else { return Goes::Away };
-        let Seeker { opened, rest, best, unheard, .. } = *one;
+    pub fn conclude(&mut self, cx: &mut Context, peers: &mut Peers, key: Key) -> AttachRoute {
+        let Some(one) = self.0.remove(key) else { return AttachRoute::Elsewhere };
+        let AttachSearch { client_request, rest, best, unanswered, .. } = *one;
         cx.input.clear();
         cx.input.extend_from_slice(&rest);
-        let why = match best.whose() {
-            Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
-            Some(whose) => return self.hand(cx, siblings, opened, whose, 0),
-            None if unheard => NO_SUCH_HEARD,
+        let why = match best.gateway() {
+            Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(client_request),
+            Some(gateway) => return self.forward(cx, peers, client_request, gateway, 0),
+            None if unanswered => NO_SUCH_ANSWERED,
             None => NO_SUCH_SESSION,
         };
-        cx.turn_back(opened.newcomer, true, SessionEnd::new(EndKind::Refused, why));
-        Goes::Away
+        cx.reject(client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
+        AttachRoute::Elsewhere
     }
 
     /// Another gateway goes on with a client. What that sent after its request stands
     /// in the turn's buffer.
-    fn hand(
+    fn forward(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
-        mut opened: Box<Opened>,
+        peers: &mut Peers,
+        mut client_request: Box<ClientRequest>,
         whom: usize,
         hops: u8,
-    ) -> Goes {
+    ) -> AttachRoute {
         let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
-        if hops >= HOPS {
-            cx.turn_back(opened.newcomer, true, refused(MOVES));
-            return Goes::Away;
+        if hops >= MAX_HOPS {
+            cx.reject(client_request.connection, true, refused(SESSION_MOVES));
+            return AttachRoute::Elsewhere;
         }
         // It takes one there.
-        opened.newcomer.seat = Ok(None);
-        let said = match memfd_message::create(&said(&opened.opening, &cx.input)) {
+        client_request.connection.permit = Ok(None);
+        let said = match memfd_message::create(&said(&client_request.hello, &cx.input)) {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
-                cx.turn_back(opened.newcomer, true, refused(&why));
-                return Goes::Away;
+                cx.reject(client_request.connection, true, refused(&why));
+                return AttachRoute::Elsewhere;
             }
         };
-        let (door, ended) = (opened.newcomer.door, opened.ended);
-        let until = (BootInstant::now() + PATIENCE).as_nanos();
-        let question = Question::Take(Handed { door, until, hops: hops + 1, ended });
-        let (rest, best) = (Vec::new(), Best::default());
-        let key = self.0.insert(Seeker { opened, rest, best, asked: 0, unheard: false });
-        let Some(one) = self.0.get(key) else { return Goes::Away };
-        let descriptors = [one.opened.newcomer.client.as_fd(), said.as_fd()];
-        if !siblings.ask(cx, whom, question, &descriptors, Asker::Handed(key)) {
-            self.end(cx, key, SILENT);
+        let (listener, ended) = (client_request.connection.listener, client_request.ended);
+        let until = (BootInstant::now() + REPLY_TIMEOUT).as_nanos();
+        let question =
+            PeerRequest::TakeClient(ForwardedClient { listener, until, hops: hops + 1, ended });
+        let (rest, best) = (Vec::new(), BestMatch::default());
+        let key = self.0.insert(AttachSearch {
+            client_request,
+            rest,
+            best,
+            response: 0,
+            unanswered: false,
+        });
+        let Some(one) = self.0.get(key) else { return AttachRoute::Elsewhere };
+        let descriptors = [one.client_request.connection.client.as_fd(), said.as_fd()];
+        if !peers.request(cx, whom, question, &descriptors, Requester::Forwarded(key)) {
+            self.end(cx, key, GATEWAY_SILENT);
         }
-        Goes::Away
+        AttachRoute::Elsewhere
     }
 
     /// Another gateway has a client, or has not.
-    pub fn handed(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
+    pub fn forwarded(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
         match answer {
             Some(TAKEN) => {
                 // It is closed here as it is, without a word: it goes on there.
                 let one = self.0.remove(key);
-                drop(one.map(|one| OwnedFd::from(one.opened.newcomer.client)));
+                drop(one.map(|one| OwnedFd::from(one.client_request.connection.client)));
             }
-            Some(_) | None => self.end(cx, key, SILENT),
+            Some(_) | None => self.end(cx, key, GATEWAY_SILENT),
         }
     }
 }
 
 /// Another gateway's client, as if it had come here; `None`: it has gone on without
 /// us. What it sent after its request stands in the turn's buffer.
-pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Box<Opened>> {
-    let [client, said] = std::mem::take(&mut posed.passed).try_into().ok()?;
-    let Handed { door, until, ended, .. } = handed;
-    let rules = cx.doors.rules(door).filter(|_| BootInstant::now().as_nanos() < until)?;
-    let said = memfd_message::read(said, LONGEST).ok()?;
-    let (opening, rest) = heard(&said)?;
+pub fn receive_forwarded(
+    cx: &mut Context,
+    incoming: &mut IncomingRequest,
+    forwarded: ForwardedClient,
+) -> Option<Box<ClientRequest>> {
+    let [client, said] = std::mem::take(&mut incoming.passed).try_into().ok()?;
+    let ForwardedClient { listener, until, ended, .. } = forwarded;
+    let rules = cx.listeners.rules(listener).filter(|_| BootInstant::now().as_nanos() < until)?;
+    let said = memfd_message::read(said, MAX_CLIENT_BYTES).ok()?;
+    let (hello, rest) = decode_client(&said)?;
     let client = Stream::of_stranger(client);
     let transport = match client.peer_address() {
         Some(_) => Transport::Tcp,
         None => Transport::Unix,
     };
-    let seat = cx.seats.take(rules, &client);
-    let origin = cx.told.origin_of(door, &opening);
+    let permit = cx.limits.acquire_user(rules, &client);
+    let origin = cx.audit.origin_of(listener, &hello);
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
-    let newcomer = Newcomer { client, transport, door, seat, origin };
-    let arrived = ReceivedFds::default();
-    Some(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
+    let connection = Connection { client, transport, listener, permit, origin };
+    let received_fds = ReceivedFds::default();
+    Some(Box::new(ClientRequest { connection, hello, received_fds, ended, name: None }))
 }
 
 /// What a client has said, as it would say it. (Streams that it passes are those of a
 /// command, which nobody comes back to.)
-fn said(opening: &Opening, rest: &[u8]) -> Vec<u8> {
+fn said(hello: &ClientHello, rest: &[u8]) -> Vec<u8> {
     let mut said = encode_bare(HELLO, VERSION).to_vec();
     // 0 is none.
-    let (rows, cols) = (opening.rows.unwrap_or(0), opening.cols.unwrap_or(0));
+    let (rows, cols) = (hello.rows.unwrap_or(0), hello.cols.unwrap_or(0));
     said.extend(encode_rows_and_cols(rows, cols));
-    variables::encode(opening.variables.iter(), &mut said);
-    if let Ok(Some((verb, data))) = opening.request.clone().read() {
+    variables::encode(hello.variables.iter(), &mut said);
+    if let Ok(Some((verb, data))) = hello.request.clone().read() {
         request::encode(verb, &data, &mut said);
     }
-    encode_input(&opening.input, &mut said);
-    if opening.input_ended {
+    encode_input(&hello.input, &mut said);
+    if hello.input_ended {
         said.extend(encode_bare(END_OF_STREAM, 0));
     }
     said.extend(encode_bare(VARIABLES, 0));
@@ -329,14 +359,18 @@ fn said(opening: &Opening, rest: &[u8]) -> Vec<u8> {
 }
 
 /// What is heard of that, and what comes after it.
-fn heard(mut said: &[u8]) -> Option<(Opening, &[u8])> {
-    let mut greeting = Greeting::default();
+fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
+    let mut handshake = Handshake::default();
     loop {
-        match greeting.hear(&mut said) {
+        match handshake.feed(&mut said) {
             // It has had that.
-            Heard::Answer(_) => {}
-            Heard::Begin => return greeting.is_extended().then(|| (greeting.opening(), said)),
-            Heard::Waiting | Heard::Refuse(_) | Heard::Web => return None,
+            HandshakeStep::SendHello(_) => {}
+            HandshakeStep::Complete => {
+                return handshake.is_extended().then(|| (handshake.into_hello(), said));
+            }
+            HandshakeStep::Incomplete | HandshakeStep::Reject(_) | HandshakeStep::Http => {
+                return None;
+            }
         }
     }
 }
@@ -358,17 +392,17 @@ mod tests {
         bytes.extend(encode_bare(END_OF_STREAM, 0));
         bytes.extend(encode_bare(VARIABLES, 0));
         bytes.extend(encode_bare(107, 0));
-        let (opening, rest) = heard(&bytes).expect("a whole request");
-        let again = said(&opening, rest);
-        let (twice, rest) = heard(&again).expect("a whole request");
+        let (hello, rest) = decode_client(&bytes).expect("a whole request");
+        let again = said(&hello, rest);
+        let (twice, rest) = decode_client(&again).expect("a whole request");
         assert_eq!(rest, encode_bare(107, 0));
         assert_eq!((twice.rows, twice.cols, twice.extended), (None, Some(99), true));
-        assert!(twice.input_ended && twice.input == opening.input);
+        assert!(twice.input_ended && twice.input == hello.input);
         for (name, value) in pairs {
             assert_eq!(twice.variables.get(name), Some(value));
         }
         assert_eq!(twice.request.read(), Ok(Some((RequestKind::Attach, b"job".to_vec()))));
-        assert!(heard(&again[..again.len() - 9]).is_none(), "cut");
-        assert!(heard(b"junk").is_none() && heard(b"").is_none());
+        assert!(decode_client(&again[..again.len() - 9]).is_none(), "cut");
+        assert!(decode_client(b"junk").is_none() && decode_client(b"").is_none());
     }
 }

@@ -2,70 +2,70 @@
 
 use std::time::Instant;
 
-use super::peers::session_request::Wanted;
+use super::peers::session_request::PageKind;
 use super::statistics;
 use crate::event_loop::context::Context;
 use fpty::backlog::Backlog;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, NO_SUCH_SESSION, NOTICE, SessionEnd, encode_input, encode_packet};
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
-use super::page::{ENDED, Piece};
-use super::pages::{Next, Pages};
-use super::statistics::{Asked, Request};
-use crate::session::selector::Beginning;
+use super::page::{KILLED, Page};
+use super::pages::{NextPage, PageCursor};
+use super::statistics::{Request, StatisticsResponse};
+use crate::session::selector::SessionSelector;
 
 /// What one asks for.
-pub enum Wants {
+pub enum ControlRequest {
     /// Statistics, and it has not said yet which.
-    Some(Request),
+    StatisticsHttp(Request),
     /// Statistics.
     Statistics,
     /// The list.
     List,
     /// The end of a session.
-    End(Search),
+    Kill(KillSearch),
 }
 
 /// A session that is sought.
-pub struct Search {
-    sought: Beginning,
-    found: Vec<Found>,
+pub struct KillSearch {
+    selector: SessionSelector,
+    found: Vec<KillMatch>,
     /// Another gateway is ending it.
     is_ending: bool,
 }
 
-impl Search {
+impl KillSearch {
     /// Nothing was found so far.
-    pub fn of(sought: Beginning) -> Self {
-        Self { sought, found: Vec::new(), is_ending: false }
+    pub fn of(selector: SessionSelector) -> Self {
+        Self { selector, found: Vec::new(), is_ending: false }
     }
 }
 
 /// A session that was found.
 #[derive(Clone, Copy)]
-pub struct Found {
+pub struct KillMatch {
     /// The gateway that has it; `None`: we.
-    pub whose: Option<usize>,
+    pub gateway: Option<usize>,
     /// Where it is there.
     pub place: u32,
     /// Its id.
-    pub id: Beginning,
+    pub id: SessionSelector,
 }
 
 /// Somebody who asks.
-pub struct Inquirer {
+pub struct ControlClient {
     /// Its connection.
     pub client: Stream,
     /// Whose share of the places it has.
-    pub who: Who,
+    pub principal: Principal,
     /// Since when.
     pub since: Instant,
     /// What it asks for.
-    pub wants: Wants,
+    pub control_request: ControlRequest,
     /// How far its list is.
-    pub pages: Pages,
+    pub cursor: PageCursor,
     /// Something was listed.
     listed: bool,
     /// What it has not taken yet.
@@ -76,22 +76,24 @@ pub struct Inquirer {
     pub over: bool,
 }
 
-impl Inquirer {
+impl ControlClient {
     /// One who asks for this.
-    pub fn new(client: Stream, wants: Wants) -> Self {
+    pub fn new(client: Stream, control_request: ControlRequest) -> Self {
         let by = client.peer_uid().unwrap_or(u32::MAX);
-        let pages = match &wants {
+        let cursor = match &control_request {
             // Whoever may ask for those has all of them.
-            Wants::Some(_) | Wants::Statistics => Pages::new(0, Wanted::Statistics),
-            Wants::List => Pages::new(by, Wanted::List),
-            Wants::End(search) => Pages::new(by, Wanted::Places(search.sought)),
+            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics => {
+                PageCursor::new(0, PageKind::Statistics)
+            }
+            ControlRequest::List => PageCursor::new(by, PageKind::List),
+            ControlRequest::Kill(search) => PageCursor::new(by, PageKind::Matches(search.selector)),
         };
         Self {
-            who: Who::of(&client),
+            principal: Principal::of(&client),
             client,
             since: Instant::now(),
-            wants,
-            pages,
+            control_request,
+            cursor,
             listed: false,
             answer: Backlog::default(),
             reads: false,
@@ -101,25 +103,28 @@ impl Inquirer {
 
     /// Whether it asks for statistics.
     pub fn is_of_statistics(&self) -> bool {
-        matches!(self.wants, Wants::Some(_) | Wants::Statistics)
+        matches!(
+            self.control_request,
+            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics
+        )
     }
 
     /// What is waited for.
     pub fn interest(&self) -> Interest {
-        let read = matches!(self.wants, Wants::Some(_));
+        let read = matches!(self.control_request, ControlRequest::StatisticsHttp(_));
         // Until another gateway has answered there is nothing to write.
-        Interest { read, write: !read && (!self.pages.waits || !self.answer.is_empty()) }
+        Interest { read, write: !read && (!self.cursor.waits || !self.answer.is_empty()) }
     }
 
     /// It has said which statistics it wants.
-    pub fn asks(&mut self, cx: &Context, asked: Asked) {
-        self.wants = Wants::Statistics;
-        let (text, lists) = statistics::answer(cx, asked);
+    pub fn set_response(&mut self, cx: &Context, response: StatisticsResponse) {
+        self.control_request = ControlRequest::Statistics;
+        let (text, lists) = statistics::answer(cx, response);
         self.answer.push(text.as_bytes());
         self.over = !lists;
     }
 
-    fn says(&mut self, text: &[u8]) {
+    fn push_text(&mut self, text: &[u8]) {
         if self.is_of_statistics() {
             return self.answer.push(text);
         }
@@ -129,67 +134,67 @@ impl Inquirer {
     }
 
     /// That was all, and why.
-    pub fn ends(&mut self, ended: &SessionEnd) {
+    pub fn push_end(&mut self, ended: &SessionEnd) {
         self.answer.push(&ended.packet());
         self.over = true;
     }
 
     /// It has what it asked for.
-    fn succeeds(&mut self) {
-        self.ends(&SessionEnd { ending: EndKind::Exit, value: 0, text: String::new() });
+    fn push_success(&mut self) {
+        self.push_end(&SessionEnd { ending: EndKind::Exit, value: 0, text: String::new() });
     }
 
     /// It gets nothing, and is told why.
     pub fn refuse(&mut self, why: impl Into<String>) {
-        self.ends(&SessionEnd::new(EndKind::Refused, why));
+        self.push_end(&SessionEnd::new(EndKind::Refused, why));
     }
 
     /// Adds what a gateway has.
-    pub fn add(&mut self, whose: Option<usize>, piece: &Piece) {
-        let begins = match &mut self.wants {
-            Wants::End(search) => {
-                let found = piece.found().map(|(place, id)| Found { whose, place, id });
+    pub fn add(&mut self, gateway: Option<usize>, page: &Page) {
+        let begins = match &mut self.control_request {
+            ControlRequest::Kill(search) => {
+                let found = page.found().map(|(place, id)| KillMatch { gateway, place, id });
                 return search.found.extend(found);
             }
-            Wants::List => "[",
-            Wants::Some(_) | Wants::Statistics => "",
+            ControlRequest::List => "[",
+            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics => "",
         };
-        if !piece.body.is_empty() {
+        if !page.body.is_empty() {
             let before = if std::mem::replace(&mut self.listed, true) { "," } else { begins };
-            let text = [before.as_bytes(), &piece.body].concat();
-            self.says(&text);
+            let text = [before.as_bytes(), &page.body].concat();
+            self.push_text(&text);
         }
     }
 
     /// Whether nobody else has to be asked: several are meant already, among which
     /// there is none that has the whole as its id.
-    pub fn knows_enough(&self) -> bool {
-        match &self.wants {
-            Wants::End(search) => search.found.len() > 1 && !search.sought.is_whole(),
+    pub fn is_ambiguous(&self) -> bool {
+        match &self.control_request {
+            ControlRequest::Kill(search) => search.found.len() > 1 && !search.selector.is_full_id(),
             _ => false,
         }
     }
 
     /// All gateways have been asked: which session is to be ended, if one is.
-    pub fn conclude(&mut self) -> Option<Found> {
-        let unheard = self.pages.unheard;
-        match &mut self.wants {
-            Wants::Some(_) | Wants::Statistics => {
-                let lacks = match unheard {
+    pub fn conclude(&mut self) -> Option<KillMatch> {
+        let unanswered = self.cursor.unanswered;
+        match &mut self.control_request {
+            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics => {
+                let lacks = match unanswered {
                     0 => String::new(),
                     count => format!(",\"unheard\":{count}"),
                 };
-                self.says(format!("]{lacks}}}").as_bytes());
+                self.push_text(format!("]{lacks}}}").as_bytes());
                 self.over = true;
                 None
             }
-            Wants::List => {
+            ControlRequest::List => {
                 self.end_of_list();
                 None
             }
-            Wants::End(search) => match search.meant(unheard) {
+            ControlRequest::Kill(search) => match search.unique_match(unanswered) {
                 Ok(found) => {
-                    search.is_ending = found.whose.is_some();
+                    search.is_ending = found.gateway.is_some();
                     Some(found)
                 }
                 Err(why) => {
@@ -202,59 +207,59 @@ impl Inquirer {
 
     /// That was the whole list.
     pub fn end_of_list(&mut self) {
-        self.says(if self.listed { b"]" } else { b"[]" });
-        if self.pages.unheard > 0 {
-            let count = self.pages.unheard;
+        self.push_text(if self.listed { b"]" } else { b"[]" });
+        if self.cursor.unanswered > 0 {
+            let count = self.cursor.unanswered;
             let line = format!("sessions lack: gateways that do not answer: {count}");
             let mut packet = Vec::new();
             encode_packet(NOTICE, line.as_bytes(), &mut packet);
             self.answer.push(&packet);
         }
-        self.succeeds();
+        self.push_success();
     }
 
     /// A session was ended, or was not there any more.
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
-            true => self.succeeds(),
+            true => self.push_success(),
             false => self.refuse(NO_SUCH_SESSION),
         }
     }
 
     /// Another gateway has answered, or has not.
-    pub fn hears(&mut self, answer: Option<&[u8]>) {
-        if matches!(&self.wants, Wants::End(search) if search.is_ending) {
-            self.pages.waits = false;
+    pub fn peer_replied(&mut self, answer: Option<&[u8]>) {
+        if matches!(&self.control_request, ControlRequest::Kill(search) if search.is_ending) {
+            self.cursor.waits = false;
             return match answer {
-                Some(answer) => self.end_of_kill(answer == ENDED),
+                Some(answer) => self.end_of_kill(answer == KILLED),
                 None => self.refuse("the session's gateway does not answer"),
             };
         }
-        if let Some(Next::Page(whose, piece)) = self.pages.answered(answer) {
-            self.add(whose, &piece);
+        if let Some(NextPage::Page(gateway, page)) = self.cursor.answered(answer) {
+            self.add(gateway, &page);
         }
     }
 }
 
-impl Search {
+impl KillSearch {
     /// The one that is meant.
     ///
     /// # Errors
     /// There is none, or more than one.
-    fn meant(&self, unheard: u32) -> Result<Found, String> {
+    fn unique_match(&self, unanswered: u32) -> Result<KillMatch, String> {
         // Somebody may have named a session like another's id.
-        let whole = self.found.iter().find(|found| found.id.is_same(&self.sought));
+        let whole = self.found.iter().find(|found| found.id.is_same(&self.selector));
         let found = whole.map_or(self.found.as_slice(), std::slice::from_ref);
         match found {
-            [] if unheard > 0 => {
+            [] if unanswered > 0 => {
                 Err(format!("{NO_SUCH_SESSION}, but for gateways that do not answer"))
             }
             [] => Err(String::from(NO_SUCH_SESSION)),
-            [_] if unheard > 0 && !self.sought.is_whole() => {
+            [_] if unanswered > 0 && !self.selector.is_full_id() => {
                 Err(String::from("a gateway does not answer: give the whole id"))
             }
             [found] => Ok(*found),
-            [..] => Err(format!("several sessions are meant by {}", self.sought)),
+            [..] => Err(format!("several sessions are meant by {}", self.selector)),
         }
     }
 }
@@ -263,17 +268,17 @@ impl Search {
 mod tests {
     use super::*;
 
-    fn found(ids: &[&str]) -> Vec<Found> {
-        let of = |id: &&str| Beginning::of(id.as_bytes()).expect("an id");
-        ids.iter().map(|id| Found { whose: None, place: 1, id: of(id) }).collect()
+    fn found(ids: &[&str]) -> Vec<KillMatch> {
+        let of = |id: &&str| SessionSelector::of(id.as_bytes()).expect("an id");
+        ids.iter().map(|id| KillMatch { gateway: None, place: 1, id: of(id) }).collect()
     }
 
     #[test]
     fn which_one_is_meant() {
-        let meant = |sought: &str, ids: &[&str], unheard| {
-            let sought = Beginning::of(sought.as_bytes()).expect("one");
-            let search = Search { found: found(ids), ..Search::of(sought) };
-            search.meant(unheard).map(|found| found.id.to_string())
+        let meant = |selector: &str, ids: &[&str], unanswered| {
+            let selector = SessionSelector::of(selector.as_bytes()).expect("one");
+            let search = KillSearch { found: found(ids), ..KillSearch::of(selector) };
+            search.unique_match(unanswered).map(|found| found.id.to_string())
         };
         assert_eq!(meant("0a", &["0a234567"], 0).as_deref(), Ok("0a234567"));
         let several = Err(String::from("several sessions are meant by 0a"));

@@ -3,14 +3,14 @@
 
 use std::time::SystemTime;
 
-use super::session_view::Described;
-use super::sessions::View;
-use crate::detach::Listed;
+use super::session_view::SessionView;
+use super::sessions::AllSessions;
+use crate::detach::EntryView;
 use crate::event_loop::context::Context;
-use crate::event_loop::subject::Subject;
-use crate::observe::audit::line::{Format, Line, Value};
+use crate::event_loop::subject::SessionRef;
+use crate::observe::audit::line::{AuditLine, Format, Value};
 use crate::observe::audit::timestamp::rfc3339;
-use crate::observe::audit::{Facts, Peer, of_peer};
+use crate::observe::audit::{Peer, SessionInfo, write_peer};
 use fpty::sys::child::Pid;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::procfs;
@@ -23,120 +23,120 @@ const ADDRESS: usize = 400;
 const SHORT: usize = 64;
 
 /// What is known of a session now.
-struct Now<'a> {
-    subject: Subject,
-    facts: Option<&'a Facts>,
+struct Snapshot<'a> {
+    session_ref: SessionRef,
+    info: Option<&'a SessionInfo>,
     /// What it has with its client.
-    described: Option<Described<'a>>,
+    view: Option<SessionView<'a>>,
     /// What it has as one that can be left, or was.
-    left: Option<Listed<'a>>,
+    left: Option<EntryView<'a>>,
     /// Where it began.
-    door: u16,
+    listener: u16,
 }
 
-impl View<'_> {
+impl AllSessions<'_> {
     /// A session as a list has it, as JSON.
-    pub(crate) fn entry(self, cx: &mut Context, subject: Subject) -> Option<String> {
-        let uid = self.user_of(subject)?;
+    pub(crate) fn entry(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
+        let uid = self.user_of(session_ref)?;
         // Where nobody has asked for it yet: an answer may come for the next list.
-        let user = uid.and_then(|uid| cx.told.names.of(uid));
-        let now = self.now(cx, subject)?;
-        let peer = now.described.as_ref().and_then(|described| described.client.credentials());
+        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
+        let snapshot = self.snapshot(cx, session_ref)?;
+        let peer = snapshot.view.as_ref().and_then(|view| view.client.credentials());
         let pid = peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0);
-        let mut line = Line::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id_of(cx, subject), SHORT))
+        let mut line = AuditLine::new(Format::Json, "");
+        line.field("id", Value::Text(&self.id_of(cx, session_ref), SHORT))
             .field("user", Value::text(user.as_deref(), SHORT))
             .field("uid", Value::number(peer.map(|peer| peer.uid).or(uid)))
             .field("peer_pid", Value::number(pid))
-            .field("socket", Value::Text(&now.socket(cx), ADDRESS));
-        now.fields(cx, &mut line);
+            .field("socket", Value::Text(&snapshot.socket(cx), ADDRESS));
+        snapshot.fields(cx, &mut line);
         Some(line.finish())
     }
 
     /// The same as the statistics have it: with the names of the audit.
-    pub(crate) fn statistics_of(self, cx: &mut Context, subject: Subject) -> Option<String> {
-        let uid = self.user_of(subject)?;
-        let user = uid.and_then(|uid| cx.told.names.of(uid));
-        let now = self.now(cx, subject)?;
+    pub(crate) fn statistics_of(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
+        let uid = self.user_of(session_ref)?;
+        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
+        let snapshot = self.snapshot(cx, session_ref)?;
         let owner = || Peer { uid, user, ..Peer::default() };
-        let attached = now.facts.filter(|_| now.described.is_some());
-        let peer = attached.map_or_else(owner, |facts| facts.story.last_client().clone());
-        let ids = now.facts.map(|facts| (facts.story.uid, facts.story.gid));
-        let (uid, gid) = ids.or_else(|| cx.told.ids_at(now.door)).unzip();
-        let mode = now.facts.map(|facts| facts.story.mode).unwrap_or_default();
-        let term = now.facts.and_then(|facts| facts.story.said.term.as_deref());
-        let last = now.described.as_ref().map_or((Some(0), Some(0)), |described| described.bytes);
+        let attached = snapshot.info.filter(|_| snapshot.view.is_some());
+        let peer = attached.map_or_else(owner, |info| info.history.last_client().clone());
+        let ids = snapshot.info.map(|info| (info.history.uid, info.history.gid));
+        let (uid, gid) = ids.or_else(|| cx.audit.ids_at(snapshot.listener)).unzip();
+        let mode = snapshot.info.map(|info| info.history.mode).unwrap_or_default();
+        let term = snapshot.info.and_then(|info| info.history.claimed.term.as_deref());
+        let last = snapshot.view.as_ref().map_or((Some(0), Some(0)), |view| view.bytes);
         let (input, output) =
-            now.facts.map(|facts| facts.story.bytes_with(last)).unwrap_or_default();
-        let is_handed_over = now.described.as_ref().is_some_and(|it| it.is_handed_over);
-        let mut line = Line::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id_of(cx, subject), SHORT));
-        of_peer(&mut line, &now.socket(cx), mode, &peer);
+            snapshot.info.map(|info| info.history.bytes_with(last)).unwrap_or_default();
+        let is_handed_over = snapshot.view.as_ref().is_some_and(|it| it.is_handed_over);
+        let mut line = AuditLine::new(Format::Json, "");
+        line.field("id", Value::Text(&self.id_of(cx, session_ref), SHORT));
+        write_peer(&mut line, &snapshot.socket(cx), mode, &peer);
         line.field("uid", Value::number(uid)).field("gid", Value::number(gid));
-        now.fields(cx, &mut line);
+        snapshot.fields(cx, &mut line);
         line.field("term", Value::text(term, SHORT))
-            .field("handed_over", Value::Truth(is_handed_over))
-            .field("recorded", Value::Truth(now.facts.is_some_and(|facts| facts.recorded)))
+            .field("handed_over", Value::Bool(is_handed_over))
+            .field("recorded", Value::Bool(snapshot.info.is_some_and(|info| info.recorded)))
             .field("bytes_in", Value::number(input))
             .field("bytes_out", Value::number(output));
         Some(line.finish())
     }
 
-    fn now<'a>(&'a self, cx: &'a Context, subject: Subject) -> Option<Now<'a>> {
-        let facts = cx.told.of(subject);
-        let (described, left) = (self.described(subject, facts), self.can_be_left(subject));
-        let door = match (&described, &left) {
-            (Some(described), _) => described.door,
-            (None, left) => left.as_ref()?.door,
+    fn snapshot<'a>(&'a self, cx: &'a Context, session_ref: SessionRef) -> Option<Snapshot<'a>> {
+        let info = cx.audit.of(session_ref);
+        let (view, left) = (self.view(session_ref, info), self.detachable(session_ref));
+        let listener = match (&view, &left) {
+            (Some(view), _) => view.listener,
+            (None, left) => left.as_ref()?.listener,
         };
-        Some(Now { subject, facts, described, left, door })
+        Some(Snapshot { session_ref, info, view, left, listener })
     }
 }
 
-impl Now<'_> {
+impl Snapshot<'_> {
     /// The address that it began at.
     fn socket(&self, cx: &Context) -> String {
         let gone = self.left.as_ref().and_then(|left| left.socket);
-        let door = || cx.doors.door(self.door).map(|door| door.name.clone());
-        gone.map(str::to_owned).or_else(door).unwrap_or_default()
+        let listener = || cx.listeners.get(self.listener).map(|listener| listener.name.clone());
+        gone.map(str::to_owned).or_else(listener).unwrap_or_default()
     }
 
     fn command(&self, cx: &Context) -> Option<String> {
         let kept = self.left.as_ref().and_then(|left| left.command);
-        kept.map(str::to_owned).or_else(|| cx.command_of(self.subject, self.door))
+        kept.map(str::to_owned).or_else(|| cx.command_of(self.session_ref, self.listener))
     }
 
     /// Its program, while it runs: of one that has ended the number may be another's
     /// by now.
     fn pid(&self) -> Option<i32> {
-        match (&self.described, &self.left) {
-            (Some(described), _) => described.pid.map(Pid::as_raw),
+        match (&self.view, &self.left) {
+            (Some(view), _) => view.pid.map(Pid::as_raw),
             (None, left) => left.as_ref().filter(|left| left.status.is_none()).map(|it| it.pid),
         }
     }
 
     /// Its terminal.
     fn master(&self) -> Option<&Master> {
-        match &self.described {
-            Some(described) => described.master,
+        match &self.view {
+            Some(view) => view.master,
             None => self.left.as_ref()?.master,
         }
     }
 
     fn started(&self) -> Option<SystemTime> {
-        match (self.left.as_ref().filter(|left| !left.is_bound), self.facts) {
+        match (self.left.as_ref().filter(|left| !left.ends_with_client), self.info) {
             (Some(left), _) => Some(left.since.wall),
-            (None, Some(facts)) => Some(facts.started.wall),
+            (None, Some(info)) => Some(info.started.wall),
             (None, None) => Some(Timestamp::from(procfs::started(self.pid()?)?).wall),
         }
     }
 
     /// What lists and statistics both have of it.
-    fn fields(&self, cx: &Context, line: &mut Line) {
+    fn fields(&self, cx: &Context, line: &mut AuditLine) {
         let (left, master) = (self.left.as_ref(), self.master());
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
-        let idle = match &self.described {
-            Some(described) => described.idle,
+        let idle = match &self.view {
+            Some(view) => view.idle,
             None => master.and_then(Master::idle_time),
         };
         let written = |time: SystemTime| rfc3339(time);
@@ -154,10 +154,10 @@ impl Now<'_> {
             .field("started", Value::text(started.as_deref(), SHORT))
             .field("idle", idle.map_or(Value::Null, Value::Seconds))
             .field("name", Value::text(name, SHORT))
-            .field("attached", Value::Truth(self.described.is_some()))
+            .field("attached", Value::Bool(self.view.is_some()))
             .field("detached_since", Value::text(since.as_deref(), SHORT))
-            .field("ended", Value::Truth(status.is_some()))
+            .field("ended", Value::Bool(status.is_some()))
             .field("status", Value::number(status))
-            .field("watchers", Value::Number(left.map_or(0, |left| left.watchers).into()));
+            .field("watchers", Value::Number(left.map_or(0, |left| left.viewers).into()));
     }
 }

@@ -27,60 +27,59 @@ pub(crate) mod statistics;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::connection::client_hello::Opening;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::Newcomer;
-use crate::control::peers::{Asker, Question, Siblings};
-use crate::control::statistics::{Asked, Request};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::Connection;
+use crate::control::peers::{PeerRequest, Peers, Requester};
+use crate::control::statistics::{Request, StatisticsResponse};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::timers::Due;
-use crate::session::selector::Beginning;
-use fpty::fair_share::{self, Who};
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::timers::Timer;
+use crate::session::selector::SessionSelector;
+use fpty::fair_share::{self, Principal};
 use fpty::proto::request::RequestKind;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Ready;
 
-use crate::control::client::{Inquirer, Search, Wants};
-use crate::control::pages::Next;
-use crate::control::sessions::View;
+use crate::control::client::{ControlClient, ControlRequest, KillSearch};
+use crate::control::pages::NextPage;
+use crate::control::sessions::AllSessions;
 
 /// Clients at once that ask, and of one user; for a further one, the one that
 /// has taken longest is let go, of whoever has most of them.
-const CLIENTS: usize = 256;
-const CLIENTS_OF_ONE: usize = 16;
+const MAX_CLIENTS: usize = 256;
+const MAX_CLIENTS_PER_USER: usize = 16;
 
 /// The same of those who ask for the statistics.
-const CLIENTS_OF_STATISTICS: usize = 32;
+const MAX_STATISTICS_CLIENTS: usize = 32;
 
 /// How long one may take to ask, how long not to read, and how long it may take
 /// in all.
-const PATIENCE: Duration = Duration::from_secs(5);
-const LONGEST: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is read of a request at once.
-const ONE_READ: usize = 4096;
+const REQUEST_READ: usize = 4096;
 
 /// Everybody who asks.
-pub struct Inquirers {
-    clients: Table<Inquirer>,
+pub struct ControlClients {
+    clients: Slab<ControlClient>,
     /// Whether statistics are asked for by HTTP.
     http: bool,
 }
 
 /// What a client asks that wants no session of its own.
-pub fn is_inquiry(opening: &Opening) -> bool {
-    opening.extended
-        && matches!(opening.request.kind(), Some(RequestKind::List | RequestKind::Kill))
+pub fn is_control_request(hello: &ClientHello) -> bool {
+    hello.extended && matches!(hello.request.kind(), Some(RequestKind::List | RequestKind::Kill))
 }
 
-impl Inquirers {
+impl ControlClients {
     /// Nobody yet.
     pub fn new(http: bool) -> Self {
-        Self { clients: Table::new(), http }
+        Self { clients: Slab::new(), http }
     }
 
     /// Whether this one is still there.
@@ -89,64 +88,67 @@ impl Inquirers {
     }
 
     /// One is closed as it is.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.clients.remove(key);
     }
 
     /// Somebody asks: it needs no seat, and whoever may come in may.
-    pub fn inquire(&mut self, cx: &mut Context, newcomer: Newcomer, opening: Opening) {
+    pub fn add_request(&mut self, cx: &mut Context, connection: Connection, hello: ClientHello) {
         // Its seat is free: it is no session.
-        let Newcomer { client, .. } = newcomer;
+        let Connection { client, .. } = connection;
         let is_known = client.peer_uid().is_some();
-        let request = opening.request.read();
-        let sought = match &request {
-            Ok(Some((RequestKind::Kill, id))) => Some(Beginning::of(id)),
+        let request = hello.request.read();
+        let selector = match &request {
+            Ok(Some((RequestKind::Kill, id))) => Some(SessionSelector::of(id)),
             _ => None,
         };
-        let wants = match sought.flatten() {
-            Some(sought) => Wants::End(Search::of(sought)),
-            None => Wants::List,
+        let control_request = match selector.flatten() {
+            Some(selector) => ControlRequest::Kill(KillSearch::of(selector)),
+            None => ControlRequest::List,
         };
-        let mut inquirer = Inquirer::new(client, wants);
-        match (request, sought) {
-            (Err(why), _) => inquirer.refuse(format!("bad request: {why}")),
+        let mut client = ControlClient::new(client, control_request);
+        match (request, selector) {
+            (Err(why), _) => client.refuse(format!("bad request: {why}")),
             (Ok(_), Some(Some(_))) | (Ok(_), None) if is_known => {}
-            (Ok(_), Some(_)) => inquirer.end_of_kill(false),
-            (Ok(_), None) => inquirer.end_of_list(),
+            (Ok(_), Some(_)) => client.end_of_kill(false),
+            (Ok(_), None) => client.end_of_list(),
         }
-        self.insert(cx, inquirer);
+        self.insert(cx, client);
     }
 
     /// Takes the next client of the statistics.
     pub fn accept_statistics(&mut self, cx: &mut Context) {
-        let client = match cx.doors.accept_statistics() {
+        let client = match cx.listeners.accept_statistics() {
             Ok(Some(client)) => client,
             Ok(None) => return,
             // It goes on waiting, and would be told of again at once.
-            Err(_) => return cx.pause(),
+            Err(_) => return cx.pause_accepting(),
         };
-        self.insert(cx, Inquirer::new(client, Wants::Some(Request::default())));
+        self.insert(
+            cx,
+            ControlClient::new(client, ControlRequest::StatisticsHttp(Request::default())),
+        );
     }
 
     /// One that has to go for another one of this kind and theirs.
-    fn one_too_many(&self, inquirer: &Inquirer) -> Option<Key> {
-        let of_statistics = inquirer.is_of_statistics();
-        let (all, most) = match (of_statistics, inquirer.who) {
-            (true, _) => (CLIENTS_OF_STATISTICS, CLIENTS_OF_STATISTICS),
-            (false, Who::User(0)) => (CLIENTS, CLIENTS),
-            (false, _) => (CLIENTS, CLIENTS_OF_ONE),
+    fn client_to_evict(&self, client: &ControlClient) -> Option<Key> {
+        let of_statistics = client.is_of_statistics();
+        let (all, most) = match (of_statistics, client.principal) {
+            (true, _) => (MAX_STATISTICS_CLIENTS, MAX_STATISTICS_CLIENTS),
+            (false, Principal::User(0)) => (MAX_CLIENTS, MAX_CLIENTS),
+            (false, _) => (MAX_CLIENTS, MAX_CLIENTS_PER_USER),
         };
         let alike =
             self.clients.iter().filter(|(_, other)| other.is_of_statistics() == of_statistics);
-        let places = alike.map(|(key, one)| (key, one.who, one.since));
-        fair_share::in_the_way(places, inquirer.who, most, all)
+        let places = alike.map(|(key, one)| (key, one.principal, one.since));
+        fair_share::to_evict(places, client.principal, most, all)
     }
 
-    fn insert(&mut self, cx: &mut Context, inquirer: Inquirer) {
-        if let Some(slowest) = self.one_too_many(&inquirer) {
+    fn insert(&mut self, cx: &mut Context, client: ControlClient) {
+        if let Some(slowest) = self.client_to_evict(&client) {
             self.close(cx, slowest);
         }
-        cx.then(Outcome::Inquires(self.clients.insert(inquirer)));
+        cx.push_outcome(Outcome::ControlRequest(self.clients.insert(client)));
     }
 
     /// One has come.
@@ -157,56 +159,56 @@ impl Inquirers {
             false => fault_injection::point("inquiry"),
         }
         // Without stats-http nobody has to say anything.
-        if matches!(one.wants, Wants::Some(_)) && !self.http {
-            one.asks(cx, Asked::Plain);
+        if matches!(one.control_request, ControlRequest::StatisticsHttp(_)) && !self.http {
+            one.set_response(cx, StatisticsResponse::Plain);
         }
-        let token = Source::Inquirer(key).token();
+        let token = Token::ControlClient(key).token();
         if cx.poller.add(one.client.as_fd(), token, one.interest()).is_err() {
             self.clients.remove(key);
             return;
         }
-        cx.after(PATIENCE, Due::Inquirer(key));
+        cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key));
     }
 
     /// Somebody who asks says what for, takes more of the answer, or has left.
     pub fn ready(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
-        view: View<'_>,
+        peers: &mut Peers,
+        view: AllSessions<'_>,
         key: Key,
         ready: Ready,
     ) {
         let Some(one) = self.clients.get_mut(key) else { return };
-        let Wants::Some(request) = &mut one.wants else {
+        let ControlRequest::StatisticsHttp(request) = &mut one.control_request else {
             return match ready.hang_up {
                 true => self.close(cx, key),
-                false => self.send(cx, siblings, view, key),
+                false => self.send(cx, peers, view, key),
             };
         };
-        let asked = match one.client.read(&mut cx.buffer[..ONE_READ]) {
+        let response = match one.client.read(&mut cx.buffer[..REQUEST_READ]) {
             ReadOutcome::Bytes(count) => {
                 fault_injection::strike("statistics", || &cx.buffer[..count]);
-                match request.hear(&cx.buffer[..count]) {
-                    Some(asked) => asked,
+                match request.feed(&cx.buffer[..count]) {
+                    Some(response) => response,
                     None => return,
                 }
             }
             ReadOutcome::WouldBlock if !ready.hang_up => return,
             ReadOutcome::Eof if !ready.hang_up => match request.end() {
-                Some(asked) => asked,
+                Some(response) => response,
                 None => return self.close(cx, key),
             },
             ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
                 return self.close(cx, key);
             }
         };
-        one.asks(cx, asked);
-        self.send(cx, siblings, view, key);
+        one.set_response(cx, response);
+        self.send(cx, peers, view, key);
     }
 
     /// Gives one more of its answer.
-    fn send(&mut self, cx: &mut Context, siblings: &mut Siblings, view: View<'_>, key: Key) {
+    fn send(&mut self, cx: &mut Context, peers: &mut Peers, view: AllSessions<'_>, key: Key) {
         let Some(one) = self.clients.get_mut(key) else { return };
         let (before, client) = (one.answer.len(), &one.client);
         if !one.answer.flush(|bytes| client.write(bytes).taken()) {
@@ -217,16 +219,16 @@ impl Inquirers {
         // does a list wait in memory for its reader.
         if one.answer.is_empty() && one.over {
             let last = match one.is_of_statistics() {
-                true => LastWord::Eof,
-                false => LastWord::Packet { is_answered: false },
+                true => CloseNotice::Eof,
+                false => CloseNotice::Packet { is_answered: false },
             };
             if let Some(one) = self.clients.remove(key) {
-                cx.close_when_read(one.client, last);
+                cx.close_lingering(one.client, last);
             }
             return;
         }
-        if one.answer.is_empty() && !one.pages.waits {
-            look_further(one, cx, siblings, view, key);
+        if one.answer.is_empty() && !one.cursor.waits {
+            next_page(one, cx, peers, view, key);
         }
         self.watch(cx, key);
     }
@@ -234,8 +236,8 @@ impl Inquirers {
     /// Another gateway has answered, or has not.
     pub fn answered(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
         fault_injection::point("answer");
-        if let Some(one) = self.clients.get_mut(key).filter(|one| one.pages.waits) {
-            one.hears(answer);
+        if let Some(one) = self.clients.get_mut(key).filter(|one| one.cursor.waits) {
+            one.peer_replied(answer);
             self.watch(cx, key);
         }
     }
@@ -243,27 +245,33 @@ impl Inquirers {
     /// Whoever takes something is told of in the next turn.
     fn watch(&mut self, cx: &mut Context, key: Key) {
         if let Some(one) = self.clients.get(key) {
-            let token = Source::Inquirer(key).token();
+            let token = Token::ControlClient(key).token();
             let _ = cx.poller.change(one.client.as_fd(), token, one.interest());
         }
     }
 
     /// One has had its time, and more of it if it reads.
-    pub fn hurry(&mut self, cx: &mut Context, siblings: &mut Siblings, view: View<'_>, key: Key) {
+    pub fn timed_out(
+        &mut self,
+        cx: &mut Context,
+        peers: &mut Peers,
+        view: AllSessions<'_>,
+        key: Key,
+    ) {
         let Some(one) = self.clients.get_mut(key) else { return };
         // It says no more, and has said enough, perhaps.
-        let asked = match &one.wants {
-            Wants::Some(request) => request.end(),
+        let response = match &one.control_request {
+            ControlRequest::StatisticsHttp(request) => request.end(),
             _ => None,
         };
-        if let Some(asked) = asked {
-            cx.after(PATIENCE, Due::Inquirer(key));
-            one.asks(cx, asked);
-            return self.send(cx, siblings, view, key);
+        if let Some(response) = response {
+            cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key));
+            one.set_response(cx, response);
+            return self.send(cx, peers, view, key);
         }
-        let reads = std::mem::take(&mut one.reads) || one.pages.waits;
-        match reads && one.since.elapsed() < LONGEST {
-            true => cx.after(PATIENCE, Due::Inquirer(key)),
+        let reads = std::mem::take(&mut one.reads) || one.cursor.waits;
+        match reads && one.since.elapsed() < TOTAL_TIMEOUT {
+            true => cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key)),
             false => self.close(cx, key),
         }
     }
@@ -278,7 +286,7 @@ impl Inquirers {
             if one.answer.is_empty() {
                 let _ = one.client.write(&SessionEnd::new(EndKind::Refused, why).packet());
             }
-            cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
+            cx.close_lingering(one.client, CloseNotice::Packet { is_answered: false });
         }
     }
 
@@ -290,31 +298,33 @@ impl Inquirers {
 }
 
 /// Looks at some more sessions, of us or of another.
-fn look_further(
-    one: &mut Inquirer,
+fn next_page(
+    one: &mut ControlClient,
     cx: &mut Context,
-    siblings: &mut Siblings,
-    view: View<'_>,
+    peers: &mut Peers,
+    view: AllSessions<'_>,
     key: Key,
 ) {
     fault_injection::point("list");
-    let asker = Asker::Inquirer(key);
-    let next = match one.knows_enough() {
-        true => Next::Over,
-        false => one.pages.next(cx, siblings, view, asker),
+    let requester = Requester::ControlClient(key);
+    let next = match one.is_ambiguous() {
+        true => NextPage::Over,
+        false => one.cursor.next(cx, peers, view, requester),
     };
     let found = match next {
-        Next::Page(whose, piece) => return one.add(whose, &piece),
-        Next::Asked => return,
-        Next::Over => one.conclude(),
+        NextPage::Page(whose, page) => return one.add(whose, &page),
+        NextPage::Requested => return,
+        NextPage::Over => one.conclude(),
     };
     let Some(found) = found else { return };
-    let (by, place, id) = (one.pages.by(), found.place, found.id);
-    match found.whose {
+    let (by, place, id) = (one.cursor.by(), found.place, found.id);
+    match found.gateway {
         None => one.end_of_kill(view.end(cx, by, place, id)),
-        Some(whom) => match siblings.ask(cx, whom, Question::End { by, place, id }, &[], asker) {
-            true => one.pages.waits = true,
-            false => one.end_of_kill(false),
-        },
+        Some(whom) => {
+            match peers.request(cx, whom, PeerRequest::Kill { by, place, id }, &[], requester) {
+                true => one.cursor.waits = true,
+                false => one.end_of_kill(false),
+            }
+        }
     }
 }

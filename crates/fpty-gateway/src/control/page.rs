@@ -1,33 +1,33 @@
 //! What a gateway answers that is asked about its sessions: some of them, and where
 //! they go on.
 
-use super::peers::LONGEST;
-use super::peers::session_request::{Asking, Wanted};
+use super::peers::MAX_MESSAGE;
+use super::peers::session_request::{PageKind, PageRequest};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;
 
-use super::sessions::View;
-use crate::event_loop::subject::Subject;
-use crate::session::selector::Beginning;
+use super::sessions::AllSessions;
+use crate::event_loop::subject::SessionRef;
+use crate::session::selector::SessionSelector;
 use fpty::sys::itimer_guard;
 
 /// Sessions that one turn looks at, and lists.
-const LOOKED_AT: usize = 512;
-const LISTED: usize = 32;
+const MAX_EXAMINED: usize = 512;
+const MAX_LISTED: usize = 32;
 
 /// No session has more bytes than this.
-const LONGEST_ENTRY: usize = 8192;
+const MAX_ENTRY: usize = 8192;
 
 /// In the place of a place: that was all.
-const NO_MORE: u32 = u32::MAX;
+const LAST_PAGE: u32 = u32::MAX;
 
 /// How another gateway says that it has ended a session.
-pub const ENDED: &[u8] = b"1";
+pub const KILLED: &[u8] = b"1";
 
 /// What it has.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Piece {
+pub struct Page {
     /// Where it goes on; `None`: that was all.
     pub next: Option<u32>,
     /// Entries of a list with commas between them; or the places and ids of
@@ -35,25 +35,25 @@ pub struct Piece {
     pub body: Vec<u8>,
 }
 
-impl Piece {
+impl Page {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
-        [&self.next.unwrap_or(NO_MORE).to_le_bytes()[..], &self.body].concat()
+        [&self.next.unwrap_or(LAST_PAGE).to_le_bytes()[..], &self.body].concat()
     }
 
     /// As it is read.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (next, body) = bytes.split_first_chunk()?;
-        let next = Some(u32::from_le_bytes(*next)).filter(|next| *next != NO_MORE);
+        let next = Some(u32::from_le_bytes(*next)).filter(|next| *next != LAST_PAGE);
         Some(Self { next, body: body.to_vec() })
     }
 
     /// The places and ids of what was sought.
-    pub fn found(&self) -> impl Iterator<Item = (u32, Beginning)> {
+    pub fn found(&self) -> impl Iterator<Item = (u32, SessionSelector)> {
         let each = self.body.chunks_exact(4 + LENGTH);
         each.filter_map(|bytes| {
             let (place, id) = bytes.split_first_chunk()?;
-            Some((u32::from_le_bytes(*place), Beginning::of(id)?))
+            Some((u32::from_le_bytes(*place), SessionSelector::of(id)?))
         })
     }
 
@@ -73,66 +73,74 @@ impl Piece {
     }
 }
 
-impl View<'_> {
+impl AllSessions<'_> {
     /// Some of our sessions.
-    pub fn piece(&self, cx: &mut Context, asking: Asking) -> Piece {
-        let mut piece = Piece::default();
+    pub fn page(&self, cx: &mut Context, page_request: PageRequest) -> Page {
+        let mut page = Page::default();
         // Their terminals are others' as well, or were.
         let _armed = itimer_guard::arm();
-        if let (Wanted::Places(by), 0) = (asking.wanted, asking.from) {
-            self.add_meant(cx, asking, by, &mut piece);
+        if let (PageKind::Matches(by), 0) = (page_request.kind, page_request.from) {
+            self.add_indexed_matches(cx, page_request, by, &mut page);
         }
         let mut listed = 0;
-        for (count, (place, one)) in self.all_from(asking.from as usize).enumerate() {
+        for (count, (place, one)) in self.iter_from(page_request.from as usize).enumerate() {
             // Places are fewer than there can be descriptors, twice.
             let place = place as u32;
-            let is_full = piece.body.len() > LONGEST - LONGEST_ENTRY;
-            if count == LOOKED_AT || listed == LISTED || is_full {
-                return Piece { next: Some(place), ..piece };
+            let is_full = page.body.len() > MAX_MESSAGE - MAX_ENTRY;
+            if count == MAX_EXAMINED || listed == MAX_LISTED || is_full {
+                return Page { next: Some(place), ..page };
             }
-            if matches!((asking.wanted, one), (Wanted::Places(_), Subject::Left(_))) {
+            if matches!((page_request.kind, one), (PageKind::Matches(_), SessionRef::Detached(_))) {
                 break;
             }
-            if !self.user_of(one).is_some_and(|whose| asking.may_know(whose)) {
+            if !self.user_of(one).is_some_and(|whose| page_request.may_see(whose)) {
                 continue;
             }
-            match asking.wanted {
-                Wanted::List => piece.add(self.entry(cx, one)),
-                Wanted::Statistics => piece.add(self.statistics_of(cx, one)),
-                Wanted::Places(by) => {
+            match page_request.kind {
+                PageKind::List => page.add(self.entry(cx, one)),
+                PageKind::Statistics => page.add(self.statistics_of(cx, one)),
+                PageKind::Matches(by) => {
                     let id = self.id_of(cx, one);
-                    if self.has_index(one) || !by.begins(&id) {
+                    if self.is_indexed(one) || !by.begins(&id) {
                         continue;
                     }
-                    piece.add_place(place, &id);
+                    page.add_place(place, &id);
                 }
             }
             listed += 1;
         }
-        piece
+        page
     }
 
     /// Adds those that are found without looking through all.
-    fn add_meant(&self, cx: &Context, asking: Asking, by: Beginning, piece: &mut Piece) {
-        let is_known = |one: Subject| self.user_of(one).is_some_and(|whose| asking.may_know(whose));
-        let meant = self.meant(&by, asking.by).filter(|(_, one)| is_known(*one));
-        meant
-            .take(LISTED)
-            .for_each(|(place, one)| piece.add_place(place as u32, &self.id_of(cx, one)));
+    fn add_indexed_matches(
+        &self,
+        cx: &Context,
+        page_request: PageRequest,
+        by: SessionSelector,
+        page: &mut Page,
+    ) {
+        let is_known =
+            |one: SessionRef| self.user_of(one).is_some_and(|whose| page_request.may_see(whose));
+        let indexed_matches =
+            self.indexed_matches(&by, page_request.by).filter(|(_, one)| is_known(*one));
+        indexed_matches
+            .take(MAX_LISTED)
+            .for_each(|(place, one)| page.add_place(place as u32, &self.id_of(cx, one)));
     }
 
     /// Has a session of ours ended that somebody may end; returns whether there is
     /// one.
-    pub fn end(&self, cx: &mut Context, by: u32, place: u32, id: Beginning) -> bool {
-        let asking = Asking { by, from: place, wanted: Wanted::Places(id) };
+    pub fn end(&self, cx: &mut Context, by: u32, place: u32, id: SessionSelector) -> bool {
+        let page_request = PageRequest { by, from: place, kind: PageKind::Matches(id) };
         let is_there = |(at, _): &(usize, _)| *at == place as usize;
-        let Some((_, one)) = self.all_from(place as usize).next().filter(is_there) else {
+        let Some((_, one)) = self.iter_from(place as usize).next().filter(is_there) else {
             return false;
         };
-        let is_known = self.user_of(one).is_some_and(|uid| asking.may_know(uid));
+        let is_known = self.user_of(one).is_some_and(|uid| page_request.may_see(uid));
         let is_it = is_known && id.begins(&self.id_of(cx, one));
         if is_it {
-            cx.then(Outcome::End(one));
+            cx.push_outcome(Outcome::Terminate(one));
         }
         is_it
     }
@@ -147,12 +155,12 @@ mod tests {
         let mut body = 7_u32.to_le_bytes().to_vec();
         body.extend_from_slice(b"0123abcd");
         for next in [None, Some(0), Some(1 << 31)] {
-            let piece = Piece { next, body: body.clone() };
-            assert_eq!(Piece::decode(&piece.encode()), Some(piece));
+            let page = Page { next, body: body.clone() };
+            assert_eq!(Page::decode(&page.encode()), Some(page));
         }
-        let found: Vec<_> = Piece { next: None, body }.found().collect();
-        assert_eq!(found, [(7, Beginning::of(b"0123abcd").expect("an id"))]);
-        assert_eq!(Piece::decode(b"abc"), None);
-        assert_eq!(Piece { next: None, body: b"junk".to_vec() }.found().count(), 0);
+        let found: Vec<_> = Page { next: None, body }.found().collect();
+        assert_eq!(found, [(7, SessionSelector::of(b"0123abcd").expect("an id"))]);
+        assert_eq!(Page::decode(b"abc"), None);
+        assert_eq!(Page { next: None, body: b"junk".to_vec() }.found().count(), 0);
     }
 }

@@ -1,76 +1,81 @@
 //! A list over all gateways, page by page: first our own sessions, then those of
 //! each other gateway, which is asked for them. Who does not answer is done without.
 
-use super::peers::session_request::{Asking, Wanted};
-use super::peers::{Asker, Question, Siblings};
+use super::peers::session_request::{PageKind, PageRequest};
+use super::peers::{PeerRequest, Peers, Requester};
 use crate::event_loop::context::Context;
 
-use super::page::Piece;
-use super::sessions::View;
+use super::page::Page;
+use super::sessions::AllSessions;
 
 /// How far a list is.
-pub struct Pages {
-    asking: Asking,
+pub struct PageCursor {
+    page_request: PageRequest,
     /// The gateway whose turn it is; `None`: our own.
-    whose: Option<usize>,
+    gateway: Option<usize>,
     /// That one is to say something.
     pub waits: bool,
     /// Gateways that did not answer.
-    pub unheard: u32,
+    pub unanswered: u32,
 }
 
 /// What a list goes on with.
-pub enum Next {
+pub enum NextPage {
     /// Some sessions of this gateway; `None`: of our own.
-    Page(Option<usize>, Piece),
+    Page(Option<usize>, Page),
     /// Another gateway was asked, and answers before long, or does not.
-    Asked,
+    Requested,
     /// All have been asked.
     Over,
 }
 
-impl Pages {
+impl PageCursor {
     /// From the beginning, for this user.
-    pub fn new(by: u32, wanted: Wanted) -> Self {
-        Self { asking: Asking { by, from: 0, wanted }, whose: None, waits: false, unheard: 0 }
+    pub fn new(by: u32, kind: PageKind) -> Self {
+        Self {
+            page_request: PageRequest { by, from: 0, kind },
+            gateway: None,
+            waits: false,
+            unanswered: 0,
+        }
     }
 
     /// Who asks.
     pub fn by(&self) -> u32 {
-        self.asking.by
+        self.page_request.by
     }
 
     /// The next page.
     pub fn next(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
-        view: View<'_>,
-        asker: Asker,
-    ) -> Next {
-        if self.whose.is_none() {
-            let piece = view.piece(cx, self.asking);
-            return self.page(piece);
+        peers: &mut Peers,
+        view: AllSessions<'_>,
+        requester: Requester,
+    ) -> NextPage {
+        if self.gateway.is_none() {
+            let page = view.page(cx, self.page_request);
+            return self.page(page);
         }
         loop {
-            let first = self.whose.unwrap_or_default();
-            let Some(whom) = siblings.others().find(|number| *number >= first) else {
-                return Next::Over;
+            let first = self.gateway.unwrap_or_default();
+            let Some(whom) = peers.others().find(|number| *number >= first) else {
+                return NextPage::Over;
             };
-            self.whose = Some(whom);
-            if siblings.ask(cx, whom, Question::Piece(self.asking), &[], asker) {
+            self.gateway = Some(whom);
+            if peers.request(cx, whom, PeerRequest::Page(self.page_request), &[], requester) {
                 self.waits = true;
-                return Next::Asked;
+                return NextPage::Requested;
             }
             self.skip();
         }
     }
 
     /// Another gateway has answered, or has not; `None`: it has said nothing.
-    pub fn answered(&mut self, answer: Option<&[u8]>) -> Option<Next> {
+    pub fn answered(&mut self, answer: Option<&[u8]>) -> Option<NextPage> {
         self.waits = false;
-        match answer.and_then(Piece::decode) {
-            Some(piece) => Some(self.page(piece)),
+        match answer.and_then(Page::decode) {
+            Some(page) => Some(self.page(page)),
             None => {
                 self.skip();
                 None
@@ -78,23 +83,23 @@ impl Pages {
         }
     }
 
-    fn page(&mut self, piece: Piece) -> Next {
-        let whose = self.whose;
-        match piece.next {
-            Some(next) => self.asking.from = next,
+    fn page(&mut self, page: Page) -> NextPage {
+        let gateway = self.gateway;
+        match page.next {
+            Some(next) => self.page_request.from = next,
             None => self.goes_on(),
         }
-        Next::Page(whose, piece)
+        NextPage::Page(gateway, page)
     }
 
     /// The gateway whose turn it was says no more.
     fn goes_on(&mut self) {
-        self.asking.from = 0;
-        self.whose = Some(self.whose.map_or(0, |whose| whose + 1));
+        self.page_request.from = 0;
+        self.gateway = Some(self.gateway.map_or(0, |gateway| gateway + 1));
     }
 
     fn skip(&mut self) {
-        self.unheard += 1;
+        self.unanswered += 1;
         self.goes_on();
     }
 }
@@ -105,20 +110,23 @@ mod tests {
 
     #[test]
     fn whose_turn_it_is() {
-        let mut pages = Pages::new(7, Wanted::List);
-        let page = |next| Piece { next, body: b"1".to_vec() };
-        let at = |pages: &Pages| (pages.whose, pages.asking.from);
-        assert!(matches!(pages.page(page(Some(32))), Next::Page(None, _)));
+        let mut pages = PageCursor::new(7, PageKind::List);
+        let page = |next| Page { next, body: b"1".to_vec() };
+        let at = |pages: &PageCursor| (pages.gateway, pages.page_request.from);
+        assert!(matches!(pages.page(page(Some(32))), NextPage::Page(None, _)));
         assert_eq!(at(&pages), (None, 32));
-        assert!(matches!(pages.page(page(None)), Next::Page(None, _)));
+        assert!(matches!(pages.page(page(None)), NextPage::Page(None, _)));
         assert_eq!(at(&pages), (Some(0), 0));
         let answer = page(Some(7)).encode();
-        assert!(matches!(pages.answered(Some(&answer)), Some(Next::Page(Some(0), _))));
+        assert!(matches!(pages.answered(Some(&answer)), Some(NextPage::Page(Some(0), _))));
         assert_eq!(at(&pages), (Some(0), 7));
         // It says no more of a sudden, and the next one nonsense.
         assert!(pages.answered(None).is_none() && pages.answered(Some(b"x")).is_none());
-        assert_eq!((at(&pages), pages.unheard), ((Some(2), 0), 2));
-        assert!(matches!(pages.answered(Some(&page(None).encode())), Some(Next::Page(Some(2), _))));
-        assert_eq!((at(&pages), pages.unheard), ((Some(3), 0), 2));
+        assert_eq!((at(&pages), pages.unanswered), ((Some(2), 0), 2));
+        assert!(matches!(
+            pages.answered(Some(&page(None).encode())),
+            Some(NextPage::Page(Some(2), _))
+        ));
+        assert_eq!((at(&pages), pages.unanswered), ((Some(3), 0), 2));
     }
 }

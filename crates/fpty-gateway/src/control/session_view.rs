@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use crate::observe::audit::Relayed;
+use crate::observe::audit::ByteTotals;
 use fpty::sys::child::Pid;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
 /// What lists have of one.
-pub struct Described<'a> {
+pub struct SessionView<'a> {
     /// Its client.
     pub client: &'a Stream,
     /// Where that came in.
-    pub door: u16,
+    pub listener: u16,
     /// Its process, while it runs.
     pub pid: Option<Pid>,
     /// Its terminal, where it has one.
@@ -22,5 +22,5 @@ pub struct Described<'a> {
     /// Whether its client has the terminal, or a stream of the command's.
     pub is_handed_over: bool,
     /// Bytes of input and output that came through here; `None`: not all did.
-    pub bytes: Relayed,
+    pub bytes: ByteTotals,
 }

@@ -1,26 +1,28 @@
-//! A client comes back to a session, or has the one go that is attached.
+//! Attach: a client asks for an existing session, waits for it, steals it, or views it.
 
 use std::os::fd::AsFd;
 
-use super::entry::{Alone, Client, Entry, Waiting, terminal_size};
-use super::registry::Left;
-use super::state::Answer;
+use super::attach_state::AttachDecision;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachedTerminal, PendingAttach, RegistryEntry, terminal_size,
+};
 use crate::config::rules::Rules;
-use crate::connection::client_hello::Opening;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{self, NOBODY};
-use crate::control::peers::attach_request::{Fits, Found, Sought};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, UNKNOWN_UID};
+use crate::control::peers::attach_request::{AttachMatch, AttachQuery, MatchQuality};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Whose;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::FaultDomain;
 use crate::observe::audit::timestamp;
-use crate::process::table::Programs;
-use crate::session::relay::{Attached, Sessions, Wires};
+use crate::process::table::ProcessTable;
+use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::Kept;
-use crate::session::timeouts::Timed;
+use crate::session::state::extended_state::DetachState;
+use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{EndKind, NO_SUCH_SESSION, SessionEnd, is_session_name, variables};
@@ -28,333 +30,365 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::process_handle::ProcessHandle;
 
-/// What the connection is told that had the session before.
-const BY_ANOTHER: &str = "its client has come back by another connection";
+/// Text for a client whose session was attached by another connection of its own.
+const TAKEN_OVER: &str = "its client has come back by another connection";
 
-/// What somebody is told who waited for one.
-pub(crate) const HAS_ENDED: &str = "the session has ended";
+/// Text for a client that waited for a session.
+pub(crate) const SESSION_ENDED: &str = "the session has ended";
 
-/// Higher than the rank of anything that has ended.
-const ABOVE_ENDED: u8 = 4;
+/// Added to the rank of a running session with the name: above the rank of any exited one.
+const RUNNING_BONUS: u8 = 4;
 
-/// What became of somebody who asked for a session that was left.
+/// Result of a request to attach.
 #[must_use]
-pub enum Came {
-    /// It is seen to.
-    In,
-    /// There is none to come back to: a new one begins.
-    New(Newcomer, Opening),
-    /// It gets nothing.
-    Not(Newcomer, SessionEnd),
+pub enum AttachResult {
+    /// The client has the session, waits for it, or views it.
+    Handled,
+    /// There is no such session: a new one is to be opened.
+    StartNew(Connection, ClientHello),
+    /// The client is rejected.
+    Rejected(Connection, SessionEnd),
 }
 
-/// What a client asks for.
-struct Asked {
-    which: String,
-    begins: bool,
-    steals: bool,
-    watches: bool,
+/// Options of a request to attach.
+struct AttachOptions {
+    target: String,
+    create: bool,
+    steal: bool,
+    read_only: bool,
 }
 
-impl Asked {
-    fn of(opening: &Opening, which: Vec<u8>) -> Self {
-        let is_set = |name: &[u8]| opening.variables.get(name) == Some(b"1");
+impl AttachOptions {
+    fn of(hello: &ClientHello, target: Vec<u8>) -> Self {
+        let is_set = |name: &[u8]| hello.variables.get(name) == Some(b"1");
         Self {
-            which: String::from_utf8_lossy(&which).into_owned(),
-            begins: is_set(variables::BEGIN),
-            steals: is_set(variables::STEAL),
-            watches: is_set(variables::READ_ONLY),
+            target: String::from_utf8_lossy(&target).into_owned(),
+            create: is_set(variables::BEGIN),
+            steal: is_set(variables::STEAL),
+            read_only: is_set(variables::READ_ONLY),
         }
     }
 }
 
-/// A client asks for a session that was left. What it sent after that stands in the
-/// turn's buffer.
-pub fn comes_back(
-    left: Option<&mut Left>,
+/// Attaches a client to an existing session. Input after the request stands in the turn's buffer.
+pub fn attach(
+    registry: Option<&mut DetachRegistry>,
     cx: &mut Context,
     sessions: &mut Sessions,
-    programs: &mut Programs,
-    newcomer: Newcomer,
-    mut opening: Opening,
-) -> Came {
+    processes: &mut ProcessTable,
+    connection: Connection,
+    mut hello: ClientHello,
+) -> AttachResult {
     let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
-    let which = match std::mem::take(&mut opening.request).read() {
-        Ok(Some((_, which))) => which,
-        Ok(None) | Err(_) => return Came::Not(newcomer, refused("bad request")),
+    let target = match std::mem::take(&mut hello.request).read() {
+        Ok(Some((_, target))) => target,
+        Ok(None) | Err(_) => return AttachResult::Rejected(connection, refused("bad request")),
     };
-    let asked = Asked::of(&opening, which);
-    if asked.begins && !is_session_name(asked.which.as_bytes()) {
-        return Came::Not(newcomer, refused("bad request: no name"));
+    let options = AttachOptions::of(&hello, target);
+    if options.create && !is_session_name(options.target.as_bytes()) {
+        return AttachResult::Rejected(connection, refused("bad request: no name"));
     }
     let allows = |rules: &Rules| rules.detach.sessions > 0;
-    let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
-    match left.filter(|_| is_allowed) {
-        Some(left) => left.comes_back(cx, sessions, programs, newcomer, opening, asked),
-        None if asked.begins => Came::New(newcomer, opening),
-        None => Came::Not(newcomer, refused("sessions cannot be left here (forkptyrouter-detach)")),
+    let is_allowed = cx.listeners.rules(connection.listener).is_some_and(allows);
+    match registry.filter(|_| is_allowed) {
+        Some(registry) => registry.attach(cx, sessions, processes, connection, hello, options),
+        None if options.create => AttachResult::StartNew(connection, hello),
+        None => AttachResult::Rejected(
+            connection,
+            refused("sessions cannot be left here (forkptyrouter-detach)"),
+        ),
     }
 }
 
-/// A user for people, by its name where that is known without asking: clients
-/// know the others'.
-fn who(cx: &Context, uid: u32) -> String {
-    if uid == NOBODY {
+/// Name of a user for a text, where it is known without a lookup that could block; else the number.
+/// Clients may know each other's.
+fn user_label(cx: &Context, uid: u32) -> String {
+    if uid == UNKNOWN_UID {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.audit.user_names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
-/// What those are told from whom somebody has taken a session.
-fn taken_by(cx: &Context, uid: u32) -> String {
-    format!("{} has taken the session", who(cx, uid))
+/// Text for clients that lose a session to this user.
+fn stolen_by(cx: &Context, uid: u32) -> String {
+    format!("{} has taken the session", user_label(cx, uid))
 }
 
-impl Left {
-    fn comes_back(
+impl DetachRegistry {
+    fn attach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
-        newcomer: Newcomer,
-        opening: Opening,
-        asked: Asked,
-    ) -> Came {
-        let uid = session_access::user_of(&newcomer.client);
-        let came_with = opening.variables.get(variables::SECRET).and_then(Secret::from_slice);
-        let opened = came_with
-            .as_ref()
-            .and_then(|secret| self.opened_by(sessions, newcomer.door, &asked.which, secret));
-        let came_with = came_with.filter(|_| opened.is_some());
-        let fitting = || self.fitting(newcomer.door, uid, &asked.which, asked.begins);
-        let found = opened.or_else(|| fitting().map(|(_, key)| key));
+        processes: &mut ProcessTable,
+        connection: Connection,
+        hello: ClientHello,
+        options: AttachOptions,
+    ) -> AttachResult {
+        let uid = session_access::uid_of(&connection.client);
+        let presented_secret = hello.variables.get(variables::SECRET).and_then(Secret::from_slice);
+        let client_request = presented_secret.as_ref().and_then(|secret| {
+            self.find_by_secret(sessions, connection.listener, &options.target, secret)
+        });
+        let presented_secret = presented_secret.filter(|_| client_request.is_some());
+        let find_target =
+            || self.find_target(connection.listener, uid, &options.target, options.create);
+        let found = client_request.or_else(|| find_target().map(|(_, key)| key));
         let Some(key) = found else {
-            return match asked.begins {
-                true => Came::New(newcomer, opening),
-                false => Came::Not(newcomer, SessionEnd::new(EndKind::Refused, NO_SUCH_SESSION)),
+            return match options.create {
+                true => AttachResult::StartNew(connection, hello),
+                false => AttachResult::Rejected(
+                    connection,
+                    SessionEnd::new(EndKind::Refused, NO_SUCH_SESSION),
+                ),
             };
         };
-        let is_over = self.entries.get(key).is_some_and(|entry| entry.state.is_over());
-        // It is offered with the terminal.
-        let entry = self.entries.get_mut(key).filter(|_| !asked.watches);
-        let alone = entry.and_then(|entry| entry.state.terminal_mut());
-        if let Some(Err(error)) = alone.map(|alone| alone.remains.open_file()) {
-            return Came::Not(newcomer, SessionEnd::new(EndKind::Refused, error.to_string()));
+        let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
+        // The scrollback is offered with the terminal.
+        let entry = self.entries.get_mut(key).filter(|_| !options.read_only);
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
+            return AttachResult::Rejected(
+                connection,
+                SessionEnd::new(EndKind::Refused, error.to_string()),
+            );
         }
-        let rest = std::mem::take(&mut cx.input);
-        // Its capacity is a turn's.
+        let early_data = std::mem::take(&mut cx.input);
+        // The buffer has the capacity of a turn.
         cx.input.reserve_exact(crate::event_loop::context::BUFFER);
-        let waiting = Box::new(Waiting { newcomer, opening, uid, came_with, rest });
-        if asked.watches || is_over {
-            self.watch(cx, sessions, programs, key, *waiting);
-            return Came::In;
+        let pending =
+            Box::new(PendingAttach { connection, hello, uid, presented_secret, early_data });
+        if options.read_only || has_exited {
+            self.add_viewer(cx, sessions, processes, key, *pending);
+            return AttachResult::Handled;
         }
         let session = sessions.vacant_key();
         let client = |_: &_| Client { session, uid };
-        // Its client may have lost the connection that has it.
-        let is_its_client = waiting.came_with.is_some();
-        let steals = asked.steals || is_its_client;
-        let answer =
-            self.change(key, |entry| entry.state.comes(waiting, steals, client, Timestamp::now()));
+        // The session's own client may have lost its earlier connection.
+        let is_its_client = pending.presented_secret.is_some();
+        let steal = options.steal || is_its_client;
+        let answer = self.update(key, |entry| {
+            entry.state.request_attach(pending, steal, client, Timestamp::now())
+        });
         match answer {
-            Some(Answer::Begins(alone, waiting)) => {
-                self.begins(cx, sessions, programs, key, alone, *waiting);
+            Some(AttachDecision::Granted(detached, pending)) => {
+                self.complete_attach(cx, sessions, processes, key, detached, *pending);
             }
-            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, programs, key, *waiting),
-            Some(Answer::IsTaken(waiting)) => {
-                return Came::Not(waiting.newcomer, self.is_taken(cx, key));
+            Some(AttachDecision::ShowExited(pending)) => {
+                self.add_viewer(cx, sessions, processes, key, *pending)
             }
-            Some(Answer::Waits { is_news, overtaken }) => {
-                let taken_by = match is_its_client {
-                    true => BY_ANOTHER.to_owned(),
-                    false => taken_by(cx, uid),
+            Some(AttachDecision::InUse(pending)) => {
+                return AttachResult::Rejected(pending.connection, self.in_use(cx, key));
+            }
+            Some(AttachDecision::Wait { must_notify, displaced }) => {
+                let stolen_by = match is_its_client {
+                    true => TAKEN_OVER.to_owned(),
+                    false => stolen_by(cx, uid),
                 };
-                if let Some(overtaken) = overtaken {
-                    overtaken.refuse(cx, &taken_by);
+                if let Some(displaced) = displaced {
+                    displaced.refuse(cx, &stolen_by);
                 }
-                if is_news {
-                    self.send_off(sessions, key, taken_by);
+                if must_notify {
+                    self.ask_to_detach(sessions, key, stolen_by);
                 }
-                self.arm(cx, key);
+                self.schedule(cx, key);
             }
             None => {}
         }
-        Came::In
+        AttachResult::Handled
     }
 
-    /// Why somebody does not get a session.
-    fn is_taken(&self, cx: &Context, key: Key) -> SessionEnd {
+    /// END for a client that does not get a session in use.
+    fn in_use(&self, cx: &Context, key: Key) -> SessionEnd {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
-            let (who, since) = (who(cx, client.uid), timestamp::in_seconds(since.wall));
-            format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
+            let (principal, since) =
+                (user_label(cx, client.uid), timestamp::rfc3339_seconds(since.wall));
+            format!("{principal} is attached since {since} (--steal takes it, --read-only watches)")
         });
         SessionEnd::new(EndKind::Refused, why.unwrap_or_else(|| NO_SUCH_SESSION.to_owned()))
     }
 
-    /// The one who is attached is told to go.
-    fn send_off(&mut self, sessions: &mut Sessions, key: Key, text: String) {
+    /// Asks the attached client to detach.
+    fn ask_to_detach(&mut self, sessions: &mut Sessions, key: Key, text: String) {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
-        if let Some(attached) = client.and_then(|client| sessions.get_mut(client.session)) {
+        if let Some(live) = client.and_then(|client| sessions.get_mut(client.session)) {
             let told = SessionEnd { ending: EndKind::Detached, value: 1, text };
-            attached.session.part_from_client(&told, &mut attached.wires);
+            live.session.detach_client(&told, &mut live.io);
         }
     }
 
-    /// A client gets a session that nobody is attached to: its terminal, or
-    /// what is kept of it, is offered, and it is told to go on when it has that.
-    pub(crate) fn begins(
+    /// Attaches a client to a detached session: offers the terminal or the scrollback, and lets the
+    /// client wait for GO.
+    pub(crate) fn complete_attach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-        alone: Box<Alone>,
-        waiting: Waiting,
+        detached: Box<DetachedTerminal>,
+        pending: PendingAttach,
     ) {
-        let _ = self.poller.remove(&alone.master);
+        let _ = self.poller.remove(&detached.master);
         fault_injection::point("coming");
-        let Waiting { newcomer, mut opening, came_with, rest, .. } = waiting;
+        let PendingAttach { connection, mut hello, presented_secret, early_data, .. } = pending;
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        entry.secrets.renew(came_with);
+        entry.secrets.rotate(presented_secret);
         let its_key = entry.secrets.key(&entry.id, entry.uid);
         let (pid, since) = (entry.pid, entry.since);
-        let adopted = entry.adopted();
-        let program = match adopted {
-            // What it cannot be signalled by ends by other ways.
+        let restored_pidfd = entry.restored_pidfd();
+        let program = match restored_pidfd {
+            // A program that cannot be signalled ends by other ways.
             Some(pidfd) => pidfd.try_clone().ok().map(ProcessHandle::from_pidfd),
             None => Some(ProcessHandle::child(pid)),
         };
-        let is_adopted = adopted.is_some();
-        let Newcomer { client, transport, seat, door, origin } = newcomer;
-        let size = terminal_size(Some(&alone.master));
-        let mut session = Session::opened(&mut opening, size);
-        session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let mut wires = Wires::new(client, alone.master, program);
-        wires.record_by(alone.recording);
-        let session = sessions.insert(Attached::new(session, wires, transport, door));
-        cx.faults.made = Some(Whose::Session(session));
+        let is_restored = restored_pidfd.is_some();
+        let Connection { client, transport, permit, listener, origin } = connection;
+        let size = terminal_size(Some(&detached.master));
+        let mut session = Session::from_hello(&mut hello, size);
+        session.make_detachable(DetachState {
+            remains: detached.remains,
+            awaiting_go: true,
+            relay_only: false,
+        });
+        let mut io = SessionIo::new(client, detached.master, program);
+        io.set_recording(detached.recording);
+        let session = sessions.insert(LiveSession::new(session, io, transport, listener));
+        cx.panics.in_progress = Some(FaultDomain::Session(session));
         fault_injection::point("back");
-        // The session has its own.
-        drop(seat);
-        if !is_adopted {
-            programs.belongs_to(pid, session);
+        // The session holds a permit of its own.
+        drop(permit);
+        if !is_restored {
+            processes.assign(pid, session);
         }
-        let Some(attached) = sessions.get_mut(session) else {
+        let Some(live) = sessions.get_mut(session) else {
             return;
         };
-        attached.attaches(cx, session, key, &origin);
-        attached.terminal_interest = Some(Interest::default());
+        live.set_attached(cx, session, key, &origin);
+        live.terminal_interest = Some(Interest::default());
         let poller = &cx.poller;
-        let (client, terminal) =
-            (Source::Client(session).token(), Source::Terminal(session).token());
-        let registered =
-            poller.add(attached.wires.client.as_fd(), client, Interest::READ).and_then(|()| {
-                poller.add(attached.wires.master.as_fd(), terminal, Interest::default())
-            });
-        let Attached { session: state, wires, .. } = attached;
+        let (client, terminal) = (Token::Client(session).token(), Token::Terminal(session).token());
+        let registered = poller
+            .add(live.io.client.as_fd(), client, Interest::READ)
+            .and_then(|()| poller.add(live.io.master.as_fd(), terminal, Interest::default()));
+        let LiveSession { session: state, io, .. } = live;
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-            state.part_from_client(&SessionEnd::new(EndKind::Refused, why), wires);
-            return cx.then(Outcome::LetClientGo(session));
+            cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
+            state.detach_client(&SessionEnd::new(EndKind::Refused, why), io);
+            return cx.push_outcome(Outcome::DropClient(session));
         }
         if let Some(its_key) = its_key {
-            state.tell_key(&its_key, wires);
+            state.send_key(&its_key, io);
         }
-        let armed = wires.master.arm();
-        state.early_input(&opening.input, wires);
-        if !rest.is_empty() {
+        let armed = io.master.arm();
+        state.early_input(&hello.input, io);
+        if !early_data.is_empty() {
             cx.input.clear();
-            cx.input.extend_from_slice(&rest);
-            cx.hear(session, state, wires);
+            cx.input.extend_from_slice(&early_data);
+            cx.deliver_input(session, state, io);
         }
         drop(armed);
-        self.tell_store(cx, sessions, programs, key);
-        self.arm(cx, key);
-        if let Some(attached) = sessions.get_mut(session) {
-            attached.watch_time(cx, session, since.elapsed());
+        self.sync_supervisor(cx, sessions, processes, key);
+        self.schedule(cx, key);
+        if let Some(live) = sessions.get_mut(session) {
+            live.start_timers(cx, session, since.elapsed());
             fault_injection::point("back-again");
-            attached.offer(cx, session);
+            live.offer(cx, session);
         }
-        cx.then(Outcome::Settle(session));
+        cx.push_outcome(Outcome::Settle(session));
     }
 
-    /// The session of this id, where this is its secret.
-    fn opened_by(
+    /// The session of this id, where the secret is the session's.
+    fn find_by_secret(
         &mut self,
         sessions: &Sessions,
-        door: u16,
+        listener: u16,
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
         let is_it = |key: &Key| {
-            self.entries.get(*key).is_some_and(|entry| entry.door == door && *entry.id == *id)
+            self.entries
+                .get(*key)
+                .is_some_and(|entry| entry.listener == listener && *entry.id == *id)
         };
-        let key = self.index.beginning(id).find(is_it)?;
-        self.note_arrival(sessions, key);
-        self.entries.get(key)?.secrets.are(secret).then_some(key)
+        let key = self.index.with_id_prefix(id).find(is_it)?;
+        self.note_confirmed(sessions, key);
+        self.entries.get(key)?.secrets.matches(secret).then_some(key)
     }
 
-    /// The same for whoever seeks one among several gateways: the best that is here.
-    pub fn found(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
-        let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
+    /// The best match in this gateway for a search among all gateways.
+    pub fn find_for_peer(
+        &mut self,
+        sessions: &Sessions,
+        sought: &AttachQuery,
+    ) -> Option<AttachMatch> {
+        let target = sought.which.map(|target| target.to_string()).unwrap_or_default();
         let secret = sought.secret.as_ref();
-        let opened =
-            secret.and_then(|secret| self.opened_by(sessions, sought.door, &which, secret));
-        let (fits, key) = match opened {
-            Some(key) => (Fits::Whole, key),
-            None => self.fitting(sought.door, sought.uid, &which, false)?,
+        let client_request = secret
+            .and_then(|secret| self.find_by_secret(sessions, sought.listener, &target, secret));
+        let (quality, key) = match client_request {
+            Some(key) => (MatchQuality::FullId, key),
+            None => self.find_target(sought.listener, sought.uid, &target, false)?,
         };
         let entry = self.entries.get(key)?;
-        // What is called so and runs comes before what has ended.
-        let is_named = fits == Fits::Is && !which.is_empty();
-        let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
+        // A running session of that name comes before exited ones.
+        let is_named = quality == MatchQuality::Name && !target.is_empty();
+        let above = if is_named && !entry.state.has_exited() { RUNNING_BONUS } else { 0 };
         let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
-        Some(Found { fits, rank, since })
+        Some(AttachMatch { quality, rank, since })
     }
 
-    /// The session that is meant: by its id; by its name, which is one's own, also
-    /// for root; by the unique beginning of an id; nothing: the one that was left
-    /// last and runs, else the last that has ended. One that has ended is none to go
-    /// on with where it `begins` anew, which is asked for by a name alone.
-    fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
-        if uid == NOBODY {
+    /// The session that a target selects: by its id; by its name, which is the user's own, for
+    /// root, too; by a unique prefix of an id. An empty target: the session that was detached last
+    /// and runs, else the last that has exited. An exited session is no target of a request that
+    /// may `create`, which goes by name alone.
+    fn find_target(
+        &self,
+        listener: u16,
+        uid: u32,
+        target: &str,
+        create: bool,
+    ) -> Option<(MatchQuality, Key)> {
+        if uid == UNKNOWN_UID {
             return None;
         }
-        if which.is_empty() {
-            return self.index.nearest(door, uid).map(|key| (Fits::Is, key));
+        if target.is_empty() {
+            return self.index.default_target(listener, uid).map(|key| (MatchQuality::Name, key));
         }
-        let is_known =
-            |entry: &&Entry| entry.door == door && session_access::is_open_to(entry.uid, uid);
+        let is_known = |entry: &&RegistryEntry| {
+            entry.listener == listener && session_access::may_access(entry.uid, uid)
+        };
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
-        // Somebody may have named a session like another's id.
-        if !begins {
-            // It comes before those that only begin so.
-            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *which);
-            let mut whole = self.index.beginning(which).take_while(is_whole);
+        // A session may be named like another one's id.
+        if !create {
+            // A full id comes before prefixes.
+            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *target);
+            let mut whole = self.index.with_id_prefix(target).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
-                return Some((Fits::Whole, key));
+                return Some((MatchQuality::FullId, key));
             }
         }
-        let rank =
-            |entry: &Entry| (!entry.state.is_over(), entry.state.rank(), entry.state.since().boot);
-        let named = self.index.named(uid, which);
+        let rank = |entry: &RegistryEntry| {
+            (!entry.state.has_exited(), entry.state.rank(), entry.state.since().boot)
+        };
+        let named = self.index.named(uid, target);
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
-        let is_one = |entry: &Entry| entry.door == door && !(begins && entry.state.is_over());
+        let is_one = |entry: &RegistryEntry| {
+            entry.listener == listener && !(create && entry.state.has_exited())
+        };
         let named = named.filter(|(_, entry)| is_one(entry));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
-            return Some((Fits::Is, key));
+            return Some((MatchQuality::Name, key));
         }
-        if begins {
+        if create {
             return None;
         }
-        let mut by_id = self.index.beginning(which).filter(|key| known(key).is_some());
+        let mut by_id = self.index.with_id_prefix(target).filter(|key| known(key).is_some());
         let key = by_id.next()?;
-        by_id.next().is_none().then_some((Fits::Begins, key))
+        by_id.next().is_none().then_some((MatchQuality::IdPrefix, key))
     }
 }

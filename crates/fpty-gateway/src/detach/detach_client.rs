@@ -1,21 +1,24 @@
-//! A client leaves a session, or is lost: the session goes on.
+//! Detach: a client leaves, is lost or is dropped, and the session goes on.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::attach_client::HAS_ENDED;
-use super::detached::read_the_rest;
-use super::entry::{Alone, Client, Entry, Over, WithoutClient, terminal_size, without_client};
-use super::registry::Left;
-use super::state::{self, Remnants};
-use crate::connection::shared_counts::Tally;
+use super::attach_client::SESSION_ENDED;
+use super::attach_state::{self, Released};
+use super::detached::drain_terminal;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
+    terminal_size,
+};
+use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit;
-use crate::process::hang_up::Copies;
-use crate::process::table::Programs;
-use crate::session::relay::{Attached, Sessions};
+use crate::process::hang_up::MasterCopies;
+use crate::process::table::ProcessTable;
+use crate::session::relay::{LiveSession, Sessions};
 use fpty::error::reason;
 use fpty::proto::SessionEnd;
 use fpty::scrollback::ScrollbackWriter;
@@ -23,286 +26,300 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
-/// Why a client stays where it may not leave.
-pub const NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
+/// Text for a client that may not detach.
+pub const DETACH_NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
 
-/// Why a session is to go on without its client.
+/// Cause of a detach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The client asks for it.
-    Asked,
-    /// The client is lost.
+pub enum DetachCause {
+    /// The client has asked for it.
+    Requested,
+    /// The client's connection is lost.
     Lost,
-    /// The client does not answer, or does not go when it has to.
-    LetGo,
-    /// The session is over, and its client has all that it will get.
-    Closes,
+    /// The client does not confirm or detach in time.
+    Dropped,
+    /// The session is over, and the client has all output.
+    Closing,
 }
 
-/// What becomes of a session without its client.
+/// What is to be done with a session whose client goes.
 #[must_use]
-pub enum Parting {
-    /// It ends with it.
-    Ends,
-    /// The client stays: why.
-    Stays(String),
-    /// It goes on. All that takes is there already.
-    GoesOn(Leaves, audit::Parted),
+pub enum DetachPlan {
+    /// The session ends.
+    End,
+    /// The client stays, with this reason.
+    Refuse(String),
+    /// The session goes on; all resources for that are reserved.
+    Detach(DetachAs, audit::DetachReason),
 }
 
-/// What a client leaves.
-pub enum Leaves {
-    /// The program, which runs, and what is kept of its output: this instead of what
-    /// there was, where somebody has written nonsense into that.
-    Terminal(Option<Box<ScrollbackWriter>>),
-    /// The program has ended so, and nobody was told.
-    End(SessionEnd),
+/// State in which a session goes on without its client.
+pub enum DetachAs {
+    /// The program runs. A new scrollback, where another process has corrupted the one that was
+    /// shared.
+    Running(Option<Box<ScrollbackWriter>>),
+    /// The program has ended, and no client was sent the END.
+    Exited(SessionEnd),
 }
 
-impl Left {
-    /// The id of a session that can be left: whoever comes back gets the same.
-    pub fn left_id(&self, session: Key) -> Option<String> {
-        let entry = self.index.of_session(session)?;
+impl DetachRegistry {
+    /// Id of a session's entry, by which a client attaches again.
+    pub fn id_of(&self, session: Key) -> Option<String> {
+        let entry = self.index.by_session(session)?;
         self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
     }
 
-    /// A place among those without a client, or why it gets none.
-    fn place(&self, cx: &Context, door: u16, entry: Option<&Entry>) -> Result<[Tally; 2], String> {
-        let detach = cx.doors.rules(door).map(|rules| &rules.detach);
+    /// Claims a place in the quota of detached sessions, or says why there is none.
+    fn claim_quota(
+        &self,
+        cx: &Context,
+        listener: u16,
+        entry: Option<&RegistryEntry>,
+    ) -> Result<[SharedCount; 2], String> {
+        let detach = cx.listeners.rules(listener).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
-        let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
+        let most_of_one = detach.map_or(0, |detach| detach.max_per_user() as u64);
         if most == 0 {
-            return Err(NOT_ALLOWED.to_owned());
+            return Err(DETACH_NOT_ALLOWED.to_owned());
         }
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Err(String::from("this session cannot be left"));
         };
-        let all = self.tallies.claim(WithoutClient::All(door), most);
+        let all = self.shared_counts.claim(DetachedCount::PerSocket(listener), most);
         let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
         // root may have all of them.
         let most_of_one = if uid == 0 { most } else { most_of_one };
-        let own = self.tallies.claim(WithoutClient::Own(door, uid), most_of_one);
+        let own = self.shared_counts.claim(DetachedCount::PerUser(listener, uid), most_of_one);
         let own = own.map_err(|_| {
-            let before = self.tallies.sum(WithoutClient::Own(door, uid));
+            let before = self.shared_counts.total(DetachedCount::PerUser(listener, uid));
             format!("{before} sessions of yours are without a client already (detach-user)")
         })?;
         Ok([all, own])
     }
 
-    /// What becomes of a session whose client leaves, or is lost. What it takes to go
-    /// on is there before anybody is told that it does.
-    pub fn parting(
+    /// Plans the detach of a client. Everything that the session needs to go on is reserved before
+    /// anybody is told that it does.
+    pub fn plan_detach(
         &mut self,
         cx: &Context,
         sessions: &mut Sessions,
         session: Key,
-        why: Why,
-    ) -> Parting {
-        let key = self.index.of_session(session);
-        let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.bound.is_none());
-        let Some(attached) = sessions.get_mut(session) else {
-            return Parting::Ends;
+        why: DetachCause,
+    ) -> DetachPlan {
+        let key = self.index.by_session(session);
+        let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.no_detach.is_none());
+        let Some(live) = sessions.get_mut(session) else {
+            return DetachPlan::End;
         };
-        let next = entry.and_then(|entry| entry.state.next());
-        let somebody_waits = next.is_some();
+        let next = entry.and_then(|entry| entry.state.pending());
+        let has_pending = next.is_some();
         let how = match (next, why) {
-            // Its client has lost this connection, and has come by another.
-            (Some(waiting), _) if waiting.came_with.is_some() => audit::Parted::Lost,
-            (Some(waiting), _) => audit::Parted::Stolen(waiting.uid),
-            (None, Why::Asked) => audit::Parted::Asked,
-            (None, Why::Lost | Why::LetGo | Why::Closes) => audit::Parted::Lost,
+            // The same client has attached by another connection.
+            (Some(pending), _) if pending.presented_secret.is_some() => audit::DetachReason::Lost,
+            (Some(pending), _) => audit::DetachReason::Stolen(pending.uid),
+            (None, DetachCause::Requested) => audit::DetachReason::Requested,
+            (None, DetachCause::Lost | DetachCause::Dropped | DetachCause::Closing) => {
+                audit::DetachReason::Lost
+            }
         };
         let place = match (entry, why) {
-            // Who waits has it at once: it is not without a client for long.
-            (Some(entry), _) if why == Why::LetGo || somebody_waits => {
-                Some(without_client(&self.tallies, entry.door, entry.uid))
+            // The pending client attaches at once: the session is not detached for long.
+            (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
+                Some(claim_detached(&self.shared_counts, entry.listener, entry.uid))
             }
-            (_, Why::Asked) => match self.place(cx, attached.door, entry) {
+            (_, DetachCause::Requested) => match self.claim_quota(cx, live.listener, entry) {
                 Ok(place) => Some(place),
-                Err(why_not) => return Parting::Stays(why_not),
+                Err(why_not) => return DetachPlan::Refuse(why_not),
             },
-            (Some(_), Why::Lost) => self.place(cx, attached.door, entry).ok(),
-            (None, Why::Lost) | (_, Why::LetGo | Why::Closes) => None,
+            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.listener, entry).ok(),
+            (None, DetachCause::Lost) | (_, DetachCause::Dropped | DetachCause::Closing) => None,
         };
         let (Some(key), Some(entry)) = (key, entry) else {
-            return Parting::Ends;
+            return DetachPlan::End;
         };
-        // Whoever ended it meant the session.
-        if attached.session.dismissed().is_some() {
-            return Parting::Ends;
+        // Who terminated the session meant the program.
+        if live.session.termination().is_some() {
+            return DetachPlan::End;
         }
-        if let Some(ended) = attached.session.take_untold_end(somebody_waits) {
-            return Parting::GoesOn(Leaves::End(ended), how);
+        if let Some(ended) = live.session.take_unsent_end(has_pending) {
+            return DetachPlan::Detach(DetachAs::Exited(ended), how);
         }
-        let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_go_on_alone();
-        if why == Why::Closes || may_not || place.is_none() || attached.wires.program.is_none() {
-            return Parting::Ends;
+        let may_not =
+            why == DetachCause::Lost && !has_pending && !live.session.may_outlive_client();
+        if why == DetachCause::Closing || may_not || place.is_none() || live.io.program.is_none() {
+            return DetachPlan::End;
         }
-        match self.reserve(cx, attached, key) {
+        match self.reserve(cx, live, key) {
             Ok(remains) => {
                 if let Some(entry) = self.entries.get_mut(key) {
-                    entry.counts = place;
+                    entry.detached_claims = place;
                 }
-                Parting::GoesOn(Leaves::Terminal(remains), how)
+                DetachPlan::Detach(DetachAs::Running(remains), how)
             }
-            Err(error) if why == Why::Asked => Parting::Stays(error),
+            Err(error) if why == DetachCause::Requested => DetachPlan::Refuse(error),
             Err(error) => {
                 let id = &entry.id;
                 log(&format!("forkptyrouter: session {id} cannot go on without a client: {error}"));
-                Parting::Ends
+                DetachPlan::End
             }
         }
     }
 
-    /// All that a terminal takes that is to go on without a client.
+    /// Reserves what a detached terminal needs.
     fn reserve(
         &self,
         cx: &Context,
-        attached: &mut Attached,
+        live: &mut LiveSession,
         key: Key,
     ) -> Result<Option<Box<ScrollbackWriter>>, String> {
         fault_injection::point("reserving");
-        let is_theirs = attached.session.is_handed_over();
-        let kept = attached.session.kept_mut();
-        // It may have been written by anybody.
+        let is_theirs = live.session.is_handed_over();
+        let kept = live.session.detach_state_mut();
+        // Another process may have written into a shared scrollback.
         let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
         let remains = match is_good {
             true => None,
             false => {
-                let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
-                let size = terminal_size(Some(&attached.wires.master));
+                let buffer =
+                    cx.listeners.rules(live.listener).map_or(0, |rules| rules.detach.buffer);
+                let size = terminal_size(Some(&live.io.master));
                 let made = ScrollbackWriter::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
-        let (master, token) = (attached.wires.master.as_fd(), Source::Terminal(key).token());
+        let (master, token) = (live.io.master.as_fd(), Token::Terminal(key).token());
         let waits = self.poller.add(master, token, Interest::READ);
         waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
         Ok(remains)
     }
 
-    /// A session goes on without its client, or what is left of it. Returns that client,
-    /// where it can be told: when all others know.
-    pub fn goes_on_without(
+    /// Detaches the client. Returns its connection, where it can be told: after the supervisor.
+    pub fn detach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         session: Key,
-        leaves: Leaves,
-        how: audit::Parted,
+        detach_as: DetachAs,
+        how: audit::DetachReason,
     ) -> Option<Stream> {
-        let key = self.index.of_session(session)?;
-        match leaves {
-            Leaves::Terminal(remains) => {
-                let mut attached = sessions.detach(cx, session, key, how)?;
+        let key = self.index.by_session(session)?;
+        match detach_as {
+            DetachAs::Running(remains) => {
+                let mut live = sessions.detach(cx, session, key, how)?;
                 fault_injection::point("leaving");
-                attached.leave_to_nobody(cx);
-                self.goes_on(cx, sessions, programs, key, *attached, remains)
+                live.unregister_both(cx);
+                self.finish_detach(cx, sessions, processes, key, *live, remains)
             }
-            Leaves::End(ended) => {
-                let ring = last_output(cx, sessions, session);
+            DetachAs::Exited(ended) => {
+                let ring = final_output(cx, sessions, session);
                 let command = self.command_of(cx, key);
-                self.unwatch(cx, key, &ended);
-                let mut attached = sessions.end(cx, session);
-                if let Some(attached) = &mut attached {
-                    attached.leave_to_nobody(cx);
+                self.end_viewers(cx, key, &ended);
+                let mut live = sessions.end(cx, session);
+                if let Some(live) = &mut live {
+                    live.unregister_both(cx);
                 }
                 match ring {
                     Some(ring) => {
-                        let last = Over { ring, ended, command };
-                        self.end_now(cx, sessions, programs, key, last);
+                        let last = ExitedSession { ring, ended, command };
+                        self.set_exited(cx, sessions, processes, key, last);
                     }
                     None => self.forget_entry(cx, key),
                 }
-                let Attached { mut session, mut wires, .. } = *attached?;
-                session.leaves_client(&mut wires).then_some(wires.client)
+                let LiveSession { mut session, mut io, .. } = *live?;
+                session.release_client(&mut io).then_some(io.client)
             }
         }
     }
 
-    fn goes_on(
+    fn finish_detach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-        attached: Attached,
+        live: LiveSession,
         remains: Option<Box<ScrollbackWriter>>,
     ) -> Option<Stream> {
-        let was_theirs = attached.session.is_handed_over();
-        let Attached { mut session, mut wires, .. } = attached;
-        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
-            entry.secrets.settle();
+        let was_theirs = live.session.is_handed_over();
+        let LiveSession { mut session, mut io, .. } = live;
+        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
+            entry.secrets.confirm();
         }
-        let may_hear = session.leaves_client(&mut wires);
-        // It goes on with the terminal.
-        let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
-        let master = wires.master;
+        let can_notify = session.release_client(&mut io);
+        // The recording goes on with the terminal.
+        let recording =
+            io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
+        let master = io.master;
         if master.is_shared() {
             master.take_back();
         }
         let kept = remains.map(|remains| *remains);
-        let Some(mut remains) = kept.or_else(|| Some(session.take_kept()?.remains)) else {
+        let Some(mut remains) = kept.or_else(|| Some(session.take_detach_state()?.remains)) else {
             self.forget_entry(cx, key);
             return None;
         };
         if was_theirs {
-            // What came since, and before its client was told. Where that makes no sense
-            // it goes on from where it did.
+            // Output since the last look, from before the client was detached. Where that is
+            // corrupt the scrollback goes on from the last good state.
             let _ = remains.catch_up();
         } else {
-            // What was asked while the client was there its terminal has answered. (Of
-            // what comes from the client only what it had not counted is looked at.)
+            // Queries of the program from before (DA1) were answered by the client's terminal. (The
+            // client's own writes to the scrollback are looked at from its last count on.)
             remains.take_da1_request();
         }
-        let alone = Box::new(Alone::new(master, remains, recording));
+        let detached = Box::new(DetachedTerminal::new(master, remains, recording));
         let next = sessions.vacant_key();
-        let left = self.change(key, |entry| {
+        let left = self.update(key, |entry| {
             let client = |uid: u32| Client { session: next, uid };
-            entry.state.leaves(alone, |waiting| client(waiting.uid), Timestamp::now())
+            entry.state.detach(detached, |pending| client(pending.uid), Timestamp::now())
         });
         match left {
-            Some(state::Left::Next(alone, waiting)) => {
-                self.begins(cx, sessions, programs, key, alone, *waiting);
+            Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
+                self.complete_attach(cx, sessions, processes, key, detached, *pending);
             }
-            Some(state::Left::Alone) => {
-                self.tell_store(cx, sessions, programs, key);
-                self.arm(cx, key);
+            Some(attach_state::DetachResult::Detached) => {
+                self.sync_supervisor(cx, sessions, processes, key);
+                self.schedule(cx, key);
             }
-            // There is no such session any more.
-            Some(state::Left::Nobody(alone)) => {
-                let _ = self.poller.remove(&alone.master);
-                if let Some(program) = wires.program {
-                    programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
+            // The session is gone.
+            Some(attach_state::DetachResult::NotAttached(detached)) => {
+                let _ = self.poller.remove(&detached.master);
+                if let Some(program) = io.program {
+                    processes.hang_up_terminal(
+                        cx,
+                        &detached.master,
+                        program,
+                        MasterCopies::Revoked,
+                    );
                 }
             }
             None => {}
         }
-        may_hear.then_some(wires.client)
+        can_notify.then_some(io.client)
     }
 
-    /// The program of a session has ended, and this is left.
-    pub(crate) fn end_now(
+    /// The program of a session has ended: the session is kept as exited.
+    pub(crate) fn set_exited(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-        last: Over,
+        last: ExitedSession,
     ) {
-        let waited = self.change(key, |entry| entry.state.ends(last, Timestamp::now()));
-        self.bound_ended(cx);
-        self.tell_store(cx, sessions, programs, key);
-        self.arm(cx, key);
-        if let Some(Some(waiting)) = waited {
-            self.watch(cx, sessions, programs, key, *waiting);
+        let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
+        self.trim_exited(cx);
+        self.sync_supervisor(cx, sessions, processes, key);
+        self.schedule(cx, key);
+        if let Some(Some(pending)) = waited {
+            self.add_viewer(cx, sessions, processes, key, *pending);
         }
     }
 
-    /// A session with a client is over, whoever ended it.
-    pub fn forget_left(&mut self, cx: &mut Context, session: Key) {
-        if let Some(key) = self.index.of_session(session) {
+    /// Forgets a session with a client that is over.
+    pub fn forget_session(&mut self, cx: &mut Context, session: Key) {
+        if let Some(key) = self.index.by_session(session) {
             self.forget_entry(cx, key);
         }
     }
@@ -311,58 +328,60 @@ impl Left {
         let Some(entry) = self.remove(cx, key) else {
             return;
         };
-        if let Some(waiting) = entry.state.forgotten().newcomer {
-            waiting.refuse(cx, HAS_ENDED);
+        if let Some(pending) = entry.state.release().pending {
+            pending.refuse(cx, SESSION_ENDED);
         }
     }
 
-    /// After a panic: sessions whose client is none any more are over.
-    pub fn end_lost_entries(
+    /// Drops the entries of live sessions that a panic has removed.
+    pub fn drop_orphaned_entries(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
     ) {
-        let is_lost =
-            |entry: &Entry| entry.state.client().is_some_and(|it| !sessions.has(it.session));
+        let is_lost = |entry: &RegistryEntry| {
+            entry.state.client().is_some_and(|it| !sessions.has(it.session))
+        };
         let all = self.entries.iter();
         let lost: Vec<Key> = all.filter(|(_, one)| is_lost(one)).map(|(key, _)| key).collect();
         for key in lost {
             let Some(entry) = self.remove(cx, key) else {
                 continue;
             };
-            let Remnants { program, newcomer: waiting, .. } = entry.state.forgotten();
-            // Of ours nobody has the programs any more: see hang_up_orphans.
+            let Released { program, pending, .. } = entry.state.release();
+            // Processes of this gateway are seen to by hang_up_orphans.
             if let Some(pidfd) = program.and_then(|program| program.pidfd) {
-                programs.killing.end_program(cx, pidfd);
+                processes.killer.terminate(cx, pidfd);
             }
-            if let Some(waiting) = waiting {
-                waiting.refuse(cx, HAS_ENDED);
+            if let Some(pending) = pending {
+                pending.refuse(cx, SESSION_ENDED);
             }
         }
     }
 }
 
-impl Attached {
-    /// Nobody has its tokens any more, and others may have copies.
-    fn leave_to_nobody(&mut self, cx: &Context) {
-        let _ = cx.poller.remove(self.wires.client.as_fd());
-        self.forget_terminal(&cx.poller);
+impl LiveSession {
+    /// Unregisters both ends: tokens lead nowhere from now on, and other processes may have copies
+    /// of the descriptors.
+    fn unregister_both(&mut self, cx: &Context) {
+        let _ = cx.poller.remove(self.io.client.as_fd());
+        self.unregister_terminal(&cx.poller);
     }
 }
 
-/// What is left of a session whose program has ended, and whose client went before it
-/// was told: the next one is.
-fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
-    let attached = sessions.get_mut(session)?;
-    let was_theirs = attached.session.is_handed_over();
-    let mut kept = attached.session.take_kept()?.remains;
+/// Scrollback of a session whose program has ended and whose client was not sent END: the next
+/// client reads it.
+fn final_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
+    let live = sessions.get_mut(session)?;
+    let was_theirs = live.session.is_handed_over();
+    let mut kept = live.session.take_detach_state()?.remains;
     if was_theirs {
         kept.catch_up().ok()?;
-        // What it wrote last.
-        attached.wires.master.take_back();
+        // Takes back the terminal with the program's last output.
+        live.io.master.take_back();
     }
-    let recording = attached.wires.recording().map(AsRef::as_ref);
-    read_the_rest(cx, &attached.wires.master, &mut kept, recording);
+    let recording = live.io.recording().map(AsRef::as_ref);
+    drain_terminal(cx, &live.io.master, &mut kept, recording);
     kept.share_file().ok()
 }

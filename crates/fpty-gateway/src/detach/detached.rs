@@ -1,20 +1,19 @@
-//! A terminal without a client: its output is kept. A program that ends while
-//! nobody is there.
+//! Detached terminals: their output goes into the scrollback, and the program's end is kept.
 
-use super::entry::Over;
-use super::registry::{LOOK, Left, SOON};
-use super::state::Remnants;
-use super::viewers::because;
+use super::attach_state::Released;
+use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
+use super::registry_entry::ExitedSession;
+use super::viewers::end_for_viewers;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::Recording;
-use crate::process::hang_up::Copies;
-use crate::process::supervisor::orphans::{REAPED, end_of};
-use crate::process::table::Programs;
-use crate::session::handover::HELD_UP;
+use crate::observe::audit::EndReason;
+use crate::observe::recording::RecordingTap;
+use crate::process::hang_up::MasterCopies;
+use crate::process::supervisor::orphans::{REAP_TIMEOUT, end_for_client};
+use crate::process::table::ProcessTable;
+use crate::session::handover::TERMINAL_BLOCKED;
 use crate::session::relay::Sessions;
 use fpty::proto::SessionEnd;
 use fpty::scrollback::ScrollbackWriter;
@@ -25,26 +24,24 @@ use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
 use fpty::sys::{ReadOutcome, WriteOutcome};
 
-/// What a terminal yields at once, how often one is asked in a turn, and how
-/// often at its end.
+/// Most bytes of one read, reads of one terminal in a turn, and reads at its end.
 const ONE_READ: usize = 4096;
 const READS: usize = 4;
 const LAST_READS: usize = 1024;
 
-/// How much is read of all of them in [`SOON`]: programs that flood nobody's
-/// terminal go on, and slowly.
-const ENOUGH: usize = 256 * 1024;
+/// Bytes that are read of all detached terminals in [`RETRY_DELAY`]: programs that flood a terminal
+/// which nobody sees go on, and slowly.
+const FLOOD_LIMIT: usize = 256 * 1024;
 
-/// What a program is told that asks what its terminal is: a VT220 with colours,
-/// as most are.
+/// Answer to a program that queries its terminal (DA1): a VT220 with colours, as most are.
 const ANSWER: &[u8] = b"\x1b[?62;22c";
 
-/// Reads what an ended program has left in its terminal.
-pub(crate) fn read_the_rest(
+/// Drains the terminal of an ended program.
+pub(crate) fn drain_terminal(
     cx: &mut Context,
     master: &Master,
     remains: &mut ScrollbackWriter,
-    recording: Option<&Recording>,
+    recording: Option<&RecordingTap>,
 ) {
     let _armed = master.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
@@ -57,189 +54,209 @@ pub(crate) fn read_the_rest(
     }
 }
 
-impl Left {
-    /// A terminal has something; it waits where there might be no room to record it.
-    pub(crate) fn alone_ready(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+impl DetachRegistry {
+    /// Handles an event of a detached terminal, unless the recorder may have no room for output.
+    pub(crate) fn terminal_ready(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         let entry = self.entries.get_mut(key);
-        let Some(alone) = entry.and_then(|entry| entry.state.terminal_mut()) else {
+        let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
-        if alone.recording.as_ref().is_some_and(|recording| recording.holds()) {
-            // A hang-up is told again and again, asked for or not.
-            let _ = self.poller.remove(&alone.master);
-            alone.waits = true;
+        if detached.recording.as_ref().is_some_and(|recording| recording.throttles()) {
+            // A level-triggered hang-up is reported without end, asked for or not.
+            let _ = self.poller.remove(&detached.master);
+            detached.is_throttled = true;
             return;
         }
-        self.read_alone(cx, programs, key, READS);
+        self.read_terminal(cx, processes, key, READS);
     }
 
-    /// There is room to record it again.
-    pub fn alone_goes_on(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    /// Resumes reading when the recorder has room again.
+    pub fn resume_reading(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let entry = self.entries.get_mut(key);
-        let Some(alone) = entry.and_then(|entry| entry.state.terminal_mut()) else {
+        let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
-        if !std::mem::take(&mut alone.waits) {
+        if !std::mem::take(&mut detached.is_throttled) {
             return;
         }
-        let token = Source::Terminal(key).token();
-        if self.poller.add(&alone.master, token, Interest::READ).is_err() {
-            return self.end_unpolled(cx, programs, key);
+        let token = Token::Terminal(key).token();
+        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
+            return self.end_terminal_unpollable(cx, processes, key);
         }
-        self.alone_ready(cx, programs, key);
+        self.terminal_ready(cx, processes, key);
     }
 
-    /// The poller refuses to tell of its terminal.
-    fn end_unpolled(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    /// Ends a session whose terminal the poller refuses.
+    fn end_terminal_unpollable(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         if let Some(entry) = self.entries.get(key) {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
         }
-        self.end_left(cx, programs, key, Gone::Lost);
+        self.end_detached(cx, processes, key, EndReason::Lost);
     }
 
-    /// Reads on, at most so often.
-    pub(crate) fn read_alone(
+    /// Reads a detached terminal, at most this often.
+    pub(crate) fn read_terminal(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         reads: usize,
     ) {
-        let Self { entries, poller, taken, .. } = self;
+        let Self { entries, poller, bytes_read, .. } = self;
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
-        let answers = cx.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
-        let Some(alone) = entry.state.terminal_mut() else {
+        let answers = cx.listeners.rules(entry.listener).is_some_and(|rules| rules.detach.answer);
+        let Some(detached) = entry.state.terminal_mut() else {
             return;
         };
-        let armed = alone.master.arm();
+        let armed = detached.master.arm();
         let buffer = &mut cx.buffer[..ONE_READ];
         for _ in 0..reads {
-            match alone.master.read(buffer) {
+            match detached.master.read(buffer) {
                 ReadOutcome::Bytes(count) => {
-                    *taken += count;
+                    *bytes_read += count;
                     fault_injection::strike("left", || &buffer[..count]);
-                    alone.remains.write(&buffer[..count]);
-                    if let Some(recording) = &alone.recording {
+                    detached.remains.write(&buffer[..count]);
+                    if let Some(recording) = &detached.recording {
                         recording.output(&buffer[..count]);
                     }
                 }
                 ReadOutcome::WouldBlock => break,
                 ReadOutcome::Eof | ReadOutcome::Closed => {
-                    // It may be opened again.
-                    let _ = poller.remove(&alone.master);
-                    alone.closed = Some(BootInstant::now() + LOOK);
+                    // The slave may be opened again.
+                    let _ = poller.remove(&detached.master);
+                    detached.closed = Some(BootInstant::now() + POLL_INTERVAL);
                     break;
                 }
             }
         }
-        if alone.remains.take_da1_request() && answers {
-            let written = alone.master.write(ANSWER);
-            if let (Some(recording), WriteOutcome::Bytes(count)) = (&alone.recording, written) {
+        if detached.remains.take_da1_request() && answers {
+            let written = detached.master.write(ANSWER);
+            if let (Some(recording), WriteOutcome::Bytes(count)) = (&detached.recording, written) {
                 recording.input(&ANSWER[..count]);
             }
         }
-        let (is_closed, is_stalled) = (alone.closed.is_some(), alone.master.is_stalled());
+        let (is_closed, is_stalled) = (detached.closed.is_some(), detached.master.is_stalled());
         drop(armed);
         if is_stalled {
-            cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
-            return self.end_left(cx, programs, key, Gone::Operator);
+            cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            return self.end_detached(cx, processes, key, EndReason::Operator);
         }
         if is_closed {
-            self.arm(cx, key);
+            self.schedule(cx, key);
         }
-        self.rests_where_enough(cx);
+        self.throttle_floods(cx);
     }
 
-    /// Programs that flood terminals which nobody sees leave the others their time.
-    fn rests_where_enough(&mut self, cx: &mut Context) {
-        if self.taken > ENOUGH && !std::mem::replace(&mut self.pauses, true) {
-            let _ = cx.poller.change(&self.poller, Source::Left.token(), Interest::default());
-            self.look_after(cx, SOON);
+    /// Throttles floods of output, so that live sessions have their time.
+    fn throttle_floods(&mut self, cx: &mut Context) {
+        if self.bytes_read > FLOOD_LIMIT && !std::mem::replace(&mut self.is_throttled, true) {
+            let _ = cx.poller.change(&self.poller, Token::Detached.token(), Interest::default());
+            self.wake_in(cx, RETRY_DELAY);
         }
     }
 
-    /// A terminal was closed: it may have been opened again.
-    pub(crate) fn alone_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    /// Registers a terminal again whose slave was closed.
+    pub(crate) fn slave_reopened(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(alone) = entry.state.terminal_mut() else {
+        let Some(detached) = entry.state.terminal_mut() else {
             return;
         };
-        alone.closed = None;
-        let token = Source::Terminal(key).token();
-        if self.poller.add(&alone.master, token, Interest::READ).is_err() {
-            return self.end_unpolled(cx, programs, key);
+        detached.closed = None;
+        let token = Token::Terminal(key).token();
+        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
+            return self.end_terminal_unpollable(cx, processes, key);
         }
-        self.alone_ready(cx, programs, key);
+        self.terminal_ready(cx, processes, key);
     }
 
-    /// The program of a session that nobody is attached to has ended: what is left is
-    /// kept for a while.
-    pub fn alone_over(
+    /// The program of a detached session has ended: the session is kept as exited.
+    pub fn detached_exited(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         exit: Option<Exit>,
         ended: SessionEnd,
     ) {
-        // What it wrote last is there by now.
-        self.read_alone(cx, programs, key, LAST_READS);
+        // The program's last output is in the terminal by now.
+        self.read_terminal(cx, processes, key, LAST_READS);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(alone) = entry.state.terminal_mut() else {
+        let Some(detached) = entry.state.terminal_mut() else {
             return;
         };
-        let _ = self.poller.remove(&alone.master);
-        let recording = alone.recording.take();
-        let ring = alone.remains.share_file();
-        let why = exit.map_or(Gone::Lost, Gone::of_exit);
+        let _ = self.poller.remove(&detached.master);
+        let recording = detached.recording.take();
+        let ring = detached.remains.share_file();
+        let why = exit.map_or(EndReason::Lost, EndReason::of_exit);
         let command = self.command_of(cx, key);
-        self.unwatch(cx, key, &ended);
+        self.end_viewers(cx, key, &ended);
         cx.closed_without_client(key, why, exit, recording);
         let Ok(ring) = ring else {
             drop(self.remove(cx, key));
             return;
         };
-        self.end_now(cx, sessions, programs, key, Over { ring, ended, command });
+        self.set_exited(cx, sessions, processes, key, ExitedSession { ring, ended, command });
     }
 
-    /// Ends a session that nobody is attached to; what is left of one that has
-    /// ended is forgotten.
-    pub fn end_left(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
+    /// Ends a detached session; an exited one is forgotten.
+    pub fn end_detached(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+        why: EndReason,
+    ) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
-            self.unwatch(cx, key, &because(why));
+            self.end_viewers(cx, key, &end_for_viewers(why));
         }
         let Some(entry) = is_left.then(|| self.remove(cx, key)).flatten() else {
             return;
         };
         let pid = entry.pid;
-        let Remnants { program: Some(program), terminal: Some(alone), .. } =
-            entry.state.forgotten()
+        let Released { program: Some(program), terminal: Some(detached), .. } =
+            entry.state.release()
         else {
             return;
         };
-        // Others may have copies.
-        let _ = self.poller.remove(&alone.master);
+        // Other processes may have copies of the descriptor.
+        let _ = self.poller.remove(&detached.master);
         let program = program.process(pid);
-        cx.closed_without_client(key, why, None, alone.recording);
-        // Clients that had it may have kept a copy.
-        programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
+        cx.closed_without_client(key, why, None, detached.recording);
+        // Clients that had the terminal may have kept a copy.
+        processes.hang_up_terminal(cx, &detached.master, program, MasterCopies::Revoked);
     }
 
-    /// A program that is not our child has ended: whoever inherited it reaps it.
-    pub(crate) fn adopted_is_over(
+    /// The process of a restored session has ended: it is no child of this gateway, so whoever
+    /// inherited it reaps it.
+    pub(crate) fn restored_exited(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         let entry = self.entries.get_mut(key);
@@ -249,16 +266,16 @@ impl Left {
         if let Some(pidfd) = &program.pidfd {
             let _ = self.poller.remove(pidfd);
         }
-        program.ending.get_or_insert_with(|| BootInstant::now() + REAPED);
-        self.adopted_ended(cx, sessions, programs, key);
+        program.status_deadline.get_or_insert_with(|| BootInstant::now() + REAP_TIMEOUT);
+        self.check_restored_exit(cx, sessions, processes, key);
     }
 
-    /// Its status may be known by now.
-    pub(crate) fn adopted_ended(
+    /// Reads the status of such a process, which may be known by now (PIDFD_INFO_EXIT).
+    pub(crate) fn check_restored_exit(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         let entry = self.entries.get_mut(key);
@@ -266,21 +283,21 @@ impl Left {
             return;
         };
         let exit = program.pidfd.as_ref().and_then(PidFd::exit);
-        let is_late = program.ending.is_some_and(|until| BootInstant::now() >= until);
+        let is_late = program.status_deadline.is_some_and(|until| BootInstant::now() >= until);
         if exit.is_none() && !is_late {
-            return self.arm(cx, key);
+            return self.schedule(cx, key);
         }
-        program.ending = None;
-        let ended = end_of(exit);
+        program.status_deadline = None;
+        let ended = end_for_client(exit);
         match self.session_of(key) {
             Some(session) => {
                 if let Some(exit) = exit {
                     sessions.exited(cx, session, exit);
                 }
-                self.tell_watchers(cx, session, &ended);
+                self.tell_viewers(cx, session, &ended);
                 sessions.program_ended(cx, session, ended);
             }
-            None => self.alone_over(cx, sessions, programs, key, exit, ended),
+            None => self.detached_exited(cx, sessions, processes, key, exit, ended),
         }
     }
 }

@@ -1,103 +1,104 @@
-//! What happens to sessions that can be left, and what is due: each is told to the
-//! loop, which has one after the other seen to, under a guard of its own.
+//! Events of the registry's epoll, and deadlines: each is handed to the loop, which handles one
+//! after the other and guards each against a panic.
 
 use std::time::Duration;
 
-use super::registry::{Left, SOON};
-use super::state::Overdue;
+use super::attach_state::Overdue;
+use super::registry::{DetachRegistry, RETRY_DELAY};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::observe::audit::Gone;
-use crate::process::table::Programs;
+use crate::event_loop::slab::{Key, Token};
+use crate::observe::audit::EndReason;
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
 
-impl Left {
-    /// Something happened to what is waited for here.
-    pub fn left_ready(&mut self, cx: &mut Context) {
+impl DetachRegistry {
+    /// Hands all events of the registry's epoll to the loop.
+    pub fn on_ready(&mut self, cx: &mut Context) {
         let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
         for index in 0..count {
-            cx.then(Outcome::LeftReady(self.poller.ready(index)));
+            cx.push_outcome(Outcome::DetachedReady(self.poller.ready(index)));
         }
     }
 
-    /// What that was.
-    pub fn one_ready(
+    /// Handles one event.
+    pub fn on_event(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         ready: Ready,
     ) {
-        match Source::of(ready.token) {
-            Source::Terminal(entry) => self.alone_ready(cx, programs, entry),
-            Source::Caller(entry) => self.adopted_is_over(cx, sessions, programs, entry),
-            Source::Client(watcher) => self.watcher_ready(cx, watcher, ready),
-            Source::Children => cx.then(Outcome::SupervisorReady),
+        match Token::of(ready.token) {
+            Token::Terminal(entry) => self.terminal_ready(cx, processes, entry),
+            Token::PendingConnection(entry) => self.restored_exited(cx, sessions, processes, entry),
+            Token::Client(viewer) => self.viewer_ready(cx, viewer, ready),
+            Token::Children => cx.push_outcome(Outcome::SupervisorReady),
             _ => {}
         }
     }
 
-    /// Does what is due, and has the loop look after each session of which something
-    /// is.
-    pub fn look_after_left(&mut self, cx: &mut Context) {
+    /// Handles what is overdue, session by session, and sets the next timer.
+    pub fn run_due(&mut self, cx: &mut Context) {
         let now = BootInstant::now();
-        while self.alarms.last().is_some_and(|next| *next <= now) {
-            self.alarms.pop();
+        while self.wakeups.last().is_some_and(|next| *next <= now) {
+            self.wakeups.pop();
         }
-        self.taken = 0;
-        if std::mem::take(&mut self.pauses) {
-            let _ = cx.poller.change(&self.poller, Source::Left.token(), Interest::READ);
+        self.bytes_read = 0;
+        if std::mem::take(&mut self.is_throttled) {
+            let _ = cx.poller.change(&self.poller, Token::Detached.token(), Interest::READ);
         }
         while let Some((_, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.pop_first();
             if let Some(entry) = self.entries.get_mut(key) {
-                entry.armed = None;
+                entry.scheduled = None;
             }
-            cx.then(Outcome::LookAfterLeft(key));
+            cx.push_outcome(Outcome::DetachedDeadline(key));
         }
         let next = self.due.first().map(|(at, _)| at.since(now));
-        let again = self.store.flush().then_some(SOON).into_iter().chain(next);
-        if let Some(wait) = again.chain(self.watched(cx)).min() {
-            self.look_after(cx, wait);
+        let again = self.supervisor.flush().then_some(RETRY_DELAY).into_iter().chain(next);
+        if let Some(wait) = again.chain(self.schedule_feeds(cx)).min() {
+            self.wake_in(cx, wait);
         }
     }
 
-    /// Does what is due for a session.
-    pub fn look_after_entry(
+    /// Handles a session's deadline.
+    pub fn on_due(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         fault_injection::point("left");
-        self.note_arrival(sessions, key);
+        self.note_confirmed(sessions, key);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let ends = entry.state.program().is_some_and(|program| program.ending.is_some());
+        let ends = entry.state.program().is_some_and(|program| program.status_deadline.is_some());
         let now = BootInstant::now();
-        let closed = entry.state.terminal().and_then(|alone| alone.closed);
+        let closed = entry.state.terminal().and_then(|detached| detached.closed);
         let is_closed = closed.is_some_and(|at| now >= at);
-        if entry.untold {
-            self.tell_store(cx, sessions, programs, key);
+        if entry.dirty {
+            self.sync_supervisor(cx, sessions, processes, key);
         }
         if ends {
-            self.adopted_ended(cx, sessions, programs, key);
+            self.check_restored_exit(cx, sessions, processes, key);
         } else if is_closed {
-            self.alone_reopened(cx, programs, key);
+            self.slave_reopened(cx, processes, key);
         }
         let Some(entry) = self.entries.get(key) else {
             return;
         };
         match entry.state.overdue(entry.times(cx), now) {
-            Some(Overdue::LetGo(client)) => cx.then(Outcome::LetClientGo(client.session)),
-            Some(Overdue::Ends) => self.end_left(cx, programs, key, Gone::Limit),
-            None => self.arm(cx, key),
+            Some(Overdue::DropClient(client)) => {
+                cx.push_outcome(Outcome::DropClient(client.session))
+            }
+            Some(Overdue::Expired) => self.end_detached(cx, processes, key, EndReason::Limit),
+            None => self.schedule(cx, key),
         }
     }
 }

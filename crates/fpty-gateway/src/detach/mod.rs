@@ -1,51 +1,50 @@
-//! Sessions that can be left and found again.
+//! Detachable sessions: detach, attach, steal, view, restore.
 //!
-//! Such a session keeps its last output in a ring. While a client is attached
-//! it is a session like others; without one it is here: its terminal is read
-//! on into the ring, so that the program never waits. Its descriptors are also
-//! with a process that outlives the gateway, so that the next one takes it up.
+//! A detachable session keeps its last output in a scrollback ring. While a client is attached it
+//! is a live session like others. While it is detached it is here: its terminal is read on into the
+//! ring, so that the program never blocks. Its descriptors are also with the supervisor, which
+//! outlives the gateway, so that the next gateway restores the session.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `attach_client.rs` | a client comes back to a session, or has the one go that is attached |
-//! | `deadlines.rs` | when something is due |
-//! | `detach_client.rs` | a client leaves a session, or is lost |
-//! | `detached.rs` | a terminal without a client; a program that has ended |
-//! | `entry.rs` | one of them |
-//! | `events.rs` | what happens, and what is due |
-//! | `index.rs` | where they are |
-//! | `no_detach.rs` | sessions that end with their client, and outlive the gateway all the same |
-//! | `register.rs` | one begins |
-//! | `registry.rs` | all of them, and whose |
-//! | `restore.rs` | sessions of a gateway that was here before us |
-//! | `session_view.rs` | what is told of them |
-//! | `state.rs` | attaching and leaving, as a state machine |
-//! | `supervised.rs` | what the supervisor is told of them |
-//! | `viewer.rs` | a client that only watches |
-//! | `viewers.rs` | clients that only watch, and those that see the last of an ended session |
+//! | `attach_client.rs` | a client attaches: target, steal, offer of the terminal |
+//! | `attach_state.rs` | attached, detached, exited: a state machine without descriptors |
+//! | `deadlines.rs` | deadlines of each session, by one timer of the loop |
+//! | `detach_client.rs` | a client detaches or is lost: quota, END, what the session keeps |
+//! | `detached.rs` | a terminal without a client; its program's end |
+//! | `entry_view.rs` | what lists show of a detachable session |
+//! | `events.rs` | events of the registry's own epoll, and what is due |
+//! | `index.rs` | lookup by client, process, id, name and user |
+//! | `no_detach.rs` | handed-over sessions that end with their client, and outlive the gateway |
+//! | `register.rs` | a new session becomes detachable |
+//! | `registry.rs` | all detachable sessions |
+//! | `registry_entry.rs` | one detachable session: identity, state, descriptors |
+//! | `restore.rs` | sessions of an earlier gateway go on |
+//! | `supervisor_sync.rs` | the state of each session is stored at the supervisor |
+//! | `viewer.rs` | one viewer: reads the scrollback, sends nothing |
+//! | `viewers.rs` | viewers of a session, and clients that read the end of an exited one |
 //!
-//! What is waited for here has an epoll of its own, which the loop waits for as
-//! for one thing: a flood of output of a hundred such terminals costs the others
-//! no more than one does.
+//! The registry has an epoll of its own, which is one token of the loop's: a flood of output of a
+//! hundred detached terminals costs the live sessions no more than one does.
 
 pub(crate) mod attach_client;
+pub(crate) mod attach_state;
 pub(crate) mod deadlines;
 pub(crate) mod detach_client;
 pub(crate) mod detached;
-pub(crate) mod entry;
+pub(crate) mod entry_view;
 pub(crate) mod events;
 pub(crate) mod index;
 pub mod no_detach;
 pub(crate) mod register;
 pub(crate) mod registry;
+pub(crate) mod registry_entry;
 pub mod restore;
-pub(crate) mod session_view;
-pub(crate) mod state;
-pub(crate) mod supervised;
+pub(crate) mod supervisor_sync;
 pub(crate) mod viewer;
 pub mod viewers;
 
-pub use crate::detach::attach_client::{Came, comes_back};
-pub use crate::detach::detach_client::{NOT_ALLOWED, Parting, Why};
-pub use crate::detach::registry::{Left, SOON};
-pub use crate::detach::session_view::Listed;
+pub use crate::detach::attach_client::{AttachResult, attach};
+pub use crate::detach::detach_client::{DETACH_NOT_ALLOWED, DetachCause, DetachPlan};
+pub use crate::detach::entry_view::EntryView;
+pub use crate::detach::registry::{DetachRegistry, RETRY_DELAY};

@@ -1,146 +1,151 @@
-//! A session begins that can be left.
+//! Registration: a new session becomes detachable.
 
-use super::entry::{Client, Entry, Program};
-use super::registry::Left;
-use super::state::State;
+use super::attach_state::AttachState;
+use super::registry::DetachRegistry;
+use super::registry_entry::{Client, Program, RegistryEntry};
 use crate::config::rules::Rules;
-use crate::connection::client_hello::Opening;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{self, NOBODY, Secrets};
-use crate::connection::shared_counts::Tally;
+use crate::connection::client_hello::ClientHello;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, Secrets, UNKNOWN_UID};
+use crate::connection::shared_counts::SharedCount;
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::process::table::Programs;
-use crate::session::relay::{Attached, Sessions};
-use crate::session::selector::Beginning;
-use crate::session::state::detach_state::Kept;
+use crate::process::table::ProcessTable;
+use crate::session::relay::{LiveSession, Sessions};
+use crate::session::selector::SessionSelector;
+use crate::session::state::extended_state::DetachState;
 use fpty::error::reason;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::process_handle::ProcessHandle;
 
-/// What a new session is to be called, and whose it is.
-pub struct Wish {
+/// Name and owner of a session that is to be detachable.
+pub struct Registration {
     uid: u32,
-    who: Who,
+    principal: Principal,
     name: String,
-    /// Nobody else of one's own is called so.
-    held: Option<Tally>,
+    /// Claim on the name, which no other session of the user may have.
+    name_claim: Option<SharedCount>,
 }
 
-impl Left {
-    /// Whether a client can leave the session that it is about to begin:
-    /// `None`: not.
+impl DetachRegistry {
+    /// The registration of the session that a client requests; `None`: the session cannot be
+    /// detached.
     ///
     /// # Errors
-    /// It is to have a name that it cannot have: why there is no session.
-    pub fn may_leave(
+    /// The name cannot be had: the client is rejected.
+    pub fn plan_registration(
         &self,
         cx: &Context,
-        newcomer: &Newcomer,
-        opening: &Opening,
-        held: Option<Tally>,
-    ) -> Result<Option<Wish>, SessionEnd> {
+        connection: &Connection,
+        hello: &ClientHello,
+        name_claim: Option<SharedCount>,
+    ) -> Result<Option<Registration>, SessionEnd> {
         let refused = |why: &str| Err(SessionEnd::new(EndKind::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        if !cx.doors.rules(newcomer.door).is_some_and(allows) {
+        if !cx.listeners.rules(connection.listener).is_some_and(allows) {
             return Ok(None);
         }
-        let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
+        let name = hello.variables.get(variables::SESSION_NAME).unwrap_or_default();
         if !name.is_empty() && !is_session_name(name) {
             return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
         }
-        if opening.variables.get(variables::CAN_DETACH) != Some(b"1") {
+        if hello.variables.get(variables::CAN_DETACH) != Some(b"1") {
             return Ok(None);
         }
-        let uid = session_access::user_of(&newcomer.client);
-        // Who keeps no secret would never find it again.
-        if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
+        let uid = session_access::uid_of(&connection.client);
+        // A client without user id and secret could not attach again.
+        if uid == UNKNOWN_UID && hello.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        let key = Beginning::of(name).filter(|_| uid != NOBODY);
-        let held = match key.map(|name| attach_request::name(newcomer.door, uid, name)) {
+        let key = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
+        let name_claim = match key.map(|name| attach_request::name(connection.listener, uid, name))
+        {
             None => None,
-            // It may have it already.
-            Some(key) => match held.filter(|held| held.is(key)) {
-                None => Some(self.tallies.claim(key, 1)),
-                held => held.map(Ok),
+            // The request may hold the claim already.
+            Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
+                None => Some(self.shared_counts.claim(key, 1)),
+                name_claim => name_claim.map(Ok),
             },
         };
         let name = String::from_utf8_lossy(name).into_owned();
-        match held.transpose() {
-            Ok(held) => Ok(Some(Wish { uid, who: Who::of(&newcomer.client), name, held })),
+        match name_claim.transpose() {
+            Ok(name_claim) => Ok(Some(Registration {
+                uid,
+                principal: Principal::of(&connection.client),
+                name,
+                name_claim,
+            })),
             Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
     }
 
-    /// The session that has just begun can be left from now on, where there is
-    /// the memory for it. Whether it can.
+    /// Makes a new session detachable, where there is memory for its scrollback. Whether it is.
     #[allow(clippy::too_many_arguments)]
-    pub fn can_be_left(
+    pub fn register(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-        wish: Wish,
+        registration: Registration,
         size: Size,
-        relays: bool,
+        relay_only: bool,
     ) -> bool {
-        let Some(attached) = sessions.get_mut(key) else {
+        let Some(live) = sessions.get_mut(key) else {
             return false;
         };
-        let door = attached.door;
-        let Attached { session, wires, .. } = attached;
+        let listener = live.listener;
+        let LiveSession { session, io, .. } = live;
         let (Some(pid), Some(rules)) =
-            (wires.program.as_ref().map(ProcessHandle::pid), cx.doors.rules(door))
+            (io.program.as_ref().map(ProcessHandle::pid), cx.listeners.rules(listener))
         else {
             return false;
         };
-        // Up to 64 MB.
+        // The scrollback has up to 64 MB.
         let remains = ScrollbackWriter::new(rules.detach.buffer as usize, size);
         let Ok(remains) = remains else {
-            session.notice("this session cannot be left: out of memory", wires);
+            session.notice("this session cannot be left: out of memory", io);
             return false;
         };
-        let Wish { uid, who, name, held } = wish;
+        let Registration { uid, principal, name, name_claim } = registration;
         let secrets = match Secrets::new() {
-            Err(error) if uid == NOBODY => {
+            Err(error) if uid == UNKNOWN_UID => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
-                session.notice(&line, wires);
+                session.notice(&line, io);
                 return false;
             }
             made => made.unwrap_or_default(),
         };
-        session.keep(Kept { remains, hidden: false, relays });
+        session.make_detachable(DetachState { remains, awaiting_go: false, relay_only });
         let id = cx.ids.of(key);
         if let Some(its_key) = secrets.key(&id, uid) {
-            session.tell_key(&its_key, wires);
+            session.send_key(&its_key, io);
         }
         let began = Timestamp::now();
-        let program = Program { pidfd: None, ending: None };
-        let entry = self.insert(Entry {
+        let program = Program { pidfd: None, status_deadline: None };
+        let entry = self.insert(RegistryEntry {
             id: id.into(),
             name,
             uid,
-            who,
+            principal,
             secrets,
-            door,
+            listener,
             pid,
             since: began,
-            state: State::attached(program, Client { session: key, uid }, began),
-            untold: false,
-            armed: None,
-            watchers: 0,
-            bound: None,
-            held,
-            counts: None,
+            state: AttachState::attached(program, Client { session: key, uid }, began),
+            dirty: false,
+            scheduled: None,
+            viewers: 0,
+            no_detach: None,
+            name_claim,
+            detached_claims: None,
         });
-        self.tell_store(cx, sessions, programs, entry);
+        self.sync_supervisor(cx, sessions, processes, entry);
         true
     }
 }

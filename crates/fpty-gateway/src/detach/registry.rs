@@ -1,176 +1,175 @@
-//! The sessions that can be left, and whose.
+//! Registry of detachable sessions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::config::gateway_config::Router;
-use crate::connection::shared_counts::Tallies;
+use crate::config::gateway_config::GatewayConfig;
+use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::process::ipc::Hello;
-use crate::process::supervisor::client::{self, Found};
+use crate::process::supervisor::client::{self, RestoredSessions};
 use crate::process::supervisor::link;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 
-use super::entry::Entry;
 use super::index::Index;
-use super::viewer::Watcher;
+use super::registry_entry::RegistryEntry;
+use super::viewer::Viewer;
 
-/// Ended sessions that are kept at most.
-pub(crate) const ENDED: usize = 100;
+/// Most exited sessions that are kept.
+pub(crate) const MAX_EXITED: usize = 100;
 
-/// How long what had to wait waits, and how often it is looked after what
-/// nothing tells of.
-pub const SOON: Duration = Duration::from_millis(10);
-pub(crate) const LOOK: Duration = Duration::from_millis(200);
+/// Delay before another try, and interval of polling for what epoll does not report.
+pub const RETRY_DELAY: Duration = Duration::from_millis(10);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Sessions that can be left.
-pub struct Left {
+/// The detachable sessions of a gateway, and their viewers.
+pub struct DetachRegistry {
     pub(crate) poller: Poller,
-    pub(crate) entries: Table<Entry>,
+    pub(crate) entries: Slab<RegistryEntry>,
     pub(crate) index: Index,
-    pub(crate) watchers: Table<Watcher>,
-    pub(crate) store: client::Client,
-    /// Output that was read since it was last looked.
-    pub(crate) taken: usize,
-    /// No more is read until then.
-    pub(crate) pauses: bool,
-    /// What counts over all gateways.
-    pub(crate) tallies: Tallies,
-    /// Which sessions are to be looked after, and when.
+    pub(crate) viewers: Slab<Viewer>,
+    pub(crate) supervisor: client::SupervisorClient,
+    /// Bytes that were read since floods were last checked.
+    pub(crate) bytes_read: usize,
+    /// Terminals are not read until the next check.
+    pub(crate) is_throttled: bool,
+    /// Counts over all gateways.
+    pub(crate) shared_counts: SharedCounts,
+    /// Deadlines of the sessions, by time.
     pub(crate) due: BTreeSet<(BootInstant, Key)>,
-    /// When the loop is to have us look, the next time last: who wants it earlier
-    /// adds one, and each comes.
-    pub(crate) alarms: Vec<BootInstant>,
+    /// Pending timers of the loop, the earliest last: an earlier one is added, and all of them
+    /// fire.
+    pub(crate) wakeups: Vec<BootInstant>,
 }
 
-impl Left {
-    /// Of a gateway; `None`: no session can outlive it. Sessions of one before us
-    /// come along.
+impl DetachRegistry {
+    /// The registry of a gateway, with sessions of an earlier gateway; `None`: no session can
+    /// outlive the gateway.
     pub fn new(
-        config: &Router,
+        config: &GatewayConfig,
         ordinal: usize,
         poller: &Poller,
-        tallies: Tallies,
-    ) -> std::io::Result<(Option<Box<Self>>, Found)> {
+        shared_counts: SharedCounts,
+    ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !link::there_is_one() || !PidFd::are_supported() {
+        if !link::is_available() || !PidFd::are_supported() {
             return Ok((None, Vec::new()));
         }
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello::of(ordinal, config.processes);
-        let (store, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
+        let (supervisor, found) =
+            client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
-            entries: Table::new(),
+            entries: Slab::new(),
             index: Index::default(),
-            watchers: Table::new(),
-            store,
-            taken: 0,
-            pauses: false,
-            tallies,
+            viewers: Slab::new(),
+            supervisor,
+            bytes_read: 0,
+            is_throttled: false,
+            shared_counts,
             due: BTreeSet::new(),
-            alarms: Vec::new(),
+            wakeups: Vec::new(),
         };
-        left.hear_store();
-        poller.add(&left.poller, Source::Left.token(), Interest::READ)?;
+        left.watch_supervisor();
+        poller.add(&left.poller, Token::Detached.token(), Interest::READ)?;
         Ok((Some(Box::new(left)), found))
     }
 
-    /// Whether there is more to know of this session: it can be left, or came from
-    /// a gateway before us.
-    pub fn has(&self, session: Key) -> bool {
-        self.index.of_session(session).is_some()
+    /// Whether a live session has an entry: it is detachable, or was restored.
+    pub fn has_session(&self, session: Key) -> bool {
+        self.index.by_session(session).is_some()
     }
 
-    /// The session without a client whose program this is.
-    pub fn of_program(&self, program: Pid) -> Option<Key> {
-        self.index.of_program(program)
+    /// The detached session that this process belongs to.
+    pub fn by_program(&self, program: Pid) -> Option<Key> {
+        self.index.by_program(program)
     }
 
-    /// The session that this one is, where somebody is attached.
+    /// The live session of an entry, where a client is attached.
     pub fn session_of(&self, entry: Key) -> Option<Key> {
         self.entries.get(entry)?.state.client().map(|client| client.session)
     }
 
-    /// The programs of ours that run for nobody who is there.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        self.index.programs()
+    /// Processes of detached sessions that are children of this gateway.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.index.processes()
     }
 
-    /// How many watch a session.
-    pub fn watchers_of(&self, entry: Key) -> u32 {
-        self.entries.get(entry).map_or(0, |entry| entry.watchers)
+    /// Number of a session's viewers.
+    pub fn viewers_of(&self, entry: Key) -> u32 {
+        self.entries.get(entry).map_or(0, |entry| entry.viewers)
     }
 
-    /// One is closed as it is: a session, or somebody who watches.
-    pub fn drop_one(&mut self, key: Key, watches: bool) {
+    /// Drops an entry or a viewer as it is.
+    pub fn discard(&mut self, key: Key, watches: bool) {
         match watches {
-            true => drop(self.watchers.remove(key)),
+            true => drop(self.viewers.remove(key)),
             false => drop(self.take(key)),
         }
     }
 
-    /// What runs, where that is known.
+    /// The command of a session, where it is known.
     pub(crate) fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
         let entry = self.entries.get(key)?;
         let client = entry.state.client();
-        let subject = client.map_or(Subject::Left(key), |it| Subject::Session(it.session));
-        cx.command_of(subject, entry.door).map(Into::into)
+        let session_ref =
+            client.map_or(SessionRef::Detached(key), |it| SessionRef::Session(it.session));
+        cx.command_of(session_ref, entry.listener).map(Into::into)
     }
 
-    /// A session that has begun, or comes from a gateway before us.
-    pub(crate) fn insert(&mut self, entry: Entry) -> Key {
+    /// Adds an entry: a new session, or a restored one.
+    pub(crate) fn insert(&mut self, entry: RegistryEntry) -> Key {
         let key = self.entries.insert(entry);
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.count(&self.tallies);
+            entry.update_claims(&self.shared_counts);
             self.index.add(key, entry);
         }
         key
     }
 
-    /// Has a session become something else; where it is found by follows that.
-    pub(crate) fn change<T>(
+    /// Changes an entry's state, and its place in the index and the quotas.
+    pub(crate) fn update<T>(
         &mut self,
         key: Key,
-        change: impl FnOnce(&mut Entry) -> T,
+        update: impl FnOnce(&mut RegistryEntry) -> T,
     ) -> Option<T> {
         let entry = self.entries.get_mut(key)?;
         self.index.remove(key, entry);
-        let outcome = change(entry);
-        entry.count(&self.tallies);
+        let outcome = update(entry);
+        entry.update_claims(&self.shared_counts);
         self.index.add(key, entry);
         Some(outcome)
     }
 
-    pub(crate) fn take(&mut self, key: Key) -> Option<Box<Entry>> {
+    pub(crate) fn take(&mut self, key: Key) -> Option<Box<RegistryEntry>> {
         let entry = self.entries.remove(key)?;
         self.index.remove(key, &entry);
-        if let Some(armed) = entry.armed {
-            self.due.remove(&(armed, key));
+        if let Some(scheduled) = entry.scheduled {
+            self.due.remove(&(scheduled, key));
         }
-        // Others may have copies of it.
-        if let Some(pidfd) = entry.adopted() {
+        // Other processes may have copies of the descriptor.
+        if let Some(pidfd) = entry.restored_pidfd() {
             let _ = self.poller.remove(pidfd);
         }
         Some(entry)
     }
 
-    /// A session is over, or can be left no more.
-    pub(crate) fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<Entry>> {
+    /// Removes an entry that is over, also at the supervisor.
+    pub(crate) fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<RegistryEntry>> {
         let entry = self.take(key)?;
-        self.tell_over(cx, entry.id.as_ref().to_owned());
+        self.unregister(cx, entry.id.as_ref().to_owned());
         Some(entry)
     }
 
-    /// The earliest of what ended is forgotten where there is too much, of
-    /// whoever has the most of it.
-    pub(crate) fn bound_ended(&mut self, cx: &mut Context) {
-        while let Some(key) = self.index.too_much(ENDED) {
+    /// Forgets exited sessions above the limit, the oldest of the user that has most of them.
+    pub(crate) fn trim_exited(&mut self, cx: &mut Context) {
+        while let Some(key) = self.index.oldest_exited(MAX_EXITED) {
             drop(self.remove(cx, key));
         }
     }

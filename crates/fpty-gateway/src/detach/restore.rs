@@ -1,26 +1,27 @@
-//! Sessions of a gateway that was here before us, which was killed or whose
-//! instance was reloaded.
+//! Restore: sessions of an earlier gateway, which was killed or whose instance was reloaded, go on.
 
 use std::os::fd::OwnedFd;
 
-use super::detached::read_the_rest;
-use super::entry::{Alone, Client, Entry, Held, Over, Program, terminal_size};
-use super::no_detach::past_of;
-use super::registry::Left;
-use super::state::{Remnants, State};
+use super::attach_state::{AttachState, Released};
+use super::detached::drain_terminal;
+use super::no_detach::restored_info;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachResources, DetachedTerminal, ExitedSession, Program, RegistryEntry, terminal_size,
+};
 use crate::config::recording::OnError;
 use crate::connection::session_access::Secrets;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::log::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::{Recorder, Recording};
-use crate::process::supervisor::protocol::{Record, SessionFds};
-use crate::session::lifecycle::Past;
-use crate::session::relay::{Attached, Sessions, Wires};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::{RecordingTap, Recordings};
+use crate::process::supervisor::protocol::{SessionFds, SessionRecord};
+use crate::session::lifecycle::RestoredInfo;
+use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::Kept;
+use crate::session::state::extended_state::DetachState;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
@@ -31,59 +32,59 @@ use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 
-/// Why a session is not recorded that is older than the option.
+/// Reason why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
 
-/// Why one ends that the kernel refuses to tell of.
-pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out of memory)";
+/// Text for a client whose session the poller refuses.
+pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
 
-/// What became of one.
+/// Result of restoring a session.
 #[must_use]
 pub enum Restored {
-    /// There is nothing of it.
-    Over,
-    /// It has ended, and there is nobody so far to be told.
-    Ended(Key),
-    /// It goes on without a client.
-    Alone {
-        /// Where it is known here.
+    /// Nothing of the session is left.
+    Nothing,
+    /// The session has exited, and no client was told so far.
+    Exited(Key),
+    /// The session goes on detached.
+    Detached {
+        /// The session's entry.
         entry: Key,
-        /// What it was before.
-        past: Box<Past>,
-        /// It had a client since then, which was lost with its gateway.
+        /// What was known of the session.
+        info: Box<RestoredInfo>,
+        /// Since when it had a client, which was lost with the gateway.
         lost: Option<Timestamp>,
     },
-    /// It goes on, with its client.
+    /// The session goes on with its client.
     Attached {
-        /// Where it is known here.
+        /// The session's entry.
         entry: Key,
-        /// The session.
+        /// The live session.
         session: Key,
-        /// What it was before.
-        past: Box<Past>,
+        /// What was known of the session.
+        info: Box<RestoredInfo>,
     },
-    /// It cannot go on. The line of its end, where nobody else writes that.
-    Ends(Master, ProcessHandle, Option<String>),
+    /// The session is to be hung up; with the end line, where no other process writes it.
+    HangUp(Master, ProcessHandle, Option<String>),
 }
 
-impl Left {
-    /// Takes one up.
+impl DetachRegistry {
+    /// Restores a session from the supervisor's record and descriptors.
     pub fn restore(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        recorder: Option<&mut Recorder>,
-        (record, held): (Record, SessionFds),
+        recorder: Option<&mut Recordings>,
+        (record, held): (SessionRecord, SessionFds),
     ) -> Restored {
         let restored = match record.bound {
-            true => self.restore_bound(cx, sessions, record, held),
+            true => self.restore_no_detach(cx, sessions, record, held),
             false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
-        restored.unwrap_or(Restored::Over)
+        restored.unwrap_or(Restored::Nothing)
     }
 
-    /// The recording of one without a client.
-    pub fn recording(&self, key: Key) -> Option<&Recording> {
+    /// The recording of a detached session.
+    pub fn recording(&self, key: Key) -> Option<&RecordingTap> {
         self.entries.get(key)?.state.terminal()?.recording.as_deref()
     }
 
@@ -91,141 +92,151 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        mut recorder: Option<&mut Recorder>,
-        (record, held): (Record, SessionFds),
+        mut recorder: Option<&mut Recordings>,
+        (record, held): (SessionRecord, SessionFds),
     ) -> Option<Restored> {
-        let past = past_of(&record);
-        let Record { id, name, door, nth, pid, attached, left: at, .. } = record;
-        let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
-        let secrets = Secrets::of(secrets);
-        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
-        let entry = |past: &Past, state| Entry { name, secrets, ..entry(past, pid, state) };
+        let info = restored_info(&record);
+        let SessionRecord { id, name, listener, nth, pid, attached, left: at, .. } = record;
+        let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
+        let secrets = Secrets::restore(secrets);
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
+        let entry =
+            |info: &RestoredInfo, state| RegistryEntry { name, secrets, ..entry(info, pid, state) };
         let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
-            // It ended while there was no gateway.
+            // The program ended while there was no gateway.
             let terminal = master.and_then(|master| Master::returned(master, shared).ok());
             let ended = SessionEnd::read(&ended).unwrap_or(SessionEnd::new(EndKind::Lost, ""));
             let size = terminal_size(terminal.as_ref());
-            let recording = recording.zip(door).and_then(|(kept, door)| {
-                recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
+            let recording = recording.zip(listener).and_then(|(kept, listener)| {
+                recorder.as_mut()?.go_on(cx, listener, kept, size).ok().flatten()
             });
-            let whole = terminal
-                .and_then(|terminal| with_the_rest(cx, &ring, terminal, recording.as_deref()));
+            let whole = terminal.and_then(|terminal| {
+                with_drained_output(cx, &ring, terminal, recording.as_deref())
+            });
             if let Some(whole) = whole {
                 ring = whole;
             }
             if let Some(recorder) = recorder {
                 recorder.end(cx, recording, exit_of(&ended), None);
             }
-            let state =
-                State::Over(Over { ring, ended, command: command.map(Into::into) }, at.into());
-            let key = self.insert(entry(&Past { door: door?, ..past }, state));
-            self.arm(cx, key);
-            return Some(Restored::Ended(key));
+            let state = AttachState::Exited(
+                ExitedSession { ring, ended, command: command.map(Into::into) },
+                at.into(),
+            );
+            let key = self.insert(entry(&RestoredInfo { listener: listener?, ..info }, state));
+            self.schedule(cx, key);
+            return Some(Restored::Exited(key));
         }
         let master = Master::returned(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
-        let allows =
-            |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
-        // Nobody could come to it any more.
+        let allows = |listener: &u16| {
+            cx.listeners.rules(*listener).is_some_and(|rules| rules.detach.sessions > 0)
+        };
+        // No client could attach any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = door.filter(allows).ok_or_else(|| SessionEnd::new(EndKind::Stopped, why));
+        let listener =
+            listener.filter(allows).ok_or_else(|| SessionEnd::new(EndKind::Stopped, why));
         let size = terminal_size(Some(&master));
-        let goes_on = door.and_then(|door| {
+        let goes_on = listener.and_then(|listener| {
             let recording = match (recording, recorder) {
-                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
-                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, listener, kept, size)?,
+                _ => check_recording(cx, listener, &id).map_or(Ok(None), Err)?,
             };
-            Ok((door, recording))
+            Ok((listener, recording))
         });
-        let (door, recording) = match goes_on {
+        let (listener, recording) = match goes_on {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
-                self.tell_over(cx, id);
-                let last = last.take(Gone::Lost, None);
-                return Some(Restored::Ends(master, ProcessHandle::from_pidfd(program), last));
+                self.unregister(cx, id);
+                let last = last.take(EndReason::Lost, None);
+                return Some(Restored::HangUp(master, ProcessHandle::from_pidfd(program), last));
             }
         };
-        let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let past = Past { door, size, ..past };
+        let buffer = cx.listeners.rules(listener).map_or(0, |rules| rules.detach.buffer);
+        let info = RestoredInfo { listener, size, ..info };
         let remains = match memory {
             Some(ring) => ScrollbackWriter::from_ring(*ring).ok(),
             None => ring.and_then(|ring| ScrollbackWriter::resume(ring).ok()),
         };
-        // It may have been written by anybody.
+        // Another process may have written into a shared scrollback.
         let remains = remains.or_else(|| ScrollbackWriter::new(buffer as usize, size).ok())?;
-        let (Some((who, since_then)), Some(client)) = (attached, client) else {
-            // Its client was lost with the one before us: that is now.
+        let (Some((principal, since_then)), Some(client)) = (attached, client) else {
+            // The client was lost with the earlier gateway: the session is detached as of now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Box::new(Alone::new(master, remains, recording));
-            let program = Program::adopted(program);
-            let key = self.insert(entry(&past, State::alone(program, alone, left)));
-            self.arm(cx, key);
+            let detached = Box::new(DetachedTerminal::new(master, remains, recording));
+            let program = Program::restored(program);
+            let key = self.insert(entry(&info, AttachState::detached(program, detached, left)));
+            self.schedule(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
-            return match self.hear_alone(key) {
-                true => Some(Restored::Alone { entry: key, past: Box::new(past), lost }),
-                false => self.end_unheard(cx, key),
+            return match self.watch_detached(key) {
+                true => Some(Restored::Detached { entry: key, info: Box::new(info), lost }),
+                false => self.end_unpollable(cx, key),
             };
         };
-        // Its client goes on with the terminal, and has noticed nothing.
-        let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
+        // The client goes on with the terminal, and notices nothing.
+        let session = Session::restored(
+            size,
+            Some(DetachState { remains, awaiting_go: false, relay_only: false }),
+        );
         let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
-        let program = Program::adopted(program);
-        let mut wires = Wires::new(client, master, Some(process));
-        wires.record_by(recording);
-        let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        let client = Client { session, uid: who };
-        let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));
-        self.hear_adopted(cx, sessions, key, session);
+        let program = Program::restored(program);
+        let mut io = SessionIo::new(client, master, Some(process));
+        io.set_recording(recording);
+        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, listener));
+        let client = Client { session, uid: principal };
+        let key =
+            self.insert(entry(&info, AttachState::attached(program, client, since_then.into())));
+        self.watch_restored(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
-        // The one before may have been killed before it said so.
-        attached.session.say_go(&mut attached.wires);
-        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
+        // The earlier gateway may have been killed before it sent GO.
+        attached.session.send_go(&mut attached.io);
+        Some(Restored::Attached { entry: key, session, info: Box::new(info) })
     }
 
-    /// Waits for the terminal of one that has no client, and for the end of its
-    /// program. Whether it can.
-    fn hear_alone(&self, key: Key) -> bool {
+    /// Registers the terminal and the process of a restored detached session. Whether the poller
+    /// takes them.
+    fn watch_detached(&self, key: Key) -> bool {
         let Some(entry) = self.entries.get(key) else {
             return false;
         };
-        let (Some(pidfd), Some(alone)) = (entry.adopted(), entry.state.terminal()) else {
+        let (Some(pidfd), Some(detached)) = (entry.restored_pidfd(), entry.state.terminal()) else {
             return false;
         };
-        let token = Source::Caller(key).token();
+        let token = Token::PendingConnection(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
-        if let Some(recording) = &alone.recording {
-            recording.belongs_to(Subject::Left(key));
+        if let Some(recording) = &detached.recording {
+            recording.assign_to(SessionRef::Detached(key));
         }
-        let token = Source::Terminal(key).token();
-        heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
+        let token = Token::Terminal(key).token();
+        heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
     }
 
-    /// What nobody can wait for ends.
-    fn end_unheard(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
+    /// Ends a restored session that the poller refuses.
+    fn end_unpollable(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
         let entry = self.remove(cx, key)?;
-        log(&format!("forkptyrouter: {NOT_HEARD}"));
-        let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, ProcessHandle::from_pidfd(program?.pidfd?), None))
+        log(&format!("forkptyrouter: {UNPOLLABLE}"));
+        let Released { program, terminal, .. } = entry.state.release();
+        Some(Restored::HangUp(terminal?.master, ProcessHandle::from_pidfd(program?.pidfd?), None))
     }
 }
 
-/// What is left of an ended program, with what nobody has read of its terminal.
-fn with_the_rest(
+/// Scrollback of an ended program, with the output that nobody has read.
+fn with_drained_output(
     cx: &mut Context,
     ring: &OwnedFd,
     terminal: Master,
-    recording: Option<&Recording>,
+    recording: Option<&RecordingTap>,
 ) -> Option<OwnedFd> {
     let mut remains = ScrollbackWriter::resume(ring.try_clone().ok()?).ok()?;
-    read_the_rest(cx, &terminal, &mut remains, recording);
+    drain_terminal(cx, &terminal, &mut remains, recording);
     remains.share_file().ok()
 }
 
-/// How a program ended whose end was told, as far as it was its own.
+/// The exit of a program by its END, where that is the program's own.
 fn exit_of(ended: &SessionEnd) -> Option<Exit> {
     match ended.ending {
         EndKind::Exit => Some(Exit::Status(ended.value.into())),
@@ -234,12 +245,11 @@ fn exit_of(ended: &SessionEnd) -> Option<Exit> {
     }
 }
 
-/// Why a session of a gateway before us cannot go on where sessions are
-/// recorded by now: what it wrote so far, and writes past us, is in no
-/// recording.
-pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<SessionEnd> {
-    let record = &cx.doors.rules(door)?.record;
-    record.folder.as_ref()?;
+/// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
+/// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
+pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<SessionEnd> {
+    let record = &cx.listeners.rules(listener)?.record;
+    record.dir.as_ref()?;
     match record.on_error {
         OnError::Close => {
             log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
@@ -253,23 +263,27 @@ pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<SessionE
     }
 }
 
-/// One that has no name, and can be left.
-pub(crate) fn entry(past: &Past, pid: Pid, state: State<Held>) -> Entry {
-    Entry {
-        id: past.id.as_str().into(),
+/// An entry of a session without a name.
+pub(crate) fn entry(
+    info: &RestoredInfo,
+    pid: Pid,
+    state: AttachState<DetachResources>,
+) -> RegistryEntry {
+    RegistryEntry {
+        id: info.id.as_str().into(),
         name: String::new(),
-        uid: past.uid,
-        who: past.who,
+        uid: info.uid,
+        principal: info.principal,
         secrets: Secrets::default(),
-        door: past.door,
+        listener: info.listener,
         pid,
-        since: past.started,
+        since: info.started,
         state,
-        untold: false,
-        armed: None,
-        watchers: 0,
-        bound: None,
-        held: None,
-        counts: None,
+        dirty: false,
+        scheduled: None,
+        viewers: 0,
+        no_detach: None,
+        name_claim: None,
+        detached_claims: None,
     }
 }

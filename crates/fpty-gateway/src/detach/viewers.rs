@@ -1,29 +1,28 @@
-//! Clients that only see what a session shows: those that watch beside the one
-//! who is attached, and those that come to one that has ended. They are fed from
-//! the ring, whoever writes that.
+//! Viewers: clients that view a session beside the attached one, and clients that read the end of
+//! an exited session. They are fed from the scrollback, whoever writes that.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::attach_client::HAS_ENDED;
-use super::entry::Waiting;
-use super::registry::Left;
-use super::state::State;
-use super::viewer::Watcher;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::Newcomer;
+use super::attach_client::SESSION_ENDED;
+use super::attach_state::AttachState;
+use super::registry::DetachRegistry;
+use super::registry_entry::PendingAttach;
+use super::viewer::Viewer;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::{Subject, Whose};
-use crate::observe::audit::Gone;
-use crate::process::table::Programs;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
+use crate::observe::audit::EndReason;
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
-use crate::session::timeouts::{BY_AN_OPERATOR, TIME_IS_OVER};
+use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
-use fpty::fair_share::{self, Who};
+use fpty::fair_share::{self, Principal};
 use fpty::proto::session_key::{FoundBy, SessionKey};
 use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_packet, variables};
 use fpty::scrollback::ScrollbackReader;
@@ -31,64 +30,69 @@ use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
 use fpty::sys::{ReadOutcome, WriteOutcome};
 
-/// How often it is looked for more output.
-const OFTEN: Duration = Duration::from_millis(30);
+/// Interval of looking for more output.
+const FEED_INTERVAL: Duration = Duration::from_millis(30);
 
-/// Such clients at most, and of one user.
-const MOST: usize = 256;
-const MOST_OF_ONE: usize = 64;
+/// Most viewers, and most of one user.
+const MAX_VIEWERS: usize = 256;
+const MAX_VIEWERS_PER_USER: usize = 64;
 
-/// Why one is seen off that may watch.
-const NO_PLACE: &str = "others watch that have fewer places, and there are no more";
+/// Text for a viewer that is displaced by one of another user.
+const DISPLACED: &str = "others watch that have fewer places, and there are no more";
 
-/// What is read of one at once: each of the few packets that it sends may be
-/// worth an answer.
+/// Most bytes of one read: each of the few packets of a viewer may be worth an answer.
 const ONE_READ: usize = 256;
 
-/// What those who watch are told of an end that is not the program's own.
-pub fn because(why: Gone) -> SessionEnd {
+/// END for viewers of a session whose end is not the program's own.
+pub fn end_for_viewers(why: EndReason) -> SessionEnd {
     let (ending, text) = match why {
-        Gone::Operator => (EndKind::Operator, BY_AN_OPERATOR),
-        Gone::Limit => (EndKind::Limit, TIME_IS_OVER),
-        Gone::Idle => (EndKind::Idle, "session ended: no traffic"),
-        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (EndKind::Lost, HAS_ENDED),
+        EndReason::Operator => (EndKind::Operator, ENDED_BY_OPERATOR),
+        EndReason::Limit => (EndKind::Limit, MAX_TIME_REACHED),
+        EndReason::Idle => (EndKind::Idle, "session ended: no traffic"),
+        EndReason::Exit | EndReason::Signal | EndReason::Hangup | EndReason::Lost => {
+            (EndKind::Lost, SESSION_ENDED)
+        }
     };
     SessionEnd::new(ending, text)
 }
 
-impl Left {
-    /// A client sees a session.
-    pub(crate) fn watch(
+impl DetachRegistry {
+    /// Adds a viewer to a session.
+    pub(crate) fn add_viewer(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-        waiting: Waiting,
+        pending: PendingAttach,
     ) {
-        let Waiting { newcomer, opening, rest, .. } = waiting;
+        let PendingAttach { connection, hello, early_data, .. } = pending;
         let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
-        let who = Who::of(&newcomer.client);
-        if self.watchers.iter().filter(|(_, watcher)| watcher.who == who).count() >= MOST_OF_ONE {
-            return cx.turn_back(newcomer, true, refused("too many of yours watch"));
+        let principal = Principal::of(&connection.client);
+        if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
+            >= MAX_VIEWERS_PER_USER
+        {
+            return cx.reject(connection, true, refused("too many of yours watch"));
         }
-        let places = self.watchers.iter().map(|(key, it)| (key, it.who, it.since));
-        if let Some(key) = fair_share::in_the_way(places, who, MOST_OF_ONE, MOST) {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.lost(NO_PLACE);
+        let places = self.viewers.iter().map(|(key, it)| (key, it.principal, it.since));
+        if let Some(key) =
+            fair_share::to_evict(places, principal, MAX_VIEWERS_PER_USER, MAX_VIEWERS)
+        {
+            if let Some(viewer) = self.viewers.get_mut(key) {
+                viewer.fail(DISPLACED);
             }
-            self.end_watcher(cx, key);
+            self.end_viewer(cx, key);
         }
         let entry = self.entries.get_mut(key);
-        let alone = entry.and_then(|entry| entry.state.terminal_mut());
-        let is_another = alone.is_some_and(|alone| {
-            alone.remains.shared_file().is_none() && alone.remains.open_file().is_ok()
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        let is_another = detached.is_some_and(|detached| {
+            detached.remains.shared_file().is_none() && detached.remains.open_file().is_ok()
         });
-        let Some((ring, seen, end)) = self.seen(sessions, key) else {
-            return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
+        let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
+            return cx.reject(connection, true, refused("out of descriptors or memory"));
         };
-        // Its seat is free: it is no session.
-        let Newcomer { client, transport, origin, .. } = newcomer;
+        // The viewer's permit is free: a viewer is no session.
+        let Connection { client, transport, origin, .. } = connection;
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
             let id = entry.id.as_ref().to_owned();
@@ -96,7 +100,7 @@ impl Left {
             encode_packet(SESSION_KEY, &its_key.payload(), &mut packet);
         }
         encode_packet(OFFER, &[OFFER_RING], &mut offer);
-        // There is room for both in a new connection.
+        // A new connection has room for both packets.
         let _ = client.write(&packet);
         let offered = match transport {
             Transport::Tcp => client.write(&offer),
@@ -105,183 +109,187 @@ impl Left {
         if !matches!(offered, WriteOutcome::Bytes(_)) {
             return;
         }
-        let is_over = end.is_some();
-        // Who only watches leaves its end to whoever has it.
-        let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
-        let decoder = opening.decoder;
-        let watcher = Watcher {
+        let has_exited = end.is_some();
+        // A viewer by its own wish leaves the end to the session's client.
+        let watches = hello.variables.get(variables::READ_ONLY) == Some(b"1");
+        let decoder = hello.decoder;
+        let viewer = Viewer {
             client,
-            who,
+            principal,
             decoder,
             seen,
             at: None,
             entry: key,
             backlog: Backlog::default(),
             since: Instant::now(),
-            is_told: !is_over,
-            last_line: None,
+            is_announced: !has_exited,
+            prepared_line: None,
             end,
-            is_last: is_over && !watches,
+            takes_exit_notice: has_exited && !watches,
         };
-        let last_line = match is_over {
+        let prepared_line = match has_exited {
             true => None,
-            false => cx.viewed(self.subject_of(key), &origin, &watcher.client),
+            false => cx.viewer_joined(self.subject_of(key), &origin, &viewer.client),
         };
-        let watcher = Watcher { last_line, ..watcher };
-        let watcher = self.watchers.insert(watcher);
-        cx.faults.made = Some(Whose::Watcher(watcher));
+        let viewer = Viewer { prepared_line, ..viewer };
+        let viewer = self.viewers.insert(viewer);
+        cx.panics.in_progress = Some(FaultDomain::Viewer(viewer));
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.watchers += 1;
+            entry.viewers += 1;
         }
         if is_another {
-            // What goes there from now on is kept there.
-            self.tell_store(cx, sessions, programs, key);
+            // The supervisor gets the file that output goes to from now on.
+            self.sync_supervisor(cx, sessions, processes, key);
         }
-        let Some(there) = self.watchers.get_mut(watcher) else {
+        let Some(there) = self.viewers.get_mut(viewer) else {
             return;
         };
-        let token = Source::Client(watcher).token();
+        let token = Token::Client(viewer).token();
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-            there.say(&SessionEnd::new(EndKind::Refused, why).packet());
-            return self.end_watcher(cx, watcher);
+            cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
+            there.send(&SessionEnd::new(EndKind::Refused, why).packet());
+            return self.end_viewer(cx, viewer);
         }
-        if !there.hear(&rest) {
-            return self.end_watcher(cx, watcher);
+        if !there.on_input(&early_data) {
+            return self.end_viewer(cx, viewer);
         }
-        self.look_after(cx, OFTEN);
+        self.wake_in(cx, FEED_INTERVAL);
     }
 
-    /// What there is to see of a session, and how it has ended.
-    fn seen(
+    /// A copy of the scrollback, and the session's end.
+    fn open_scrollback(
         &self,
         sessions: &Sessions,
         key: Key,
     ) -> Option<(OwnedFd, ScrollbackReader, Option<SessionEnd>)> {
         let state = &self.entries.get(key)?.state;
         let (ring, end) = match (state, state.client(), state.terminal()) {
-            (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
+            (AttachState::Exited(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
             (_, Some(client), _) => {
-                (sessions.get(client.session)?.session.kept()?.remains.shared_file()?, None)
+                (sessions.get(client.session)?.session.detach_state()?.remains.shared_file()?, None)
             }
-            (.., alone) => (alone?.remains.shared_file()?, None),
+            (.., detached) => (detached?.remains.shared_file()?, None),
         };
         let ring = ring.try_clone_to_owned().ok()?;
         let seen = ScrollbackReader::open(ring.try_clone().ok()?).ok()?;
         Some((ring, seen, end))
     }
 
-    /// It said something, or has left.
-    pub(crate) fn watcher_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
+    /// Handles an event of a viewer's connection.
+    pub(crate) fn viewer_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
+        let Some(viewer) = self.viewers.get_mut(key) else {
             return;
         };
-        let lives = match watcher.client.read(&mut cx.buffer[..ONE_READ]) {
+        let lives = match viewer.client.read(&mut cx.buffer[..ONE_READ]) {
             ReadOutcome::Bytes(count) => {
                 fault_injection::strike("watcher", || &cx.buffer[..count]);
-                watcher.hear(&cx.buffer[..count])
+                viewer.on_input(&cx.buffer[..count])
             }
             ReadOutcome::WouldBlock => !ready.hang_up,
             ReadOutcome::Eof | ReadOutcome::Closed => false,
         };
         if !lives {
-            self.end_watcher(cx, key);
+            self.end_viewer(cx, key);
         }
     }
 
-    /// It has seen all, or is gone.
-    pub fn end_watcher(&mut self, cx: &mut Context, key: Key) {
-        self.unviewed(cx, key);
-        let Some(watcher) = self.watchers.remove(key) else {
+    /// Ends a viewer that has read everything, or is gone.
+    pub fn end_viewer(&mut self, cx: &mut Context, key: Key) {
+        self.viewer_left(cx, key);
+        let Some(viewer) = self.viewers.remove(key) else {
             return;
         };
-        if let Some(entry) = self.entries.get_mut(watcher.entry) {
-            entry.watchers = entry.watchers.saturating_sub(1);
+        if let Some(entry) = self.entries.get_mut(viewer.entry) {
+            entry.viewers = entry.viewers.saturating_sub(1);
         }
-        // It was told how its session ended: nobody else has to be.
-        if watcher.is_last && watcher.at.is_some() && watcher.end.is_none() {
-            drop(self.remove(cx, watcher.entry));
+        // This client was sent the end: the exited session is kept for no other.
+        if viewer.takes_exit_notice && viewer.at.is_some() && viewer.end.is_none() {
+            drop(self.remove(cx, viewer.entry));
         }
-        let _ = self.poller.remove(watcher.client.as_fd());
-        cx.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
+        let _ = self.poller.remove(viewer.client.as_fd());
+        cx.close_lingering(viewer.client, CloseNotice::Packet { is_answered: false });
     }
 
-    /// What is told of a session is told of this.
-    pub(crate) fn subject_of(&self, entry: Key) -> Subject {
-        self.session_of(entry).map_or(Subject::Left(entry), Subject::Session)
+    /// The subject of an entry: the live session or the detached one.
+    pub(crate) fn subject_of(&self, entry: Key) -> SessionRef {
+        self.session_of(entry).map_or(SessionRef::Detached(entry), SessionRef::Session)
     }
 
-    /// Those who watch a session.
-    fn watchers_at(&self, entry: Key) -> Vec<Key> {
-        match self.watchers_of(entry) {
+    /// Keys of a session's viewers.
+    fn viewer_keys(&self, entry: Key) -> Vec<Key> {
+        match self.viewers_of(entry) {
             0 => Vec::new(),
             _ => {
-                let at = self.watchers.iter().filter(|(_, watcher)| watcher.entry == entry);
+                let at = self.viewers.iter().filter(|(_, viewer)| viewer.entry == entry);
                 at.map(|(key, _)| key).collect()
             }
         }
     }
 
-    /// Those who watch this session are to be told how it ended.
-    pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &SessionEnd) {
-        if let Some(entry) = self.index.of_session(session) {
-            self.unwatch(cx, entry, ended);
+    /// Tells the viewers of a live session how it ended.
+    pub fn tell_viewers(&mut self, cx: &mut Context, session: Key, ended: &SessionEnd) {
+        if let Some(entry) = self.index.by_session(session) {
+            self.end_viewers(cx, entry, ended);
         }
     }
 
-    /// A session is over, and has ended so, unless that was told before: nobody looks on
-    /// any more.
-    pub(crate) fn unwatch(&mut self, cx: &mut Context, entry: Key, ended: &SessionEnd) {
-        for key in self.watchers_at(entry) {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.end.get_or_insert_with(|| ended.clone());
+    /// Tells the viewers of a session how it ended, unless they know already.
+    pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &SessionEnd) {
+        for key in self.viewer_keys(entry) {
+            if let Some(viewer) = self.viewers.get_mut(key) {
+                viewer.end.get_or_insert_with(|| ended.clone());
             }
-            self.unviewed(cx, key);
+            self.viewer_left(cx, key);
         }
     }
 
-    /// The gateway is to end: those who watch are told so, as far as that is taken at
-    /// once. Who can come back is no more told of this than of a gateway that is killed.
+    /// Notifies the viewers that the gateway ends, as far as their connections take it at once. A
+    /// client that can attach again reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: EndKind, line: &str) {
         let told = (why == EndKind::Stopped).then(|| SessionEnd::new(why, line).packet());
-        let keys: Vec<Key> = self.watchers.iter().map(|(key, _)| key).collect();
+        let keys: Vec<Key> = self.viewers.iter().map(|(key, _)| key).collect();
         for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
-            self.watchers.get_mut(key).map(|watcher| watcher.say(told));
+            self.viewers.get_mut(key).map(|viewer| viewer.send(told));
         }
     }
 
-    fn unviewed(&mut self, cx: &mut Context, key: Key) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
+    fn viewer_left(&mut self, cx: &mut Context, key: Key) {
+        let Some(viewer) = self.viewers.get_mut(key) else {
             return;
         };
-        let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
-        let subject = self.subject_of(entry);
-        if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
-            cx.unviewed(subject, &watcher.client, watcher.since.elapsed(), watcher.last_line);
+        let (is_announced, entry) = (std::mem::take(&mut viewer.is_announced), viewer.entry);
+        let session_ref = self.subject_of(entry);
+        if let Some(viewer) = self.viewers.get(key).filter(|_| is_announced) {
+            cx.viewer_left(
+                session_ref,
+                &viewer.client,
+                viewer.since.elapsed(),
+                viewer.prepared_line,
+            );
         }
     }
 
-    /// Has all of them fed; when to look again.
-    pub(crate) fn watched(&self, cx: &mut Context) -> Option<Duration> {
-        self.watchers.iter().for_each(|(key, _)| cx.then(Outcome::FeedWatcher(key)));
-        (self.watchers.len() > 0).then_some(OFTEN)
+    /// Schedules the feeding of all viewers. Returns when to do so again.
+    pub(crate) fn schedule_feeds(&self, cx: &mut Context) -> Option<Duration> {
+        self.viewers.iter().for_each(|(key, _)| cx.push_outcome(Outcome::FeedViewer(key)));
+        (self.viewers.len() > 0).then_some(FEED_INTERVAL)
     }
 
-    /// Gives one what there is.
-    pub fn feed_watcher(&mut self, cx: &mut Context, key: Key) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
+    /// Feeds one viewer.
+    pub fn feed_viewer(&mut self, cx: &mut Context, key: Key) {
+        let Some(viewer) = self.viewers.get_mut(key) else {
             return;
         };
         fault_injection::point("watching");
-        if watcher.end.is_none() {
-            watcher.end = match self.entries.get(watcher.entry) {
-                Some(entry) => entry.state.last().map(|over| over.ended.clone()),
-                None => Some(because(Gone::Lost)),
+        if viewer.end.is_none() {
+            viewer.end = match self.entries.get(viewer.entry) {
+                Some(entry) => entry.state.exited().map(|over| over.ended.clone()),
+                None => Some(end_for_viewers(EndReason::Lost)),
             };
         }
-        if !watcher.feed() {
-            self.end_watcher(cx, key);
+        if !viewer.feed() {
+            self.end_viewer(cx, key);
         }
     }
 }

@@ -7,30 +7,30 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::context::{Context, Made};
+use super::context::{Context, ContextParts};
 use super::run::GatewayLoop;
-use super::slab::{Source, Table};
-use crate::command::Commands;
-use crate::config::gateway_config::Router;
+use super::slab::{Slab, Token};
+use crate::command::commands::Commands;
+use crate::config::gateway_config::GatewayConfig;
 use crate::config::rules::Rules;
-use crate::connection::handshake::Callers;
-use crate::connection::http_probe::Beginnings;
-use crate::connection::lingering_close::Closing;
-use crate::connection::listeners::{Door, Doors};
-use crate::connection::shared_counts::Tallies;
-use crate::control::Inquirers;
-use crate::control::attach_elsewhere::Seekers;
-use crate::control::peers::Siblings;
-use crate::detach::Left;
+use crate::connection::handshake::PendingConnections;
+use crate::connection::http_probe::HttpProbes;
+use crate::connection::lingering_close::LingeringCloses;
+use crate::connection::listeners::{Listener, Listeners};
+use crate::connection::shared_counts::SharedCounts;
+use crate::control::ControlClients;
+use crate::control::attach_elsewhere::AttachSearches;
+use crate::control::peers::Peers;
+use crate::detach::DetachRegistry;
 use crate::host::{SocketRole, host};
 use crate::log::log;
-use crate::observe::audit::{self, Told};
-use crate::observe::recording::Recorder;
+use crate::observe::audit::{self, Audit};
+use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
-use crate::process::supervisor::after_gateway::LeftBehind;
+use crate::process::supervisor::after_gateway::OrphanedSessions;
 use crate::process::supervisor::leaders::{self, Leaders};
-use crate::process::table::{self, Programs};
-use crate::session::teardown::Departures;
+use crate::process::table::{self, ProcessTable};
+use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::{Signals, block, own_dispositions};
@@ -40,7 +40,7 @@ use fpty::sys::spawn::{Program, Spawner};
 ///
 /// # Errors
 /// It cannot wait for anything.
-pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
+pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     fpty::sys::forbid_ptrace();
     fpty::sys::stdio::keep_stderr(config.processes > 1);
     if fpty::sys::keeps_root_group() {
@@ -53,16 +53,16 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     block(Signal::SIGPIPE);
     let limit = fpty::sys::raise_descriptor_limit().ok();
     let rules: Vec<Rc<Rules>> = config.all_rules().iter().cloned().map(Rc::new).collect();
-    let programs: Vec<Arc<Program>> =
-        rules.iter().map(|rules| Arc::new(table::of_rules(rules, limit))).collect();
+    let processes: Vec<Arc<Program>> =
+        rules.iter().map(|rules| Arc::new(table::program_for(rules, limit))).collect();
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
-    let told = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
-    let children = Signals::read_by_signalfd(&told).context("cannot be told of ended programs")?;
+    let audit = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
+    let children = Signals::read_by_signalfd(&audit).context("cannot be told of ended programs")?;
     poller
-        .add(children.as_fd(), Source::Children.token(), Interest::READ)
+        .add(children.as_fd(), Token::Children.token(), Interest::READ)
         .context("cannot wait for ended programs")?;
 
-    let mut doors = Vec::new();
+    let mut listeners = Vec::new();
     let mut statistics = None;
     for socket in host().sockets()? {
         let protocol = match socket.role {
@@ -74,78 +74,81 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
             }
             SocketRole::Statistics => continue,
         };
-        let (Some(rules), Some(program)) = (rules.get(socket.rules), programs.get(socket.rules))
+        let (Some(rules), Some(program)) = (rules.get(socket.rules), processes.get(socket.rules))
         else {
             continue;
         };
-        doors.push(Door {
-            listener: socket.listener,
+        listeners.push(Listener {
+            socket: socket.listener,
             protocol,
             name: socket.name,
             rules: Rc::clone(rules),
             program: Arc::clone(program),
-            rests: false,
+            paused: false,
         });
     }
-    let keeper = leaders::keeper_of(ordinal);
-    let tallies = Tallies::of(ordinal);
-    let (left, found) = Left::new(&config, ordinal, &poller, tallies.clone())
+    let supervisor = leaders::supervisor_of(ordinal);
+    let shared_counts = SharedCounts::of(ordinal);
+    let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
-    let left_behind = LeftBehind::before(ordinal, keeper);
-    let told = Told::new(
+    let orphaned = OrphanedSessions::before(ordinal, supervisor);
+    let audit = Audit::new(
         &config,
         ordinal,
-        doors.iter().map(|door| audit::Socket::of(&door.name, &door.rules)).collect(),
+        listeners
+            .iter()
+            .map(|listener| audit::AuditSocket::of(&listener.name, &listener.rules))
+            .collect(),
     );
     let grace = config.hangup_grace;
     let hello = Hello::of(ordinal, config.processes);
-    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), hello);
+    let recorder = Recordings::new(listeners.iter().map(|listener| &*listener.rules), hello);
     let leaders = Leaders::of(ordinal);
     let mut spawner = Spawner::new()?;
-    spawner.note_in(leaders.as_ref().map(Leaders::starting));
-    let mut router = GatewayLoop {
-        cx: Context::new(Made {
-            tallies,
+    spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
+    let mut event_loop = GatewayLoop {
+        cx: Context::new(ContextParts {
+            shared_counts,
             ordinal,
             config,
             spawner,
-            doors: Doors::new(doors, statistics),
-            told,
-            closing: Closing::new(limit.map(|limit| limit.now)),
+            listeners: Listeners::new(listeners, statistics),
+            audit,
+            lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
             poller,
         }),
-        callers: Callers::default(),
-        sessions: Table::new(),
-        beginnings: Beginnings::default(),
+        pending: PendingConnections::default(),
+        sessions: Slab::new(),
+        http_probes: HttpProbes::default(),
         commands: Commands::default(),
-        inquirers: Inquirers::new(host().statistics_by_http()),
-        left,
-        departures: Departures::default(),
-        programs: Programs::new(leaders, left_behind.grace(grace)),
+        control_clients: ControlClients::new(host().statistics_by_http()),
+        registry,
+        teardowns: TeardownQueue::default(),
+        processes: ProcessTable::new(leaders, orphaned.grace(grace)),
         children,
         recorder,
-        siblings: Siblings::of(ordinal),
-        seekers: Seekers::default(),
+        peers: Peers::of(ordinal),
+        attach_searches: AttachSearches::default(),
     };
-    left_behind.lines.into_iter().for_each(|line| router.lives().tell_last_line(line));
-    router.restore(found);
-    if let Some(recorder) = &mut router.recorder {
-        recorder.took_up(&mut router.cx);
+    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().tell_last_line(line));
+    event_loop.restore(found);
+    if let Some(recorder) = &mut event_loop.recorder {
+        recorder.all_restored(&mut event_loop.cx);
     }
-    router.cx.tallies.free_rest();
-    router.programs.killing.wait_for_grace(&mut router.cx);
+    event_loop.cx.shared_counts.drop_unrestored();
+    event_loop.processes.killer.schedule_grace(&mut event_loop.cx);
     for remark in fpty::sys::missing_features() {
         log(&format!("forkptyrouter: {remark}"));
     }
-    router.siblings.hear(&router.cx);
-    router.cx.open_doors();
+    event_loop.peers.listen(&event_loop.cx);
+    event_loop.cx.start_accepting();
     if let Some(limit) = limit {
         // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / router.cx.config.descriptors_of_a_session(),
+            limit.now.saturating_sub(64) / event_loop.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }
-    Ok(router)
+    Ok(event_loop)
 }

@@ -4,33 +4,33 @@
 use std::collections::VecDeque;
 
 use super::slab::Key;
-use super::subject::Whose;
-use crate::session::state::ACTS;
+use super::subject::FaultDomain;
+use crate::session::state::CONTROL_BUDGET;
 
 /// What all clients may ask for in one turn beside input, once for what they
 /// send, once for what had to wait. A signal that drops input takes up to 80
 /// microseconds, so that a turn with as many takes five milliseconds each.
-const ALL_ACTS: usize = 64;
+const TURN_BUDGET: usize = 64;
 
 /// What is left to be heard of a client.
 #[derive(Debug)]
-pub struct Rest {
-    whose: Whose,
+pub struct DeferredChunk {
+    fault_domain: FaultDomain,
     bytes: Vec<u8>,
     /// Of these so many were heard.
     heard: usize,
 }
 
 /// Those whose turn is still to come, and what this turn has time for.
-pub struct Behind {
-    waiting: VecDeque<Rest>,
+pub struct DeferredInput {
+    waiting: VecDeque<DeferredChunk>,
     acts: usize,
 }
 
-impl Rest {
+impl DeferredChunk {
     /// Whose it is.
-    pub fn whose(&self) -> Whose {
-        self.whose
+    pub fn fault_domain(&self) -> FaultDomain {
+        self.fault_domain
     }
 
     /// What is to be heard.
@@ -39,10 +39,10 @@ impl Rest {
     }
 }
 
-impl Behind {
+impl DeferredInput {
     /// Nobody.
     pub fn new() -> Self {
-        Self { waiting: VecDeque::new(), acts: ALL_ACTS }
+        Self { waiting: VecDeque::new(), acts: TURN_BUDGET }
     }
 
     /// Whether nobody waits: then the loop may.
@@ -51,8 +51,8 @@ impl Behind {
     }
 
     /// Has a client ask for what it may; whoever it is may for something.
-    pub fn share<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
-        let most = self.acts.clamp(1, ACTS);
+    pub fn with_budget<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
+        let most = self.acts.clamp(1, CONTROL_BUDGET);
         let mut acts = most;
         let heard = hear(&mut acts);
         self.acts = self.acts.saturating_sub(most - acts);
@@ -60,43 +60,45 @@ impl Behind {
     }
 
     /// Whether this turn has time for more.
-    pub fn has_time(&self) -> bool {
+    pub fn has_budget(&self) -> bool {
         self.acts > 0
     }
 
     /// Takes all that wait, in order.
-    pub fn take_waiting(&mut self) -> VecDeque<Rest> {
+    pub fn take_waiting(&mut self) -> VecDeque<DeferredChunk> {
         std::mem::take(&mut self.waiting)
     }
 
     /// The last so many bytes wait on.
-    pub fn wait_on(&mut self, mut rest: Rest, left: usize) {
-        rest.heard = rest.bytes.len() - left;
+    pub fn put_back(&mut self, mut chunk: DeferredChunk, left: usize) {
+        chunk.heard = chunk.bytes.len() - left;
         if left > 0 {
-            self.waiting.push_back(rest);
+            self.waiting.push_back(chunk);
         }
     }
 
     /// What there is time for begins anew.
-    pub fn renew(&mut self) {
-        self.acts = ALL_ACTS;
+    pub fn reset_budget(&mut self) {
+        self.acts = TURN_BUDGET;
     }
 
     /// Whether more of a session's client is to be heard.
     pub fn has(&self, key: Key) -> bool {
-        self.waiting.iter().any(|rest| matches!(rest.whose, Whose::Session(it) if it == key))
+        self.waiting
+            .iter()
+            .any(|chunk| matches!(chunk.fault_domain, FaultDomain::Session(it) if it == key))
     }
 
     /// Keeps what was not heard. Whether there was memory for it.
-    pub fn keep(&mut self, whose: Whose, rest: &[u8]) -> bool {
+    pub fn defer(&mut self, fault_domain: FaultDomain, chunk: &[u8]) -> bool {
         let mut bytes = Vec::new();
-        if !fpty::backlog::has_free_memory(rest.len())
-            || bytes.try_reserve_exact(rest.len()).is_err()
+        if !fpty::backlog::has_free_memory(chunk.len())
+            || bytes.try_reserve_exact(chunk.len()).is_err()
         {
             return false;
         }
-        bytes.extend_from_slice(rest);
-        self.waiting.push_back(Rest { whose, bytes, heard: 0 });
+        bytes.extend_from_slice(chunk);
+        self.waiting.push_back(DeferredChunk { fault_domain, bytes, heard: 0 });
         true
     }
 }

@@ -1,72 +1,92 @@
 //! Clients are heard, as far as a turn has time for each: the rest waits.
 
 use super::context::Context;
-use super::deferred::Rest;
+use super::deferred::DeferredChunk;
 use super::outcome::Outcome;
 use super::slab::Key;
-use super::subject::Whose;
-use crate::command::Commands;
-use crate::command::state::{Command, Streams};
+use super::subject::FaultDomain;
+use crate::command::command_state::{Command, CommandEffects};
+use crate::command::commands::Commands;
 use crate::session::relay::Sessions;
-use crate::session::state::{Ends, Session};
+use crate::session::state::{Session, SessionEffects};
 
 impl Context {
     /// Has a session hear what its client sent, which stands in the buffer.
-    pub fn hear(&mut self, key: Key, session: &mut Session, ends: &mut impl Ends) {
-        let Self { input, gather, behind, .. } = self;
-        let left = behind.share(|acts| session.client_sent(input, gather, acts, ends));
+    pub fn deliver_input(
+        &mut self,
+        key: Key,
+        session: &mut Session,
+        ends: &mut impl SessionEffects,
+    ) {
+        let Self { input, coalesced, deferred_input, .. } = self;
+        let left =
+            deferred_input.with_budget(|acts| session.client_sent(input, coalesced, acts, ends));
         // Not of raw mode, which may have taken the buffer.
-        if left > 0 && !behind.keep(Whose::Session(key), &input[input.len() - left..]) {
-            session.forget_the_rest();
+        if left > 0
+            && !deferred_input.defer(FaultDomain::Session(key), &input[input.len() - left..])
+        {
+            session.drop_deferred_input();
         }
     }
 
     /// The same, of a command.
-    pub fn hear_command(&mut self, key: Key, command: &mut Command, streams: &mut impl Streams) {
-        let Self { input, gather, behind, .. } = self;
-        let left = behind.share(|acts| command.client_sent(input, gather, acts, streams));
-        if left > 0 && !behind.keep(Whose::Command(key), &input[input.len() - left..]) {
-            command.forget_the_rest();
+    pub fn deliver_command_input(
+        &mut self,
+        key: Key,
+        command: &mut Command,
+        streams: &mut impl CommandEffects,
+    ) {
+        let Self { input, coalesced, deferred_input, .. } = self;
+        let left =
+            deferred_input.with_budget(|acts| command.client_sent(input, coalesced, acts, streams));
+        if left > 0
+            && !deferred_input.defer(FaultDomain::Command(key), &input[input.len() - left..])
+        {
+            command.drop_deferred_input();
         }
     }
 
     /// A turn begins: those on whose behalf something had to wait are to be heard,
     /// one after the other.
-    pub fn catch_up(&mut self) {
-        self.behind.renew();
-        for rest in self.behind.take_waiting() {
-            self.then(Outcome::GoOn(Box::new(rest)));
+    pub fn resume_deferred(&mut self) {
+        self.deferred_input.reset_budget();
+        for chunk in self.deferred_input.take_waiting() {
+            self.push_outcome(Outcome::ResumeInput(Box::new(chunk)));
         }
     }
 
     /// Hears more of a session's client, as far as this turn has time for it.
-    pub fn hear_rest(&mut self, rest: Rest, sessions: &mut Sessions, commands: &mut Commands) {
-        let Context { gather, behind, .. } = self;
-        let (whose, bytes) = (rest.whose(), rest.bytes());
-        let left = match whose {
-            _ if !behind.has_time() => {
+    pub fn deliver_deferred(
+        &mut self,
+        chunk: DeferredChunk,
+        sessions: &mut Sessions,
+        commands: &mut Commands,
+    ) {
+        let Context { coalesced, deferred_input, .. } = self;
+        let (fault_domain, bytes) = (chunk.fault_domain(), chunk.bytes());
+        let left = match fault_domain {
+            _ if !deferred_input.has_budget() => {
                 let left = bytes.len();
-                return behind.wait_on(rest, left);
+                return deferred_input.put_back(chunk, left);
             }
-            Whose::Session(key) => {
+            FaultDomain::Session(key) => {
                 // It may have been left, or ended.
                 let Some(attached) = sessions.get_mut(key) else { return };
-                let _armed = attached.wires.master.arm();
-                let (session, wires) = (&mut attached.session, &mut attached.wires);
-                behind.share(|acts| session.client_goes_on(bytes, gather, acts, wires))
+                let _armed = attached.io.master.arm();
+                let (session, io) = (&mut attached.session, &mut attached.io);
+                deferred_input.with_budget(|acts| session.resume_client(bytes, coalesced, acts, io))
             }
-            Whose::Command(key) => match commands.hears_more(key) {
-                Some((command, wires)) => {
-                    behind.share(|acts| command.client_sent(bytes, gather, acts, wires))
-                }
+            FaultDomain::Command(key) => match commands.input_target(key) {
+                Some((command, io)) => deferred_input
+                    .with_budget(|acts| command.client_sent(bytes, coalesced, acts, io)),
                 None => return,
             },
             _ => return,
         };
-        behind.wait_on(rest, left);
-        match whose {
-            Whose::Session(key) => self.then(Outcome::Settle(key)),
-            Whose::Command(key) => self.then(Outcome::SettleCommand(key)),
+        deferred_input.put_back(chunk, left);
+        match fault_domain {
+            FaultDomain::Session(key) => self.push_outcome(Outcome::Settle(key)),
+            FaultDomain::Command(key) => self.push_outcome(Outcome::SettleCommand(key)),
             _ => {}
         }
     }

@@ -3,14 +3,14 @@
 
 use std::rc::Rc;
 
-use super::deferred::Rest;
-use super::slab::{Key, Source};
-use super::subject::{Subject, Whose};
-use crate::connection::late_hello::Late;
-use crate::control::peers::request::{Asker, Posed};
-use crate::observe::audit::{Gone, Last};
-use crate::observe::recording::results::News;
-use crate::observe::recording::tap::Recording;
+use super::deferred::DeferredChunk;
+use super::slab::{Key, Token};
+use super::subject::{FaultDomain, SessionRef};
+use crate::connection::late_hello::LateHello;
+use crate::control::peers::request::{IncomingRequest, Requester};
+use crate::observe::audit::{EndReason, EndedSession};
+use crate::observe::recording::results::RecorderEvent;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
@@ -21,101 +21,110 @@ pub enum Outcome {
     /// Look what a command needs now.
     SettleCommand(Key),
     /// Hear the rest of what a client sent.
-    GoOn(Box<Rest>),
+    ResumeInput(Box<DeferredChunk>),
     /// A program was reaped: which, the session that had it, and how it ended.
     Reaped(Pid, Option<Key>, Exit),
     /// Let the next one go of those sessions that wait for it.
-    LetGo,
+    RunTeardown,
     /// A client says hello after all, whose session was that of a silent one: its first
     /// packets stand in the buffer.
-    GreetLate(Box<Late>),
+    LateHello(Box<LateHello>),
     /// A program was executed.
-    Started(Subject),
+    Started(SessionRef),
     /// There never was such a session, nor this recording of it.
-    NeverWas(Subject, Option<Rc<Recording>>),
+    Aborted(SessionRef, Option<Rc<RecordingTap>>),
     /// A session is over.
     Closed(Closed),
     /// Somebody asks who is there, or for the statistics.
-    Inquires(Key),
+    ControlRequest(Key),
     /// A session is to end at somebody's wish.
-    End(Subject),
+    Terminate(SessionRef),
     /// It is known whose the session is that somebody seeks.
-    Sought(Key),
+    AttachRouted(Key),
     /// Another gateway asks something.
-    Asked(Box<Posed>),
+    PeerRequest(Box<IncomingRequest>),
     /// Another gateway has answered; `None`: it has not.
-    Answered(Asker, Option<Vec<u8>>),
+    PeerReply(Requester, Option<Vec<u8>>),
     /// What keeps sessions is to have this one, whose client has its terminal for
     /// good.
-    Entrust(Key),
+    Supervise(Key),
     /// The kernel refuses to tell of this session: it ends.
-    NotHeard(Key),
+    Unpollable(Key),
     /// The supervisor says something, or was killed.
     SupervisorReady,
     /// The client of a session does not answer, or does not go.
-    LetClientGo(Key),
+    DropClient(Key),
     /// Something happened to a session that can be left, or to who watches it.
-    LeftReady(Ready),
+    DetachedReady(Ready),
     /// Do what is due for a session that can be left.
-    LookAfterLeft(Key),
+    DetachedDeadline(Key),
     /// Give somebody who watches what there is.
-    FeedWatcher(Key),
+    FeedViewer(Key),
     /// See to what the recorder has said of somebody.
-    Recording(Whose, Box<News>),
+    Recorder(FaultDomain, Box<RecorderEvent>),
     /// Read the terminal on of a session without a client.
-    ReadOn(Key),
+    ResumeReading(Key),
     /// A session without a client is to end.
-    EndLeft(Key, Gone),
+    TerminateDetached(Key, EndReason),
 }
 
 /// How a session ended, and what is still to be told of that.
 pub struct Closed {
     /// Which.
-    pub subject: Subject,
+    pub session_ref: SessionRef,
     /// Why.
-    pub why: Gone,
+    pub why: EndReason,
     /// How its program ended, as far as that is known.
     pub exit: Option<Exit>,
     /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
+    pub last: Option<Box<EndedSession>>,
     /// Its recording.
-    pub recording: Option<Rc<Recording>>,
+    pub recording: Option<Rc<RecordingTap>>,
     /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
+    pub was_supervised: bool,
 }
 
 impl Outcome {
     /// Whom it is about: who ends where it panics.
-    pub fn whose(&self) -> Whose {
+    pub fn fault_domain(&self) -> FaultDomain {
         match self {
             Self::Settle(key)
-            | Self::Entrust(key)
-            | Self::LetClientGo(key)
-            | Self::NotHeard(key) => Whose::Session(*key),
-            Self::SettleCommand(key) => Whose::Command(*key),
-            Self::GoOn(rest) => rest.whose(),
-            Self::Started(subject) => Whose::from(*subject),
+            | Self::Supervise(key)
+            | Self::DropClient(key)
+            | Self::Unpollable(key) => FaultDomain::Session(*key),
+            Self::SettleCommand(key) => FaultDomain::Command(*key),
+            Self::ResumeInput(rest) => rest.fault_domain(),
+            Self::Started(session_ref) => FaultDomain::from(*session_ref),
             // Nobody finds them any more.
-            Self::LetGo | Self::GreetLate(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
-            Self::Recording(whose, _) => *whose,
-            Self::SupervisorReady => Whose::All,
-            Self::LeftReady(ready) => match Source::of(ready.token) {
-                Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
-                Source::Client(watcher) => Whose::Watcher(watcher),
-                _ => Whose::All,
-            },
-            Self::LookAfterLeft(key) => Whose::Left(*key),
-            Self::FeedWatcher(key) => Whose::Watcher(*key),
-            Self::ReadOn(key) | Self::EndLeft(key, _) => Whose::Left(*key),
-            Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
-            Self::Sought(key) | Self::Answered(Asker::Seeker(key, _) | Asker::Handed(key), _) => {
-                Whose::Seeker(*key)
+            Self::RunTeardown | Self::LateHello(_) | Self::Aborted(..) | Self::Closed(_) => {
+                FaultDomain::Nobody
             }
-            Self::End(subject) => (*subject).into(),
+            Self::Recorder(fault_domain, _) => *fault_domain,
+            Self::SupervisorReady => FaultDomain::Gateway,
+            Self::DetachedReady(ready) => match Token::of(ready.token) {
+                Token::Terminal(entry) | Token::PendingConnection(entry) => {
+                    FaultDomain::Detached(entry)
+                }
+                Token::Client(viewer) => FaultDomain::Viewer(viewer),
+                _ => FaultDomain::Gateway,
+            },
+            Self::DetachedDeadline(key) => FaultDomain::Detached(*key),
+            Self::FeedViewer(key) => FaultDomain::Viewer(*key),
+            Self::ResumeReading(key) | Self::TerminateDetached(key, _) => {
+                FaultDomain::Detached(*key)
+            }
+            Self::ControlRequest(key) | Self::PeerReply(Requester::ControlClient(key), _) => {
+                FaultDomain::ControlClient(*key)
+            }
+            Self::AttachRouted(key)
+            | Self::PeerReply(Requester::AttachSearch(key, _) | Requester::Forwarded(key), _) => {
+                FaultDomain::AttachSearch(*key)
+            }
+            Self::Terminate(session_ref) => (*session_ref).into(),
             // Whoever asks does without.
-            Self::Asked(_) => Whose::Past,
+            Self::PeerRequest(_) => FaultDomain::Nobody,
             // The loop knows whose it is.
-            Self::Reaped(..) => Whose::Past,
+            Self::Reaped(..) => FaultDomain::Nobody,
         }
     }
 }

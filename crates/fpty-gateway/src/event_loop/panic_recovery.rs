@@ -14,50 +14,50 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::slab::Key;
-use super::subject::Whose;
+use super::subject::FaultDomain;
 use crate::log::log;
 use fpty::error::Error;
 use fpty::text::panic_message;
 
 /// What a client is told.
-pub const INTERNAL: &str = "internal error in the router: see the server's log";
+pub const INTERNAL_ERROR: &str = "internal error in the router: see the server's log";
 
 /// So many panics that are about nobody, within such a time, are one too many.
-const STRIKES: u32 = 16;
-const WITHIN: Duration = Duration::from_secs(10);
+const MAX_UNATTRIBUTED: u32 = 16;
+const STRIKE_WINDOW: Duration = Duration::from_secs(10);
 
 /// How soon is looked again after what a panic may have cut short.
-pub const AGAIN: Duration = Duration::from_millis(200);
+pub const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// What is known of panics.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub struct PanicState {
     /// What was made by what is done now.
-    pub made: Option<Whose>,
-    strikes: u32,
+    pub in_progress: Option<FaultDomain>,
+    unattributed: u32,
     first: Option<Instant>,
-    is_hopeless: bool,
+    is_fatal: bool,
 }
 
-impl Faults {
+impl PanicState {
     /// It cannot go on.
-    pub fn give_up(&mut self) {
-        self.is_hopeless = true;
+    pub fn set_fatal(&mut self) {
+        self.is_fatal = true;
     }
 
     /// One more that is about nobody.
-    pub fn strike(&mut self, now: Instant) {
-        if self.first.is_none_or(|first| now.saturating_duration_since(first) > WITHIN) {
-            (self.first, self.strikes) = (Some(now), 0);
+    pub fn count_unattributed(&mut self, now: Instant) {
+        if self.first.is_none_or(|first| now.saturating_duration_since(first) > STRIKE_WINDOW) {
+            (self.first, self.unattributed) = (Some(now), 0);
         }
-        self.strikes += 1;
-        self.is_hopeless |= self.strikes >= STRIKES;
+        self.unattributed += 1;
+        self.is_fatal |= self.unattributed >= MAX_UNATTRIBUTED;
     }
 
     /// A session that is being made has begun.
     pub fn begin(&mut self, key: Key) {
-        if self.made == Some(Whose::Unborn(key)) {
-            self.made = Some(Whose::Session(key));
+        if self.in_progress == Some(FaultDomain::PendingSession(key)) {
+            self.in_progress = Some(FaultDomain::Session(key));
         }
     }
 
@@ -66,7 +66,7 @@ impl Faults {
     /// # Errors
     /// It cannot.
     pub fn check(&self) -> fpty::error::Result<()> {
-        match self.is_hopeless {
+        match self.is_fatal {
             true => Err(Error::new("internal errors that it cannot recover from, see above")),
             false => Ok(()),
         }
@@ -74,40 +74,45 @@ impl Faults {
 }
 
 /// What a panic ends, and puts in order.
-pub trait Recover {
+pub trait PanicRecovery {
     /// What is known of panics.
-    fn faults(&mut self) -> &mut Faults;
+    fn panics(&mut self) -> &mut PanicState;
     /// Ends whom one was about.
-    fn end_whose(&mut self, whose: Whose);
+    fn end_fault_domain(&mut self, fault_domain: FaultDomain);
     /// The same, where that panics: it is dropped as it is.
-    fn drop_whose(&mut self, whose: Whose);
+    fn discard_fault_domain(&mut self, fault_domain: FaultDomain);
     /// What belongs to nobody is given back.
-    fn put_in_order(&mut self);
+    fn clean_up(&mut self);
 }
 
 /// Does something for somebody; if it panics they end.
-pub fn guarded<T: Recover>(it: &mut T, whose: Whose, body: impl FnOnce(&mut T)) {
-    let before = it.faults().made.take();
+pub fn guarded<T: PanicRecovery>(it: &mut T, fault_domain: FaultDomain, body: impl FnOnce(&mut T)) {
+    let before = it.panics().in_progress.take();
     let outcome = catch_unwind(AssertUnwindSafe(|| body(it)));
-    let made = std::mem::replace(&mut it.faults().made, before);
+    let in_progress = std::mem::replace(&mut it.panics().in_progress, before);
     if let Err(payload) = outcome {
-        recover(it, whose, made, &*payload);
+        recover(it, fault_domain, in_progress, &*payload);
     }
 }
 
 #[cold]
-fn recover<T: Recover>(it: &mut T, whose: Whose, made: Option<Whose>, payload: &(dyn Any + Send)) {
+fn recover<T: PanicRecovery>(
+    it: &mut T,
+    fault_domain: FaultDomain,
+    in_progress: Option<FaultDomain>,
+    payload: &(dyn Any + Send),
+) {
     log(&format!("forkptyrouter: internal error: {}", panic_message(payload)));
-    for whose in [Some(whose), made].into_iter().flatten() {
-        if catch_unwind(AssertUnwindSafe(|| it.end_whose(whose))).is_err() {
+    for fault_domain in [Some(fault_domain), in_progress].into_iter().flatten() {
+        if catch_unwind(AssertUnwindSafe(|| it.end_fault_domain(fault_domain))).is_err() {
             log("forkptyrouter: internal error: what it was about is dropped as it is");
-            if catch_unwind(AssertUnwindSafe(|| it.drop_whose(whose))).is_err() {
-                it.faults().give_up();
+            if catch_unwind(AssertUnwindSafe(|| it.discard_fault_domain(fault_domain))).is_err() {
+                it.panics().set_fatal();
             }
         }
     }
-    if catch_unwind(AssertUnwindSafe(|| it.put_in_order())).is_err() {
-        it.faults().give_up();
+    if catch_unwind(AssertUnwindSafe(|| it.clean_up())).is_err() {
+        it.panics().set_fatal();
     }
 }
 
@@ -117,15 +122,15 @@ mod tests {
 
     #[test]
     fn what_panics_without_end_ends_the_gateway() {
-        let (mut faults, now) = (Faults::default(), Instant::now());
-        for number in 0..10 * STRIKES {
-            faults.strike(now + number * WITHIN);
+        let (mut panics, now) = (PanicState::default(), Instant::now());
+        for number in 0..10 * MAX_UNATTRIBUTED {
+            panics.count_unattributed(now + number * STRIKE_WINDOW);
         }
-        assert!(faults.check().is_ok(), "now and then");
-        for _ in 0..STRIKES {
-            assert!(faults.check().is_ok());
-            faults.strike(now + 10 * STRIKES * WITHIN);
+        assert!(panics.check().is_ok(), "now and then");
+        for _ in 0..MAX_UNATTRIBUTED {
+            assert!(panics.check().is_ok());
+            panics.count_unattributed(now + 10 * MAX_UNATTRIBUTED * STRIKE_WINDOW);
         }
-        assert!(faults.check().is_err(), "again and again");
+        assert!(panics.check().is_err(), "again and again");
     }
 }

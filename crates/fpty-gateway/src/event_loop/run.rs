@@ -10,31 +10,31 @@ use nix::sys::signal::Signal;
 use super::context::Context;
 use super::fault_injection;
 use super::outcome::Outcome;
-use super::panic_recovery::{self, AGAIN, Faults, INTERNAL, Recover};
-use super::slab::{Key, Source};
-use super::subject::{Subject, Whose};
-use super::timers::Due;
-use crate::command::Commands;
-use crate::connection::handshake::{Callers, Greeted, Opened};
-use crate::connection::http_probe::Beginnings;
-use crate::connection::listeners::Newcomer;
-use crate::control::attach_elsewhere::{self, Goes, Seekers};
-use crate::control::peers::{Asker, Posed, Question, Siblings};
-use crate::control::sessions::View;
-use crate::control::{self, Inquirers};
-use crate::detach::{self, Left};
+use super::panic_recovery::{self, INTERNAL_ERROR, PanicRecovery, PanicState, RETRY_DELAY};
+use super::slab::{Key, Token};
+use super::subject::{FaultDomain, SessionRef};
+use super::timers::Timer;
+use crate::command::commands::Commands;
+use crate::connection::handshake::{ClientRequest, HandshakeResult, PendingConnections};
+use crate::connection::http_probe::HttpProbes;
+use crate::connection::listeners::Connection;
+use crate::control::attach_elsewhere::{self, AttachRoute, AttachSearches};
+use crate::control::peers::{IncomingRequest, PeerRequest, Peers, Requester};
+use crate::control::sessions::AllSessions;
+use crate::control::{self, ControlClients};
+use crate::detach::{self, DetachRegistry};
 use crate::host::host;
 use crate::log;
-use crate::observe::audit::{Gone, Refusal, Rejection};
-use crate::observe::recording::Recorder;
-use crate::process::supervisor::client::Found;
-use crate::process::table::Programs;
+use crate::observe::audit::{EndReason, RejectReason, Rejection};
+use crate::observe::recording::Recordings;
+use crate::process::supervisor::client::RestoredSessions;
+use crate::process::table::ProcessTable;
 use crate::process::{ipc, shared_memory};
-use crate::session::open::{Arrived, Plan, not_executable};
-use crate::session::relay::{Heard, Next, Sessions};
+use crate::session::open::{Accepted, SessionPlan, exec_error};
+use crate::session::relay::{ClientEvent, SessionAction, Sessions};
 use crate::session::state::Session;
-use crate::session::teardown::Departures;
-use crate::session::transitions::Lives;
+use crate::session::teardown::TeardownQueue;
+use crate::session::transitions::Transitions;
 use fpty::error::{Context as _, Result};
 use fpty::proto::EndKind;
 use fpty::proto::request::RequestKind;
@@ -46,68 +46,68 @@ use fpty::sys::socket::{Stream, Transport};
 /// One gateway process, and its parts.
 pub struct GatewayLoop {
     pub(crate) cx: Context,
-    pub(crate) callers: Callers,
+    pub(crate) pending: PendingConnections,
     pub(crate) sessions: Sessions,
-    pub(crate) beginnings: Beginnings,
+    pub(crate) http_probes: HttpProbes,
     pub(crate) commands: Commands,
-    pub(crate) inquirers: Inquirers,
+    pub(crate) control_clients: ControlClients,
     /// `None`: no session can outlive the gateway.
-    pub(crate) left: Option<Box<Left>>,
-    pub(crate) departures: Departures,
-    pub(crate) programs: Programs,
+    pub(crate) registry: Option<Box<DetachRegistry>>,
+    pub(crate) teardowns: TeardownQueue,
+    pub(crate) processes: ProcessTable,
     pub(crate) children: Signals,
-    pub(crate) recorder: Option<Box<Recorder>>,
-    pub(crate) siblings: Siblings,
-    pub(crate) seekers: Seekers,
+    pub(crate) recorder: Option<Box<Recordings>>,
+    pub(crate) peers: Peers,
+    pub(crate) attach_searches: AttachSearches,
 }
 
 /// Serves; returns only when it cannot go on.
 ///
 /// # Errors
 /// It cannot wait, or too much has gone wrong.
-pub fn run(router: GatewayLoop) -> Result<()> {
+pub fn run(event_loop: GatewayLoop) -> Result<()> {
     // Where it cannot go on its clients' connections are others' to end.
-    let mut router = ManuallyDrop::new(router);
-    let router: &mut GatewayLoop = &mut router;
-    router.follow();
+    let mut event_loop = ManuallyDrop::new(event_loop);
+    let event_loop: &mut GatewayLoop = &mut event_loop;
+    event_loop.handle_outcomes();
     loop {
-        let wait = router.wait();
+        let wait = event_loop.wait();
         host().disarm_watchdog();
-        let count = router.cx.poller.wait(wait).context("cannot wait for events")?;
+        let count = event_loop.cx.poller.wait(wait).context("cannot wait for events")?;
         host().arm_watchdog();
         for index in 0..count {
-            let ready = router.cx.poller.ready(index);
-            if router.sessions.is_bulk(ready) {
-                router.cx.bulk.push(ready);
+            let ready = event_loop.cx.poller.ready(index);
+            if event_loop.sessions.is_deferrable(ready) {
+                event_loop.cx.deferred_events.push(ready);
             } else {
-                router.dispatch(ready);
+                event_loop.dispatch(ready);
             }
         }
-        let streams = !router.cx.bulk.is_empty();
+        let streams = !event_loop.cx.deferred_events.is_empty();
         // A key that is typed does not wait for the megabytes of others.
-        for index in 0..router.cx.bulk.len() {
-            router.dispatch(router.cx.bulk[index]);
+        for index in 0..event_loop.cx.deferred_events.len() {
+            event_loop.dispatch(event_loop.cx.deferred_events[index]);
         }
-        router.cx.bulk.clear();
+        event_loop.cx.deferred_events.clear();
         // What comes due meanwhile is for the next turn, and no wait comes
         // before that: what had to wait for its turn is looked for in each.
         let now = Instant::now();
-        router.cx.catch_up();
-        router.follow();
-        router.cx.behind.renew();
-        router.guarded(Whose::All, |router| {
+        event_loop.cx.resume_deferred();
+        event_loop.handle_outcomes();
+        event_loop.cx.deferred_input.reset_budget();
+        event_loop.guarded(FaultDomain::Gateway, |event_loop| {
             fault_injection::point("turn");
-            router.departures.part(&mut router.cx, count);
-            router.lives().recorded(|recorder, cx, _| recorder.pass_on(cx));
-            router.cx.try_the_log_again(false);
+            event_loop.teardowns.run_teardowns(&mut event_loop.cx, count);
+            event_loop.transitions().with_recorder(|recorder, cx, _| recorder.flush_soon(cx));
+            event_loop.cx.schedule_log_flush(false);
         });
-        router.follow();
-        router.cx.ends(now, streams);
-        while let Some(due) = router.cx.timers.next(now) {
-            router.fire(due);
+        event_loop.handle_outcomes();
+        event_loop.cx.end_turn(now, streams);
+        while let Some(timer) = event_loop.cx.timers.next(now) {
+            event_loop.fire(timer);
         }
-        router.clear_timers();
-        router.cx.faults.check()?;
+        event_loop.clear_timers();
+        event_loop.cx.panics.check()?;
     }
 }
 
@@ -115,7 +115,7 @@ impl GatewayLoop {
     /// How long to wait for events: not at all where something waits for its
     /// turn. (A timer of no time would be over in the turn that set it.)
     fn wait(&self) -> Option<Duration> {
-        match self.cx.behind.is_empty() && self.departures.is_empty() {
+        match self.cx.deferred_input.is_empty() && self.teardowns.is_empty() {
             true => self.cx.timers.wait(Instant::now()),
             false => Some(Duration::ZERO),
         }
@@ -123,200 +123,222 @@ impl GatewayLoop {
 
     /// Hands an event to whom it concerns.
     fn dispatch(&mut self, ready: Ready) {
-        let source = Source::of(ready.token);
-        self.guarded(source.whose(), |router| router.happens(source, ready));
-        self.follow();
+        let source = Token::of(ready.token);
+        self.guarded(source.fault_domain(), |event_loop| event_loop.handle_event(source, ready));
+        self.handle_outcomes();
     }
 
-    fn happens(&mut self, source: Source, ready: Ready) {
+    fn handle_event(&mut self, source: Token, ready: Ready) {
         let cx = &mut self.cx;
         match source {
-            Source::Client(key) => {
+            Token::Client(key) => {
                 match self.sessions.client_ready(cx, key, ready) {
-                    Heard::Settle => {}
-                    Heard::First => {
-                        let next = self.beginnings.hear(&mut self.sessions, cx, key);
-                        return self.lives().go_on(key, next);
+                    ClientEvent::Settle => {}
+                    ClientEvent::FirstBytes => {
+                        let next = self.http_probes.probe(&mut self.sessions, cx, key);
+                        return self.transitions().apply(key, next);
                     }
-                    Heard::FirstEnded => self.beginnings.ended(&mut self.sessions, key),
-                    Heard::Nobody => return,
+                    ClientEvent::FirstEof => self.http_probes.input_ended(&mut self.sessions, key),
+                    ClientEvent::NoSession => return,
                 }
                 self.settle(key);
             }
-            Source::Terminal(key) => {
+            Token::Terminal(key) => {
                 self.sessions.terminal_ready(cx, key, ready);
                 self.settle(key);
             }
-            Source::Listener(index) => self.accept(index),
-            Source::StatsListener => self.inquirers.accept_statistics(cx),
-            Source::Children => self.signalled(),
-            Source::Siblings => self.siblings.ready(cx),
-            Source::Recorder => self.lives().recorded(|it, cx, _| it.ready(cx)),
-            Source::Caller(key) => {
-                let greeted = self.callers.hear(cx, key, ready.hang_up);
-                self.greeted(greeted);
+            Token::Listener(index) => self.accept(index),
+            Token::StatsListener => self.control_clients.accept_statistics(cx),
+            Token::Children => self.signal_arrived(),
+            Token::Peers => self.peers.ready(cx),
+            Token::Recorder => self.transitions().with_recorder(|it, cx, _| it.ready(cx)),
+            Token::PendingConnection(key) => {
+                let handshake_result = self.pending.readable(cx, key, ready.hang_up);
+                self.handshake_result(handshake_result);
             }
-            Source::Inquirer(key) => {
-                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
-                self.inquirers.ready(cx, &mut self.siblings, view, key, ready);
+            Token::ControlClient(key) => {
+                let view =
+                    AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+                self.control_clients.ready(cx, &mut self.peers, view, key, ready);
             }
-            Source::CommandClient(key) => {
+            Token::CommandClient(key) => {
                 self.commands.client_ready(cx, key, ready);
-                self.commands.settle(cx, &mut self.programs, key);
+                self.commands.settle(cx, &mut self.processes, key);
             }
-            Source::CommandStream(key, number) => {
+            Token::CommandStream(key, number) => {
                 self.commands.stream_ready(cx, key, number, ready);
-                self.commands.settle(cx, &mut self.programs, key);
+                self.commands.settle(cx, &mut self.processes, key);
             }
-            Source::Closing(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
-            Source::Left => self.lives().with_left(|left, cx, _, _| left.left_ready(cx)),
-            Source::Alarm => cx.timers.rings(),
+            Token::LingeringClose(key) => cx.lingering.ready(key, ready, &mut cx.buffer[..]),
+            Token::Detached => {
+                self.transitions().with_registry(|registry, cx, _, _| registry.on_ready(cx))
+            }
+            Token::Alarm => cx.timers.alarm_fired(),
         }
     }
 
     /// Does what is due.
-    fn fire(&mut self, due: Due) {
-        self.guarded(due.whose(), |router| router.comes_due(due));
-        self.follow();
+    fn fire(&mut self, timer: Timer) {
+        self.guarded(timer.fault_domain(), |event_loop| event_loop.timer_fired(timer));
+        self.handle_outcomes();
     }
 
-    fn comes_due(&mut self, due: Due) {
-        if due.whose() == Whose::All {
+    fn timer_fired(&mut self, timer: Timer) {
+        if timer.fault_domain() == FaultDomain::Gateway {
             fault_injection::point("timer");
         }
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
-        match due {
-            Due::Session(key, due) => {
-                let next = self.sessions.comes_due(cx, key, due);
-                self.lives().go_on(key, next);
+        let (cx, processes) = (&mut self.cx, &mut self.processes);
+        match timer {
+            Timer::Session(key, timer) => {
+                let next = self.sessions.timer_fired(cx, key, timer);
+                self.transitions().apply(key, next);
             }
-            Due::Terminal(key, due) => {
-                let next = self.sessions.terminal_due(cx, key, due);
-                self.lives().go_on(key, next);
+            Timer::Terminal(key, timer) => {
+                let next = self.sessions.terminal_timer_fired(cx, key, timer);
+                self.transitions().apply(key, next);
             }
-            Due::First(key) => {
-                let next = self.beginnings.give(&mut self.sessions, cx, key);
-                self.lives().go_on(key, next);
+            Timer::HttpProbe(key) => {
+                let next = self.http_probes.release(&mut self.sessions, cx, key);
+                self.transitions().apply(key, next);
             }
-            Due::Keeper(key) => self.lives().entrust(key),
-            Due::Command(key, due) => self.commands.comes_due(cx, programs, key, due),
-            Due::Silent(key) => {
-                let greeted = self.callers.silent(cx, key);
-                self.greeted(greeted);
+            Timer::Entrust(key) => self.transitions().supervise(key),
+            Timer::Command(key, timer) => self.commands.timer_fired(cx, processes, key, timer),
+            Timer::Handshake(key) => {
+                let handshake_result = self.pending.timed_out(cx, key);
+                self.handshake_result(handshake_result);
             }
-            Due::Inquirer(key) => {
-                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
-                self.inquirers.hurry(cx, &mut self.siblings, view, key);
+            Timer::ControlClient(key) => {
+                let view =
+                    AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+                self.control_clients.timed_out(cx, &mut self.peers, view, key);
             }
-            Due::Answer(number) => self.siblings.unanswered(cx, number),
-            Due::Closing => cx.look_after_closing(),
-            Due::Reap => programs.reap_all(cx),
-            Due::Tidy => {
-                cx.tidy_is_due = false;
+            Timer::PeerReply(number) => self.peers.timed_out(cx, number),
+            Timer::LingeringClose => cx.expire_lingering(),
+            Timer::Reap => processes.reap_all(cx),
+            Timer::Tidy => {
+                cx.tidy_is_scheduled = false;
                 cx.tidy_up();
             }
-            Due::Log => {
-                cx.log_is_due = false;
+            Timer::LogFlush => {
+                cx.log_flush_is_scheduled = false;
                 log::flush();
-                let took_some = cx.told.flush();
-                cx.try_the_log_again(took_some);
+                let took_some = cx.audit.flush();
+                cx.schedule_log_flush(took_some);
             }
-            Due::Recording => self.lives().recorded(|it, _, _| it.wake()),
-            Due::Recorder => self.lives().recorded(|it, cx, _| it.look(cx)),
-            Due::Outlived(pid) => programs.outlived(cx, pid),
-            Due::Kill => programs.killing.go_on(cx),
-            Due::TerminalUsers => programs.killing.kill_users(cx),
-            Due::LeftBehind => programs.killing.end_left_behind(cx),
-            Due::Accept => cx.open_doors(),
-            Due::Left => self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
-            Due::Door(door) => cx.doors.wake(door, &cx.poller),
+            Timer::RecordingFlush => self.transitions().with_recorder(|it, _, _| it.flush()),
+            Timer::RecorderCheck => {
+                self.transitions().with_recorder(|it, cx, _| it.check_progress(cx))
+            }
+            Timer::HangUpGrace(pid) => processes.hang_up_grace_over(cx, pid),
+            Timer::Kill => processes.killer.step(cx),
+            Timer::TtyHoldersGrace => processes.killer.kill_tty_holders(cx),
+            Timer::OrphanGrace => processes.killer.kill_orphans(cx),
+            Timer::Accept => cx.start_accepting(),
+            Timer::Detached => {
+                self.transitions().with_registry(|registry, cx, _, _| registry.run_due(cx))
+            }
+            Timer::Listener(listener) => cx.listeners.resume(listener, &cx.poller),
         }
     }
 
     /// Does what parts have come to.
-    fn follow(&mut self) {
+    fn handle_outcomes(&mut self) {
         while let Some(outcome) = self.cx.next_outcome() {
-            let whose = match outcome {
-                Outcome::Reaped(program, session, _) => {
-                    self.subject_of(program, session).map_or(Whose::Past, Whose::from)
-                }
-                _ => outcome.whose(),
+            let fault_domain = match outcome {
+                Outcome::Reaped(program, session, _) => self
+                    .session_of_program(program, session)
+                    .map_or(FaultDomain::Nobody, FaultDomain::from),
+                _ => outcome.fault_domain(),
             };
-            self.guarded(whose, |router| router.obey(outcome));
+            self.guarded(fault_domain, |event_loop| event_loop.handle_outcome(outcome));
         }
     }
 
-    fn obey(&mut self, outcome: Outcome) {
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
+    fn handle_outcome(&mut self, outcome: Outcome) {
+        let (cx, processes) = (&mut self.cx, &mut self.processes);
         match outcome {
             Outcome::Settle(key) => self.settle(key),
-            Outcome::SettleCommand(key) => self.commands.settle(cx, programs, key),
-            Outcome::GoOn(rest) => cx.hear_rest(*rest, &mut self.sessions, &mut self.commands),
+            Outcome::SettleCommand(key) => self.commands.settle(cx, processes, key),
+            Outcome::ResumeInput(rest) => {
+                cx.deliver_deferred(*rest, &mut self.sessions, &mut self.commands)
+            }
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
-            Outcome::LetGo => self.departures.let_go(cx, programs),
-            Outcome::Started(Subject::Session(key)) => {
-                self.lives().recorded(|it, cx, sessions| it.begin(cx, sessions, key));
+            Outcome::RunTeardown => self.teardowns.release_next(cx, processes),
+            Outcome::Started(SessionRef::Session(key)) => {
+                self.transitions().with_recorder(|it, cx, sessions| it.begin(cx, sessions, key));
             }
-            Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
-            Outcome::NeverWas(subject, recording) => {
-                self.lives().never_was(subject, recording.as_deref());
+            Outcome::Started(SessionRef::Command(_) | SessionRef::Detached(_)) => {}
+            Outcome::Aborted(session_ref, recording) => {
+                self.transitions().rejected(session_ref, recording.as_deref());
             }
-            Outcome::GreetLate(late) => {
-                let greeted = self.callers.greet_late(cx, *late);
-                self.greeted(greeted);
+            Outcome::LateHello(late) => {
+                let handshake_result = self.pending.restart(cx, *late);
+                self.handshake_result(handshake_result);
             }
-            Outcome::Closed(closed) => self.lives().closed(closed),
-            Outcome::Entrust(key) => self.lives().entrust(key),
-            Outcome::NotHeard(key) => self.lives().end_unheard(key),
-            Outcome::Inquires(key) => self.inquirers.begin(cx, key),
-            Outcome::End(Subject::Session(key)) => self.lives().end_at_wish(key),
-            Outcome::End(Subject::Left(key)) => self.lives().end_left(key, Gone::Operator),
-            Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, programs, key),
-            Outcome::Asked(posed) => self.asked(*posed),
-            Outcome::Sought(key) => {
-                let goes = self.seekers.conclude(cx, &mut self.siblings, key);
-                self.goes(goes);
+            Outcome::Closed(closed) => self.transitions().closed(closed),
+            Outcome::Supervise(key) => self.transitions().supervise(key),
+            Outcome::Unpollable(key) => self.transitions().end_unpollable(key),
+            Outcome::ControlRequest(key) => self.control_clients.begin(cx, key),
+            Outcome::Terminate(SessionRef::Session(key)) => self.transitions().end_by_operator(key),
+            Outcome::Terminate(SessionRef::Detached(key)) => {
+                self.transitions().end_detached(key, EndReason::Operator)
             }
-            Outcome::Answered(Asker::Seeker(key, whom), answer) => {
-                self.seekers.hear(cx, key, whom, answer.as_deref());
+            Outcome::Terminate(SessionRef::Command(key)) => {
+                self.commands.end_by_operator(cx, processes, key)
             }
-            Outcome::Answered(Asker::Handed(key), answer) => {
-                self.seekers.handed(cx, key, answer.as_deref());
+            Outcome::PeerRequest(incoming) => self.peer_request(*incoming),
+            Outcome::AttachRouted(key) => {
+                let goes = self.attach_searches.conclude(cx, &mut self.peers, key);
+                self.route_attach(goes);
             }
-            Outcome::Answered(Asker::Inquirer(key), answer) => {
-                self.inquirers.answered(cx, key, answer.as_deref());
+            Outcome::PeerReply(Requester::AttachSearch(key, whom), answer) => {
+                self.attach_searches.peer_replied(cx, key, whom, answer.as_deref());
             }
-            Outcome::ReadOn(key) => self.lives().with_left(|left, cx, _, programs| {
-                left.alone_goes_on(cx, programs, key);
-            }),
-            Outcome::EndLeft(key, why) => self.lives().end_left(key, why),
-            Outcome::SupervisorReady => self.lives().supervisor_ready(),
-            Outcome::LetClientGo(key) => self.lives().part(key, detach::Why::LetGo),
-            Outcome::LeftReady(ready) => self.lives().with_left(|left, cx, sessions, programs| {
-                left.one_ready(cx, sessions, programs, ready);
-            }),
-            Outcome::LookAfterLeft(key) => {
-                self.lives().with_left(|left, cx, sessions, programs| {
-                    left.look_after_entry(cx, sessions, programs, key);
+            Outcome::PeerReply(Requester::Forwarded(key), answer) => {
+                self.attach_searches.forwarded(cx, key, answer.as_deref());
+            }
+            Outcome::PeerReply(Requester::ControlClient(key), answer) => {
+                self.control_clients.answered(cx, key, answer.as_deref());
+            }
+            Outcome::ResumeReading(key) => {
+                self.transitions().with_registry(|registry, cx, _, processes| {
+                    registry.resume_reading(cx, processes, key);
                 })
             }
-            Outcome::FeedWatcher(key) => {
-                self.lives().with_left(|left, cx, _, _| left.feed_watcher(cx, key));
+            Outcome::TerminateDetached(key, why) => self.transitions().end_detached(key, why),
+            Outcome::SupervisorReady => self.transitions().supervisor_ready(),
+            Outcome::DropClient(key) => {
+                self.transitions().detach_or_hang_up(key, detach::DetachCause::Dropped)
             }
-            Outcome::Recording(_, news) => {
-                self.lives().recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
+            Outcome::DetachedReady(ready) => {
+                self.transitions().with_registry(|registry, cx, sessions, processes| {
+                    registry.on_event(cx, sessions, processes, ready);
+                })
+            }
+            Outcome::DetachedDeadline(key) => {
+                self.transitions().with_registry(|registry, cx, sessions, processes| {
+                    registry.on_due(cx, sessions, processes, key);
+                })
+            }
+            Outcome::FeedViewer(key) => {
+                self.transitions()
+                    .with_registry(|registry, cx, _, _| registry.feed_viewer(cx, key));
+            }
+            Outcome::Recorder(_, event) => {
+                self.transitions()
+                    .with_recorder(|it, cx, sessions| it.handle_event(cx, sessions, *event));
             }
         }
     }
 
     /// The parts that a session's life concerns.
-    pub(crate) fn lives(&mut self) -> Lives<'_> {
-        Lives {
+    pub(crate) fn transitions(&mut self) -> Transitions<'_> {
+        Transitions {
             cx: &mut self.cx,
             sessions: &mut self.sessions,
-            programs: &mut self.programs,
-            departures: &mut self.departures,
-            left: self.left.as_deref_mut(),
+            processes: &mut self.processes,
+            teardowns: &mut self.teardowns,
+            registry: self.registry.as_deref_mut(),
             recorder: self.recorder.as_deref_mut(),
         }
     }
@@ -324,129 +346,139 @@ impl GatewayLoop {
     /// After anything that happened to a session: most often it waits.
     fn settle(&mut self, key: Key) {
         match self.sessions.settle(&mut self.cx, key) {
-            Next::Waits => {}
-            next => self.lives().go_on(key, next),
+            SessionAction::Wait => {}
+            next => self.transitions().apply(key, next),
         }
     }
 
     /// Takes a connection that waits at a socket.
-    fn accept(&mut self, door: u16) {
-        match self.cx.accept(door) {
-            Arrived::Nobody => {}
-            Arrived::Uwsgi(client, transport) => self.greet(client, transport, door),
-            Arrived::Raw(newcomer) => {
-                let Some(place) = self.cx.doors.door(door) else { return };
+    fn accept(&mut self, listener: u16) {
+        match self.cx.accept(listener) {
+            Accepted::Nobody => {}
+            Accepted::Uwsgi(client, transport) => self.start_handshake(client, transport, listener),
+            Accepted::Raw(connection) => {
+                let Some(place) = self.cx.listeners.get(listener) else { return };
                 let size = place.rules.size;
-                let plan = Plan {
+                let plan = SessionPlan {
                     session: Session::raw(size),
                     program: place.program.clone(),
                     size,
                     environment: Vec::new(),
                     shown: None,
                 };
-                self.lives().attach(newcomer, plan);
+                self.transitions().open_terminal(connection, plan);
             }
         }
     }
 
-    fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
-        let greeted = self.callers.greet(&mut self.cx, client, transport, door);
-        self.greeted(greeted);
+    fn start_handshake(&mut self, client: Stream, transport: Transport, listener: u16) {
+        let handshake_result = self.pending.start(&mut self.cx, client, transport, listener);
+        self.handshake_result(handshake_result);
     }
 
-    fn greeted(&mut self, greeted: Greeted) {
-        if let Greeted::Opens(opened) = greeted {
-            self.open(*opened);
+    fn handshake_result(&mut self, handshake_result: HandshakeResult) {
+        if let HandshakeResult::Complete(client_request) = handshake_result {
+            self.open(*client_request);
         }
     }
 
     /// Does what a client wants.
-    fn open(&mut self, opened: Opened) {
-        match opened.opening.request.kind() {
+    fn open(&mut self, client_request: ClientRequest) {
+        match client_request.hello.request.kind() {
             Some(RequestKind::Attach) => {
-                self.seek(Box::new(opened), 0);
+                self.find_session(Box::new(client_request), 0);
             }
-            _ if control::is_inquiry(&opened.opening) => {
-                self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
+            _ if control::is_control_request(&client_request.hello) => {
+                self.control_clients.add_request(
+                    &mut self.cx,
+                    client_request.connection,
+                    client_request.hello,
+                );
             }
-            _ => self.open_new(opened),
+            _ => self.open_new(client_request),
         }
     }
 
     /// A client wants a session that was left; so many gateways have had it before.
-    fn seek(&mut self, opened: Box<Opened>, hops: u8) {
-        let (cx, siblings, left) = (&mut self.cx, &mut self.siblings, self.left.as_deref_mut());
-        let here = left.map(|left| (left, &self.sessions));
-        let goes = self.seekers.seek(cx, siblings, here, opened, hops);
-        self.goes(goes);
+    fn find_session(&mut self, client_request: Box<ClientRequest>, hops: u8) {
+        let (cx, peers, registry) = (&mut self.cx, &mut self.peers, self.registry.as_deref_mut());
+        let here = registry.map(|registry| (registry, &self.sessions));
+        let goes = self.attach_searches.start(cx, peers, here, client_request, hops);
+        self.route_attach(goes);
     }
 
     /// It is known which gateway has the session that a client wants.
-    fn goes(&mut self, goes: Goes) {
-        if let Goes::Here(opened) = goes {
-            if let Some(opened) = self.lives().come_back(*opened) {
-                self.open_new(opened);
+    fn route_attach(&mut self, goes: AttachRoute) {
+        if let AttachRoute::Here(client_request) = goes {
+            if let Some(client_request) = self.transitions().attach(*client_request) {
+                self.open_new(client_request);
             }
         }
     }
 
     /// Another gateway asks something.
-    fn asked(&mut self, mut posed: Posed) {
+    fn peer_request(&mut self, mut incoming: IncomingRequest) {
         fault_injection::point("question");
         let cx = &mut self.cx;
-        let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
-        let answer = match &posed.question {
-            Question::Piece(asking) => view.piece(cx, *asking).encode(),
-            Question::End { by, place, id } => match view.end(cx, *by, *place, *id) {
-                true => control::page::ENDED.to_vec(),
+        let view = AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+        let answer = match &incoming.request {
+            PeerRequest::Page(asking) => view.page(cx, *asking).encode(),
+            PeerRequest::Kill { by, place, id } => match view.end(cx, *by, *place, *id) {
+                true => control::page::KILLED.to_vec(),
                 false => Vec::new(),
             },
-            Question::Seek(sought) => {
-                let left = self.left.as_mut();
-                let found = left.and_then(|left| left.found(&self.sessions, sought));
+            PeerRequest::FindSession(query) => {
+                let registry = self.registry.as_mut();
+                let found =
+                    registry.and_then(|registry| registry.find_for_peer(&self.sessions, query));
                 found.as_ref().map(ipc::encode).unwrap_or_default()
             }
-            Question::Take(handed) => {
-                let (handed, hops) = (*handed, handed.hops);
-                let Some(opened) = attach_elsewhere::arrives(cx, &mut posed, handed) else {
+            PeerRequest::TakeClient(forwarded) => {
+                let (forwarded, hops) = (*forwarded, forwarded.hops);
+                let Some(client_request) =
+                    attach_elsewhere::receive_forwarded(cx, &mut incoming, forwarded)
+                else {
                     return;
                 };
-                self.siblings.reply(&posed, attach_elsewhere::TAKEN);
-                return self.seek(opened, hops);
+                self.peers.reply(&incoming, attach_elsewhere::TAKEN);
+                return self.find_session(client_request, hops);
             }
         };
-        self.siblings.reply(&posed, &answer);
+        self.peers.reply(&incoming, &answer);
     }
 
     /// Makes a session, or a command, of a client that has not come back to an old one.
-    fn open_new(&mut self, opened: Opened) {
-        let newcomer = self.cx.seated(opened.newcomer);
-        let asked = || opened.opening.request.shown();
-        let origin = self.cx.told.asking(newcomer.origin, asked);
-        let opened = Opened { newcomer: Newcomer { origin, ..newcomer }, ..opened };
-        match opened.opening.wants_terminal() {
-            true => self.lives().open(opened),
-            false => self.open_command(opened),
+    fn open_new(&mut self, client_request: ClientRequest) {
+        let connection = self.cx.with_session_permit(client_request.connection);
+        let asked = || client_request.hello.request.shown();
+        let origin = self.cx.audit.with_command(connection.origin, asked);
+        let client_request =
+            ClientRequest { connection: Connection { origin, ..connection }, ..client_request };
+        match client_request.hello.wants_terminal() {
+            true => self.transitions().open(client_request),
+            false => self.open_command(client_request),
         }
     }
 
-    fn open_command(&mut self, opened: Opened) {
+    fn open_command(&mut self, client_request: ClientRequest) {
         let recorder = self.recorder.as_ref();
-        if let Some(why) = recorder.and_then(|it| it.why_no_command(opened.newcomer.door)) {
-            return self.cx.turn_back(opened.newcomer, true, why);
+        if let Some(why) =
+            recorder.and_then(|it| it.command_rejection_reason(client_request.connection.listener))
+        {
+            return self.cx.reject(client_request.connection, true, why);
         }
-        self.commands.start(&mut self.cx, &mut self.programs, opened);
+        self.commands.start(&mut self.cx, &mut self.processes, client_request);
     }
 
     /// A program has ended, or the gateway is to.
-    fn signalled(&mut self) {
+    fn signal_arrived(&mut self) {
         let arrived = self.children.next();
         if let Some(arrived) = arrived.filter(|arrived| arrived.signal != Signal::SIGCHLD) {
             let by_master =
                 arrived.sender.map(Pid::as_raw) == Some(nix::unistd::getppid().as_raw());
             self.stop(by_master || arrived.by_terminal);
         }
-        self.programs.some_ended(&mut self.cx, arrived.and_then(|arrived| arrived.sender));
+        self.processes.children_ended(&mut self.cx, arrived.and_then(|arrived| arrived.sender));
     }
 
     /// The gateway is to end: whoever it relays for is told so; the audit's lines are
@@ -458,9 +490,9 @@ impl GatewayLoop {
         };
         self.sessions.stop(why, line);
         self.commands.stop(why, line);
-        self.left.iter_mut().for_each(|left| left.stop(why, line));
+        self.registry.iter_mut().for_each(|registry| registry.stop(why, line));
         log::flush();
-        self.cx.told.flush();
+        self.cx.audit.flush();
         shared_memory::note_told(self.cx.ordinal);
         host().exit(0)
     }
@@ -469,11 +501,11 @@ impl GatewayLoop {
     fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
         fault_injection::point("reaped");
         let failure = self.cx.spawner.failure(program);
-        let failure = failure.map(|(program, errno)| not_executable(&program, errno));
-        match self.subject_of(program, session) {
-            Some(Subject::Session(key)) => self.lives().program_ended(key, exit, failure),
-            Some(Subject::Left(entry)) => self.lives().left_ended(entry, exit),
-            Some(Subject::Command(key)) => {
+        let failure = failure.map(|(program, errno)| exec_error(&program, errno));
+        match self.session_of_program(program, session) {
+            Some(SessionRef::Session(key)) => self.transitions().program_ended(key, exit, failure),
+            Some(SessionRef::Detached(entry)) => self.transitions().detached_exited(entry, exit),
+            Some(SessionRef::Command(key)) => {
                 self.commands.program_ended(&mut self.cx, key, exit, failure);
             }
             // Its client has left.
@@ -482,148 +514,162 @@ impl GatewayLoop {
     }
 
     /// What a program was the program of.
-    fn subject_of(&self, program: Pid, session: Option<Key>) -> Option<Subject> {
-        let session = session.filter(|key| self.sessions.has(*key)).map(Subject::Session);
-        let command = || self.commands.of_program(program).map(Subject::Command);
-        let left = || self.left.as_ref()?.of_program(program).map(Subject::Left);
-        session.or_else(command).or_else(left)
+    fn session_of_program(&self, program: Pid, session: Option<Key>) -> Option<SessionRef> {
+        let session = session.filter(|key| self.sessions.has(*key)).map(SessionRef::Session);
+        let command = || self.commands.by_program(program).map(SessionRef::Command);
+        let registry = || self.registry.as_ref()?.by_program(program).map(SessionRef::Detached);
+        session.or_else(command).or_else(registry)
     }
 
     /// Takes up the sessions of a gateway that was here before us.
-    pub(crate) fn restore(&mut self, found: Found) {
+    pub(crate) fn restore(&mut self, found: RestoredSessions) {
         for (record, held) in found {
             let (id, mut is_done) = (record.id.clone(), false);
-            self.guarded(Whose::Past, |router| {
+            self.guarded(FaultDomain::Nobody, |event_loop| {
                 fault_injection::strike("adoption", || record.name.clone());
-                router.lives().restore(record, held);
+                event_loop.transitions().restore(record, held);
                 is_done = true;
             });
             // Or the next gateway would panic as well.
-            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
-                left.tell_over(&mut self.cx, id);
+            if let Some(registry) = self.registry.as_mut().filter(|_| !is_done) {
+                registry.unregister(&mut self.cx, id);
             }
-            self.follow();
+            self.handle_outcomes();
         }
-        if let Some(left) = &mut self.left {
-            left.look_after(&mut self.cx, detach::SOON);
+        if let Some(registry) = &mut self.registry {
+            registry.wake_in(&mut self.cx, detach::RETRY_DELAY);
         }
     }
 
     /// Deadlines of those who are not there any more are thrown out.
     fn clear_timers(&mut self) {
-        if !self.cx.timers.pile_up() {
+        if !self.cx.timers.needs_pruning() {
             return;
         }
-        let (sessions, programs) = (&self.sessions, &self.programs);
-        let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
-        self.cx.timers.retain(|due| match due {
-            Due::Session(key, _) | Due::Terminal(key, _) | Due::First(key) | Due::Keeper(key) => {
-                sessions.has(key)
-            }
-            Due::Command(key, _) => commands.has(key),
-            Due::Inquirer(key) => inquirers.has(key),
-            Due::Silent(key) => callers.has(key),
-            Due::Outlived(pid) => programs.has(pid),
+        let (sessions, processes) = (&self.sessions, &self.processes);
+        let (commands, control_clients, pending) =
+            (&self.commands, &self.control_clients, &self.pending);
+        self.cx.timers.retain(|timer| match timer {
+            Timer::Session(key, _)
+            | Timer::Terminal(key, _)
+            | Timer::HttpProbe(key)
+            | Timer::Entrust(key) => sessions.has(key),
+            Timer::Command(key, _) => commands.has(key),
+            Timer::ControlClient(key) => control_clients.has(key),
+            Timer::Handshake(key) => pending.has(key),
+            Timer::HangUpGrace(pid) => processes.has(pid),
             _ => true,
         });
     }
 
     /// Does something for somebody; if it panics they end.
-    pub(crate) fn guarded(&mut self, whose: Whose, body: impl FnOnce(&mut Self)) {
-        panic_recovery::guarded(self, whose, body);
+    pub(crate) fn guarded(&mut self, fault_domain: FaultDomain, body: impl FnOnce(&mut Self)) {
+        panic_recovery::guarded(self, fault_domain, body);
     }
 
     /// Programs that run for nobody lose their client.
     fn hang_up_orphans(&mut self) {
-        let left = self.left.iter().flat_map(|left| left.programs());
+        let registry = self.registry.iter().flat_map(|registry| registry.processes());
         let owned: HashSet<Pid> =
-            self.commands.programs().chain(left).chain(self.departures.programs()).collect();
+            self.commands.processes().chain(registry).chain(self.teardowns.processes()).collect();
         let sessions = &self.sessions;
-        for program in self.programs.orphans(|key| sessions.has(key), &owned) {
-            self.programs.hang_up_group(&mut self.cx, program);
+        for program in self.processes.orphans(|key| sessions.has(key), &owned) {
+            self.processes.hang_up_group(&mut self.cx, program);
         }
     }
 }
 
-impl Recover for GatewayLoop {
-    fn faults(&mut self) -> &mut Faults {
-        &mut self.cx.faults
+impl PanicRecovery for GatewayLoop {
+    fn panics(&mut self) -> &mut PanicState {
+        &mut self.cx.panics
     }
 
     /// Ends whom a panic was about.
-    fn end_whose(&mut self, whose: Whose) {
+    fn end_fault_domain(&mut self, fault_domain: FaultDomain) {
         fault_injection::point("end");
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
-        match whose {
-            Whose::Session(key) => self.sessions.end_panicked(cx, programs, key),
-            Whose::Unborn(key) => {
-                self.sessions.forget_reaped(programs, key);
-                let why = Rejection::because(Refusal::Resources, INTERNAL);
-                self.sessions.refuse(cx, programs, key, &why);
+        let (cx, processes) = (&mut self.cx, &mut self.processes);
+        match fault_domain {
+            FaultDomain::Session(key) => self.sessions.end_panicked(cx, processes, key),
+            FaultDomain::PendingSession(key) => {
+                self.sessions.forget_reaped(processes, key);
+                let why = Rejection::because(RejectReason::Resources, INTERNAL_ERROR);
+                self.sessions.reject(cx, processes, key, &why);
             }
-            Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
-            Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
-            Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
-            Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
-            Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
-                Some(session) => self.sessions.end_panicked(cx, programs, session),
-                None => self.lives().end_left(key, Gone::Lost),
-            },
-            Whose::Watcher(key) => {
-                self.lives().with_left(|left, cx, _, _| left.end_watcher(cx, key))
+            FaultDomain::Command(key) => {
+                self.commands.end_panicked(cx, processes, key, INTERNAL_ERROR)
             }
-            Whose::Closing(key) => cx.closing.drop_one(key),
-            Whose::Past => {}
-            Whose::Door => cx.pause(),
-            Whose::All => {
-                cx.faults.strike(Instant::now());
+            FaultDomain::PendingConnection(key) => {
+                drop(self.pending.reject(cx, key, INTERNAL_ERROR))
+            }
+            FaultDomain::ControlClient(key) => self.control_clients.end(cx, key, INTERNAL_ERROR),
+            FaultDomain::AttachSearch(key) => self.attach_searches.end(cx, key, INTERNAL_ERROR),
+            FaultDomain::Detached(key) => {
+                match self.registry.as_ref().and_then(|registry| registry.session_of(key)) {
+                    Some(session) => self.sessions.end_panicked(cx, processes, session),
+                    None => self.transitions().end_detached(key, EndReason::Lost),
+                }
+            }
+            FaultDomain::Viewer(key) => {
+                self.transitions().with_registry(|registry, cx, _, _| registry.end_viewer(cx, key))
+            }
+            FaultDomain::LingeringClose(key) => cx.lingering.discard(key),
+            FaultDomain::Nobody => {}
+            FaultDomain::Listener => cx.pause_accepting(),
+            FaultDomain::Gateway => {
+                cx.panics.count_unattributed(Instant::now());
                 // Whatever was cut short, and waits for nothing else.
-                cx.pause();
-                cx.after(AGAIN, Due::Reap);
-                cx.after(AGAIN, Due::Kill);
-                self.lives().with_left(|left, cx, _, _| left.look_after(cx, AGAIN));
+                cx.pause_accepting();
+                cx.schedule(RETRY_DELAY, Timer::Reap);
+                cx.schedule(RETRY_DELAY, Timer::Kill);
+                self.transitions()
+                    .with_registry(|registry, cx, _, _| registry.wake_in(cx, RETRY_DELAY));
             }
         }
     }
 
     /// It could not be ended: nobody hears of it any more.
-    fn drop_whose(&mut self, whose: Whose) {
-        match whose {
-            Whose::Session(key) | Whose::Unborn(key) => drop(self.sessions.remove(key)),
-            Whose::Command(key) => self.commands.drop_one(key),
-            Whose::Caller(key) => self.callers.drop_one(key),
-            Whose::Inquirer(key) => self.inquirers.drop_one(key),
-            Whose::Seeker(key) => self.seekers.drop_one(key),
-            Whose::Left(key) | Whose::Watcher(key) => {
-                if let Some(left) = &mut self.left {
-                    left.drop_one(key, matches!(whose, Whose::Watcher(_)));
+    fn discard_fault_domain(&mut self, fault_domain: FaultDomain) {
+        match fault_domain {
+            FaultDomain::Session(key) | FaultDomain::PendingSession(key) => {
+                drop(self.sessions.remove(key))
+            }
+            FaultDomain::Command(key) => self.commands.discard(key),
+            FaultDomain::PendingConnection(key) => self.pending.discard(key),
+            FaultDomain::ControlClient(key) => self.control_clients.discard(key),
+            FaultDomain::AttachSearch(key) => self.attach_searches.discard(key),
+            FaultDomain::Detached(key) | FaultDomain::Viewer(key) => {
+                if let Some(registry) = &mut self.registry {
+                    registry.discard(key, matches!(fault_domain, FaultDomain::Viewer(_)));
                 }
             }
-            Whose::Closing(key) => self.cx.closing.drop_one(key),
-            Whose::Past => {}
-            Whose::Door | Whose::All => self.cx.faults.give_up(),
+            FaultDomain::LingeringClose(key) => self.cx.lingering.discard(key),
+            FaultDomain::Nobody => {}
+            FaultDomain::Listener | FaultDomain::Gateway => self.cx.panics.set_fatal(),
         }
     }
 
     /// What belongs to nobody is given back, and what says that somebody is
     /// there who is not.
-    fn put_in_order(&mut self) {
+    fn clean_up(&mut self) {
         self.cx.clear();
-        self.lives().with_left(|left, cx, sessions, programs| {
-            left.end_lost_entries(cx, sessions, programs);
+        self.transitions().with_registry(|registry, cx, sessions, processes| {
+            registry.drop_orphaned_entries(cx, sessions, processes);
         });
-        let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
-        let exists = |subject: Subject| match subject {
-            Subject::Session(key) => sessions.has(key),
-            Subject::Left(key) => left.as_ref().is_some_and(|left| left.has_entry(key)),
-            Subject::Command(key) => commands.has(key),
+        let (sessions, commands, registry) = (&self.sessions, &self.commands, &self.registry);
+        let exists = |session_ref: SessionRef| match session_ref {
+            SessionRef::Session(key) => sessions.has(key),
+            SessionRef::Detached(key) => {
+                registry.as_ref().is_some_and(|registry| registry.has_entry(key))
+            }
+            SessionRef::Command(key) => commands.has(key),
         };
-        let gone: Vec<_> = self.cx.told.subjects().filter(|subject| !exists(*subject)).collect();
-        for subject in gone {
-            self.cx.lost(subject);
+        let gone: Vec<_> =
+            self.cx.audit.subjects().filter(|session_ref| !exists(*session_ref)).collect();
+        for session_ref in gone {
+            self.cx.lost(session_ref);
         }
-        self.cx.asked_for.retain(exists);
-        self.cx.seats.retain(exists);
+        self.cx.requested_commands.retain(exists);
+        self.cx.limits.retain(exists);
         if let Some(recorder) = &mut self.recorder {
             recorder.retain();
         }

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 /// Which of the things that the gateway waits for an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum Token {
     /// A socket of the router, by its index.
     Listener(u16),
     /// The statistics' socket.
@@ -16,13 +16,13 @@ pub enum Source {
     /// A child has ended.
     Children,
     /// Another gateway has written to us.
-    Siblings,
+    Peers,
     /// The client of a session.
     Client(Key),
     /// The terminal of a session.
     Terminal(Key),
     /// A client whose session has not begun.
-    Caller(Key),
+    PendingConnection(Key),
     /// The process that writes recordings.
     Recorder,
     /// The client of a command without a terminal.
@@ -30,16 +30,16 @@ pub enum Source {
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
     /// A client that asks who is there, or for the statistics.
-    Inquirer(Key),
+    ControlClient(Key),
     /// A client to which the last word was said.
-    Closing(Key),
+    LingeringClose(Key),
     /// What sessions wait for that can be left.
-    Left,
+    Detached,
     /// What is due after a long time.
     Alarm,
 }
 
-/// A place in a [`Table`], and whose it was. One or none is as large.
+/// A place in a [`Slab`], and whose it was. One or none is as large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     index: u32,
@@ -47,41 +47,41 @@ pub struct Key {
 }
 
 /// A generation has so many bits; the rest of a token is kind and index.
-const GENERATION: u32 = (1 << 28) - 1;
+const GENERATION_MASK: u32 = (1 << 28) - 1;
 
 impl Key {
     /// The least that there is.
-    pub const FIRST: Self = Self::of_place(0);
+    pub const FIRST: Self = Self::of_slot(0);
 
-    /// Its place in the table, as [`Table::from`] has it.
-    pub fn place(self) -> usize {
+    /// Its place in the table, as [`Slab::iter_from`] has it.
+    pub fn slot(self) -> usize {
         self.index as usize
     }
 
     /// The first of a place.
-    const fn of_place(index: u32) -> Self {
+    const fn of_slot(index: u32) -> Self {
         Self { index, generation: NonZeroU32::MIN }
     }
 }
 
-impl Source {
+impl Token {
     /// The token to register it under.
     pub fn token(self) -> u64 {
         let (kind, key) = match self {
-            Source::Listener(index) => (0, Key::of_place(index.into())),
-            Source::StatsListener => (1, Key::of_place(0)),
-            Source::Children => (3, Key::of_place(0)),
-            Source::Siblings => (3, Key::of_place(1)),
-            Source::Client(key) => (4, key),
-            Source::Terminal(key) => (5, key),
-            Source::Caller(key) => (6, key),
-            Source::Recorder => (1, Key::of_place(1)),
-            Source::Alarm => (1, Key::of_place(2)),
-            Source::CommandClient(key) => (7, key),
-            Source::Inquirer(key) => (13, key),
-            Source::Closing(key) => (14, key),
-            Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
-            Source::Left => (12, Key::of_place(0)),
+            Token::Listener(index) => (0, Key::of_slot(index.into())),
+            Token::StatsListener => (1, Key::of_slot(0)),
+            Token::Children => (3, Key::of_slot(0)),
+            Token::Peers => (3, Key::of_slot(1)),
+            Token::Client(key) => (4, key),
+            Token::Terminal(key) => (5, key),
+            Token::PendingConnection(key) => (6, key),
+            Token::Recorder => (1, Key::of_slot(1)),
+            Token::Alarm => (1, Key::of_slot(2)),
+            Token::CommandClient(key) => (7, key),
+            Token::ControlClient(key) => (13, key),
+            Token::LingeringClose(key) => (14, key),
+            Token::CommandStream(key, number) => (8 + u64::from(number & 3), key),
+            Token::Detached => (12, Key::of_slot(0)),
         };
         kind << 60 | u64::from(key.generation.get()) << 32 | u64::from(key.index)
     }
@@ -92,126 +92,126 @@ impl Source {
             // The low half.
             index: token as u32,
             // No token has none.
-            generation: NonZeroU32::new((token >> 32) as u32 & GENERATION)
+            generation: NonZeroU32::new((token >> 32) as u32 & GENERATION_MASK)
                 .unwrap_or(NonZeroU32::MIN),
         };
         match token >> 60 {
-            0 => Source::Listener(key.index as u16),
-            1 if key.index == 0 => Source::StatsListener,
-            1 if key.index == 2 => Source::Alarm,
-            1 => Source::Recorder,
-            3 if key.index == 1 => Source::Siblings,
-            3 => Source::Children,
-            4 => Source::Client(key),
-            5 => Source::Terminal(key),
-            6 => Source::Caller(key),
-            7 => Source::CommandClient(key),
-            13 => Source::Inquirer(key),
-            14 => Source::Closing(key),
-            12 => Source::Left,
+            0 => Token::Listener(key.index as u16),
+            1 if key.index == 0 => Token::StatsListener,
+            1 if key.index == 2 => Token::Alarm,
+            1 => Token::Recorder,
+            3 if key.index == 1 => Token::Peers,
+            3 => Token::Children,
+            4 => Token::Client(key),
+            5 => Token::Terminal(key),
+            6 => Token::PendingConnection(key),
+            7 => Token::CommandClient(key),
+            13 => Token::ControlClient(key),
+            14 => Token::LingeringClose(key),
+            12 => Token::Detached,
             // Up to 11; there are no more.
-            kind => Source::CommandStream(key, (kind & 3) as u8),
+            kind => Token::CommandStream(key, (kind & 3) as u8),
         }
     }
 }
 
 /// Values by key; a key is never valid for a later value in its place.
-pub struct Table<T> {
-    places: Vec<Place<T>>,
+pub struct Slab<T> {
+    slots: Vec<Slot<T>>,
     free: Vec<u32>,
 }
 
-struct Place<T> {
+struct Slot<T> {
     generation: NonZeroU32,
     value: Option<Box<T>>,
 }
 
-impl<T> Default for Table<T> {
+impl<T> Default for Slab<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T> Table<T> {
+impl<T> Slab<T> {
     /// An empty table.
     pub fn new() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new() }
     }
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     /// The key that the next value will have.
     pub fn vacant_key(&self) -> Key {
         // Fewer than there can be descriptors, which are an int.
-        let index = self.free.last().copied().unwrap_or(self.places.len() as u32);
-        let place = self.places.get(index as usize);
-        place.map_or(Key::of_place(index), |place| Key { index, generation: place.generation })
+        let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
+        let slot = self.slots.get(index as usize);
+        slot.map_or(Key::of_slot(index), |slot| Key { index, generation: slot.generation })
     }
 
     /// Adds a value.
     pub fn insert(&mut self, value: T) -> Key {
         let value = Some(Box::new(value));
         if let Some(index) = self.free.pop() {
-            let place = &mut self.places[index as usize];
-            place.value = value;
-            return Key { index, generation: place.generation };
+            let slot = &mut self.slots[index as usize];
+            slot.value = value;
+            return Key { index, generation: slot.generation };
         }
         // Fewer than there can be descriptors, which are an int.
-        let index = self.places.len() as u32;
-        let key = Key::of_place(index);
-        self.places.push(Place { generation: key.generation, value });
+        let index = self.slots.len() as u32;
+        let key = Key::of_slot(index);
+        self.slots.push(Slot { generation: key.generation, value });
         key
     }
 
     /// The value of a key, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.place(key)?.value.as_deref_mut()
+        self.slot(key)?.value.as_deref_mut()
     }
 
     /// All that are there.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.places.iter().zip(0..).filter_map(|(place, index)| {
-            Some((Key { index, generation: place.generation }, place.value.as_deref()?))
+        self.slots.iter().zip(0..).filter_map(|(slot, index)| {
+            Some((Key { index, generation: slot.generation }, slot.value.as_deref()?))
         })
     }
 
     /// The value of a key, to look at.
     pub fn get(&self, key: Key) -> Option<&T> {
-        let place = self.places.get(key.index as usize)?;
-        place.value.as_deref().filter(|_| place.generation == key.generation)
+        let slot = self.slots.get(key.index as usize)?;
+        slot.value.as_deref().filter(|_| slot.generation == key.generation)
     }
 
     /// The keys of those from this place on, each with its place.
-    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
-        let places = self.places.iter().enumerate().skip(place);
-        places.filter(|(_, place)| place.value.is_some()).map(|(index, place)| {
+    pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (usize, Key)> {
+        let slots = self.slots.iter().enumerate().skip(slot);
+        slots.filter(|(_, slot)| slot.value.is_some()).map(|(index, slot)| {
             // No more than there can be descriptors.
-            (index, Key { index: index as u32, generation: place.generation })
+            (index, Key { index: index as u32, generation: slot.generation })
         })
     }
 
     /// Whether the value of a key is still there.
     pub fn has(&self, key: Key) -> bool {
-        self.places
+        self.slots
             .get(key.index as usize)
-            .is_some_and(|place| place.generation == key.generation && place.value.is_some())
+            .is_some_and(|slot| slot.generation == key.generation && slot.value.is_some())
     }
 
     /// Takes the value of a key out; the key is then no longer valid.
     pub fn remove(&mut self, key: Key) -> Option<Box<T>> {
-        let place = self.place(key)?;
-        let value = place.value.take()?;
-        let next = place.generation.get() + 1;
-        place.generation = NonZeroU32::new(next & GENERATION).unwrap_or(NonZeroU32::MIN);
+        let slot = self.slot(key)?;
+        let value = slot.value.take()?;
+        let next = slot.generation.get() + 1;
+        slot.generation = NonZeroU32::new(next & GENERATION_MASK).unwrap_or(NonZeroU32::MIN);
         self.free.push(key.index);
         Some(value)
     }
 
-    fn place(&mut self, key: Key) -> Option<&mut Place<T>> {
-        self.places.get_mut(key.index as usize).filter(|place| place.generation == key.generation)
+    fn slot(&mut self, key: Key) -> Option<&mut Slot<T>> {
+        self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_key_never_reaches_the_next_value_in_its_place() {
-        let mut table = Table::new();
+        let mut table = Slab::new();
         assert_eq!(table.vacant_key(), Key::FIRST);
         let first = table.insert("first");
         assert_eq!(first, Key::FIRST);
@@ -237,35 +237,35 @@ mod tests {
         assert_eq!((table.get(first), table.get(second)), (None, Some(&"second")));
         let third = table.insert("third");
         table.remove(second);
-        assert_eq!(table.from(0).collect::<Vec<_>>(), [(1, third)]);
-        assert_eq!(table.from(2).count(), 0);
+        assert_eq!(table.iter_from(0).collect::<Vec<_>>(), [(1, third)]);
+        assert_eq!(table.iter_from(2).count(), 0);
     }
 
     #[test]
     fn a_generation_comes_round_without_spilling_into_the_kind() {
-        let most = NonZeroU32::new(GENERATION).expect("more than none");
+        let most = NonZeroU32::new(GENERATION_MASK).expect("more than none");
         let key = Key { index: u32::MAX, generation: most };
         for source in [
-            Source::Listener(7),
-            Source::StatsListener,
-            Source::Recorder,
-            Source::Alarm,
-            Source::Children,
-            Source::Siblings,
-            Source::Client(key),
-            Source::Terminal(key),
-            Source::Caller(key),
-            Source::CommandClient(key),
-            Source::CommandStream(key, 0),
-            Source::CommandStream(key, 2),
-            Source::Inquirer(key),
-            Source::Closing(key),
+            Token::Listener(7),
+            Token::StatsListener,
+            Token::Recorder,
+            Token::Alarm,
+            Token::Children,
+            Token::Peers,
+            Token::Client(key),
+            Token::Terminal(key),
+            Token::PendingConnection(key),
+            Token::CommandClient(key),
+            Token::CommandStream(key, 0),
+            Token::CommandStream(key, 2),
+            Token::ControlClient(key),
+            Token::LingeringClose(key),
         ] {
-            assert_eq!(Source::of(source.token()), source);
+            assert_eq!(Token::of(source.token()), source);
         }
-        let mut table = Table::new();
+        let mut table = Slab::new();
         table.insert(());
-        table.places[0].generation = most;
+        table.slots[0].generation = most;
         let last = Key { index: 0, generation: most };
         assert!(table.remove(last).is_some());
         let next = table.insert(());

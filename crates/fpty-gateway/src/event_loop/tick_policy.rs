@@ -13,12 +13,12 @@ const PERIOD: Duration = Duration::from_millis(2);
 const QUICK: u32 = 8;
 
 /// Counts the turns of the loop.
-pub struct Exchange {
+pub struct TickPolicy {
     begin: Instant,
     turns: u32,
 }
 
-impl Exchange {
+impl TickPolicy {
     /// Nothing yet.
     pub fn new(now: Instant) -> Self {
         Self { begin: now, turns: 0 }
@@ -27,7 +27,7 @@ impl Exchange {
     /// A turn of the loop ends, with streams in it or without. Returns whether
     /// to keep the tick: at most once a period, in which there were many turns
     /// after which a processor may have paused.
-    pub fn turn(&mut self, now: Instant, parallel: Concurrency, streams: bool) -> bool {
+    pub fn end_turn(&mut self, now: Instant, parallel: Concurrency, streams: bool) -> bool {
         let pauses = match parallel {
             Concurrency::None => false,
             // With its tick kept an input stream was a tenth slower.
@@ -55,8 +55,10 @@ mod tests {
     /// How often the tick is kept in a thousand turns, so far apart.
     fn kept(apart: Duration, parallel: Concurrency, streams: bool) -> usize {
         let begin = Instant::now();
-        let mut exchange = Exchange::new(begin);
-        (1..=1000).filter(|turn| exchange.turn(begin + apart * *turn, parallel, streams)).count()
+        let mut exchange = TickPolicy::new(begin);
+        (1..=1000)
+            .filter(|turn| exchange.end_turn(begin + apart * *turn, parallel, streams))
+            .count()
     }
 
     #[test]
@@ -82,11 +84,11 @@ mod tests {
     #[test]
     fn what_comes_after_a_pause_is_no_exchange() {
         let begin = Instant::now();
-        let mut exchange = Exchange::new(begin);
+        let mut exchange = TickPolicy::new(begin);
         for _ in 0..100 {
-            assert!(!exchange.turn(begin, Concurrency::Everything, false));
+            assert!(!exchange.end_turn(begin, Concurrency::Everything, false));
         }
         let later = begin + Duration::from_secs(1);
-        assert!(!exchange.turn(later, Concurrency::Everything, false));
+        assert!(!exchange.end_turn(later, Concurrency::Everything, false));
     }
 }

@@ -12,107 +12,107 @@ use std::collections::BinaryHeap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::slab::{Key, Source};
+use super::slab::{Key, Token};
 use fpty::sys::child::Pid;
-use fpty::sys::clock::{BootInstant, BoottimeTimer};
+use fpty::sys::clock::{self, BootInstant, BoottimeTimer};
 use fpty::sys::poll::{Interest, Poller};
 
 /// Something to do at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Due {
+pub enum Timer {
     /// Something about a session.
-    Session(Key, LifeDue),
+    Session(Key, SessionTimer),
     /// Something about a session's terminal, or its client.
-    Terminal(Key, TerminalDue),
+    Terminal(Key, TerminalTimer),
     /// Something about a command.
-    Command(Key, LifeDue),
+    Command(Key, SessionTimer),
     /// The first bytes of a session's client were held back for long enough.
-    First(Key),
+    HttpProbe(Key),
     /// Somebody is to look after the terminal of a session that was handed over.
-    Keeper(Key),
+    Entrust(Key),
     /// A client has said nothing yet that its program would start after.
-    Silent(Key),
+    Handshake(Key),
     /// A client that asks who is there, or for the statistics, has had its time.
-    Inquirer(Key),
+    ControlClient(Key),
     /// A question of another gateway's has had time enough for an answer.
-    Answer(u64),
+    PeerReply(u64),
     /// Connections to which the last word was said are looked after.
-    Closing,
+    LingeringClose,
     /// More programs have ended than one turn sees to.
     Reap,
     /// Give back what slow programs needed.
     Tidy,
     /// The log may take what it did not.
-    Log,
+    LogFlush,
     /// What was recorded is to be passed on.
-    Recording,
+    RecordingFlush,
     /// Something waits for the recorder.
-    Recorder,
+    RecorderCheck,
     /// A session has outlived its client.
-    Outlived(Pid),
+    HangUpGrace(Pid),
     /// Whoever has a terminal open that ended has had the grace.
-    TerminalUsers,
+    TtyHoldersGrace,
     /// Go on killing what has outlived its client or its gateway.
     Kill,
     /// Sessions of a gateway that was here before us have outlived it.
-    LeftBehind,
+    OrphanGrace,
     /// A socket that is limited takes clients again.
-    Door(u16),
+    Listener(u16),
     /// Accept again after running out of something.
     Accept,
     /// Look after sessions that can be left.
-    Left,
+    Detached,
 }
 
 /// What is due for a session, and for a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LifeDue {
+pub enum SessionTimer {
     /// Look whether it has been idle for too long.
     Idle,
     /// The same, where its client was told so a minute ago.
-    IdleSoon,
+    IdleWarning,
     /// Look whether a client takes no more output because its machine is gone.
-    Unanswered,
+    TcpStalled,
     /// The client was told why, and does not take it.
-    Dismissed,
+    NoticeTimeout,
     /// Look whether the program has been executed.
-    Executed,
+    ExecCheck,
     /// Its time is over before long.
-    LimitSoon,
+    LimitWarning,
     /// Its time is over.
     Limit,
 }
 
 /// What is due for a session's terminal, or its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TerminalDue {
+pub enum TerminalTimer {
     /// The program has ended, and something else holds its terminal open.
-    Drained,
+    DrainTimeout,
     /// Look whether the program reads at the end of its input again.
     EndOfInput,
     /// Look whether a client that cannot be heard has left.
-    Unheard,
+    PeerClosed,
     /// Look whether a program that closed its terminal has opened it again.
-    Reopened,
+    SlaveReopened,
     /// Look whether the terminal can be offered to the client.
     Offer,
 }
 
-impl Due {
+impl Timer {
     /// Whether it ends the time that a program is given to end by itself: while the
     /// machine sleeps it cannot.
     fn is_grace(self) -> bool {
-        matches!(self, Due::Outlived(_) | Due::TerminalUsers | Due::LeftBehind)
+        matches!(self, Timer::HangUpGrace(_) | Timer::TtyHoldersGrace | Timer::OrphanGrace)
     }
 }
 
 /// Deadlines by one clock, the earliest first.
-type Deadlines<Time> = BinaryHeap<Reverse<(Time, Due)>>;
+type Deadlines<Time> = BinaryHeap<Reverse<(Time, Timer)>>;
 
 /// Deadlines.
 #[derive(Default)]
 pub struct Timers {
-    soon: Deadlines<Instant>,
+    near: Deadlines<Instant>,
     far: Deadlines<BootInstant>,
     /// For the first of those that are far; made when there is one.
     alarm: Option<BoottimeTimer>,
@@ -123,21 +123,23 @@ pub struct Timers {
 
 /// What is less far away may come so much later where the machine sleeps
 /// meanwhile.
-const SOON: Duration = Duration::from_secs(10);
+const NEAR: Duration = Duration::from_secs(10);
 
 /// So many are no reason to look through them.
-const FEW: usize = 256;
+const PRUNE_ABOVE: usize = 256;
 
 impl Timers {
     /// Remembers to do this after a while.
-    pub fn after(&mut self, wait: Duration, due: Due, poller: &Poller) {
+    pub fn schedule(&mut self, wait: Duration, timer: Timer, poller: &Poller) {
         // Without an alarm it comes, and late where the machine sleeps.
-        if wait <= SOON || due.is_grace() || !self.make_alarm(poller) {
-            return self.soon.push(Reverse((Instant::now() + wait, due)));
+        // An alarm knows nothing of time that a test has moved.
+        let is_near = wait <= NEAR || clock::is_movable();
+        if is_near || timer.is_grace() || !self.make_alarm(poller) {
+            return self.near.push(Reverse((Instant::now() + wait, timer)));
         }
         let at = BootInstant::now() + wait;
         let is_first = self.far.peek().is_none_or(|Reverse((first, _))| at < *first);
-        self.far.push(Reverse((at, due)));
+        self.far.push(Reverse((at, timer)));
         if is_first {
             self.set_alarm();
         }
@@ -145,7 +147,7 @@ impl Timers {
 
     fn make_alarm(&mut self, poller: &Poller) -> bool {
         if self.alarm.is_none() {
-            let token = Source::Alarm.token();
+            let token = Token::Alarm.token();
             self.alarm = BoottimeTimer::new()
                 .ok()
                 .filter(|alarm| poller.add(alarm.as_fd(), token, Interest::READ).is_ok());
@@ -162,53 +164,53 @@ impl Timers {
     }
 
     /// The alarm rings: what was far is due.
-    pub fn rings(&mut self) {
+    pub fn alarm_fired(&mut self) {
         let (now, at) = (BootInstant::now(), Instant::now());
-        while let Some(due) = next(&mut self.far, now) {
-            self.soon.push(Reverse((at, due)));
+        while let Some(timer) = next(&mut self.far, now) {
+            self.near.push(Reverse((at, timer)));
         }
         self.set_alarm();
     }
 
     /// Whether more came than were left the last time: short sessions leave
     /// deadlines behind that are hours away.
-    pub fn pile_up(&self) -> bool {
-        self.soon.len() + self.far.len() > FEW + 2 * self.left
+    pub fn needs_pruning(&self) -> bool {
+        self.near.len() + self.far.len() > PRUNE_ABOVE + 2 * self.left
     }
 
     /// Throws out what has no meaning any more, and gives the memory back.
-    pub fn retain(&mut self, has_meaning: impl Fn(Due) -> bool) {
-        self.soon.retain(|Reverse((_, due))| has_meaning(*due));
-        self.far.retain(|Reverse((_, due))| has_meaning(*due));
-        self.left = self.soon.len() + self.far.len();
-        self.soon.shrink_to(FEW + 2 * self.soon.len());
-        self.far.shrink_to(FEW + 2 * self.far.len());
+    pub fn retain(&mut self, is_valid: impl Fn(Timer) -> bool) {
+        self.near.retain(|Reverse((_, timer))| is_valid(*timer));
+        self.far.retain(|Reverse((_, timer))| is_valid(*timer));
+        self.left = self.near.len() + self.far.len();
+        self.near.shrink_to(PRUNE_ABOVE + 2 * self.near.len());
+        self.far.shrink_to(PRUNE_ABOVE + 2 * self.far.len());
     }
 
     /// How long until the next one that is soon; `None` where there is none.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
-        let Reverse((at, _)) = self.soon.peek()?;
+        let Reverse((at, _)) = self.near.peek()?;
         Some(at.saturating_duration_since(now))
     }
 
     /// Takes one that is due.
-    pub fn next(&mut self, now: Instant) -> Option<Due> {
-        next(&mut self.soon, now)
+    pub fn next(&mut self, now: Instant) -> Option<Timer> {
+        next(&mut self.near, now)
     }
 }
 
 /// Takes the first, where it is due by now.
-fn next<Time: Ord + Copy>(deadlines: &mut Deadlines<Time>, now: Time) -> Option<Due> {
+fn next<Time: Ord + Copy>(deadlines: &mut Deadlines<Time>, now: Time) -> Option<Timer> {
     deadlines.peek().filter(|Reverse((at, _))| *at <= now)?;
-    deadlines.pop().map(|Reverse((_, due))| due)
+    deadlines.pop().map(|Reverse((_, timer))| timer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn due(number: u64) -> Due {
-        Due::Answer(number)
+    fn timer(number: u64) -> Timer {
+        Timer::PeerReply(number)
     }
 
     #[test]
@@ -217,19 +219,19 @@ mod tests {
         let mut timers = Timers::default();
         let now = Instant::now();
         assert_eq!(timers.wait(now), None);
-        timers.after(Duration::from_secs(2), due(2), &poller);
-        timers.after(Duration::from_secs(1), due(3), &poller);
+        timers.schedule(Duration::from_secs(2), timer(2), &poller);
+        timers.schedule(Duration::from_secs(1), timer(3), &poller);
         let wait = timers.wait(now).expect("one");
         assert!((1..2).contains(&wait.as_secs()), "{wait:?}");
         assert_eq!(timers.next(now), None);
         let later = now + Duration::from_secs(600);
         assert_eq!(timers.wait(later), Some(Duration::ZERO));
-        assert_eq!(timers.next(later), Some(due(3)));
-        assert_eq!(timers.next(later), Some(due(2)));
+        assert_eq!(timers.next(later), Some(timer(3)));
+        assert_eq!(timers.next(later), Some(timer(2)));
         assert_eq!(timers.next(later), None);
         // What a program cannot use is no part of its grace.
-        timers.after(Duration::from_secs(60), Due::TerminalUsers, &poller);
-        assert_eq!(timers.next(later), Some(Due::TerminalUsers));
+        timers.schedule(Duration::from_secs(60), Timer::TtyHoldersGrace, &poller);
+        assert_eq!(timers.next(later), Some(Timer::TtyHoldersGrace));
         assert!(timers.alarm.is_none(), "nothing is far");
     }
 
@@ -238,42 +240,42 @@ mod tests {
     fn what_is_far_comes_by_the_clock_that_counts_on() {
         let mut poller = Poller::new(1).expect("an epoll");
         let mut timers = Timers::default();
-        timers.after(Duration::from_secs(7200), due(3), &poller);
-        timers.after(Duration::from_secs(3600), due(2), &poller);
+        timers.schedule(Duration::from_secs(7200), timer(3), &poller);
+        timers.schedule(Duration::from_secs(3600), timer(2), &poller);
         assert_eq!(timers.wait(Instant::now()), None);
         assert_eq!(poller.wait(Some(Duration::ZERO)).ok(), Some(0));
         // An hour is over at once.
-        let slept = |Reverse((at, due)): Reverse<(BootInstant, Due)>| {
-            Reverse((at.before(Duration::from_secs(3600)), due))
+        let slept = |Reverse((at, timer)): Reverse<(BootInstant, Timer)>| {
+            Reverse((at.before(Duration::from_secs(3600)), timer))
         };
         timers.far = timers.far.drain().map(slept).collect();
         timers.set_alarm();
-        assert_eq!(poller.wait(Some(SOON)).ok(), Some(1));
-        assert_eq!(Source::of(poller.ready(0).token), Source::Alarm);
-        timers.rings();
+        assert_eq!(poller.wait(Some(NEAR)).ok(), Some(1));
+        assert_eq!(Token::of(poller.ready(0).token), Token::Alarm);
+        timers.alarm_fired();
         let now = Instant::now();
-        assert_eq!((timers.next(now), timers.next(now)), (Some(due(2)), None));
+        assert_eq!((timers.next(now), timers.next(now)), (Some(timer(2)), None));
         assert_eq!(poller.wait(Some(Duration::ZERO)).ok(), Some(0), "it rings once");
         assert_eq!(timers.far.len(), 1);
     }
 
     #[test]
     fn what_has_no_meaning_does_not_pile_up() {
-        for wait in [SOON, 2 * SOON] {
+        for wait in [NEAR, 2 * NEAR] {
             let poller = Poller::new(1).expect("an epoll");
             let mut timers = Timers::default();
             for number in 2..1_000_000 {
-                timers.after(wait, due(number), &poller);
-                if timers.pile_up() {
-                    timers.retain(|other| other == due(number));
+                timers.schedule(wait, timer(number), &poller);
+                if timers.needs_pruning() {
+                    timers.retain(|other| other == timer(number));
                 }
             }
-            let (count, room) = match wait == SOON {
-                true => (timers.soon.len(), timers.soon.capacity()),
+            let (count, room) = match wait == NEAR {
+                true => (timers.near.len(), timers.near.capacity()),
                 false => (timers.far.len(), timers.far.capacity()),
             };
-            assert!(count <= FEW + 3, "{count} are left");
-            assert!(room < 4 * FEW, "room for {room}");
+            assert!(count <= PRUNE_ABOVE + 3, "{count} are left");
+            assert!(room < 4 * PRUNE_ABOVE, "room for {room}");
         }
     }
 }

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::proof::{self, Token};
 
 /// As it is sent.
-pub fn encode(said: &impl Serialize) -> Vec<u8> {
+pub fn encode(message: &impl Serialize) -> Vec<u8> {
     // There is nothing in it that JSON has no words for.
-    serde_json::to_vec(said).unwrap_or_default()
+    serde_json::to_vec(message).unwrap_or_default()
 }
 
 /// As it is read; `None`: nonsense.
-pub fn decode<T: DeserializeOwned>(said: &[u8]) -> Option<T> {
-    serde_json::from_slice(said).ok()
+pub fn decode<T: DeserializeOwned>(message: &[u8]) -> Option<T> {
+    serde_json::from_slice(message).ok()
 }
 
 /// What a gateway says first to a process that outlives it: which one it is, of how
@@ -55,10 +55,10 @@ mod tests {
 
     #[test]
     fn who_is_no_gateway_is_not_proved_and_nonsense_is_none() {
-        let said = encode(&Hello { ordinal: 1, count: 2, token: Token::default() });
-        let hello: Hello = decode(&said).expect("a hello");
+        let message = encode(&Hello { ordinal: 1, count: 2, token: Token::default() });
+        let hello: Hello = decode(&message).expect("a hello");
         assert!(!hello.is_proved() && hello.has_place_of(3) && !hello.has_place_of(2));
-        assert_eq!(decode::<Hello>(&said[..said.len() - 1]), None);
+        assert_eq!(decode::<Hello>(&message[..message.len() - 1]), None);
         assert_eq!(decode::<Hello>(b""), None);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::supervisor::grace::Grace;
 use crate::event_loop::context::Context;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::log::log;
 use fpty::sys::child::Pid;
 use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
@@ -14,78 +14,78 @@ use fpty::sys::pty::Master;
 use fpty::sys::tty_holders::TtyHolders;
 
 /// Members of sessions that are looked for at once.
-const AT_ONCE: usize = 64;
+const BATCH: usize = 64;
 
 /// Those that are told to end, and killed where they do not: who has to be looked for
 /// is, a little in each turn. The living are served meanwhile.
-pub struct Killing {
+pub struct GraceKiller {
     /// Leaders whose sessions are to be killed.
-    outlived: Vec<SessionLeader>,
-    killing: Option<SessionKiller>,
+    leaders_to_kill: Vec<SessionLeader>,
+    killer: Option<SessionKiller>,
     /// Foreground groups whose members are to be hung up one by one.
     hang_ups: ForegroundHangups,
     /// Terminals whose users are signalled one by one.
-    users: TtyHolders,
+    tty_holders: TtyHolders,
     /// And those that are killed then.
-    doomed: Vec<(Instant, Master)>,
+    terminals_in_grace: Vec<(Instant, Master)>,
     /// Those that are not our children and were told to end.
     grace: Grace,
 }
 
-impl Killing {
+impl GraceKiller {
     /// Of those alone that a gateway before us has left.
-    pub fn new(left_behind: Grace) -> Self {
+    pub fn new(orphaned: Grace) -> Self {
         Self {
-            outlived: Vec::new(),
-            killing: None,
+            leaders_to_kill: Vec::new(),
+            killer: None,
             hang_ups: ForegroundHangups::default(),
-            users: TtyHolders::default(),
-            doomed: Vec::new(),
-            grace: left_behind,
+            tty_holders: TtyHolders::default(),
+            terminals_in_grace: Vec::new(),
+            grace: orphaned,
         }
     }
 
     /// One was reaped: its number may be another's. It may have outlived its client.
-    pub fn forget(&mut self, pid: Pid, has_outlived: bool) {
+    pub fn forget(&mut self, pid: Pid, was_hung_up: bool) {
         self.hang_ups.forget(pid);
-        if has_outlived {
-            self.outlived.retain(|leader| leader.pid() != pid);
-            if let Some(killing) = &mut self.killing {
-                killing.forget(pid);
+        if was_hung_up {
+            self.leaders_to_kill.retain(|leader| leader.pid() != pid);
+            if let Some(killer) = &mut self.killer {
+                killer.forget(pid);
             }
         }
     }
 
     /// Kills what has been found to outlive its client or its gateway, and hangs up who
     /// has to be looked for, as much as one turn does.
-    pub fn go_on(&mut self, cx: &mut Context) {
-        self.hang_ups.step(AT_ONCE);
-        self.users.step(AT_ONCE);
-        if self.killing.is_none() && !self.outlived.is_empty() {
-            self.killing = Some(SessionKiller::new(self.outlived.drain(..)));
+    pub fn step(&mut self, cx: &mut Context) {
+        self.hang_ups.step(BATCH);
+        self.tty_holders.step(BATCH);
+        if self.killer.is_none() && !self.leaders_to_kill.is_empty() {
+            self.killer = Some(SessionKiller::new(self.leaders_to_kill.drain(..)));
         }
-        if self.killing.as_mut().is_some_and(|killing| killing.step(AT_ONCE)) {
-            self.killing = None;
+        if self.killer.as_mut().is_some_and(|killer| killer.step(BATCH)) {
+            self.killer = None;
         }
-        let has_more = !self.hang_ups.is_empty() || !self.users.is_empty();
-        if has_more || self.killing.is_some() || !self.outlived.is_empty() {
-            cx.after(Duration::ZERO, Due::Kill);
+        let has_more = !self.hang_ups.is_empty() || !self.tty_holders.is_empty();
+        if has_more || self.killer.is_some() || !self.leaders_to_kill.is_empty() {
+            cx.schedule(Duration::ZERO, Timer::Kill);
         }
     }
 
     /// Has the session of this leader killed.
     pub fn kill_session(&mut self, cx: &mut Context, leader: SessionLeader) {
-        if self.outlived.is_empty() && self.killing.is_none() {
-            cx.after(Duration::ZERO, Due::Kill);
+        if self.leaders_to_kill.is_empty() && self.killer.is_none() {
+            cx.schedule(Duration::ZERO, Timer::Kill);
         }
-        self.outlived.push(leader);
+        self.leaders_to_kill.push(leader);
     }
 
     /// Hangs a terminal's foreground group up, where that is not the leader's own.
     pub fn hang_up(&mut self, cx: &mut Context, foreground: ForegroundGroup) {
         if let Some(later) = foreground.hang_up() {
             if self.hang_ups.is_empty() {
-                cx.after(Duration::ZERO, Due::Kill);
+                cx.schedule(Duration::ZERO, Timer::Kill);
             }
             self.hang_ups.add(later);
         }
@@ -93,7 +93,7 @@ impl Killing {
 
     /// Hangs up a terminal that we may not take from those who have it: they are told,
     /// and killed then.
-    pub fn hang_up_users(&mut self, cx: &mut Context, terminal: &Master) {
+    pub fn hang_up_tty_holders(&mut self, cx: &mut Context, terminal: &Master) {
         let name = terminal.slave_name().unwrap_or_default();
         log(&format!(
             "forkptyrouter: cannot hang {name} up (that takes CAP_SYS_ADMIN): \
@@ -101,51 +101,51 @@ impl Killing {
         ));
         if let Some(grace) = cx.config.hangup_grace {
             if let Ok(terminal) = terminal.try_clone() {
-                self.doomed.push((Instant::now() + grace, terminal));
+                self.terminals_in_grace.push((Instant::now() + grace, terminal));
             }
-            cx.after(grace, Due::TerminalUsers);
+            cx.schedule(grace, Timer::TtyHoldersGrace);
         }
         if let Ok(terminal) = terminal.try_clone() {
-            self.users.add(terminal, libc::SIGHUP);
+            self.tty_holders.add(terminal, libc::SIGHUP);
         }
-        cx.after(Duration::ZERO, Due::Kill);
+        cx.schedule(Duration::ZERO, Timer::Kill);
     }
 
     /// The grace of such users may be over.
-    pub fn kill_users(&mut self, cx: &mut Context) {
+    pub fn kill_tty_holders(&mut self, cx: &mut Context) {
         let now = Instant::now();
-        let doomed = std::mem::take(&mut self.doomed).into_iter();
-        let (due, rest): (Vec<_>, Vec<_>) = doomed.partition(|(at, _)| now >= *at);
-        self.doomed = rest;
+        let terminals_in_grace = std::mem::take(&mut self.terminals_in_grace).into_iter();
+        let (due, rest): (Vec<_>, Vec<_>) = terminals_in_grace.partition(|(at, _)| now >= *at);
+        self.terminals_in_grace = rest;
         for (_, terminal) in due {
-            self.users.add(terminal, libc::SIGKILL);
+            self.tty_holders.add(terminal, libc::SIGKILL);
         }
-        cx.after(Duration::ZERO, Due::Kill);
+        cx.schedule(Duration::ZERO, Timer::Kill);
     }
 
     /// A program that is not our child is to end.
-    pub fn end_program(&mut self, cx: &mut Context, program: PidFd) {
+    pub fn terminate(&mut self, cx: &mut Context, program: PidFd) {
         self.grace.hang_up(SessionLeader::from(program));
-        self.wait_for_grace(cx);
+        self.schedule_grace(cx);
     }
 
     /// Those that are not our children are looked at when their grace is over.
-    pub fn wait_for_grace(&self, cx: &mut Context) {
+    pub fn schedule_grace(&self, cx: &mut Context) {
         if let Some(wait) = self.grace.wait() {
-            cx.after(wait, Due::LeftBehind);
+            cx.schedule(wait, Timer::OrphanGrace);
         }
     }
 
     /// The grace is over of what a gateway before us left, or of what we took up of
     /// it.
-    pub fn end_left_behind(&mut self, cx: &mut Context) {
-        for leader in self.grace.over() {
+    pub fn kill_orphans(&mut self, cx: &mut Context) {
+        for leader in self.grace.expired() {
             log(&format!(
                 "forkptyrouter: process {} has outlived its gateway: killing its session",
                 leader.pid()
             ));
             self.kill_session(cx, leader);
         }
-        self.wait_for_grace(cx);
+        self.schedule_grace(cx);
     }
 }

@@ -1,23 +1,23 @@
 //! How much of what gateways share each part of it takes.
 
-use super::shared_memory::{Part, Wants};
+use super::shared_memory::{MemoryOptions, Region};
 use super::supervisor::{end_lines, leaders};
 use crate::connection::limits;
 use crate::connection::shared_counts;
 use crate::observe::metrics::counters;
 
 /// How many words a part has; none where nobody wants it.
-pub fn words(wants: &Wants, part: Part) -> usize {
-    let only = |wanted: bool, words: usize| if wanted { words } else { 0 };
-    match part {
-        Part::HaveTold => wants.gateways,
-        Part::Counters => counters::words(wants.gateways),
-        Part::Rates => only(wants.limits, limits::RATES),
-        Part::Leaders(_) => leaders::WORDS,
-        Part::Lines(_) => only(wants.audit, end_lines::WORDS),
+pub fn region_words(options: &MemoryOptions, region: Region) -> usize {
+    let only = |wanted: bool, region_words: usize| if wanted { region_words } else { 0 };
+    match region {
+        Region::ClientsNotified => options.gateways,
+        Region::Counters => counters::words(options.gateways),
+        Region::Rates => only(options.limits, limits::RATE_WORDS),
+        Region::Leaders(_) => leaders::WORDS,
+        Region::EndLines(_) => only(options.audit, end_lines::WORDS),
         // One alone has nobody to show them.
-        Part::Tallies(_) => {
-            only((wants.detach || wants.limits) && wants.gateways > 1, shared_counts::WORDS)
+        Region::SharedCounts(_) => {
+            only((options.detach || options.limits) && options.gateways > 1, shared_counts::WORDS)
         }
     }
 }

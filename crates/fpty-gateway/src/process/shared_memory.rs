@@ -18,9 +18,9 @@ use fpty::sys::shm::{SharedMemory, clear};
 
 /// What it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Region {
     /// Which gateways have told their clients that the instance stops.
-    HaveTold,
+    ClientsNotified,
     /// What happened since the start.
     Counters,
     /// How fast clients come at each socket.
@@ -28,28 +28,28 @@ pub enum Part {
     /// The leaders of a gateway's sessions.
     Leaders(usize),
     /// The last lines of a gateway's sessions.
-    Lines(usize),
+    EndLines(usize),
     /// A gateway's numbers that all others see.
-    Tallies(usize),
+    SharedCounts(usize),
 }
 
-impl Part {
+impl Region {
     /// Its place among all.
-    fn number(self) -> usize {
+    fn index(self) -> usize {
         match self {
-            Self::HaveTold => 0,
+            Self::ClientsNotified => 0,
             Self::Counters => 1,
             Self::Rates => 2,
             Self::Leaders(gateway) => 3 + 3 * gateway,
-            Self::Lines(gateway) => 4 + 3 * gateway,
-            Self::Tallies(gateway) => 5 + 3 * gateway,
+            Self::EndLines(gateway) => 4 + 3 * gateway,
+            Self::SharedCounts(gateway) => 5 + 3 * gateway,
         }
     }
 }
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wants {
+pub struct MemoryOptions {
     /// So many gateways.
     pub gateways: usize,
     /// How many there may be is limited somewhere.
@@ -61,12 +61,12 @@ pub struct Wants {
 }
 
 /// How many words a part has.
-pub type Words = fn(&Wants, Part) -> usize;
+pub type RegionSize = fn(&MemoryOptions, Region) -> usize;
 
 /// A part begins at a page of its own: memory is used by the page.
 const PAGE: usize = 4096 / size_of::<AtomicU64>();
 
-impl Wants {
+impl MemoryOptions {
     /// By what the next image knows that it would make the same.
     fn note(&self) -> OsString {
         let Self { gateways, limits, detach, audit } = self;
@@ -75,21 +75,23 @@ impl Wants {
     }
 
     /// All parts, in their order.
-    fn parts(&self) -> impl Iterator<Item = Part> {
-        let own = |number| [Part::Leaders(number), Part::Lines(number), Part::Tallies(number)];
-        let common = [Part::HaveTold, Part::Counters, Part::Rates];
+    fn regions(&self) -> impl Iterator<Item = Region> {
+        let own = |number| {
+            [Region::Leaders(number), Region::EndLines(number), Region::SharedCounts(number)]
+        };
+        let common = [Region::ClientsNotified, Region::Counters, Region::Rates];
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
 
     /// The words of each part, by its number; and where the last one ends.
-    fn layout(&self, words: Words) -> (Vec<Range<usize>>, usize) {
+    fn layout(&self, words: RegionSize) -> (Vec<Range<usize>>, usize) {
         let mut end = 0;
-        let parts = self.parts().map(|part| {
-            let (begin, words) = (end, words(self, part));
+        let regions = self.regions().map(|region| {
+            let (begin, words) = (end, words(self, region));
             end += words.next_multiple_of(PAGE);
             begin..begin + words
         });
-        (parts.collect(), end)
+        (regions.collect(), end)
     }
 }
 
@@ -97,8 +99,8 @@ struct Memory {
     words: SharedMemory<AtomicU64>,
     /// By which it outlives an exec, where it can.
     fd: Option<OwnedFd>,
-    parts: Vec<Range<usize>>,
-    wants: Wants,
+    regions: Vec<Range<usize>>,
+    options: MemoryOptions,
 }
 
 static MEMORY: OnceCell<Memory> = OnceCell::new();
@@ -107,10 +109,10 @@ static MEMORY: OnceCell<Memory> = OnceCell::new();
 const NAME: &str = "FORKPTYROUTER_MEMORY";
 
 /// Makes it, in the master, before it forks the gateways.
-pub fn reserve(wants: Wants, words: Words) {
-    let (parts, end) = wants.layout(words);
+pub fn reserve(options: MemoryOptions, words: RegionSize) {
+    let (regions, end) = options.layout(words);
     let before = host().take_kept_memory(NAME);
-    let before = before.filter(|(fd, note)| *note == *wants.note() && clear(fd.as_fd()).is_ok());
+    let before = before.filter(|(fd, note)| *note == *options.note() && clear(fd.as_fd()).is_ok());
     let before = before.and_then(|(fd, _)| Some((SharedMemory::of(fd.as_fd(), end).ok()?, fd)));
     let made = before.map_or_else(|| SharedMemory::with_descriptor(end), Ok);
     let made = made.map(|(words, fd)| (words, Some(fd)));
@@ -119,7 +121,7 @@ pub fn reserve(wants: Wants, words: Words) {
             if let Some(fd) = &fd {
                 host().inherited_by_gateways_only(fd.as_fd());
             }
-            let _ = MEMORY.set(Memory { words, fd, parts, wants });
+            let _ = MEMORY.set(Memory { words, fd, regions, options });
         }
         Err(error) => log(&format!(
             "forkptyrouter: gateways share no memory (limits, counters, lists of sessions): {}",
@@ -130,22 +132,22 @@ pub fn reserve(wants: Wants, words: Words) {
 
 /// The master is about to execute itself.
 pub fn before_exec() {
-    if let Some(Memory { fd: Some(fd), wants, .. }) = MEMORY.get() {
-        host().keep_over_exec(NAME, &[fd.as_fd()], &wants.note());
+    if let Some(Memory { fd: Some(fd), options, .. }) = MEMORY.get() {
+        host().keep_over_exec(NAME, &[fd.as_fd()], &options.note());
     }
 }
 
 /// A part; `None`: there is none.
-pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
+pub fn region(wanted: Region) -> Option<&'static [AtomicU64]> {
     let memory = MEMORY.get()?;
-    let part = memory.parts.get(wanted.number())?;
-    memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
+    let region = memory.regions.get(wanted.index())?;
+    memory.words.words().get(region.clone()).filter(|words| !words.is_empty())
 }
 
 /// The gateway of this number has told its clients that the instance stops: the master
 /// waits for that.
 pub fn note_told(ordinal: usize) {
-    if let Some(word) = part(Part::HaveTold).and_then(|words| words.get(ordinal)) {
+    if let Some(word) = region(Region::ClientsNotified).and_then(|words| words.get(ordinal)) {
         word.store(std::process::id().into(), Ordering::Release);
     }
 }
@@ -169,20 +171,20 @@ pub fn read(words: &[AtomicU64], length: usize) -> Vec<u8> {
 
 /// For how many gateways there is room.
 pub fn gateways() -> usize {
-    MEMORY.get().map_or(0, |memory| memory.wants.gateways)
+    MEMORY.get().map_or(0, |memory| memory.options.gateways)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn words(wants: &Wants, part: Part) -> usize {
-        match part {
-            Part::HaveTold | Part::Counters => wants.gateways,
-            Part::Rates if !wants.limits => 0,
-            Part::Rates | Part::Leaders(_) => PAGE,
-            Part::Lines(_) => PAGE + 1,
-            Part::Tallies(_) => 2 * PAGE - 1,
+    fn words(options: &MemoryOptions, region: Region) -> usize {
+        match region {
+            Region::ClientsNotified | Region::Counters => options.gateways,
+            Region::Rates if !options.limits => 0,
+            Region::Rates | Region::Leaders(_) => PAGE,
+            Region::EndLines(_) => PAGE + 1,
+            Region::SharedCounts(_) => 2 * PAGE - 1,
         }
     }
 
@@ -201,16 +203,16 @@ mod tests {
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
             for limits in [false, true] {
-                let wants = Wants { gateways, limits, ..Wants::default() };
-                let (parts, end) = wants.layout(words);
-                assert_eq!(parts.len(), 3 + 3 * gateways);
-                for (number, part) in wants.parts().enumerate() {
-                    assert_eq!(part.number(), number, "{part:?}");
-                    assert_eq!(parts[number].len(), words(&wants, part), "{part:?}");
+                let options = MemoryOptions { gateways, limits, ..MemoryOptions::default() };
+                let (regions, end) = options.layout(words);
+                assert_eq!(regions.len(), 3 + 3 * gateways);
+                for (number, region) in options.regions().enumerate() {
+                    assert_eq!(region.index(), number, "{region:?}");
+                    assert_eq!(regions[number].len(), words(&options, region), "{region:?}");
                 }
-                let ends = parts.iter().skip(1).map(|part| part.start).chain([end]);
-                for (part, next) in parts.iter().zip(ends) {
-                    assert!(part.end <= next && part.start % PAGE == 0, "{part:?}");
+                let ends = regions.iter().skip(1).map(|region| region.start).chain([end]);
+                for (region, next) in regions.iter().zip(ends) {
+                    assert!(region.end <= next && region.start % PAGE == 0, "{region:?}");
                 }
             }
         }

@@ -1,52 +1,53 @@
-//! Bytes of a session, where somebody wants to know of them.
+//! Byte counts of a session or command: kept where audit, statistics, an idle timeout or a
+//! recording need them.
 
 use std::rc::Rc;
 
 use crate::observe::metrics::counters;
-use crate::observe::recording::tap::Recording;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::clock::BootInstant;
 
-/// What went between a session's ends, without the headers of packets.
+/// Bytes relayed between client and program, without packet headers.
 #[derive(Default)]
-pub struct Traffic {
+pub struct ByteCounts {
     input: u64,
     output: u64,
-    /// When a byte last went either way, or that was first of interest.
-    last: Option<BootInstant>,
-    /// Where it is written down.
-    pub recording: Option<Rc<Recording>>,
+    /// Time of the last byte either way, or of the first interest in it.
+    last_activity: Option<BootInstant>,
+    /// The session's recording, which gets every byte.
+    pub recording: Option<Rc<RecordingTap>>,
 }
 
-impl Traffic {
-    /// These bytes went to the terminal.
-    pub fn took_in(&mut self, bytes: &[u8]) {
+impl ByteCounts {
+    /// Input that the terminal or program has taken.
+    pub fn count_input(&mut self, bytes: &[u8]) {
         self.input += bytes.len() as u64;
-        self.note();
-        counters::took_in(bytes.len());
+        self.touch();
+        counters::add_bytes_in(bytes.len());
         if let Some(recording) = &self.recording {
             recording.input(bytes);
         }
     }
 
-    /// So many bytes came from the terminal.
-    pub fn gave_out(&mut self, bytes: usize) {
+    /// Output, in bytes, that the terminal or program has yielded.
+    pub fn count_output(&mut self, bytes: usize) {
         self.output += bytes as u64;
-        self.note();
-        counters::gave_out(bytes);
+        self.touch();
+        counters::add_bytes_out(bytes);
     }
 
-    /// Bytes in and out.
+    /// Bytes of input and of output.
     pub fn bytes(&self) -> (u64, u64) {
         (self.input, self.output)
     }
 
-    /// Something goes either way, or it begins to be of interest.
-    pub fn note(&mut self) {
-        self.last = Some(BootInstant::now());
+    /// Sets the last activity to now.
+    pub fn touch(&mut self) {
+        self.last_activity = Some(BootInstant::now());
     }
 
-    /// When that was.
-    pub fn last(&self) -> Option<BootInstant> {
-        self.last
+    /// Time of the last activity.
+    pub fn last_activity(&self) -> Option<BootInstant> {
+        self.last_activity
     }
 }

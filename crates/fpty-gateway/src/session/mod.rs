@@ -1,21 +1,20 @@
-//! A terminal and its client: how a session is opened, relayed, handed over and ended,
-//! and the one place that tells of it (`lifecycle.rs`).
+//! Sessions: a terminal and its client, from opening to teardown.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `byte_counts.rs` | what is noted of them, where somebody wants to know |
-//! | `handover.rs` | the terminal itself is given to a client |
-//! | `ids.rs` | the ids of sessions; which one is meant by what was typed |
-//! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
-//! | `open.rs` | a client connects: its terminal and its program |
-//! | `probes.rs` | ends that nothing tells of, and the end of the input |
-//! | `relay.rs` | bytes between a client and its terminal |
-//! | `requested_command.rs` | what sessions have asked to have run |
-//! | `selector.rs` | the ids of sessions; which one is meant by what was typed |
-//! | `state/` | one terminal and its client, as a state machine |
-//! | `teardown.rs` | a session ends |
-//! | `timeouts.rs` | what may take only so long, and be idle only for so long |
-//! | `transitions.rs` | how a session begins, is left, found again, and ends |
+//! | `byte_counts.rs` | bytes in and out, last activity, the recording: for audit and idle timeouts |
+//! | `handover.rs` | the terminal's master is offered to the client (SCM_RIGHTS) |
+//! | `ids.rs` | session ids |
+//! | `lifecycle.rs` | the states of a session or command; the only place that emits their events |
+//! | `open.rs` | a new session: accept, limits, pty, spawn |
+//! | `probes.rs` | polling for what epoll does not report: closed peers, TCP stalls, a reopened slave, EOF |
+//! | `relay.rs` | reads and writes between client and terminal; the live session |
+//! | `requested_command.rs` | commands that clients requested instead of their socket's own |
+//! | `selector.rs` | a session as typed: id, prefix of an id, or name |
+//! | `state/` | one terminal and its client as a state machine without input or output |
+//! | `teardown.rs` | the end of a session: drain, close, hang up, the queue of teardowns |
+//! | `timeouts.rs` | idle timeout and maximum time |
+//! | `transitions.rs` | open, attach, detach, restore and end, over all parts that take part |
 
 pub(crate) mod byte_counts;
 pub(crate) mod handover;

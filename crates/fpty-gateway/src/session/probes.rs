@@ -1,254 +1,264 @@
-//! Ends that nothing tells of, and the end of the input.
+//! Probes: polling for what epoll does not report. A TCP client may close behind unread input, its
+//! machine may vanish, a program may close its terminal and open it again; and a terminal has no
+//! half-close, so EOF is typed again and again.
 
 use std::time::Duration;
 
-use super::byte_counts::Traffic;
-use super::relay::{Attached, Next, Sessions};
-use super::timeouts::Timed;
+use super::byte_counts::ByteCounts;
+use super::relay::{LiveSession, SessionAction, Sessions};
+use super::timeouts::TimeLimited;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, LifeDue, TerminalDue};
-use crate::process::table::Programs;
+use crate::event_loop::timers::{SessionTimer, TerminalTimer, Timer};
+use crate::process::table::ProcessTable;
 use fpty::proto::EndKind;
 use fpty::sys::proc_net_tcp::ProcNetTcp;
 use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Transport;
 
-/// The first and the longest wait before looking whether the program reads
-/// at the end of its input again, in milliseconds.
+/// First and longest delay between EOF characters for a program that reads on, in milliseconds.
 const END_OF_INPUT_FIRST: u16 = 20;
 const END_OF_INPUT_LAST: u16 = 1000;
 
-/// How often a client that could leave unheard is looked after.
-const UNHEARD: Duration = Duration::from_secs(1);
+/// Interval of checks whether a client with unread input has closed.
+const PEER_CLOSED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a client may leave output unanswered that the kernel sends again
-/// and again: as long as an idle one may leave keepalive probes. (By itself the
-/// kernel gives up after a quarter of an hour.)
-pub const UNANSWERED: Duration = Duration::from_secs(120);
+/// How long output may stay unacknowledged while the kernel retransmits: as long as an idle client
+/// may leave keepalive probes unanswered. (The kernel itself gives up after a quarter of an hour.)
+pub const TCP_STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often that is looked after, while there is such output.
-pub const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
+/// Interval of checks for unacknowledged output.
+pub const TCP_STALL_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How often a program that closed its terminal is looked after.
-const REOPENED: Duration = Duration::from_millis(200);
+/// Interval of checks whether a closed slave has been opened again.
+const SLAVE_REOPENED_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What of a session is looked after, because nothing would tell.
+/// State of a session's probes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet {
-    /// Those of [`flag`] that are so: there is one of these for each session.
+pub struct Probes {
+    /// The [`flag`]s that are set: there is one such byte for each session.
     flags: u8,
-    /// The wait before the end of the input is looked after again, in
-    /// milliseconds; 0: it has not ended.
-    end_of_input: u16,
+    /// Delay before the next EOF character, in milliseconds; 0: the input has not ended.
+    eof_wait: u16,
 }
 
-/// What of a session is so, of [`Quiet`].
+/// Flags of [`Probes`].
 mod flag {
-    /// Its terminal may be opened again.
-    pub const REOPENS: u8 = 1;
-    /// Its client could leave unheard.
-    pub const UNHEARD: u8 = 2;
-    /// Its client's machine could be gone.
-    pub const UNANSWERED: u8 = 4;
-    /// Its client sends no more, and is asked often whether it is there.
-    pub const PROBED: u8 = 8;
+    /// The slave is closed: it may be opened again.
+    pub const SLAVE_CLOSED: u8 = 1;
+    /// Input is blocked: the peer could close unnoticed.
+    pub const PEER_CLOSED: u8 = 2;
+    /// Output is under way over TCP: it could stall.
+    pub const TCP_STALLED: u8 = 4;
+    /// The peer has shut down its writing half: keepalive probes are frequent.
+    pub const KEEPALIVE: u8 = 8;
 }
 
-impl Quiet {
-    /// It is so; returns whether it was not.
-    fn begin(&mut self, flag: u8) -> bool {
+impl Probes {
+    /// Sets a flag; returns whether it was not set.
+    fn set(&mut self, flag: u8) -> bool {
         let before = self.flags;
         self.flags |= flag;
         before & flag == 0
     }
 
-    /// It is so no more.
-    fn end(&mut self, flag: u8) {
+    /// Clears a flag.
+    fn clear(&mut self, flag: u8) {
         self.flags &= !flag;
     }
 }
 
-impl Attached {
-    /// How long ago something went either way through here, as far as that is kept.
+impl LiveSession {
+    /// Time since the last relayed byte, where it is kept.
     pub fn silent_for(&self) -> Option<Duration> {
-        Some(self.wires.traffic.as_ref()?.last()?.elapsed())
+        Some(self.io.byte_counts.as_ref()?.last_activity()?.elapsed())
     }
 
-    /// Finds out whether a TCP client that is not heard has left, as far as the kernel
-    /// tells. One that sends no more is asked often from now on.
-    fn find_left(&mut self, local_tcp: &mut ProcNetTcp) -> bool {
-        let client = &self.wires.client;
+    /// Asks the kernel whether the TCP peer has closed, although its input is not read. After a
+    /// half-close keepalive probes become frequent.
+    fn probe_peer_closed(&mut self, local_tcp: &mut ProcNetTcp) -> bool {
+        let client = &self.io.client;
         if self.transport != Transport::Tcp {
             return false;
         }
         let sends_no_more = client.peer_sends_no_more();
-        if sends_no_more && self.quiet.begin(flag::PROBED) {
+        if sends_no_more && self.probes.set(flag::KEEPALIVE) {
             client.probe_often();
         }
-        // Behind what is not read its end may not have found room.
+        // Behind unread input the peer's end may not have found room.
         (sends_no_more || client.has_unread()) && local_tcp.peer_has_closed(client)
     }
 
-    /// There may be output that the client's machine does not answer.
-    pub fn look_for_answers(&mut self, cx: &mut Context, key: Key) {
-        if self.transport == Transport::Tcp && self.quiet.begin(flag::UNANSWERED) {
-            cx.after(UNANSWERED_LOOK, Due::Session(key, LifeDue::Unanswered));
+    /// Schedules the first check for a TCP stall.
+    pub fn watch_tcp_stall(&mut self, cx: &mut Context, key: Key) {
+        if self.transport == Transport::Tcp && self.probes.set(flag::TCP_STALLED) {
+            cx.schedule(TCP_STALL_INTERVAL, Timer::Session(key, SessionTimer::TcpStalled));
         }
     }
 
-    /// The client may be one that cannot be heard, or has said all that it
-    /// has to say.
-    pub fn look_after_input(&mut self, cx: &mut Context, key: Key) -> Next {
-        let (session, quiet) = (&self.session, &mut self.quiet);
-        if self.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
-            cx.after(UNHEARD, Due::Terminal(key, TerminalDue::Unheard));
-        } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
-            quiet.end_of_input = END_OF_INPUT_FIRST;
-            return self.end_of_input(cx, key);
+    /// Starts the probes of a client whose input is blocked or has ended.
+    pub fn check_input(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        let (session, probes) = (&self.session, &mut self.probes);
+        if self.transport == Transport::Tcp
+            && session.is_input_blocked()
+            && probes.set(flag::PEER_CLOSED)
+        {
+            cx.schedule(PEER_CLOSED_INTERVAL, Timer::Terminal(key, TerminalTimer::PeerClosed));
+        } else if probes.eof_wait == 0 && session.wants_end_of_input() {
+            probes.eof_wait = END_OF_INPUT_FIRST;
+            return self.send_eof(cx, key);
         }
-        Next::Waits
+        SessionAction::Wait
     }
 
-    /// The client sends no more: whenever the program reads and nothing is
-    /// left, it gets an end of file, as often as it asks; a pipe's reader
-    /// would. What a client sends at once may be for several programs in turn.
-    fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
-        let wait = self.quiet.end_of_input;
+    /// Types EOF into the terminal: whenever the program reads and nothing is left it gets an end
+    /// of file, as often as it asks; a pipe's reader would. What a client sends at once may be for
+    /// several programs in turn.
+    fn send_eof(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        let wait = self.probes.eof_wait;
         crate::event_loop::fault_injection::point("end-of-input");
-        if self.find_left(&mut cx.local_tcp) {
-            return Next::Depart;
+        if self.probe_peer_closed(&mut cx.local_tcp) {
+            return SessionAction::Teardown;
         }
-        // Less and less often: a program that does not take it for the end
-        // (IGNOREEOF) would else be told in a rage.
-        self.quiet.end_of_input = (wait * 2).min(END_OF_INPUT_LAST);
+        // Less and less often: a program that ignores EOF (IGNOREEOF) would else get a flood.
+        self.probes.eof_wait = (wait * 2).min(END_OF_INPUT_LAST);
         if self.session.wants_end_of_input() {
-            self.wires.master.end_input();
+            self.io.master.end_input();
         }
-        cx.after(Duration::from_millis(wait.into()), Due::Terminal(key, TerminalDue::EndOfInput));
-        Next::Waits
+        cx.schedule(
+            Duration::from_millis(wait.into()),
+            Timer::Terminal(key, TerminalTimer::EndOfInput),
+        );
+        SessionAction::Wait
     }
 
-    /// A client whose input the program does not read may have left: over TCP
-    /// the end of what it sent comes after all that it sent.
-    fn unheard(&mut self, cx: &mut Context, key: Key) -> Next {
-        self.quiet.end(flag::UNHEARD);
-        if self.session.is_deaf() && self.find_left(&mut cx.local_tcp) {
-            return Next::Depart;
+    /// Checks whether the peer of a blocked input has closed: over TCP its FIN comes after all that
+    /// it sent.
+    fn check_peer_closed(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        self.probes.clear(flag::PEER_CLOSED);
+        if self.session.is_input_blocked() && self.probe_peer_closed(&mut cx.local_tcp) {
+            return SessionAction::Teardown;
         }
         self.settle(cx, key)
     }
 
-    /// A client may have vanished while there was output for it.
-    fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
-        match self.wires.client.unacknowledged_for() {
-            None => self.quiet.end(flag::UNANSWERED),
-            Some(silence) if silence >= UNANSWERED => return Next::Depart,
-            Some(_) => cx.after(UNANSWERED_LOOK, Due::Session(key, LifeDue::Unanswered)),
+    /// Checks whether output over TCP is acknowledged: the peer's machine may have vanished.
+    fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        match self.io.client.unacknowledged_for() {
+            None => self.probes.clear(flag::TCP_STALLED),
+            Some(silence) if silence >= TCP_STALL_TIMEOUT => return SessionAction::Teardown,
+            Some(_) => {
+                cx.schedule(TCP_STALL_INTERVAL, Timer::Session(key, SessionTimer::TcpStalled))
+            }
         }
-        Next::Waits
+        SessionAction::Wait
     }
 
-    /// A program that closed its terminal may have opened it again.
-    fn reopened(&mut self, cx: &mut Context, key: Key) -> Next {
-        self.quiet.end(flag::REOPENS);
+    /// Checks whether a program has opened its terminal again.
+    fn check_slave_reopened(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        self.probes.clear(flag::SLAVE_CLOSED);
         if self.session.terminal_open() || !self.session.program_runs() {
-            return Next::Waits;
+            return SessionAction::Wait;
         }
-        // Nobody reads what it sends meanwhile, so its end is not heard.
-        if self.find_left(&mut cx.local_tcp) {
-            return Next::Depart;
+        // The client is not read meanwhile, so its end is not reported.
+        if self.probe_peer_closed(&mut cx.local_tcp) {
+            return SessionAction::Teardown;
         }
-        // Not before the client has read what there was: it would pile up.
+        // Not before the client has read the pending output: more would pile up.
         if !self.session.has_output() {
-            self.session.terminal_reopened();
+            self.session.slave_reopened();
             self.read_terminal(cx, false, |_| false);
         }
         self.settle(cx, key)
     }
 }
 
-impl Timed for Attached {
+impl TimeLimited for LiveSession {
     const WHAT: &'static str = "session";
 
-    fn due(key: Key, due: LifeDue) -> Due {
-        Due::Session(key, due)
+    fn due(key: Key, due: SessionTimer) -> Timer {
+        Timer::Session(key, due)
     }
 
     fn timeout(rules: &Rules) -> Option<Duration> {
         rules.timeout
     }
 
-    fn door(&self) -> u16 {
-        self.door
+    fn listener(&self) -> u16 {
+        self.listener
     }
 
-    fn traffic(&mut self) -> &mut Option<Box<Traffic>> {
-        &mut self.wires.traffic
+    fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {
+        &mut self.io.byte_counts
     }
 
     fn idle_for(&self) -> Option<Duration> {
         match self.session.is_handed_over() {
-            true => self.wires.master.idle_time(),
+            true => self.io.master.idle_time(),
             false => self.silent_for(),
         }
     }
 
     fn notice(&mut self, line: &str) {
-        self.session.notice(line, &mut self.wires);
+        self.session.notice(line, &mut self.io);
     }
 
-    fn dismiss(&mut self, why: EndKind, line: &str) {
-        self.session.dismiss(why, line, &mut self.wires);
+    fn terminate(&mut self, why: EndKind, line: &str) {
+        self.session.terminate(why, line, &mut self.io);
     }
 }
 
 impl Sessions {
-    /// Does what is due for a session.
-    pub fn comes_due(&mut self, cx: &mut Context, key: Key, due: LifeDue) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
+    /// Handles a timer of the session.
+    pub fn timer_fired(&mut self, cx: &mut Context, key: Key, due: SessionTimer) -> SessionAction {
+        let Some(live) = self.get_mut(key) else {
+            return SessionAction::Wait;
         };
         match due {
-            LifeDue::Unanswered => return attached.unanswered(cx, key),
-            LifeDue::Dismissed => return Next::Abandon,
-            LifeDue::Executed => return attached.look_for_execution(cx, key),
-            due => attached.time_passes(cx, key, due),
+            SessionTimer::TcpStalled => return live.check_tcp_stall(cx, key),
+            SessionTimer::NoticeTimeout => return SessionAction::HangUp,
+            SessionTimer::ExecCheck => return live.check_started(cx, key),
+            due => live.on_time_limit(cx, key, due),
         }
-        attached.settle(cx, key)
+        live.settle(cx, key)
     }
 
-    /// The same for its terminal, or its client.
-    pub fn terminal_due(&mut self, cx: &mut Context, key: Key, due: TerminalDue) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
+    /// Handles a timer of the session's terminal.
+    pub fn terminal_timer_fired(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        due: TerminalTimer,
+    ) -> SessionAction {
+        let Some(live) = self.get_mut(key) else {
+            return SessionAction::Wait;
         };
         match due {
-            TerminalDue::Drained => attached.drained(cx, key),
-            TerminalDue::EndOfInput => attached.end_of_input(cx, key),
-            TerminalDue::Unheard => attached.unheard(cx, key),
-            TerminalDue::Reopened => attached.reopened(cx, key),
-            TerminalDue::Offer => {
-                attached.offer(cx, key);
-                Next::Waits
+            TerminalTimer::DrainTimeout => live.drained(cx, key),
+            TerminalTimer::EndOfInput => live.send_eof(cx, key),
+            TerminalTimer::PeerClosed => live.check_peer_closed(cx, key),
+            TerminalTimer::SlaveReopened => live.check_slave_reopened(cx, key),
+            TerminalTimer::Offer => {
+                live.offer(cx, key);
+                SessionAction::Wait
             }
         }
     }
 
-    /// A terminal is closed: its program may open it again.
-    pub fn look_for_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
+    /// Starts the probe for a closed slave: the program may open it again.
+    pub fn watch_slave_reopen(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        if !attached.session.program_runs() || !attached.quiet.begin(flag::REOPENS) {
+        if !live.session.program_runs() || !live.probes.set(flag::SLAVE_CLOSED) {
             return;
         }
-        cx.after(REOPENED, Due::Terminal(key, TerminalDue::Reopened));
-        // Most often it has ended.
-        let program = attached.wires.program.as_ref().map(ProcessHandle::pid);
-        if let Some(program) = program.filter(|_| programs.are_many()) {
-            programs.reap_this(cx, program);
+        cx.schedule(SLAVE_REOPENED_INTERVAL, Timer::Terminal(key, TerminalTimer::SlaveReopened));
+        // Most often the program has ended.
+        let program = live.io.program.as_ref().map(ProcessHandle::pid);
+        if let Some(program) = program.filter(|_| processes.has_many()) {
+            processes.reap_one(cx, program);
         }
     }
 }

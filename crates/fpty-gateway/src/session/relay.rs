@@ -1,15 +1,15 @@
-//! Bytes between a client and its terminal.
+//! Relay between a client and its terminal, and the live session that is relayed.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use super::byte_counts::Traffic;
-use super::probes::Quiet;
-use super::state::{Ends, Key, Session, Verdict};
+use super::byte_counts::ByteCounts;
+use super::probes::Probes;
+use super::state::{NextAction, Session, SessionEffects, SignalKey};
 use crate::event_loop::context::{BUFFER, Context};
-use crate::event_loop::slab::{self, Source, Table};
-use crate::observe::audit::Gone;
-use crate::observe::recording::tap::Recording;
+use crate::event_loop::slab::{self, Slab, Token};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::proto::EndKind;
 use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -18,19 +18,18 @@ use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{ReadOutcome, Size, WriteOutcome};
 
-/// A terminal yields at most this much at once, whatever one asks for.
+/// Most bytes that one read of a terminal yields, whatever the buffer.
 const ONE_READ: usize = 4096;
 
-/// After a read of less than this there is most likely nothing more.
+/// After a shorter read there is most likely nothing more.
 const MORE_LIKELY: usize = 1024;
 
-/// Who sends as much at once (1,024 bytes) is no person that types.
+/// From this magnitude (1,024 bytes at once) a sender is a program, not a person who types.
 const BULK: Magnitude = 11;
-/// More than one read yields.
+/// From this magnitude one transfer is more than one read yields.
 const MUCH: Magnitude = 13;
 
-/// How much went at once, by the number of its bits: there are two of these for
-/// each session.
+/// Size of a transfer, as its number of bits: each session has two of these.
 type Magnitude = u8;
 
 fn magnitude(count: usize) -> Magnitude {
@@ -38,114 +37,108 @@ fn magnitude(count: usize) -> Magnitude {
     (usize::BITS - count.leading_zeros()) as u8
 }
 
-/// Instead of how often, in `drains`: it is over, and its client's first word
-/// is still waited for.
-pub const LINGERS: u8 = u8::MAX;
+/// Value of `drains` for a session that is over while the client's hello is still awaited.
+pub const AWAITS_HELLO: u8 = u8::MAX;
 
-/// A session and what it is connected to.
-pub struct Attached {
+/// A session with its descriptors and what the event loop keeps of it.
+pub struct LiveSession {
     pub session: Session,
-    pub wires: Wires,
+    pub io: SessionIo,
     pub transport: Transport,
-    /// What the poller was told.
+    /// Interest in the client's connection that the poller has.
     pub client_interest: Interest,
-    /// What the poller was told; `None`: it does not have the descriptor.
+    /// Interest in the terminal that the poller has; `None`: the terminal is not registered.
     pub terminal_interest: Option<Interest>,
-    /// How much the client sent last.
+    /// Magnitude of the client's last transfer.
     last_input: Magnitude,
-    /// How much the program wrote last; 0: it never has.
+    /// Magnitude of the program's last transfer; 0: there was none yet.
     last_output: Magnitude,
-    /// Where its client came in.
-    pub door: u16,
-    /// What of it is looked after.
-    pub quiet: Quiet,
-    /// How often a terminal that outlives its program still had output; see
-    /// [`LINGERS`].
+    /// The socket where the client came in, by its index.
+    pub listener: u16,
+    /// Conditions that are polled.
+    pub probes: Probes,
+    /// How often the terminal of an ended program still had output, or [`AWAITS_HELLO`].
     pub drains: u8,
-    /// The program was not executed yet: the wait before that is looked after
-    /// again, in milliseconds. 0: it was.
-    pub starting: u8,
-    /// How its program ended.
-    pub exit: Option<Gone>,
+    /// Delay of the next check whether the program has been executed, in milliseconds; 0: it has.
+    pub started_poll: u8,
+    /// How the program ended.
+    pub exit: Option<EndReason>,
 }
 
-/// The sessions of a gateway.
-pub type Sessions = Table<Attached>;
+/// The live sessions of a gateway.
+pub type Sessions = Slab<LiveSession>;
 
-/// The two ends of a session.
-pub struct Wires {
+/// Descriptors of a session, and its process.
+pub struct SessionIo {
     pub client: Stream,
     pub master: Master,
-    /// The session's process until it is reaped: then its number is no longer
-    /// its own.
+    /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<ProcessHandle>,
-    /// How much goes and when, where somebody wants to know.
-    pub traffic: Option<Box<Traffic>>,
+    /// Byte counts, where somebody needs them.
+    pub byte_counts: Option<Box<ByteCounts>>,
 }
 
-impl Attached {
-    /// A session just begun.
-    pub fn new(session: Session, wires: Wires, transport: Transport, door: u16) -> Self {
+impl LiveSession {
+    /// A live session that nothing is registered for yet.
+    pub fn new(session: Session, io: SessionIo, transport: Transport, listener: u16) -> Self {
         Self {
             session,
-            wires,
+            io,
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
             last_input: 0,
             last_output: 0,
-            door,
-            quiet: Quiet::default(),
+            listener,
+            probes: Probes::default(),
             drains: 0,
-            starting: 0,
+            started_poll: 0,
             exit: None,
         }
     }
 }
 
-impl Wires {
-    /// Of a session just begun.
+impl SessionIo {
+    /// The descriptors of a session without byte counts.
     pub fn new(client: Stream, master: Master, program: Option<ProcessHandle>) -> Self {
-        Self { client, master, program, traffic: None }
+        Self { client, master, program, byte_counts: None }
     }
 
-    /// It goes on to be recorded, if it was.
-    pub fn record_by(&mut self, recording: Option<Rc<Recording>>) {
+    /// Sets the recording of a session that goes on being recorded.
+    pub fn set_recording(&mut self, recording: Option<Rc<RecordingTap>>) {
         if recording.is_some() {
-            self.traffic.get_or_insert_with(Box::default).recording = recording;
+            self.byte_counts.get_or_insert_with(Box::default).recording = recording;
         }
     }
 
-    /// Where it is recorded, if it is.
-    pub fn recording(&self) -> Option<&Rc<Recording>> {
-        self.traffic.as_ref()?.recording.as_ref()
+    /// The session's recording.
+    pub fn recording(&self) -> Option<&Rc<RecordingTap>> {
+        self.byte_counts.as_ref()?.recording.as_ref()
     }
 
-    /// Whether it is, or ever was: a recording that failed stays with its
-    /// session.
+    /// Whether the session is recorded, or was: a recording that failed stays with its session.
     pub fn is_recorded(&self) -> bool {
         self.recording().is_some()
     }
 }
 
-impl Attached {
-    /// Whether the terminal is not to be read now: there might be no room to
-    /// record what comes from it.
-    fn holds(&self) -> bool {
-        self.wires.recording().is_some_and(|recording| recording.holds())
+impl LiveSession {
+    /// Whether reading the terminal has to wait: the recorder may have no room for what comes.
+    fn throttles(&self) -> bool {
+        self.io.recording().is_some_and(|recording| recording.throttles())
     }
 
-    /// Whether it was not read for that.
+    /// Whether the terminal was not read for lack of room in the recorder.
     fn is_held(&self) -> bool {
-        self.wires.recording().is_some_and(|recording| recording.is_held())
+        self.io.recording().is_some_and(|recording| recording.is_throttled())
     }
 }
 
-impl Ends for Wires {
+impl SessionEffects for SessionIo {
     fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = self.master.write(bytes);
-        if let (Some(traffic), WriteOutcome::Bytes(count)) = (&mut self.traffic, written) {
-            traffic.took_in(&bytes[..count]);
+        if let (Some(byte_counts), WriteOutcome::Bytes(count)) = (&mut self.byte_counts, written) {
+            byte_counts.count_input(&bytes[..count]);
         }
         written
     }
@@ -167,210 +160,205 @@ impl Ends for Wires {
         }
     }
 
-    fn key(&mut self, number: u8) -> Key {
+    fn key(&mut self, number: u8) -> SignalKey {
         match self.master.signal_key(number.into()) {
             Some(key) if key.flushes_input => {
                 self.master.flush_input();
-                Key::Drops(key.byte)
+                SignalKey::DropsInput(key.byte)
             }
-            Some(key) => Key::Is(key.byte),
+            Some(key) => SignalKey::AsInput(key.byte),
             None => {
                 let _ = self.master.signal_foreground(number.into());
-                Key::None
+                SignalKey::None
             }
         }
     }
 }
 
-/// What a client's event has come to.
+/// What an event of a client has come to.
 #[must_use]
-pub enum Heard {
-    /// See what its session needs now.
+pub enum ClientEvent {
+    /// The session is to be settled.
     Settle,
-    /// Its first bytes stand in the buffer: is it a terminal's client at all?
-    First,
-    /// There are no more of them.
-    FirstEnded,
+    /// The first bytes of raw mode are in the buffer: they may be an HTTP request.
+    FirstBytes,
+    /// The input ended before the first bytes were known.
+    FirstEof,
     /// There is no such session.
-    Nobody,
+    NoSession,
 }
 
-/// What a session comes to, that concerns others.
+/// What a session needs from the parts above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Next {
-    /// Nothing: it waits.
-    Waits,
-    /// Whoever was given its terminal made it wait.
-    HeldUp,
-    /// It is over, and its client's first word is still waited for.
-    Linger,
-    /// It is over: its client has all that it will get.
+pub enum SessionAction {
+    /// Nothing: it waits for events.
+    Wait,
+    /// Another process that shares the terminal made it block.
+    TerminalBlocked,
+    /// The session is over while the client's hello is still awaited.
+    AwaitHello,
+    /// The session is over, and its client has all output.
     Close,
-    /// Its client has left.
-    Depart,
-    /// Its client is gone for good, or is let go.
-    Abandon,
-    /// Its client asks to leave.
-    Leave,
-    /// Its client says hello after all.
-    Greet,
-    /// Its terminal is its client's from here on.
+    /// The client's connection is lost.
+    Teardown,
+    /// The client is gone for good, or is dropped.
+    HangUp,
+    /// The client asks to detach.
+    Detach,
+    /// The client's hello has come late.
+    LateHello,
+    /// The terminal has been handed over to the client.
     HandedOver,
-    /// Its terminal was closed, and may be opened again.
-    MayReopen,
+    /// The slave is closed, and may be opened again.
+    SlaveClosed,
 }
 
 impl Sessions {
-    /// Whether an event is about one end of a stream, which takes a while to
-    /// pass on: there is more of it, or room for what there was.
-    pub fn is_bulk(&self, ready: Ready) -> bool {
-        let (key, of_client) = match Source::of(ready.token) {
-            Source::Client(key) => (key, true),
-            Source::Terminal(key) => (key, false),
+    /// Whether an event is about a bulk transfer, which may wait for the other events of its turn:
+    /// there is more to read, or room for what waited.
+    pub fn is_deferrable(&self, ready: Ready) -> bool {
+        let (key, of_client) = match Token::of(ready.token) {
+            Token::Client(key) => (key, true),
+            Token::Terminal(key) => (key, false),
             _ => return false,
         };
-        self.get(key).is_some_and(|attached| {
-            let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
+        self.get(key).is_some_and(|live| {
+            let (input, output) = (live.last_input >= BULK, live.last_output >= BULK);
             let (more, room) = if of_client { (input, output) } else { (output, input) };
             more || (ready.write && room)
         })
     }
 
-    /// The client sent something, takes output again, or left.
-    pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> Heard {
-        let Some(attached) = self.get_mut(key) else {
-            return Heard::Nobody;
+    /// Handles an event of the client's connection: input, room for output, hang-up.
+    pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> ClientEvent {
+        let Some(live) = self.get_mut(key) else {
+            return ClientEvent::NoSession;
         };
-        let Attached { session, wires, last_input, .. } = attached;
-        let _armed = wires.master.arm();
+        let LiveSession { session, io, last_input, .. } = live;
+        let _armed = io.master.arm();
         if ready.write {
-            session.client_writable(wires);
+            session.client_writable(io);
         }
         if ready.read && session.client_interest().read {
-            match wires.client.read_into(&mut cx.input) {
+            match io.client.read_into(&mut cx.input) {
                 ReadOutcome::Bytes(count) => {
                     *last_input = magnitude(count);
                     crate::event_loop::fault_injection::strike("input", || &cx.input);
                     crate::event_loop::fault_injection::arm(&cx.input);
-                    if session.is_new() {
-                        return Heard::First;
+                    if session.awaits_first_bytes() {
+                        return ClientEvent::FirstBytes;
                     }
-                    cx.hear(key, session, wires);
+                    cx.deliver_input(key, session, io);
                 }
-                // A UNIX socket that was closed is hung up as well; one whose
-                // writing half was shut down is not.
-                ReadOutcome::Eof if ready.hang_up => session.client_left(),
-                ReadOutcome::Eof if session.is_new() => return Heard::FirstEnded,
-                ReadOutcome::Eof => session.client_ended(),
-                ReadOutcome::Closed => session.client_left(),
+                // A closed UNIX socket is hung up as well; one whose writing half was shut down is
+                // not.
+                ReadOutcome::Eof if ready.hang_up => session.client_disconnected(),
+                ReadOutcome::Eof if session.awaits_first_bytes() => return ClientEvent::FirstEof,
+                ReadOutcome::Eof => session.client_half_closed(),
+                ReadOutcome::Closed => session.client_disconnected(),
                 ReadOutcome::WouldBlock => {}
             }
-        } else if ready.hang_up && !session.is_behind() {
-            // Of one that is behind the rest is heard, then it is read to its
-            // end.
-            session.client_left();
+        } else if ready.hang_up && !session.has_deferred_input() {
+            // Deferred input is handled first, then the connection is read to its end.
+            session.client_disconnected();
         } else if ready.read {
             let wanted = session.client_interest();
-            attached.watch_client(key, wanted, &cx.poller);
+            live.register_client(key, wanted, &cx.poller);
         }
-        Heard::Settle
+        ClientEvent::Settle
     }
 
-    /// The program wrote something, takes input again, or closed its terminal.
+    /// Handles an event of the terminal: output, room for input, hang-up.
     pub fn terminal_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) {
-        // Whoever is alone keeps nobody waiting.
+        // A session alone keeps no other waiting.
         let alone = self.len() == 1;
         let in_parallel = cx.parallel != Concurrency::None;
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        let armed = attached.wires.master.arm();
+        let armed = live.io.master.arm();
         if ready.write {
-            attached.session.terminal_writable(&mut attached.wires);
+            live.session.terminal_writable(&mut live.io);
         }
         if ready.read || ready.hang_up {
-            if attached.session.terminal_interest().read && !attached.holds() {
-                // With several processors the stream's client can take the one
-                // read meanwhile. The poll comes first all the same: without
-                // it an echo beside a stream took a third longer.
+            if live.session.terminal_interest().read && !live.throttles() {
+                // On several processors the stream's client can take one read meanwhile. The poll
+                // comes first all the same: without it an echo beside a stream took a third longer.
                 let wait = |poller: &Poller| {
                     !alone && (poller.has_others_ready(ready.token) || in_parallel)
                 };
-                attached.read_terminal(cx, ready.hang_up, wait);
+                live.read_terminal(cx, ready.hang_up, wait);
             } else if ready.hang_up {
-                // A hang-up is told again and again, asked for or not: until
-                // its client reads again the poller does without it.
-                attached.forget_terminal(&cx.poller);
+                // A level-triggered hang-up is reported without end, asked for or not: until the
+                // client reads again the terminal is not registered.
+                live.unregister_terminal(&cx.poller);
             }
         }
         drop(armed);
-        attached.look_for_answers(cx, key);
+        live.watch_tcp_stall(cx, key);
     }
 
-    /// After anything that happened to a session, see [`Attached::settle`].
-    pub fn settle(&mut self, cx: &mut Context, key: slab::Key) -> Next {
-        self.get_mut(key).map_or(Next::Waits, |attached| attached.settle(cx, key))
+    /// Settles a session after an event, see [`LiveSession::settle`].
+    pub fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
+        self.get_mut(key).map_or(SessionAction::Wait, |live| live.settle(cx, key))
     }
 }
 
-impl Attached {
-    /// After anything that happened to it: waits for what it needs now, or says what
-    /// it comes to.
-    pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> Next {
-        if self.wires.master.is_stalled() && self.session.dismissed().is_none() {
-            return Next::HeldUp;
+impl LiveSession {
+    /// Settles the session after an event: updates the poller's interests, or says what the session
+    /// needs from others.
+    pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
+        if self.io.master.is_stalled() && self.session.termination().is_none() {
+            return SessionAction::TerminalBlocked;
         }
-        match self.session.verdict() {
-            Verdict::Lives => {}
-            Verdict::Over if self.session.may_greet() => return Next::Linger,
-            Verdict::Over => return Next::Close,
-            Verdict::Abandoned => return Next::Depart,
-            Verdict::Left => return Next::Leave,
-            Verdict::Greets => return Next::Greet,
-            Verdict::Starved => {
-                // In the midst of output that it does not read it would be
-                // misread.
+        match self.session.next_action() {
+            NextAction::Wait => {}
+            NextAction::Close if self.session.awaits_hello() => return SessionAction::AwaitHello,
+            NextAction::Close => return SessionAction::Close,
+            NextAction::HangUp => return SessionAction::Teardown,
+            NextAction::Detach => return SessionAction::Detach,
+            NextAction::LateHello => return SessionAction::LateHello,
+            NextAction::OutOfMemory => {
+                // In the midst of pending output the text would be misread.
                 if !self.session.has_output() {
                     let line = "session ended: out of memory";
-                    self.session.dismiss(EndKind::Lost, line, &mut self.wires);
+                    self.session.terminate(EndKind::Lost, line, &mut self.io);
                 }
-                cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
-                return Next::Close;
+                cx.listeners.log_rejection("forkptyrouter: session ended: out of memory");
+                return SessionAction::Close;
             }
         }
         let wanted = self.session.client_interest();
-        // What is not wanted any more is taken back when it comes
-        // (client_ready): most often it never does.
+        // Interest that is not needed any more is taken back when an event comes (client_ready):
+        // most often none does.
         if wanted.write != self.client_interest.write || (wanted.read && !self.client_interest.read)
         {
-            self.watch_client(key, wanted, &cx.poller);
+            self.register_client(key, wanted, &cx.poller);
         }
         if self.session.is_handed_over()
-            && (self.terminal_interest.is_some() || self.session.owes_go())
+            && (self.terminal_interest.is_some() || self.session.go_pending())
         {
-            self.forget_terminal(&cx.poller);
-            return Next::HandedOver;
+            self.unregister_terminal(&cx.poller);
+            return SessionAction::HandedOver;
         }
         if !self.session.terminal_open() {
-            self.forget_terminal(&cx.poller);
-            return Next::MayReopen;
+            self.unregister_terminal(&cx.poller);
+            return SessionAction::SlaveClosed;
         }
         let mut wanted = self.session.terminal_interest();
         wanted.read &= !self.is_held();
-        let is_ours = !self.session.is_handed_over() && self.starting == 0;
+        let is_ours = !self.session.is_handed_over() && self.started_poll == 0;
         if self.terminal_interest != Some(wanted) && is_ours {
-            self.watch_terminal(key, wanted, &cx.poller);
+            self.register_terminal(key, wanted, &cx.poller);
         }
-        self.look_after_input(cx, key)
+        self.check_input(cx, key)
     }
 
-    /// Reads what the program wrote, as long as there is more and room for
-    /// it and nobody else waits, and passes it on in one write: a terminal
-    /// yields little at once, and each write wakes the client. Of one that was
-    /// hung up what is left, and its end. What comes in a stream goes through
-    /// the pipe, which is empty before and after. Returns whether there was
-    /// anything.
+    /// Reads output while there is more of it, room for it and no other event, and passes it on in
+    /// one write: a terminal yields little at once, and each write wakes the client. After a
+    /// hang-up the rest is read, to its end. Bulk output goes through the pipe (splice), which is
+    /// empty before and after. Returns whether there was output.
     pub(crate) fn read_terminal(
         &mut self,
         cx: &mut Context,
@@ -380,21 +368,20 @@ impl Attached {
         let Context { buffer, pipe, poller, .. } = cx;
         let mut have = 0;
         let mut ended = false;
-        // That takes a system call more, so it pays where there are many reads.
+        // A pipe takes one system call more, so it pays where there are many reads.
         let mut none = None;
-        // What is recorded, or kept, is looked at; and one that others have could
-        // make it wait.
-        let through_it = self.last_output >= MUCH
-            && !self.wires.master.is_shared()
-            && self.wires.recording().is_none()
-            && self.session.kept().is_none();
-        let pipe = if through_it { pipe } else { &mut none };
-        // What is read goes behind its header, where there is to be one.
+        // Output for a recording or the scrollback is copied; a shared terminal could block.
+        let through_pipe = self.last_output >= MUCH
+            && !self.io.master.is_shared()
+            && self.io.recording().is_none()
+            && self.session.detach_state().is_none();
+        let pipe = if through_pipe { pipe } else { &mut none };
+        // Output goes behind its packet header, where there is one.
         let start = self.session.output_header_length();
         while start + have + ONE_READ <= BUFFER {
             let read = match pipe {
-                None => self.wires.master.read(&mut buffer[start + have..]),
-                Some(through) => match through.splice_from(&self.wires.master, ONE_READ) {
+                None => self.io.master.read(&mut buffer[start + have..]),
+                Some(through) => match through.splice_from(&self.io.master, ONE_READ) {
                     Some(read) => read,
                     None if have > 0 => break,
                     None => {
@@ -418,13 +405,13 @@ impl Attached {
                 }
             }
         }
-        self.last_output = magnitude(have).max(u8::from(self.has_shown()));
+        self.last_output = magnitude(have).max(u8::from(self.has_written()));
         let spoke = have > 0;
         if spoke {
             crate::event_loop::fault_injection::strike("output", || &buffer[start..start + have]);
-            if let Some(traffic) = &mut self.wires.traffic {
-                traffic.gave_out(have);
-                if let Some(recording) = &traffic.recording {
+            if let Some(byte_counts) = &mut self.io.byte_counts {
+                byte_counts.count_output(have);
+                if let Some(recording) = &byte_counts.recording {
                     recording.output(&buffer[start..start + have]);
                 }
             }
@@ -433,51 +420,50 @@ impl Attached {
                 buffer[..start].copy_from_slice(&header);
             }
             if let Some(pipe) = pipe {
-                from += self.wires.client.write_with_more(&buffer[..start]);
+                from += self.io.client.write_with_more(&buffer[..start]);
                 if from == start {
-                    from += pipe.flush(&self.wires.client, have);
+                    from += pipe.flush(&self.io.client, have);
                 }
-                // What the client does not take waits elsewhere: the pipe is
-                // for the next one.
+                // The rest waits in the session's backlog: the pipe is for the next session.
                 if from < to {
                     pipe.read(&mut buffer[from.max(start)..to]);
                 }
             }
             if from < to {
-                self.session.terminal_sent(&buffer[from..to], &mut self.wires);
+                self.session.terminal_output(&buffer[from..to], &mut self.io);
             }
         }
         if ended {
-            self.session.terminal_ended(&mut self.wires);
+            self.session.terminal_eof(&mut self.io);
         }
         spoke
     }
 
-    /// Whether its program has shown something.
-    pub(crate) fn has_shown(&self) -> bool {
+    /// Whether the program has written anything yet.
+    pub(crate) fn has_written(&self) -> bool {
         self.last_output > 0
     }
 
-    fn watch_client(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let _ = poller.change(self.wires.client.as_fd(), Source::Client(key).token(), wanted);
+    fn register_client(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
+        let _ = poller.change(self.io.client.as_fd(), Token::Client(key).token(), wanted);
         self.client_interest = wanted;
     }
 
-    fn watch_terminal(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let token = Source::Terminal(key).token();
-        let master = self.wires.master.as_fd();
+    fn register_terminal(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
+        let token = Token::Terminal(key).token();
+        let master = self.io.master.as_fd();
         let _ = match self.terminal_interest {
             Some(_) => poller.change(master, token, wanted),
-            // Hung up, and nobody reads: see terminal_ready.
+            // Hung up, and its client does not read: see terminal_ready.
             None if !wanted.read => return,
             None => poller.add(master, token, wanted),
         };
         self.terminal_interest = Some(wanted);
     }
 
-    pub(crate) fn forget_terminal(&mut self, poller: &Poller) {
+    pub(crate) fn unregister_terminal(&mut self, poller: &Poller) {
         if self.terminal_interest.take().is_some() {
-            let _ = poller.remove(self.wires.master.as_fd());
+            let _ = poller.remove(self.io.master.as_fd());
         }
     }
 }
@@ -489,6 +475,6 @@ mod tests {
     /// There is one for each session, most of them idle.
     #[test]
     fn a_session_is_small() {
-        assert!(size_of::<Attached>() <= 88, "{} bytes", size_of::<Attached>());
+        assert!(size_of::<LiveSession>() <= 88, "{} bytes", size_of::<LiveSession>());
     }
 }

@@ -1,42 +1,42 @@
-//! Which commands sessions have asked for that did not get their socket's own.
+//! Requested commands: what clients asked for instead of their socket's own command.
 
 use std::collections::HashMap;
 
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 
-/// The commands of those that asked for one.
+/// Requested commands by session.
 #[derive(Default)]
-pub struct AskedFor(HashMap<Subject, Box<str>>);
+pub struct RequestedCommands(HashMap<SessionRef, Box<str>>);
 
-impl AskedFor {
-    /// Notes what a session has asked for; `None`: for nothing.
-    pub fn note(&mut self, subject: Subject, command: Option<String>) {
+impl RequestedCommands {
+    /// Stores the command that a session has requested; `None`: none.
+    pub fn note(&mut self, session_ref: SessionRef, command: Option<String>) {
         if let Some(command) = command {
-            self.0.insert(subject, command.into());
+            self.0.insert(session_ref, command.into());
         }
     }
 
-    /// A session keeps its command when its client leaves, or comes back.
-    pub fn moves(&mut self, from: Subject, to: Subject) {
+    /// Moves the command when the session is detached or attached, and so gets another key.
+    pub fn moves(&mut self, from: SessionRef, to: SessionRef) {
         if let Some(command) = self.0.remove(&from) {
             self.0.insert(to, command);
         }
     }
 
-    /// A session is over.
-    pub fn forget(&mut self, subject: Subject) {
+    /// Drops the command of a session that is over.
+    pub fn forget(&mut self, session_ref: SessionRef) {
         if !self.0.is_empty() {
-            self.0.remove(&subject);
+            self.0.remove(&session_ref);
         }
     }
 
-    /// What this one has asked for.
-    pub fn command(&self, subject: Subject) -> Option<&str> {
-        self.0.get(&subject).map(|command| &**command)
+    /// The command that a session has requested.
+    pub fn command(&self, session_ref: SessionRef) -> Option<&str> {
+        self.0.get(&session_ref).map(|command| &**command)
     }
 
-    /// After a panic: only what sessions have asked for that there are.
-    pub fn retain(&mut self, exists: impl Fn(Subject) -> bool) {
-        self.0.retain(|subject, _| exists(*subject));
+    /// Drops commands of sessions that are no more, after a panic.
+    pub fn retain(&mut self, exists: impl Fn(SessionRef) -> bool) {
+        self.0.retain(|session_ref, _| exists(*session_ref));
     }
 }

@@ -1,183 +1,181 @@
-//! A session ends: its program has, or its client has left.
+//! Teardown of sessions: the program has ended, or the client is gone.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::relay::{Attached, Next, Sessions};
-use crate::connection::lingering_close::LastWord;
+use super::relay::{LiveSession, SessionAction, Sessions};
+use crate::connection::lingering_close::CloseNotice;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::panic_recovery::INTERNAL;
+use crate::event_loop::panic_recovery::INTERNAL_ERROR;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, TerminalDue};
+use crate::event_loop::timers::{TerminalTimer, Timer};
 use crate::process::supervisor;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
 use fpty::sys::process_handle::ProcessHandle;
 
-/// How long the terminal of an ended program may stay silent before the end
-/// is the end, where something else holds it open.
+/// How long the terminal of an ended program may stay silent, where another process holds it open,
+/// before its output counts as ended.
 const DRAIN: Duration = Duration::from_millis(50);
 
-/// How often it may have had something to say.
+/// How often such a terminal may have more output.
 const DRAINS: u8 = 20;
 
-/// Sessions that one turn ends at once; more of them wait until there is
-/// nothing else to do.
+/// Sessions that one turn tears down at once; more of them wait for a turn with nothing else to do.
 const ENDED_PER_TURN: usize = 2;
 
-/// Sessions whose clients have left, and that are still to be ended: closing
-/// a terminal takes a while, and where a network breaks thousands leave in
-/// one moment. Whoever types does not wait for that.
+/// Queue of sessions that are still to be torn down: closing a terminal takes a while, and where a
+/// network breaks thousands of clients are lost in one moment. A person who types does not wait for
+/// that.
 #[derive(Default)]
-pub struct Departures {
-    waiting: VecDeque<(Key, Box<Attached>)>,
+pub struct TeardownQueue {
+    waiting: VecDeque<(Key, Box<LiveSession>)>,
     this_turn: usize,
 }
 
-impl Departures {
-    /// Whether none waits.
+impl TeardownQueue {
+    /// Whether no session waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// The programs of those who wait.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        let program = |attached: &Attached| attached.wires.program.as_ref().map(ProcessHandle::pid);
-        self.waiting.iter().filter_map(move |(_, attached)| program(attached))
+    /// Programs of the sessions that wait.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        let program = |live: &LiveSession| live.io.program.as_ref().map(ProcessHandle::pid);
+        self.waiting.iter().filter_map(move |(_, live)| program(live))
     }
 }
 
-impl Departures {
-    /// A client has left: its session ends, now or when it is its turn.
-    pub fn depart(
+impl TeardownQueue {
+    /// Tears a session down whose client is lost, now or in its turn.
+    pub fn teardown(
         &mut self,
         sessions: &mut Sessions,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
-        // It may not have said so itself: over TCP the kernel is asked.
-        if let Some(attached) = sessions.get_mut(key) {
-            attached.session.client_left();
+        // Over TCP the kernel was asked: the client has not said it.
+        if let Some(live) = sessions.get_mut(key) {
+            live.session.client_disconnected();
         }
-        let Some(mut attached) = sessions.end(cx, key) else {
+        let Some(mut live) = sessions.end(cx, key) else {
             return;
         };
         if self.this_turn < ENDED_PER_TURN && self.waiting.is_empty() {
             self.this_turn += 1;
-            programs.let_go(cx, key, *attached);
+            processes.release(cx, key, *live);
             return;
         }
-        // Nobody has its tokens any more.
-        let _ = cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&cx.poller);
-        self.waiting.push_back((key, attached));
+        // Tokens of this session lead nowhere from now on.
+        let _ = cx.poller.remove(live.io.client.as_fd());
+        live.unregister_terminal(&cx.poller);
+        self.waiting.push_back((key, live));
     }
 
-    /// Has some of the sessions end that wait for it, where the turn had no more
-    /// events than it could take.
-    pub fn part(&mut self, cx: &mut Context, events: usize) {
+    /// Schedules some of the waiting teardowns, where the turn had fewer events than the poller
+    /// takes.
+    pub fn run_teardowns(&mut self, cx: &mut Context, events: usize) {
         self.this_turn = 0;
         if events < cx.config.events as usize {
             for _ in 0..ENDED_PER_TURN.min(self.waiting.len()) {
-                cx.then(Outcome::LetGo);
+                cx.push_outcome(Outcome::RunTeardown);
             }
         }
     }
 
-    /// Lets the next one go.
-    pub fn let_go(&mut self, cx: &mut Context, programs: &mut Programs) {
-        if let Some((key, attached)) = self.waiting.pop_front() {
-            programs.let_go(cx, key, *attached);
+    /// Tears the next session down.
+    pub fn release_next(&mut self, cx: &mut Context, processes: &mut ProcessTable) {
+        if let Some((key, live)) = self.waiting.pop_front() {
+            processes.release(cx, key, *live);
         }
     }
 }
 
-impl Attached {
-    /// The program ended a while ago and its terminal is still open: another
-    /// process has it. What the program wrote was delivered; what the other
-    /// one writes is waited for only so long.
-    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
+impl LiveSession {
+    /// Drains a terminal that another process holds open after the program's end. All output of the
+    /// program was delivered; output of the other process is read for a limited time.
+    pub fn drained(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         if !self.session.terminal_open() {
-            return Next::Waits;
+            return SessionAction::Wait;
         }
-        // A client that is slow to read what there is gets its time.
+        // A client that is slow to read gets its time.
         if self.session.has_output() {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
-            return Next::Waits;
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
+            return SessionAction::Wait;
         }
         self.drains += 1;
         let spoke = self.read_terminal(cx, false, |_| false);
         if spoke && self.drains < DRAINS {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
         } else {
-            self.session.terminal_ended(&mut self.wires);
+            self.session.terminal_eof(&mut self.io);
         }
         self.settle(cx, key)
     }
 }
 
 impl Sessions {
-    /// The program of a session has ended, and was reaped.
+    /// The program of a session has ended and was reaped.
     pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: SessionEnd) {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        attached.wires.program = None;
-        // What it wrote last is there by now.
-        if attached.session.terminal_interest().read {
-            attached.read_terminal(cx, true, |_| false);
+        live.io.program = None;
+        // The program's last output is in the terminal by now.
+        if live.session.terminal_interest().read {
+            live.read_terminal(cx, true, |_| false);
         }
-        attached.session.program_ended(ended, &mut attached.wires);
-        if attached.session.terminal_open() {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+        live.session.program_ended(ended, &mut live.io);
+        if live.session.terminal_open() {
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
         }
-        cx.then(Outcome::Settle(key));
+        cx.push_outcome(Outcome::Settle(key));
     }
 
-    /// Ends a session whose client has all that it will get.
-    pub fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(attached) = self.end(cx, key) {
-            let last = match attached.session.is_extended() {
-                true => LastWord::Packet { is_answered: false },
+    /// Closes a session whose client has all output.
+    pub fn close(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        if let Some(live) = self.end(cx, key) {
+            let last = match live.session.is_extended() {
+                true => CloseNotice::Packet { is_answered: false },
                 false => {
-                    // To close a terminal takes a while: by then most clients have closed,
-                    // and need not be waited for.
-                    attached.wires.client.end();
-                    LastWord::Ended
+                    // Closing a terminal takes a while: by then most clients have closed, and need
+                    // not be waited for.
+                    live.io.client.end();
+                    CloseNotice::EofSent
                 }
             };
-            let client = programs.let_go(cx, key, *attached);
-            cx.close_when_read(client, last);
+            let client = processes.release(cx, key, *live);
+            cx.close_lingering(client, last);
         }
     }
 
-    /// Ends a session: its client has left, or is let go. A program that
-    /// still runs is hung up, with its foreground job.
-    pub fn abandon(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(attached) = self.end(cx, key) {
-            programs.let_go(cx, key, *attached);
+    /// Hangs a session up: its client is gone, or is dropped. A program that still runs gets
+    /// SIGHUP, with its foreground job.
+    pub fn hang_up(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        if let Some(live) = self.end(cx, key) {
+            processes.release(cx, key, *live);
         }
     }
 
-    /// Tells whoever is relayed for that the gateway is to end, as far as that is
-    /// taken at once. Terminals that were handed over have somebody else who does, and
-    /// who can come back is no more told of this than of a gateway that is killed.
+    /// Notifies clients that the gateway ends, as far as their connections take it at once. A
+    /// handed-over terminal has the supervisor, which does that, and a client that can attach again
+    /// reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: EndKind, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
-        let is_held = supervisor::link::is_held();
+        let is_held = supervisor::link::is_running();
         for key in keys {
-            let is_ours = |attached: &&mut Attached| {
-                let session = &attached.session;
-                let comes_back = why == EndKind::Lost && session.kept().is_some();
+            let is_ours = |live: &&mut LiveSession| {
+                let session = &live.session;
+                let comes_back = why == EndKind::Lost && session.detach_state().is_some();
                 !is_held || !(comes_back || session.is_handed_over())
             };
-            if let Some(attached) = self.get_mut(key).filter(is_ours) {
-                if attached.session.dismissed().is_none() {
-                    attached.session.dismiss(why, line, &mut attached.wires);
+            if let Some(live) = self.get_mut(key).filter(is_ours) {
+                if live.session.termination().is_none() {
+                    live.session.terminate(why, line, &mut live.io);
                 }
             }
         }
@@ -185,26 +183,27 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// A session ends for no fault of its own.
-    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        self.forget_reaped(programs, key);
-        let Some(attached) = self.get_mut(key) else {
+    /// Ends a session that a panic was about.
+    pub fn end_panicked(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        self.forget_reaped(processes, key);
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        // In the midst of output that it does not read it would be misread.
-        if !attached.session.has_output() && attached.session.dismissed().is_none() {
-            let line = format!("session ended: {INTERNAL}");
-            attached.session.dismiss(EndKind::Lost, &line, &mut attached.wires);
+        // In the midst of pending output the text would be misread.
+        if !live.session.has_output() && live.session.termination().is_none() {
+            let line = format!("session ended: {INTERNAL_ERROR}");
+            live.session.terminate(EndKind::Lost, &line, &mut live.io);
         }
-        self.close(cx, programs, key);
+        self.close(cx, processes, key);
     }
 
-    /// A program that was reaped has no number any more.
-    pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
+    /// Forgets a program that was reaped: its number may be another process's.
+    pub fn forget_reaped(&mut self, processes: &ProcessTable, key: Key) {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        let is_there = |program: &ProcessHandle| !program.is_child() || programs.has(program.pid());
-        attached.wires.program = attached.wires.program.take().filter(is_there);
+        let is_there =
+            |program: &ProcessHandle| !program.is_child() || processes.has(program.pid());
+        live.io.program = live.io.program.take().filter(is_there);
     }
 }

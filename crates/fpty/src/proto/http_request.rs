@@ -4,7 +4,7 @@
 //! bytes of a client of raw mode are looked at: those of an HTTP request
 //! (RFC 9112, 3) or of a TLS handshake (RFC 8446, 5.1) are no terminal's.
 //!
-//! Nothing of a request reaches the terminal that comes within [`HELD`], be it
+//! Nothing of a request reaches the terminal that comes within [`HOLD_TIME`], be it
 //! byte by byte. Of one that is slower the end of its first line never does:
 //! what a shell has so far it does not run.
 
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 /// How long first bytes are held back that may become a request, while a
 /// person who has typed as much waits for the echo.
-pub const HELD: Duration = Duration::from_secs(1);
+pub const HOLD_TIME: Duration = Duration::from_secs(1);
 
 /// A longer first line is a request, if one of these begins it, and else none.
-const LONGEST: usize = 8 * 1024;
+const MAX_REQUEST_LINE: usize = 8 * 1024;
 
 /// The methods that browsers have, and what HTTP/2 begins with.
 const METHODS: [&[u8]; 10] = [
@@ -23,24 +23,24 @@ const METHODS: [&[u8]; 10] = [
 ];
 
 /// The longest word that is taken for another method.
-const LONGEST_METHOD: usize = 32;
+const MAX_METHOD: usize = 32;
 
 /// What a client's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begins {
+pub enum FirstBytes {
     /// A browser's.
-    Web,
+    Http,
     /// A person's, or a program's.
-    Plain,
+    Terminal,
     /// It cannot be said; they look like a browser's.
-    Likely,
+    MaybeHttp,
     /// It cannot be said; they look like a person's.
-    Unlikely,
+    MaybeTerminal,
 }
 
 /// The first bytes of a client, until it is known what they are.
 #[derive(Debug, Default)]
-pub struct Beginning {
+pub struct HttpProbe {
     bytes: Vec<u8>,
     /// How many of them the terminal has.
     given: usize,
@@ -48,12 +48,12 @@ pub struct Beginning {
     released: bool,
 }
 
-impl Beginning {
+impl HttpProbe {
     /// Takes more of it. What it is for the terminal is what
-    /// [`Beginning::take`] returns then.
-    pub fn hear(&mut self, bytes: &[u8]) -> Begins {
+    /// [`HttpProbe::take`] returns then.
+    pub fn feed(&mut self, bytes: &[u8]) -> FirstBytes {
         self.bytes.extend_from_slice(bytes);
-        begins(&self.bytes)
+        classify(&self.bytes)
     }
 
     /// What the terminal does not have, and has from now on.
@@ -75,47 +75,47 @@ impl Beginning {
 }
 
 /// What a client begins with.
-pub fn begins(bytes: &[u8]) -> Begins {
-    if let Some(begins) = handshake(bytes) {
-        return begins;
+pub fn classify(bytes: &[u8]) -> FirstBytes {
+    if let Some(classify) = tls_handshake(bytes) {
+        return classify;
     }
     let end = bytes.iter().position(|byte| b"\r\n".contains(byte));
     let line = &bytes[..end.unwrap_or(bytes.len())];
     let length = line.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     let (method, rest) = line.split_at(length);
-    if method.is_empty() || length > LONGEST_METHOD {
-        return Begins::Plain;
+    if method.is_empty() || length > MAX_METHOD {
+        return FirstBytes::Terminal;
     }
     let known = match rest {
         [] => METHODS.iter().any(|known| known.starts_with(method)),
         _ => METHODS.contains(&method),
     };
     if begins_request(rest) {
-        return Begins::Web;
+        return FirstBytes::Http;
     }
     if end.is_some() || !may_begin_request(rest) {
-        return Begins::Plain;
+        return FirstBytes::Terminal;
     }
-    match (known, line.len() > LONGEST) {
-        (true, false) => Begins::Likely,
-        (true, true) => Begins::Web,
-        (false, false) => Begins::Unlikely,
-        (false, true) => Begins::Plain,
+    match (known, line.len() > MAX_REQUEST_LINE) {
+        (true, false) => FirstBytes::MaybeHttp,
+        (true, true) => FirstBytes::Http,
+        (false, false) => FirstBytes::MaybeTerminal,
+        (false, true) => FirstBytes::Terminal,
     }
 }
 
 /// A record of a TLS handshake, of a version from 3.0 to 3.4; or what may become one.
-fn handshake(bytes: &[u8]) -> Option<Begins> {
+fn tls_handshake(bytes: &[u8]) -> Option<FirstBytes> {
     match bytes {
-        [0x16] | [0x16, 3] => Some(Begins::Likely),
-        [0x16, 3, minor, ..] if *minor <= 4 => Some(Begins::Web),
+        [0x16] | [0x16, 3] => Some(FirstBytes::MaybeHttp),
+        [0x16, 3, minor, ..] if *minor <= 4 => Some(FirstBytes::Http),
         _ => None,
     }
 }
 
 /// The words behind a method: what is asked for, and how; `None`: the first
 /// one has not begun.
-fn words(rest: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+fn target_and_version(rest: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let rest = rest.strip_prefix(b" ")?;
     let length = rest.iter().take_while(|byte| **byte > b' ' && **byte != 0x7f).count();
     let (target, rest) = rest.split_at(length);
@@ -123,12 +123,12 @@ fn words(rest: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 }
 
 fn begins_request(rest: &[u8]) -> bool {
-    let version = words(rest).and_then(|(_, rest)| rest?.strip_prefix(b" HTTP/"));
+    let version = target_and_version(rest).and_then(|(_, rest)| rest?.strip_prefix(b" HTTP/"));
     version.is_some_and(|version| version.first().is_some_and(u8::is_ascii_digit))
 }
 
 fn may_begin_request(rest: &[u8]) -> bool {
-    match words(rest) {
+    match target_and_version(rest) {
         None => rest.is_empty() || rest == b" ",
         Some((_, None)) => true,
         Some((_, Some(rest))) => b" HTTP/".starts_with(rest),
@@ -139,21 +139,21 @@ fn may_begin_request(rest: &[u8]) -> bool {
 /// packet's header each of these is a signal that there is not, or a client
 /// that gives itself a number which none has. Of less than a header: whether it may
 /// become that.
-pub fn is_no_packet(first: &[u8]) -> bool {
+pub fn is_http_or_tls(first: &[u8]) -> bool {
     let of_method = |method: &&[u8]| match method {
         [a, b, c] => [*a, *b, *c, b' '].starts_with(first),
         method => method.starts_with(first),
     };
-    METHODS.iter().any(of_method) || handshake(first).is_some()
+    METHODS.iter().any(of_method) || tls_handshake(first).is_some()
 }
 
 /// What a browser is told.
-pub const ANSWER: &[u8] = b"HTTP/1.0 403 Forbidden\r\nConnection: close\r\n\
+pub const FORBIDDEN_RESPONSE: &[u8] = b"HTTP/1.0 403 Forbidden\r\nConnection: close\r\n\
 Content-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n\r\n\
 this is a terminal: no web page is let in\r\n";
 
 /// Why one is refused, for the log.
-pub const WHY: &str = "it speaks HTTP, as a web page does";
+pub const HTTP_REJECTED: &str = "it speaks HTTP, as a web page does";
 
 #[cfg(test)]
 mod tests {
@@ -171,18 +171,18 @@ mod tests {
             "PRI * HTTP/2.0\r\n\r\n",
             "GET / HTTP/9",
         ] {
-            assert_eq!(begins(line.as_bytes()), Begins::Web, "{line:?}");
+            assert_eq!(classify(line.as_bytes()), FirstBytes::Http, "{line:?}");
             // In any pieces nothing is taken for something else before.
-            let mut beginning = Beginning::default();
-            let known = line.bytes().map(|byte| beginning.hear(&[byte]));
+            let mut beginning = HttpProbe::default();
+            let known = line.bytes().map(|byte| beginning.feed(&[byte]));
             let first = known
-                .filter(|begins| !matches!(begins, Begins::Unlikely))
-                .find(|begins| *begins != Begins::Likely);
-            assert_eq!(first, Some(Begins::Web), "{line:?}");
+                .filter(|classify| !matches!(classify, FirstBytes::MaybeTerminal))
+                .find(|classify| *classify != FirstBytes::MaybeHttp);
+            assert_eq!(first, Some(FirstBytes::Http), "{line:?}");
         }
-        assert_eq!(begins(b"\x16\x03\x01\x02\x00"), Begins::Web);
-        let long = [b"GET /".to_vec(), vec![b'x'; LONGEST]].concat();
-        assert_eq!(begins(&long), Begins::Web);
+        assert_eq!(classify(b"\x16\x03\x01\x02\x00"), FirstBytes::Http);
+        let long = [b"GET /".to_vec(), vec![b'x'; MAX_REQUEST_LINE]].concat();
+        assert_eq!(classify(&long), FirstBytes::Http);
     }
 
     #[test]
@@ -204,26 +204,28 @@ mod tests {
             "",
             "GET / HTTPS\n",
         ] {
-            assert_ne!(begins(line.as_bytes()), Begins::Web, "{line:?}");
+            assert_ne!(classify(line.as_bytes()), FirstBytes::Http, "{line:?}");
             let is_decided = line.contains(['\n', '\x1b']);
-            let is_plain = begins(line.as_bytes()) == Begins::Plain;
+            let is_plain = classify(line.as_bytes()) == FirstBytes::Terminal;
             assert!(is_plain || !is_decided, "{line:?}");
         }
-        for (line, what) in
-            [("P", Begins::Likely), ("PO", Begins::Likely), ("PX", Begins::Unlikely)]
-        {
-            assert_eq!(begins(line.as_bytes()), what, "{line}");
+        for (line, what) in [
+            ("P", FirstBytes::MaybeHttp),
+            ("PO", FirstBytes::MaybeHttp),
+            ("PX", FirstBytes::MaybeTerminal),
+        ] {
+            assert_eq!(classify(line.as_bytes()), what, "{line}");
         }
-        let long = [b"XYZ /".to_vec(), vec![b'x'; LONGEST]].concat();
-        assert_eq!(begins(&long), Begins::Plain);
+        let long = [b"XYZ /".to_vec(), vec![b'x'; MAX_REQUEST_LINE]].concat();
+        assert_eq!(classify(&long), FirstBytes::Terminal);
     }
 
     #[test]
     fn what_was_held_is_given_once_and_in_order() {
-        let mut beginning = Beginning::default();
-        assert_eq!(beginning.hear(b"PO"), Begins::Likely);
+        let mut beginning = HttpProbe::default();
+        assert_eq!(beginning.feed(b"PO"), FirstBytes::MaybeHttp);
         assert_eq!(beginning.release(), b"PO");
-        assert_eq!(beginning.hear(b"P x"), Begins::Unlikely);
+        assert_eq!(beginning.feed(b"P x"), FirstBytes::MaybeTerminal);
         assert_eq!(beginning.take(), b"P x");
         assert!(beginning.take().is_empty() && beginning.is_released());
     }
@@ -231,10 +233,10 @@ mod tests {
     #[test]
     fn no_packet_of_ours_looks_like_one() {
         for first in [*b"GET ", *b"POST", *b"PUT ", *b"HEAD", *b"OPTI", *b"PRI ", [0x16, 3, 1, 2]] {
-            assert!(is_no_packet(&first), "{first:?}");
+            assert!(is_http_or_tls(&first), "{first:?}");
         }
         for first in [[0, 1, 0, 102], [0, 24, 0, 100], [0, 5, 0, 0], [0, 0, 0, 2], *b"GETX"] {
-            assert!(!is_no_packet(&first), "{first:?}");
+            assert!(!is_http_or_tls(&first), "{first:?}");
         }
     }
 }

@@ -4,11 +4,49 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+#[cfg(feature = "testing")]
+use once_cell::sync::OnceCell;
+
+/// The time by the clock that stops while the machine sleeps (CLOCK_MONOTONIC).
+#[inline]
+pub fn now() -> Instant {
+    #[cfg(feature = "testing")]
+    return Instant::now() + moved();
+    #[cfg(not(feature = "testing"))]
+    Instant::now()
+}
+
+/// How far a test has moved the clocks of this process, which it shares with the test: a
+/// word of nanoseconds.
+#[cfg(feature = "testing")]
+static MOVED: OnceCell<super::shm::SharedMemory<AtomicU64>> = OnceCell::new();
+
+/// Takes that word from a test.
+#[cfg(feature = "testing")]
+pub fn move_with(moved: super::shm::SharedMemory<AtomicU64>) {
+    let _ = MOVED.set(moved);
+}
+
+/// Whether a test can move the clocks of this process.
+pub fn is_movable() -> bool {
+    #[cfg(feature = "testing")]
+    return MOVED.get().is_some();
+    #[cfg(not(feature = "testing"))]
+    false
+}
+
+#[cfg(feature = "testing")]
+fn moved() -> Duration {
+    let word = MOVED.get().and_then(|moved| moved.words().first());
+    Duration::from_nanos(word.map_or(0, |word| word.load(Ordering::Acquire)))
+}
 
 /// A time by that clock. It is the machine's: what another process says of it
 /// means the same here, until the machine is started again.
@@ -19,7 +57,11 @@ impl BootInstant {
     /// Now.
     pub fn now() -> Self {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-        Self(now.map_or(0, |now| nanos(now.into())))
+        let now = Self(now.map_or(0, |now| nanos(now.into())));
+        #[cfg(feature = "testing")]
+        return now + moved();
+        #[cfg(not(feature = "testing"))]
+        now
     }
 
     /// The time so many nanoseconds after the machine's start.

@@ -72,6 +72,35 @@ pub fn run_and_wait(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
     }
 }
 
+/// Runs `body` in a child, which ends with it. For tests: their master forks its gateways
+/// as a server does.
+///
+/// # Errors
+/// There can be no more processes.
+#[cfg(feature = "testing")]
+pub fn child(body: impl FnOnce()) -> io::Result<super::child::Pid> {
+    let forking = closer::lock_for_fork();
+    // SAFETY: as in spawn.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(forking);
+            super::child::Pid::new(child.as_raw()).ok_or_else(|| io::ErrorKind::Other.into())
+        }
+        ForkResult::Child => {
+            forking.reset_in_child();
+            let outcome = catch_unwind(AssertUnwindSafe(body));
+            exit(outcome.is_err().into())
+        }
+    }
+}
+
+/// Ends this process at once, without exit handlers.
+#[cfg(feature = "testing")]
+pub fn exit(status: i32) -> ! {
+    // SAFETY: takes a number, and does not return.
+    unsafe { libc::_exit(status) }
+}
+
 /// Does something for one of many. Where that panics, whom it was about is to
 /// be let go; the others do not suffer.
 ///

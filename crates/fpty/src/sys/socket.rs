@@ -29,7 +29,7 @@ use super::socket::fd_passing::{FdPassing, finish, has_passing_refused, passes_d
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
-pub struct Listener {
+pub struct ListeningSocket {
     fd: BorrowedFd<'static>,
     /// Whether the kernel refuses descriptors for connections from here; those before
     /// that was set were accepted, too.
@@ -59,7 +59,7 @@ pub(super) fn refuse_descriptors(listener: impl AsFd) {
     passes_descriptors(listener, false);
 }
 
-impl Listener {
+impl ListeningSocket {
     /// A listening socket that stays open as long as the process lives.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd
     }

@@ -2,13 +2,13 @@ use super::*;
 use crate::config::{option_table, options};
 
 /// As the server passes an option on.
-fn set(router: &mut Router, name: &str, value: &str) -> Result<()> {
-    option_table::set(&options::OPTIONS, router, name, value.as_ref())
+fn set(config: &mut GatewayConfig, name: &str, value: &str) -> Result<()> {
+    option_table::apply_option(&options::OPTIONS, config, name, value.as_ref())
 }
 
 #[test]
 fn zero_is_the_default_as_with_the_c_plugin() {
-    let mut router = Router::default();
+    let mut config = GatewayConfig::default();
     for (name, value) in [
         ("forkptyrouter-rows", "0"),
         ("forkptyrouter-cols", "132"),
@@ -16,16 +16,16 @@ fn zero_is_the_default_as_with_the_c_plugin() {
         ("forkptyrouter-events", "0"),
         ("forkptyrouter-timeout", "0"),
     ] {
-        set(&mut router, name, value).expect("a valid value");
+        set(&mut config, name, value).expect("a valid value");
     }
-    assert_eq!((router.rules.size.rows, router.rules.size.cols), (24, 132));
-    assert_eq!((router.processes, router.events), (1, 64));
-    assert_eq!(router.rules.timeout, None);
+    assert_eq!((config.rules.size.rows, config.rules.size.cols), (24, 132));
+    assert_eq!((config.processes, config.events), (1, 64));
+    assert_eq!(config.rules.timeout, None);
 }
 
 #[test]
 fn nonsense_names_option_and_value() {
-    let mut router = Router::default();
+    let mut config = GatewayConfig::default();
     for (name, value) in [
         ("forkptyrouter-rows", "abc"),
         ("forkptyrouter-cols", "70000"),
@@ -35,19 +35,19 @@ fn nonsense_names_option_and_value() {
         ("forkptyrouter-cheap", "perhaps"),
         ("forkptyrouter-audit", "xml"),
     ] {
-        let error = set(&mut router, name, value).expect_err(value).to_string();
+        let error = set(&mut config, name, value).expect_err(value).to_string();
         assert!(error.contains(name) && error.contains(value), "{error}");
     }
-    assert!(set(&mut router, "forkptyrouter-command", " ").is_err());
-    assert_eq!(router.rules.size.rows, 24);
+    assert!(set(&mut config, "forkptyrouter-command", " ").is_err());
+    assert_eq!(config.rules.size.rows, 24);
 }
 
 #[test]
 fn options_without_meaning_say_so() {
-    let mut router = Router::default();
-    set(&mut router, "forkptyrouter-cheap", "").expect("a switch");
-    set(&mut router, "forkptyrouter-fallback", "127.0.0.1:1").expect("an address");
-    assert_eq!(router.remarks.len(), 2);
-    set(&mut router, "forkptyrouter-cheap", "false").expect("a switch");
-    assert_eq!(router.remarks.len(), 2);
+    let mut config = GatewayConfig::default();
+    set(&mut config, "forkptyrouter-cheap", "").expect("a switch");
+    set(&mut config, "forkptyrouter-fallback", "127.0.0.1:1").expect("an address");
+    assert_eq!(config.remarks.len(), 2);
+    set(&mut config, "forkptyrouter-cheap", "false").expect("a switch");
+    assert_eq!(config.remarks.len(), 2);
 }

@@ -1,12 +1,13 @@
 use super::*;
 use crate::config::recording::Format;
 
-fn of(router: &Router, typed: &str) -> Result<Rules> {
-    Own::read(&Typed::of_option("forkpty-urouter2", typed.as_ref()))?.rules(router, 1)
+fn of(config: &GatewayConfig, typed: &str) -> Result<Rules> {
+    SocketOptions::read(&OptionValue::of_option("forkpty-urouter2", typed.as_ref()))?
+        .rules(config, 1)
 }
 
 fn read(typed: &str) -> Result<Rules> {
-    of(&Router::default(), typed)
+    of(&GatewayConfig::default(), typed)
 }
 
 #[test]
@@ -26,31 +27,31 @@ fn a_socket_has_its_own() {
     assert_eq!(rules.timeout, Some(Duration::from_secs(900)));
     assert_eq!(rules.max_time, Some(Duration::from_secs(28_800)));
     assert!(!rules.handover && rules.allow_command && rules.access.has_users());
-    assert_eq!(rules.record.folder, None);
+    assert_eq!(rules.record.dir, None);
 }
 
 #[test]
 fn a_socket_is_recorded_elsewhere_or_not_at_all() {
-    let mut global = Router::default();
-    global.rules.record.folder = Some("/var/all".into());
+    let mut global = GatewayConfig::default();
+    global.rules.record.dir = Some("/var/all".into());
     let of = |typed: &str| of(&global, &format!("addr=/s,{typed}")).expect(typed).record;
-    assert_eq!(of("record=yes").folder, Some("/var/all".into()));
-    assert_eq!(of("record=off").folder, None);
+    assert_eq!(of("record=yes").dir, Some("/var/all".into()));
+    assert_eq!(of("record=off").dir, None);
     let own = of("record=/var/own,record_input=yes,record_format=v2,record_limit=8192");
-    assert_eq!((own.folder, own.input), (Some("/var/own".into()), true));
+    assert_eq!((own.dir, own.input), (Some("/var/own".into()), true));
     assert_eq!((own.format, own.limit), (Format::V2, Some(8192)));
 }
 
 #[test]
 fn a_key_takes_the_place_of_the_global_option() {
-    let mut global = Router::default();
+    let mut global = GatewayConfig::default();
     global.rules.size.rows = 50;
     global.rules.max_sessions = Some(9);
     global.rules.access.users.allow().push(1001);
     let rules = of(&global, "addr=/s,allow_user=1002,max=0").expect("rules");
     let peer = |uid| fpty::sys::credentials::Credentials { pid: 1, uid, gid: uid };
-    assert!(rules.access.admits(peer(1002), &[]).is_ok());
-    assert!(rules.access.admits(peer(1001), &[]).is_err());
+    assert!(rules.access.check_user(peer(1002), &[]).is_ok());
+    assert!(rules.access.check_user(peer(1001), &[]).is_err());
     assert_eq!((rules.size.rows, rules.max_sessions), (50, None));
 }
 

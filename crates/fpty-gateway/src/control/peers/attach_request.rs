@@ -2,18 +2,18 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::proto::session_key::Secret;
 
 /// What is sought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sought {
+pub struct AttachQuery {
     /// The socket: it is found where it began.
-    pub door: u16,
+    pub listener: u16,
     /// Who seeks it.
     pub uid: u32,
     /// Its id, how that begins, or its name; `None`: the one that was left last.
-    pub which: Option<Beginning>,
+    pub which: Option<SessionSelector>,
     /// Whoever has that may have it, too.
     #[serde(serialize_with = "to_bytes", deserialize_with = "of_bytes")]
     pub secret: Option<Secret>,
@@ -29,29 +29,29 @@ fn of_bytes<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error
 }
 
 /// A name, as a key of what all gateways see.
-pub type Name = (&'static str, u16, u32, Beginning);
+pub type NameKey = (&'static str, u16, u32, SessionSelector);
 
 /// That of this user's at a socket.
-pub fn name(door: u16, uid: u32, name: Beginning) -> Name {
-    ("name", door, uid, name)
+pub fn name(listener: u16, uid: u32, name: SessionSelector) -> NameKey {
+    ("name", listener, uid, name)
 }
 
 /// How well a session answers to what is sought: the greater the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Fits {
+pub enum MatchQuality {
     /// Its id begins like that.
-    Begins,
+    IdPrefix,
     /// It has that name; or nothing was said, and it was left.
-    Is,
+    Name,
     /// That is its id.
-    Whole,
+    FullId,
 }
 
 /// A session that fits, and how near it is: the greater the better.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Found {
+pub struct AttachMatch {
     /// How well.
-    pub fits: Fits,
+    pub quality: MatchQuality,
     /// How near it is to whoever says no more: what runs, and nobody is attached to,
     /// is nearest.
     pub rank: u8,
@@ -62,33 +62,33 @@ pub struct Found {
 
 /// What was found of all gateways.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Best {
+pub struct BestMatch {
     /// The best, and whose it is.
-    found: Option<(usize, Found)>,
+    found: Option<(usize, AttachMatch)>,
     /// Several begin like that.
-    is_several: bool,
+    is_ambiguous: bool,
 }
 
-impl Best {
+impl BestMatch {
     /// Adds what a gateway has.
-    pub fn add(&mut self, whose: usize, found: Found) {
-        let begins = |found: &Found| found.fits == Fits::Begins;
-        self.is_several |=
+    pub fn add(&mut self, gateway: usize, found: AttachMatch) {
+        let begins = |found: &AttachMatch| found.quality == MatchQuality::IdPrefix;
+        self.is_ambiguous |=
             begins(&found) && self.found.as_ref().is_some_and(|(_, best)| begins(best));
         if self.found.as_ref().is_none_or(|(_, best)| *best < found) {
-            self.found = Some((whose, found));
+            self.found = Some((gateway, found));
         }
     }
 
     /// Whether it cannot get better.
     pub fn is_certain(&self) -> bool {
-        self.found.as_ref().is_some_and(|(_, found)| found.fits == Fits::Whole)
+        self.found.as_ref().is_some_and(|(_, found)| found.quality == MatchQuality::FullId)
     }
 
     /// Whose the one is that is meant; `None`: there is none.
-    pub fn whose(&self) -> Option<usize> {
-        let (whose, found) = self.found.as_ref()?;
-        (found.fits != Fits::Begins || !self.is_several).then_some(*whose)
+    pub fn gateway(&self) -> Option<usize> {
+        let (gateway, found) = self.found.as_ref()?;
+        (found.quality != MatchQuality::IdPrefix || !self.is_ambiguous).then_some(*gateway)
     }
 }
 
@@ -96,26 +96,26 @@ impl Best {
 mod tests {
     use super::*;
 
-    fn found(fits: Fits, rank: u8, since: u64) -> Found {
-        Found { fits, rank, since }
+    fn found(quality: MatchQuality, rank: u8, since: u64) -> AttachMatch {
+        AttachMatch { quality, rank, since }
     }
 
-    fn best(all: &[Found]) -> Option<usize> {
-        let mut best = Best::default();
-        all.iter().enumerate().for_each(|(whose, found)| best.add(whose, found.clone()));
-        best.whose()
+    fn best(all: &[AttachMatch]) -> Option<usize> {
+        let mut best = BestMatch::default();
+        all.iter().enumerate().for_each(|(gateway, found)| best.add(gateway, found.clone()));
+        best.gateway()
     }
 
     #[test]
     fn an_id_comes_before_a_name_and_that_before_a_beginning() {
-        use Fits::{Begins, Is, Whole};
+        use MatchQuality::{FullId, IdPrefix, Name};
         assert_eq!(best(&[]), None);
-        assert_eq!(best(&[found(Is, 2, 9), found(Whole, 0, 0), found(Begins, 2, 9)]), Some(1));
+        assert_eq!(best(&[found(Name, 2, 9), found(FullId, 0, 0), found(IdPrefix, 2, 9)]), Some(1));
         // The one that runs and was left last.
-        assert_eq!(best(&[found(Is, 1, 9), found(Is, 2, 3), found(Is, 2, 5)]), Some(2));
-        assert_eq!(best(&[found(Begins, 2, 1)]), Some(0));
-        assert_eq!(best(&[found(Begins, 2, 1), found(Begins, 1, 2)]), None);
-        let all = [found(Begins, 2, 1), found(Begins, 1, 2), found(Is, 0, 0)];
+        assert_eq!(best(&[found(Name, 1, 9), found(Name, 2, 3), found(Name, 2, 5)]), Some(2));
+        assert_eq!(best(&[found(IdPrefix, 2, 1)]), Some(0));
+        assert_eq!(best(&[found(IdPrefix, 2, 1), found(IdPrefix, 1, 2)]), None);
+        let all = [found(IdPrefix, 2, 1), found(IdPrefix, 1, 2), found(Name, 0, 0)];
         assert_eq!(best(&all), Some(2));
     }
 }

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::Source;
-use crate::event_loop::timers::Due;
+use crate::event_loop::slab::Token;
+use crate::event_loop::timers::Timer;
 use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{decode, encode};
@@ -30,19 +30,19 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 use fpty::sys::{ReadOutcome, WriteOutcome};
 
-pub use super::peers::request::{Asker, Handed, Posed, Question};
+pub use super::peers::request::{ForwardedClient, IncomingRequest, PeerRequest, Requester};
 
 /// How long an answer may take.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The longest message, in bytes.
-pub const LONGEST: usize = 32 * 1024;
+pub const MAX_MESSAGE: usize = 32 * 1024;
 
 /// Messages that one turn takes.
-const AT_ONCE: usize = 16;
+const BATCH: usize = 16;
 
 /// The two ends of each gateway's mailbox: the others', and its own. By their numbers.
-static MAILBOXES: Mutex<Vec<(Stream, Stream)>> = Mutex::new(Vec::new());
+static INBOXES: Mutex<Vec<(Stream, Stream)>> = Mutex::new(Vec::new());
 
 /// Makes the mailboxes, in the master, before it forks the gateways. One alone
 /// has nobody to ask.
@@ -58,7 +58,7 @@ pub fn reserve(gateways: u32) {
                 host().inherited_by_gateways_only(theirs.as_fd());
                 host().inherited_by_gateways_only(ours.as_fd());
             }
-            *mailboxes() = pairs;
+            *inboxes() = pairs;
         }
         Err(error) => {
             log(&format!(
@@ -69,39 +69,39 @@ pub fn reserve(gateways: u32) {
     }
 }
 
-fn mailboxes() -> std::sync::MutexGuard<'static, Vec<(Stream, Stream)>> {
-    MAILBOXES.lock().unwrap_or_else(PoisonError::into_inner)
+fn inboxes() -> std::sync::MutexGuard<'static, Vec<(Stream, Stream)>> {
+    INBOXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The other gateways.
-pub struct Siblings {
+pub struct Peers {
     ordinal: usize,
-    mailbox: Option<Stream>,
+    inbox: Option<Stream>,
     /// Where each is written to; our own, too, which is not used.
     others: Vec<Stream>,
-    asked: HashMap<u64, Asker>,
+    response: HashMap<u64, Requester>,
     next: u64,
 }
 
-impl Siblings {
+impl Peers {
     /// Those of the gateway of this number.
     pub fn of(ordinal: usize) -> Self {
-        let mut mailbox = None;
+        let mut inbox = None;
         let mut others = Vec::new();
-        for (number, (theirs, ours)) in std::mem::take(&mut *mailboxes()).into_iter().enumerate() {
+        for (number, (theirs, ours)) in std::mem::take(&mut *inboxes()).into_iter().enumerate() {
             if number == ordinal {
-                mailbox = Some(ours);
+                inbox = Some(ours);
             }
             others.push(theirs);
         }
         // An answer to a gateway that was here before is none to us.
         let next = u64::from(std::process::id()) << 32;
-        Self { ordinal, mailbox, others, asked: HashMap::new(), next }
+        Self { ordinal, inbox, others, response: HashMap::new(), next }
     }
 
     /// Whether there are any.
-    pub fn there_are(&self) -> bool {
-        self.others.len() > 1 && self.mailbox.is_some()
+    pub fn has_peers(&self) -> bool {
+        self.others.len() > 1 && self.inbox.is_some()
     }
 
     /// Their numbers.
@@ -141,22 +141,22 @@ impl<'a> Message<'a> {
     }
 }
 
-impl Siblings {
+impl Peers {
     /// Asks another gateway, with copies of descriptors; returns whether there will be
     /// an answer, or the word that there was none.
-    pub fn ask(
+    pub fn request(
         &mut self,
         cx: &mut Context,
         whom: usize,
-        question: Question,
+        request: PeerRequest,
         descriptors: &[BorrowedFd<'_>],
-        asker: Asker,
+        requester: Requester,
     ) -> bool {
         let Some(to) = self.others.get(whom) else {
             return false;
         };
         let number = self.next;
-        let body = encode(&question);
+        let body = encode(&request);
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
         if !matches!(
             to.write_with_descriptors(&message.encode(), descriptors),
@@ -165,14 +165,14 @@ impl Siblings {
             return false;
         }
         self.next += 1;
-        self.asked.insert(number, asker);
-        cx.after(PATIENCE, Due::Answer(number));
+        self.response.insert(number, requester);
+        cx.schedule(REPLY_TIMEOUT, Timer::PeerReply(number));
         true
     }
 
     /// Answers another gateway. Whoever has no room for it will not miss it for
     /// long.
-    pub fn reply(&self, to: &Posed, body: &[u8]) {
+    pub fn reply(&self, to: &IncomingRequest, body: &[u8]) {
         let message = Message { from: self.ordinal, is_answer: true, number: to.number, body };
         if let Some(to) = self.others.get(to.from) {
             let _ = to.write(&message.encode());
@@ -181,14 +181,14 @@ impl Siblings {
 
     /// Somebody has written to us: the loop hears of each question and answer.
     pub fn ready(&mut self, cx: &mut Context) {
-        let Some(mailbox) = &self.mailbox else {
+        let Some(inbox) = &self.inbox else {
             return;
         };
-        let mut buffer = vec![0; HEAD + LONGEST];
-        for _ in 0..AT_ONCE {
+        let mut buffer = vec![0; HEAD + MAX_MESSAGE];
+        for _ in 0..BATCH {
             // What comes along closes here, unless it is asked for.
             let mut passed = Vec::new();
-            let (read, sender) = mailbox.read_credentialed(&mut buffer, &mut passed);
+            let (read, sender) = inbox.read_credentialed(&mut buffer, &mut passed);
             let ReadOutcome::Bytes(count) = read else {
                 return;
             };
@@ -201,29 +201,29 @@ impl Siblings {
                 continue;
             }
             if is_answer {
-                let asker = self.asked.remove(&number);
-                asker.into_iter().for_each(|asker| {
-                    cx.then(Outcome::Answered(asker, Some(body.to_vec())));
+                let requester = self.response.remove(&number);
+                requester.into_iter().for_each(|requester| {
+                    cx.push_outcome(Outcome::PeerReply(requester, Some(body.to_vec())));
                 });
-            } else if let Some(question) = decode(body) {
-                let posed = Posed { from, number, question, passed };
-                cx.then(Outcome::Asked(Box::new(posed)));
+            } else if let Some(request) = decode(body) {
+                let incoming = IncomingRequest { from, number, request, passed };
+                cx.push_outcome(Outcome::PeerRequest(Box::new(incoming)));
             }
         }
     }
 
     /// No answer came in time.
-    pub fn unanswered(&mut self, cx: &mut Context, number: u64) {
-        if let Some(asker) = self.asked.remove(&number) {
-            cx.then(Outcome::Answered(asker, None));
+    pub fn timed_out(&mut self, cx: &mut Context, number: u64) {
+        if let Some(requester) = self.response.remove(&number) {
+            cx.push_outcome(Outcome::PeerReply(requester, None));
         }
     }
 
     /// Waits for what others write to us.
-    pub fn hear(&self, cx: &Context) {
-        if let Some(mailbox) = &self.mailbox {
-            let token = Source::Siblings.token();
-            if let Err(error) = cx.poller.add(mailbox.as_fd(), token, Interest::READ) {
+    pub fn listen(&self, cx: &Context) {
+        if let Some(inbox) = &self.inbox {
+            let token = Token::Peers.token();
+            if let Err(error) = cx.poller.add(inbox.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: gateways know of their own sessions only: {error}"));
             }
         }

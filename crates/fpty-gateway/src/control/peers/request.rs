@@ -5,58 +5,58 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
 use crate::event_loop::slab::Key;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 
-use super::attach_request::Sought;
-use super::session_request::Asking;
+use super::attach_request::AttachQuery;
+use super::session_request::PageRequest;
 
 /// What one is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Question {
+pub enum PeerRequest {
     /// Its sessions that somebody may know of.
-    Piece(Asking),
+    Page(PageRequest),
     /// To end the session in this place that has this id, if this user may.
-    End {
+    Kill {
         /// The user.
         by: u32,
         /// The place.
         place: u32,
         /// The id.
-        id: Beginning,
+        id: SessionSelector,
     },
     /// Which of its sessions is meant.
-    Seek(Sought),
+    FindSession(AttachQuery),
     /// To go on with a client; its connection comes along, and what it has said.
-    Take(Handed),
+    TakeClient(ForwardedClient),
 }
 
 /// Who asked, and waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum Requester {
     /// A client that asks who is there.
-    Inquirer(Key),
+    ControlClient(Key),
     /// One that seeks a session: what this gateway knows of it.
-    Seeker(Key, usize),
+    AttachSearch(Key, usize),
     /// One that another gateway is to go on with.
-    Handed(Key),
+    Forwarded(Key),
 }
 
 /// A question of another gateway's, which waits for the answer.
 #[derive(Debug)]
-pub struct Posed {
+pub struct IncomingRequest {
     pub(crate) from: usize,
     pub(crate) number: u64,
     /// What it asks.
-    pub question: Question,
+    pub request: PeerRequest,
     /// What came along.
     pub passed: Vec<OwnedFd>,
 }
 
 /// A client that another gateway is to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Handed {
+pub struct ForwardedClient {
     /// Where it came in.
-    pub door: u16,
+    pub listener: u16,
     /// Later than this (nanoseconds since the machine's start) it has been told that
     /// nobody took it.
     pub until: u64,
@@ -69,32 +69,47 @@ pub struct Handed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::peers::session_request::Wanted;
+    use crate::control::peers::session_request::PageKind;
     use crate::process::ipc::{decode, encode};
     use fpty::proto::session_key::Secret;
 
     #[test]
     fn questions_are_read_as_they_were_written() {
-        let id = Beginning::of(b"0123abcd").expect("an id");
-        let name = Beginning::of(&[b'n'; 64]).expect("a name");
+        let id = SessionSelector::of(b"0123abcd").expect("an id");
+        let name = SessionSelector::of(&[b'n'; 64]).expect("a name");
         let until = u64::MAX - 7;
         let secret = Some(Secret::from_bytes([7; 16]));
-        for question in [
-            Question::Piece(Asking { by: 7, from: 70_000, wanted: Wanted::List }),
-            Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),
-            Question::Piece(Asking { by: 7, from: 0, wanted: Wanted::Places(id) }),
-            Question::End { by: 0, place: 1 << 31, id },
-            Question::Seek(Sought { door: 300, uid: 70_000, which: Some(name), secret: None }),
-            Question::Seek(Sought { door: 0, uid: u32::MAX, which: Some(id), secret }),
-            Question::Seek(Sought { door: 0, uid: 0, which: None, secret: None }),
-            Question::Take(Handed { door: 300, until, hops: 3, ended: true }),
-            Question::Take(Handed { door: 0, until, hops: 0, ended: false }),
+        for request in [
+            PeerRequest::Page(PageRequest { by: 7, from: 70_000, kind: PageKind::List }),
+            PeerRequest::Page(PageRequest { by: 0, from: 1 << 31, kind: PageKind::Statistics }),
+            PeerRequest::Page(PageRequest { by: 7, from: 0, kind: PageKind::Matches(id) }),
+            PeerRequest::Kill { by: 0, place: 1 << 31, id },
+            PeerRequest::FindSession(AttachQuery {
+                listener: 300,
+                uid: 70_000,
+                which: Some(name),
+                secret: None,
+            }),
+            PeerRequest::FindSession(AttachQuery {
+                listener: 0,
+                uid: u32::MAX,
+                which: Some(id),
+                secret,
+            }),
+            PeerRequest::FindSession(AttachQuery {
+                listener: 0,
+                uid: 0,
+                which: None,
+                secret: None,
+            }),
+            PeerRequest::TakeClient(ForwardedClient { listener: 300, until, hops: 3, ended: true }),
+            PeerRequest::TakeClient(ForwardedClient { listener: 0, until, hops: 0, ended: false }),
         ] {
-            assert_eq!(decode(&encode(&question)), Some(question));
+            assert_eq!(decode(&encode(&request)), Some(request));
         }
         let no_id = &br#"{"End":{"by":0,"place":1,"id":"../x"}}"#[..];
         for nonsense in [no_id, br#"{"End":{"by":0,"place":1}}"#, br#""Piece""#, b""] {
-            assert_eq!(decode::<Question>(nonsense), None);
+            assert_eq!(decode::<PeerRequest>(nonsense), None);
         }
     }
 }

@@ -2,33 +2,33 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 
 /// What is wanted of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wanted {
+pub enum PageKind {
     /// The list of those that whoever asks may know of.
     List,
     /// What the statistics have.
     Statistics,
     /// Where those are that are meant by this.
-    Places(Beginning),
+    Matches(SessionSelector),
 }
 
 /// What is asked of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asking {
+pub struct PageRequest {
     /// The user who asks.
     pub by: u32,
     /// From which place on.
     pub from: u32,
     /// What is wanted.
-    pub wanted: Wanted,
+    pub kind: PageKind,
 }
 
-impl Asking {
+impl PageRequest {
     /// Whether a session of this user may be known to whoever asks.
-    pub fn may_know(&self, uid: Option<u32>) -> bool {
+    pub fn may_see(&self, uid: Option<u32>) -> bool {
         self.by == 0 || uid == Some(self.by)
     }
 }
@@ -39,8 +39,8 @@ mod tests {
 
     #[test]
     fn root_knows_all_and_others_their_own() {
-        let by = |by| Asking { by, from: 0, wanted: Wanted::List };
-        assert!(by(0).may_know(None) && by(0).may_know(Some(7)));
-        assert!(by(7).may_know(Some(7)) && !by(7).may_know(Some(8)) && !by(7).may_know(None));
+        let by = |by| PageRequest { by, from: 0, kind: PageKind::List };
+        assert!(by(0).may_see(None) && by(0).may_see(Some(7)));
+        assert!(by(7).may_see(Some(7)) && !by(7).may_see(Some(8)) && !by(7).may_see(None));
     }
 }

@@ -11,17 +11,17 @@ pub(crate) mod request;
 
 use crate::event_loop::context::Context;
 
-pub use super::statistics::request::{Asked, Request};
+pub use super::statistics::request::{Request, StatisticsResponse};
 
 /// What whoever asks this is answered, and whether a list of sessions follows.
-pub fn answer(cx: &Context, asked: Asked) -> (String, bool) {
-    let (body, lists) = match asked {
-        Asked::Metrics => {
-            (crate::observe::metrics::prometheus::text(&cx.told.counters.now()), false)
+pub fn answer(cx: &Context, response: StatisticsResponse) -> (String, bool) {
+    let (body, lists) = match response {
+        StatisticsResponse::Metrics => {
+            (crate::observe::metrics::prometheus::text(&cx.audit.counters.snapshot()), false)
         }
-        Asked::Head(_) => (String::new(), false),
-        Asked::Not(_, _, why) => (format!("{why}\n"), false),
-        Asked::Plain | Asked::Json => (report::report(cx), true),
+        StatisticsResponse::Head(_) => (String::new(), false),
+        StatisticsResponse::Error(_, _, why) => (format!("{why}\n"), false),
+        StatisticsResponse::Plain | StatisticsResponse::Json => (report::report(cx), true),
     };
-    (asked.head() + &body, lists)
+    (response.head() + &body, lists)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::event_loop::context::Context;
 use crate::host::host;
-use crate::observe::metrics::counters::Counted;
+use crate::observe::metrics::counters::CountersSnapshot;
 use fpty::text::shown;
 
 /// What the C corerouter reports, under its names, and what was counted.
@@ -19,12 +19,12 @@ struct Report<'a> {
     active_sessions: u64,
     forkptyrouter: Vec<&'a str>,
     cheap: u8,
-    counters: &'a Counted,
+    counters: &'a CountersSnapshot,
 }
 
 /// The report, up to the list of sessions.
 pub fn report(cx: &Context) -> String {
-    let counted = cx.told.counters.now();
+    let counted = cx.audit.counters.snapshot();
     let report = Report {
         version: host().version(),
         pid: std::process::id(),
@@ -32,7 +32,7 @@ pub fn report(cx: &Context) -> String {
         gid: nix::unistd::getgid().as_raw(),
         cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
         active_sessions: counted.sessions,
-        forkptyrouter: cx.doors.names().collect(),
+        forkptyrouter: cx.listeners.names().collect(),
         cheap: 0,
         counters: &counted,
     };

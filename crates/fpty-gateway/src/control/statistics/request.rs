@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum StatisticsResponse {
     /// JSON, without a word of HTTP.
     Plain,
     /// JSON.
@@ -18,14 +18,14 @@ pub enum Asked {
     /// The metrics, as Prometheus reads them.
     Metrics,
     /// What the answer would be headed by.
-    Head(Kind),
+    Head(ContentKind),
     /// It cannot be answered: the status, and why.
-    Not(u16, &'static str, &'static str),
+    Error(u16, &'static str, &'static str),
 }
 
 /// What an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ContentKind {
     /// The JSON.
     Json,
     /// The metrics.
@@ -33,54 +33,60 @@ pub enum Kind {
 }
 
 /// A longer head of a request is none.
-const LONGEST: usize = 8 * 1024;
+const MAX_HEAD: usize = 8 * 1024;
 
-const BAD: Asked = Asked::Not(400, "Bad Request", "this is no request");
-const ELSEWHERE: Asked = Asked::Not(
+const BAD_REQUEST: StatisticsResponse =
+    StatisticsResponse::Error(400, "Bad Request", "this is no request");
+const FORBIDDEN_HOST: StatisticsResponse = StatisticsResponse::Error(
     403,
     "Forbidden",
     "the Host of a request must be an address or localhost: a web page may have made up another",
 );
-const NO_METHOD: Asked = Asked::Not(405, "Method Not Allowed", "there are GET and HEAD");
-const TOO_LONG: Asked =
-    Asked::Not(431, "Request Header Fields Too Large", "the head of the request is too long");
+const METHOD_NOT_ALLOWED: StatisticsResponse =
+    StatisticsResponse::Error(405, "Method Not Allowed", "there are GET and HEAD");
+const HEAD_TOO_LARGE: StatisticsResponse = StatisticsResponse::Error(
+    431,
+    "Request Header Fields Too Large",
+    "the head of the request is too long",
+);
 
 /// The head of a request by HTTP.
 #[derive(Debug, Default)]
 pub struct Request {
-    heard: Vec<u8>,
+    bytes_so_far: Vec<u8>,
 }
 
 impl Request {
     /// Takes more of it; `None`: it is not complete.
-    pub fn hear(&mut self, bytes: &[u8]) -> Option<Asked> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Option<StatisticsResponse> {
         // The end may be cut in two.
-        let from = self.heard.len().saturating_sub(3);
-        let room = LONGEST - self.heard.len().min(LONGEST);
-        self.heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let from = self.bytes_so_far.len().saturating_sub(3);
+        let room = MAX_HEAD - self.bytes_so_far.len().min(MAX_HEAD);
+        self.bytes_so_far.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if let Some(end) = self.end_from(from) {
-            return Some(asked(&self.heard[..end]));
+            return Some(response(&self.bytes_so_far[..end]));
         }
-        (self.heard.len() >= LONGEST).then_some(TOO_LONG)
+        (self.bytes_so_far.len() >= MAX_HEAD).then_some(HEAD_TOO_LARGE)
     }
 
     /// Whoever asks sends no more; `None`: nothing came.
-    pub fn end(&self) -> Option<Asked> {
-        (!self.heard.is_empty()).then(|| asked(&self.heard))
+    pub fn end(&self) -> Option<StatisticsResponse> {
+        (!self.bytes_so_far.is_empty()).then(|| response(&self.bytes_so_far))
     }
 
     /// Where the head ends, looked for from this place on: at an empty line,
     /// and where it has no version (HTTP/0.9) or makes no sense at the end of
     /// the first one.
     fn end_from(&self, from: usize) -> Option<usize> {
-        let heard = &self.heard;
-        let first = heard.iter().position(|byte| *byte == b'\n')?;
-        if words(&heard[..first]).is_none_or(|(_, _, version)| version.is_empty()) {
+        let bytes_so_far = &self.bytes_so_far;
+        let first = bytes_so_far.iter().position(|byte| *byte == b'\n')?;
+        if words(&bytes_so_far[..first]).is_none_or(|(_, _, version)| version.is_empty()) {
             return Some(first);
         }
-        (from..heard.len()).find(|end| {
-            heard[*end] == b'\n'
-                && (heard[..*end].ends_with(b"\n") || heard[..*end].ends_with(b"\n\r"))
+        (from..bytes_so_far.len()).find(|end| {
+            bytes_so_far[*end] == b'\n'
+                && (bytes_so_far[..*end].ends_with(b"\n")
+                    || bytes_so_far[..*end].ends_with(b"\n\r"))
         })
     }
 }
@@ -95,22 +101,22 @@ fn words(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 /// What is asked for by a head; any path but one is as good as another.
-fn asked(head: &[u8]) -> Asked {
+fn response(head: &[u8]) -> StatisticsResponse {
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let Some((method, target, version)) = lines.next().and_then(words) else {
-        return BAD;
+        return BAD_REQUEST;
     };
     let is_first = matches!(version, b"" | b"HTTP/1.0");
     let is_later = version.len() == 8 && version.starts_with(b"HTTP/1.");
     if !is_first && !is_later {
-        return BAD;
+        return BAD_REQUEST;
     }
     let mut hosts = Vec::new();
     for line in lines.filter(|line| !line.is_empty()) {
         let colon = line.iter().position(|byte| *byte == b':');
         // A line that goes on the one before is of no use to anybody.
         let Some((name, value)) = colon.filter(|at| *at > 0).map(|at| line.split_at(at)) else {
-            return BAD;
+            return BAD_REQUEST;
         };
         if name.eq_ignore_ascii_case(b"host") {
             hosts.push(value[1..].trim_ascii());
@@ -118,25 +124,25 @@ fn asked(head: &[u8]) -> Asked {
     }
     // Without a version there are no hosts, from which browsers have long been.
     if hosts.len() > 1 || (hosts.is_empty() && !is_first) {
-        return BAD;
+        return BAD_REQUEST;
     }
     let Some((host, path)) = split_target(target) else {
-        return BAD;
+        return BAD_REQUEST;
     };
     hosts.extend(host);
-    if !hosts.iter().all(|host| is_here(host)) {
-        return ELSEWHERE;
+    if !hosts.iter().all(|host| is_local_host(host)) {
+        return FORBIDDEN_HOST;
     }
     let path = path.split(|byte| b"?#".contains(byte)).next().unwrap_or_default();
     let kind = match path {
-        b"/metrics" | b"/metrics/" => Kind::Metrics,
-        _ => Kind::Json,
+        b"/metrics" | b"/metrics/" => ContentKind::Metrics,
+        _ => ContentKind::Json,
     };
     match (method, kind) {
-        (b"HEAD", kind) => Asked::Head(kind),
-        (b"GET", Kind::Metrics) => Asked::Metrics,
-        (b"GET", Kind::Json) => Asked::Json,
-        _ => NO_METHOD,
+        (b"HEAD", kind) => StatisticsResponse::Head(kind),
+        (b"GET", ContentKind::Metrics) => StatisticsResponse::Metrics,
+        (b"GET", ContentKind::Json) => StatisticsResponse::Json,
+        _ => METHOD_NOT_ALLOWED,
     }
 }
 
@@ -157,7 +163,7 @@ fn split_target(target: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
 }
 
 /// Whether a host, with a port or without, is an address or `localhost`.
-fn is_here(host: &[u8]) -> bool {
+fn is_local_host(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else {
         return false;
     };
@@ -173,18 +179,20 @@ fn is_here(host: &[u8]) -> bool {
     port && (name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok())
 }
 
-impl Asked {
+impl StatisticsResponse {
     /// What goes before the answer; with it, where that is all.
     pub fn head(self) -> String {
         let (status, kind) = match self {
             Self::Plain => return String::new(),
-            Self::Json | Self::Head(Kind::Json) => (String::from("200 OK"), "application/json"),
-            Self::Metrics | Self::Head(Kind::Metrics) => {
+            Self::Json | Self::Head(ContentKind::Json) => {
+                (String::from("200 OK"), "application/json")
+            }
+            Self::Metrics | Self::Head(ContentKind::Metrics) => {
                 (String::from("200 OK"), "text/plain; version=0.0.4; charset=utf-8")
             }
-            Self::Not(status, words, _) => (format!("{status} {words}"), "text/plain"),
+            Self::Error(status, words, _) => (format!("{status} {words}"), "text/plain"),
         };
-        let allow = if self == NO_METHOD { "Allow: GET, HEAD\r\n" } else { "" };
+        let allow = if self == METHOD_NOT_ALLOWED { "Allow: GET, HEAD\r\n" } else { "" };
         format!(
             "HTTP/1.0 {status}\r\nConnection: close\r\n{allow}Content-Type: {kind}\r\n\
              X-Content-Type-Options: nosniff\r\n\r\n"
@@ -196,31 +204,34 @@ impl Asked {
 mod tests {
     use super::*;
 
-    fn of(head: &str) -> Asked {
+    fn of(head: &str) -> StatisticsResponse {
         let mut request = Request::default();
-        request.hear(head.as_bytes()).unwrap_or_else(|| panic!("{head:?} is not complete"))
+        request.feed(head.as_bytes()).unwrap_or_else(|| panic!("{head:?} is not complete"))
     }
 
     #[test]
     fn one_path_is_for_prometheus() {
-        for (head, asked) in [
-            ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:1717\r\n\r\n", Asked::Metrics),
-            ("GET /metrics?x=1 HTTP/1.0\r\nHost: [::1]:9\r\n\r\n", Asked::Metrics),
-            ("GET /metrics/ HTTP/1.0\n\n", Asked::Metrics),
-            ("GET /metrics\r\n", Asked::Metrics),
-            ("GET / HTTP/1.0\r\n\r\n", Asked::Json),
-            ("GET /metricsx HTTP/1.0\r\n\r\n", Asked::Json),
-            ("GET /metrics HTTP/1.1\r\nhost:LocalHost\r\nX: y\r\n\r\n", Asked::Metrics),
-            ("HEAD /metrics HTTP/1.0\r\n\r\n", Asked::Head(Kind::Metrics)),
-            ("HEAD / HTTP/1.0\r\n\r\n", Asked::Head(Kind::Json)),
+        for (head, response) in [
+            ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:1717\r\n\r\n", StatisticsResponse::Metrics),
+            ("GET /metrics?x=1 HTTP/1.0\r\nHost: [::1]:9\r\n\r\n", StatisticsResponse::Metrics),
+            ("GET /metrics/ HTTP/1.0\n\n", StatisticsResponse::Metrics),
+            ("GET /metrics\r\n", StatisticsResponse::Metrics),
+            ("GET / HTTP/1.0\r\n\r\n", StatisticsResponse::Json),
+            ("GET /metricsx HTTP/1.0\r\n\r\n", StatisticsResponse::Json),
+            (
+                "GET /metrics HTTP/1.1\r\nhost:LocalHost\r\nX: y\r\n\r\n",
+                StatisticsResponse::Metrics,
+            ),
+            ("HEAD /metrics HTTP/1.0\r\n\r\n", StatisticsResponse::Head(ContentKind::Metrics)),
+            ("HEAD / HTTP/1.0\r\n\r\n", StatisticsResponse::Head(ContentKind::Json)),
             (
                 "GET http://127.0.0.1:1717/metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-                Asked::Metrics,
+                StatisticsResponse::Metrics,
             ),
-            ("GET http://localhost HTTP/1.0\r\n\r\n", Asked::Json),
-            ("GET HTTP://[::1]:17?x HTTP/1.0\r\n\r\n", Asked::Json),
+            ("GET http://localhost HTTP/1.0\r\n\r\n", StatisticsResponse::Json),
+            ("GET HTTP://[::1]:17?x HTTP/1.0\r\n\r\n", StatisticsResponse::Json),
         ] {
-            assert_eq!(of(head), asked, "{head:?}");
+            assert_eq!(of(head), response, "{head:?}");
         }
     }
 
@@ -238,12 +249,12 @@ mod tests {
             "GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
             "GET http://127.0.0.1@evil.example/ HTTP/1.0\r\n\r\n",
         ] {
-            assert_eq!(of(head), ELSEWHERE, "{head:?}");
+            assert_eq!(of(head), FORBIDDEN_HOST, "{head:?}");
         }
         for head in
             ["POST / HTTP/1.0\r\n\r\nid\n", "OPTIONS * HTTP/1.0\r\n\r\n", "BREW / HTTP/1.0\r\n\r\n"]
         {
-            assert_eq!(of(head), NO_METHOD, "{head:?}");
+            assert_eq!(of(head), METHOD_NOT_ALLOWED, "{head:?}");
             assert!(of(head).head().contains("\r\nAllow: GET, HEAD\r\n"));
         }
     }
@@ -263,7 +274,7 @@ mod tests {
             "GET metrics HTTP/1.0\r\n\r\n",
             "GET ftp://127.0.0.1/ HTTP/1.0\r\n\r\n",
         ] {
-            assert_eq!(of(head), BAD, "{head:?}");
+            assert_eq!(of(head), BAD_REQUEST, "{head:?}");
         }
     }
 
@@ -274,25 +285,34 @@ mod tests {
         {
             let mut request = Request::default();
             let (last, before) = head.as_bytes().split_last().expect("some");
-            assert!(before.iter().all(|byte| request.hear(&[*byte]).is_none()), "{head:?}");
-            assert_eq!(request.hear(&[*last]), Some(Asked::Metrics));
+            assert!(before.iter().all(|byte| request.feed(&[*byte]).is_none()), "{head:?}");
+            assert_eq!(request.feed(&[*last]), Some(StatisticsResponse::Metrics));
         }
         let mut endless = Request::default();
-        let heard = (0..LONGEST).filter_map(|_| endless.hear(b"x")).next();
-        assert_eq!((heard, endless.heard.len()), (Some(TOO_LONG), LONGEST));
-        assert_eq!(Request::default().hear(&[b'x'; 1 << 20]), Some(TOO_LONG));
+        let bytes_so_far = (0..MAX_HEAD).filter_map(|_| endless.feed(b"x")).next();
+        assert_eq!((bytes_so_far, endless.bytes_so_far.len()), (Some(HEAD_TOO_LARGE), MAX_HEAD));
+        assert_eq!(Request::default().feed(&[b'x'; 1 << 20]), Some(HEAD_TOO_LARGE));
         let mut short = Request::default();
-        assert_eq!((short.hear(b"GET /metrics"), short.end()), (None, Some(Asked::Metrics)));
+        assert_eq!(
+            (short.feed(b"GET /metrics"), short.end()),
+            (None, Some(StatisticsResponse::Metrics))
+        );
         assert_eq!(Request::default().end(), None);
         let mut cut = Request::default();
-        assert_eq!(cut.hear(b"GET / HTTP/1.1\r\nHost: evil.exa"), None);
-        assert_eq!(cut.end(), Some(ELSEWHERE));
+        assert_eq!(cut.feed(b"GET / HTTP/1.1\r\nHost: evil.exa"), None);
+        assert_eq!(cut.end(), Some(FORBIDDEN_HOST));
     }
 
     #[test]
     fn no_origin_is_let_in() {
-        for asked in [Asked::Json, Asked::Metrics, Asked::Head(Kind::Json), ELSEWHERE, BAD] {
-            let head = asked.head();
+        for response in [
+            StatisticsResponse::Json,
+            StatisticsResponse::Metrics,
+            StatisticsResponse::Head(ContentKind::Json),
+            FORBIDDEN_HOST,
+            BAD_REQUEST,
+        ] {
+            let head = response.head();
             assert!(!head.contains("Access-Control") && head.contains("nosniff"), "{head}");
             assert!(head.starts_with("HTTP/1.0 ") && head.ends_with("\r\n\r\n"), "{head}");
         }

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::origin::Mode;
-use super::peer::{Peer, Said};
+use super::peer::{ClaimedIdentity, Peer};
 use fpty::text::cut;
 
 /// So many bytes of a command are handed on: more than a line has room for.
 const COMMAND: usize = 1000;
 
 /// Bytes of input and output; `None`: they did not come through here.
-pub type Relayed = (Option<u64>, Option<u64>);
+pub type ByteTotals = (Option<u64>, Option<u64>);
 
 /// What does not change with the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Story {
+pub struct SessionHistory {
     /// What its client speaks.
     pub mode: Mode,
     /// Its first client.
@@ -27,7 +27,7 @@ pub struct Story {
     /// The client that is attached, or was last, where it is not the first one.
     pub client: Option<Box<Peer>>,
     /// What the first one says of itself.
-    pub said: Said,
+    pub claimed: ClaimedIdentity,
     /// What its program was started by.
     pub command: Arc<str>,
     /// The user of its program.
@@ -42,12 +42,12 @@ pub struct Story {
     /// [`Timestamp`](fpty::sys::clock::Timestamp) is said.
     pub attached: (u64, u64),
     /// Bytes of the clients before that.
-    pub before: Relayed,
+    pub before: ByteTotals,
 }
 
-impl Story {
+impl SessionHistory {
     /// As it is handed on.
-    pub fn handed_on(&self) -> Box<Self> {
+    pub fn for_successor(&self) -> Box<Self> {
         Box::new(Self { command: cut(&self.command, COMMAND).into(), ..self.clone() })
     }
 
@@ -57,7 +57,7 @@ impl Story {
     }
 
     /// Bytes of all its clients, with these of the last one.
-    pub fn bytes_with(&self, last: Relayed) -> Relayed {
+    pub fn bytes_with(&self, last: ByteTotals) -> ByteTotals {
         let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
         (both(self.before.0, last.0), both(self.before.1, last.1))
     }
@@ -71,11 +71,15 @@ mod tests {
     fn the_next_gateway_knows_the_same() {
         let other = Peer { address: Some([1, 2, 3, 4].into()), port: Some(5), ..Peer::default() };
         let logname = Some("anna".into());
-        let mut story = Story {
+        let mut history = SessionHistory {
             mode: Mode::Uwsgi,
             first: Peer { uid: Some(7), user: Some("anna".into()), ..Peer::default() },
             client: Some(Box::new(other)),
-            said: Said { logname, term: Some("xterm".into()), ..Said::default() },
+            claimed: ClaimedIdentity {
+                logname,
+                term: Some("xterm".into()),
+                ..ClaimedIdentity::default()
+            },
             command: "x".repeat(2 * COMMAND).into(),
             uid: 1,
             gid: 2,
@@ -84,10 +88,10 @@ mod tests {
             attached: (5, 6),
             before: (Some(1), None),
         };
-        let text = serde_json::to_string(&story.handed_on()).expect("JSON");
-        let read: Story = serde_json::from_str(&text).expect("a story");
-        story.command = "x".repeat(COMMAND).into();
-        assert_eq!(read, story);
+        let text = serde_json::to_string(&history.for_successor()).expect("JSON");
+        let read: SessionHistory = serde_json::from_str(&text).expect("a story");
+        history.command = "x".repeat(COMMAND).into();
+        assert_eq!(read, history);
         assert_eq!(read.bytes_with((Some(2), Some(3))), (Some(3), None));
     }
 }

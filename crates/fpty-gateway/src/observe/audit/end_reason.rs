@@ -5,7 +5,7 @@ use fpty::sys::child::Exit;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
+pub enum EndReason {
     /// Its program did, with an exit status.
     Exit,
     /// A signal ended its program.
@@ -22,7 +22,7 @@ pub enum Gone {
     Lost,
 }
 
-impl Gone {
+impl EndReason {
     /// As they are written down, by their number.
     pub const WORDS: [&'static str; 7] =
         ["exit", "signal", "hangup", "idle", "limit", "operator", "lost"];
@@ -55,20 +55,20 @@ impl Gone {
 
 /// How a client came to leave a session that goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parted {
+pub enum DetachReason {
     /// It has asked to.
-    Asked,
+    Requested,
     /// It was lost.
     Lost,
     /// This user has taken the session.
     Stolen(u32),
 }
 
-impl Parted {
+impl DetachReason {
     /// As it is written down.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Asked => "asked",
+            Self::Requested => "asked",
             Self::Lost => "lost",
             Self::Stolen(_) => "stolen",
         }
@@ -77,7 +77,7 @@ impl Parted {
 
 /// Why there was no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum RejectReason {
     /// The program cannot be executed.
     Exec,
     /// No descriptor, terminal, process or memory was left.
@@ -92,7 +92,7 @@ pub enum Refusal {
     Handshake,
 }
 
-impl Refusal {
+impl RejectReason {
     /// As they are written down, by their number.
     pub const WORDS: [&'static str; 6] =
         ["exec", "resources", "denied", "limit", "command", "handshake"];
@@ -117,12 +117,18 @@ mod tests {
 
     #[test]
     fn each_has_its_word() {
-        assert_eq!((Gone::Exit.word(), Gone::Hangup.word()), ("exit", "hangup"));
-        assert_eq!((Gone::Idle.word(), Gone::Limit.word()), ("idle", "limit"));
-        assert_eq!((Gone::Signal.word(), Gone::Operator.word()), ("signal", "operator"));
-        assert_eq!(Gone::Lost.word(), "lost");
-        assert_eq!((Refusal::Exec.word(), Refusal::Resources.word()), ("exec", "resources"));
-        assert_eq!((Refusal::Denied.word(), Refusal::Limit.word()), ("denied", "limit"));
-        assert_eq!((Refusal::Command.word(), Refusal::Handshake.word()), ("command", "handshake"));
+        assert_eq!((EndReason::Exit.word(), EndReason::Hangup.word()), ("exit", "hangup"));
+        assert_eq!((EndReason::Idle.word(), EndReason::Limit.word()), ("idle", "limit"));
+        assert_eq!((EndReason::Signal.word(), EndReason::Operator.word()), ("signal", "operator"));
+        assert_eq!(EndReason::Lost.word(), "lost");
+        assert_eq!(
+            (RejectReason::Exec.word(), RejectReason::Resources.word()),
+            ("exec", "resources")
+        );
+        assert_eq!((RejectReason::Denied.word(), RejectReason::Limit.word()), ("denied", "limit"));
+        assert_eq!(
+            (RejectReason::Command.word(), RejectReason::Handshake.word()),
+            ("command", "handshake")
+        );
     }
 }

@@ -12,7 +12,7 @@ pub const ADDRESS: usize = 200;
 pub const WHY: usize = 300;
 pub const PATH: usize = 500;
 
-pub use crate::config::audit::Audit as Format;
+pub use crate::config::audit::AuditFormat as Format;
 
 /// What a field's value may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub enum Value<'a> {
     /// A number.
     Number(u64),
     /// True or false.
-    Truth(bool),
+    Bool(bool),
     /// Seconds, with milliseconds.
     Seconds(std::time::Duration),
     /// A text, and how many bytes of it there may be in the line; what is cut
@@ -48,14 +48,14 @@ impl<'a> Value<'a> {
 }
 
 /// Writes a line field by field.
-pub struct Line {
+pub struct AuditLine {
     format: Format,
     text: String,
     group: &'static str,
     is_first: bool,
 }
 
-impl Line {
+impl AuditLine {
     /// One without a field yet, behind these words.
     pub fn new(format: Format, prefix: &str) -> Self {
         let mut text = String::with_capacity(1024);
@@ -110,21 +110,21 @@ impl Line {
         self
     }
 
-    /// Adds fields that were written before, by [`Line::part`].
-    pub fn fields(&mut self, part: &str) -> &mut Self {
+    /// Adds fields that were written before, by [`AuditLine::fields_only`].
+    pub fn fields(&mut self, fields_only: &str) -> &mut Self {
         self.leave_group();
         self.separate(if self.format == Format::Json { ',' } else { ' ' });
-        self.text.push_str(part);
+        self.text.push_str(fields_only);
         self
     }
 
     /// Fields of a line, to be added to others.
-    pub fn part(format: Format, fields: impl FnOnce(&mut Self)) -> String {
+    pub fn fields_only(format: Format, fields: impl FnOnce(&mut Self)) -> String {
         let text = String::with_capacity(512);
-        let mut part = Self { format, text, group: "", is_first: true };
-        fields(&mut part);
-        part.leave_group();
-        part.text
+        let mut fields_only = Self { format, text, group: "", is_first: true };
+        fields(&mut fields_only);
+        fields_only.leave_group();
+        fields_only.text
     }
 
     /// The whole line.
@@ -155,7 +155,7 @@ impl Line {
             Value::Number(number) => {
                 let _ = write!(self.text, "{number}");
             }
-            Value::Truth(truth) => self.text.push_str(if truth { "true" } else { "false" }),
+            Value::Bool(truth) => self.text.push_str(if truth { "true" } else { "false" }),
             Value::Seconds(duration) => {
                 let _ = write!(self.text, "{}.{:03}", duration.as_secs(), duration.subsec_millis());
             }
@@ -178,7 +178,7 @@ mod tests {
 
     /// A line with texts of a peer's.
     fn line(format: Format, one: &str, other: &str, most: usize) -> String {
-        let mut line = Line::new(format, "audit: ");
+        let mut line = AuditLine::new(format, "audit: ");
         line.field("event", Value::word("session-end"))
             .member("peer", "pid", Value::Number(4711))
             .member("peer", "user", Value::Text(one, most))
@@ -200,19 +200,19 @@ mod tests {
             "audit: event=\"session-end\" peer.pid=4711 peer.user=\"a\" claimed.logname=\"b\" \
              signal=null duration=61.007"
         );
-        let mut ends_in_a_group = Line::new(Format::Json, "");
+        let mut ends_in_a_group = AuditLine::new(Format::Json, "");
         ends_in_a_group.member("record", "bytes", Value::Number(1));
         assert_eq!(ends_in_a_group.finish(), "{\"record\":{\"bytes\":1}}");
-        assert_eq!(Line::new(Format::Json, "").finish(), "{}");
-        let part = |format| {
-            Line::part(format, |line| {
+        assert_eq!(AuditLine::new(Format::Json, "").finish(), "{}");
+        let fields_only = |format| {
+            AuditLine::fields_only(format, |line| {
                 line.field("id", Value::word("x")).member("peer", "pid", Value::Null);
             })
         };
         let with_part = |format| {
-            let mut line = Line::new(format, "");
+            let mut line = AuditLine::new(format, "");
             line.member("a", "b", Value::Number(1))
-                .fields(&part(format))
+                .fields(&fields_only(format))
                 .field("c", Value::Number(2));
             line.finish()
         };

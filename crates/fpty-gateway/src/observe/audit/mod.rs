@@ -31,179 +31,193 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::gateway_config::Router;
-use crate::connection::client_hello::Opening;
-use crate::event_loop::subject::Subject;
+use crate::config::gateway_config::GatewayConfig;
+use crate::connection::client_hello::ClientHello;
+use crate::event_loop::subject::SessionRef;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::Queue;
-use crate::process::supervisor::end_lines::{self, Lines};
-use fpty::fair_share::Who;
+use crate::process::supervisor::end_lines::{self, EndLines};
+use fpty::fair_share::Principal;
 use fpty::proto::Protocol;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;
 
-pub use super::audit::carried_over::{Relayed, Story};
-pub use super::audit::end_reason::{Gone, Parted, Refusal};
-pub use super::audit::origin::{Mode, Origin, Rejection, Socket};
-pub use super::audit::peer::{Peer, Said};
-pub use super::audit::recording_fields::Recorded;
-use super::audit::rejection_rate::Refusals;
-use super::audit::session_info::{Act, Place, Refused};
-pub use super::audit::session_info::{End, Facts, Last, New, of_peer};
-use super::audit::user_names::Names;
+pub use super::audit::carried_over::{ByteTotals, SessionHistory};
+pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
+pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
+pub use super::audit::peer::{ClaimedIdentity, Peer};
+pub use super::audit::recording_fields::RecordingResult;
+use super::audit::rejection_rate::RejectionRate;
+use super::audit::session_info::{ClientAct, LineSource, RejectedConnection};
+pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
+use super::audit::user_names::UserNames;
 use super::metrics::counters::Counters;
 
 /// How many bytes of a command a line has room for, and the least.
 const COMMAND_ROOM: usize = 900;
 const LEAST_ROOM: usize = 64;
 /// How many bytes the rest of it may have.
-const THE_REST: usize = 2100;
+const REST_OF_LINE: usize = 2100;
 
 /// Lines that may wait for the log.
-const LINES: usize = 4096;
+const MAX_WAITING_LINES: usize = 4096;
 
 /// What a gateway tells of its sessions.
-pub struct Told {
+pub struct Audit {
     /// What happened since the start.
     pub counters: Counters,
     /// Names of users.
-    pub names: Names,
+    pub user_names: UserNames,
     /// Somebody wants to know more of a session than that there is one.
-    keeps_facts: bool,
-    place: Place,
+    is_enabled: bool,
+    place: LineSource,
     queue: Queue,
-    refusals: Refusals,
-    sockets: Vec<Socket>,
-    facts: HashMap<Subject, Box<Facts>>,
-    lines: Option<Lines>,
+    rejection_rate: RejectionRate,
+    sockets: Vec<AuditSocket>,
+    info: HashMap<SessionRef, Box<SessionInfo>>,
+    lines: Option<EndLines>,
 }
 
-impl Told {
+impl Audit {
     /// Of the gateway of this number, with these sockets, and with the lines that one
     /// that was here before us has not written.
-    pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
+    pub fn new(config: &GatewayConfig, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
         let room = host().log_packet().map_or(COMMAND_ROOM, |most| {
-            most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
+            most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
         Self {
             counters: Counters::of_gateway(ordinal),
-            keeps_facts: config.stats.is_some()
+            is_enabled: config.stats.is_some()
                 || sockets.iter().any(|socket| socket.audit.is_some() || socket.is_recorded),
-            place: Place {
+            place: LineSource {
                 host: fpty::sys::host_name(),
                 instance: host().instance(),
                 command_room: room,
             },
-            names: Names::default(),
-            queue: Queue::of(LINES),
-            refusals: Refusals::new(),
+            user_names: UserNames::default(),
+            queue: Queue::of(MAX_WAITING_LINES),
+            rejection_rate: RejectionRate::new(),
             sockets,
-            facts: HashMap::new(),
-            lines: Lines::of(ordinal),
+            info: HashMap::new(),
+            lines: EndLines::of(ordinal),
         }
     }
 
     /// Where somebody comes from: at which socket, and what it speaks.
-    pub fn origin(&self, door: u16, mode: impl Into<Mode>) -> Origin {
-        if !self.keeps_facts {
+    pub fn origin(&self, listener: u16, mode: impl Into<Mode>) -> Origin {
+        if !self.is_enabled {
             return Origin::default();
         }
-        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
         Origin { socket, mode: mode.into(), ..Origin::default() }
     }
 
     /// The same of somebody who has said this of itself.
-    pub fn origin_of(&self, door: u16, opening: &Opening) -> Origin {
-        let mode = if opening.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
-        match self.keeps_facts {
-            true => Origin { said: Said::of(&opening.variables), ..self.origin(door, mode) },
+    pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
+        let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
+        match self.is_enabled {
+            true => Origin {
+                claimed: ClaimedIdentity::of(&hello.variables),
+                ..self.origin(listener, mode)
+            },
             false => Origin::default(),
         }
     }
 
     /// The same, of somebody who asks for a command.
-    pub fn asking(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
-        match self.keeps_facts {
+    pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
+        match self.is_enabled {
             true => Origin { command: command().map(Arc::from), ..origin },
             false => origin,
         }
     }
 
     /// What is known of a session.
-    pub fn of(&self, subject: Subject) -> Option<&Facts> {
-        self.facts.get(&subject).map(Box::as_ref)
+    pub fn of(&self, session_ref: SessionRef) -> Option<&SessionInfo> {
+        self.info.get(&session_ref).map(Box::as_ref)
     }
 
     /// Of whom anything is known.
-    pub fn subjects(&self) -> impl Iterator<Item = Subject> {
-        self.facts.keys().copied()
+    pub fn subjects(&self) -> impl Iterator<Item = SessionRef> {
+        self.info.keys().copied()
     }
 
     /// As which user and group programs run that are started at a socket.
-    pub fn ids_at(&self, door: u16) -> Option<(u32, u32)> {
-        self.sockets.get(usize::from(door)).map(|socket| socket.ids)
+    pub fn ids_at(&self, listener: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(listener)).map(|socket| socket.ids)
     }
 
     /// A program has ended.
-    pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
-        if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.exit = Some(exit);
+    pub fn program_ended(&mut self, session_ref: SessionRef, exit: Exit) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.exit = Some(exit);
         }
     }
 
     /// Where a session's recording is, or is to be, and whether it is recorded now.
-    pub fn recorded(&mut self, subject: Subject, path: &str, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.recording = Some(path.into());
-            facts.recorded = recorded;
+    pub fn recorded(&mut self, session_ref: SessionRef, path: &str, recorded: bool) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.recording = Some(path.into());
+            info.recorded = recorded;
         }
     }
 
     /// There never was such a session: where its client comes from, which is about
     /// to be refused.
-    pub fn remove(&mut self, subject: Subject) -> Origin {
-        let Some(facts) = self.facts.remove(&subject) else {
+    pub fn remove(&mut self, session_ref: SessionRef) -> Origin {
+        let Some(info) = self.info.remove(&session_ref) else {
             return Origin::default();
         };
-        let Facts { socket: name, story, audit, .. } = *facts;
-        let Story { mode, said, command, uid, gid, .. } = story;
+        let SessionInfo { socket: name, history, audit, .. } = *info;
+        let SessionHistory { mode, claimed, command, uid, gid, .. } = history;
         let (audit, ids) = (audit.map(|(format, _)| format), (uid, gid));
-        let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
-        Origin { socket, mode, said, command: Some(command) }
+        let socket = AuditSocket { name, audit, is_recorded: false, command: command.clone(), ids };
+        Origin { socket, mode, claimed, command: Some(command) }
     }
 
     /// Somebody gets no session.
-    pub fn refused(&mut self, origin: Origin, client: Option<&Stream>, reason: Refusal, why: &str) {
-        self.counters.refused(reason);
+    pub fn rejected(
+        &mut self,
+        origin: Origin,
+        client: Option<&Stream>,
+        reason: RejectReason,
+        why: &str,
+    ) {
+        self.counters.rejected(reason);
         if !origin.has_audit() {
             return;
         }
-        self.tell_of_refusals();
-        let refused =
-            Refused { origin, peer: Peer::default(), reason, why: why.into(), count: None };
-        let who = client.map_or(Who::Nobody, Who::of);
-        if let Some(refused) = self.refusals.note(who, refused) {
-            let peer = client.map(|client| Peer::of(client, &mut self.names, true));
-            self.tell_refused(&Refused { peer: peer.unwrap_or_default(), ..refused });
+        self.write_suppressed();
+        let rejected = RejectedConnection {
+            origin,
+            peer: Peer::default(),
+            reason,
+            why: why.into(),
+            count: None,
+        };
+        let who = client.map_or(Principal::Unknown, Principal::of);
+        if let Some(rejected) = self.rejection_rate.note(who, rejected) {
+            let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
+            self.write_rejected(&RejectedConnection { peer: peer.unwrap_or_default(), ..rejected });
         }
     }
 
     /// Writes how many of the second that is over had no line of their own.
-    fn tell_of_refusals(&mut self) {
-        for refused in self.refusals.over(Instant::now()) {
-            self.tell_refused(&refused);
+    fn write_suppressed(&mut self) {
+        for rejected in self.rejection_rate.over(Instant::now()) {
+            self.write_rejected(&rejected);
         }
     }
 
-    fn tell_refused(&mut self, refused: &Refused) {
-        let line = refused.line(&self.place, *self.queue.lost());
-        self.tell(line);
+    fn write_rejected(&mut self, rejected: &RejectedConnection) {
+        let line = rejected.line(&self.place, *self.queue.lost());
+        self.write_line(line);
     }
 
     /// Writes a line of ours, which says how many were lost before it.
-    fn tell(&mut self, line: Option<String>) {
+    fn write_line(&mut self, line: Option<String>) {
         if let Some(line) = line {
             let told = |lost: &mut u64| {
                 *lost = 0;
@@ -214,17 +228,17 @@ impl Told {
     }
 
     /// Whether anybody wants to know more of a session than that there is one.
-    pub fn keeps_facts(&self) -> bool {
-        self.keeps_facts
+    pub fn is_enabled(&self) -> bool {
+        self.is_enabled
     }
 
     /// Notes what is known of a new session or command.
-    pub fn note(&mut self, subject: Subject, origin: Origin, peer: Peer, new: New) {
-        let Origin { socket, mode, said, command } = origin;
-        let story = Story {
+    pub fn note(&mut self, session_ref: SessionRef, origin: Origin, peer: Peer, new: NewSession) {
+        let Origin { socket, mode, claimed, command } = origin;
+        let history = SessionHistory {
             mode,
             first: peer,
-            said,
+            claimed,
             command: command.unwrap_or_else(|| Arc::clone(&socket.command)),
             uid: socket.ids.0,
             gid: socket.ids.1,
@@ -234,23 +248,23 @@ impl Told {
             before: (Some(0), Some(0)),
             client: None,
         };
-        self.note_story(subject, socket, story, new.id, new.pid);
+        self.insert_info(session_ref, socket, history, new.id, new.pid);
     }
 
     /// Notes the same of one that has this story, and this id and process; it began at
     /// this socket.
-    fn note_story(
+    fn insert_info(
         &mut self,
-        subject: Subject,
-        socket: Socket,
-        story: Story,
+        session_ref: SessionRef,
+        socket: AuditSocket,
+        history: SessionHistory,
         id: String,
         pid: Option<Pid>,
     ) {
-        let mut facts = Facts {
+        let mut info = SessionInfo {
             id,
             socket: socket.name,
-            story,
+            history,
             pid: pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             started: Timestamp::now(),
             exit: None,
@@ -258,205 +272,225 @@ impl Told {
             recorded: false,
             recording: None,
             place: None,
-            is_kept: false,
+            is_supervised: false,
         };
-        facts.audit = socket.audit.map(|format| (format, facts.common(format, &self.place)));
-        self.facts.insert(subject, Box::new(facts));
+        info.audit = socket.audit.map(|format| (format, info.common(format, &self.place)));
+        self.info.insert(session_ref, Box::new(info));
     }
 
     /// A client has left a session, which goes on without it.
-    pub fn detached(&mut self, from: Subject, to: Subject, how: Parted, bytes: Relayed) {
-        let Some(mut facts) = self.facts.remove(&from) else {
+    pub fn detached(
+        &mut self,
+        from: SessionRef,
+        to: SessionRef,
+        how: DetachReason,
+        bytes: ByteTotals,
+    ) {
+        let Some(mut info) = self.info.remove(&from) else {
             return;
         };
-        facts.story.before = facts.story.bytes_with(bytes);
+        info.history.before = info.history.bytes_with(bytes);
         let by = match how {
-            Parted::Stolen(uid) => Some((uid, self.names.of(uid))),
-            Parted::Asked | Parted::Lost => None,
+            DetachReason::Stolen(uid) => Some((uid, self.user_names.of(uid))),
+            DetachReason::Requested | DetachReason::Lost => None,
         };
         let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
-        let act = Act::Detach(how, Timestamp::from(facts.story.attached).elapsed(), by);
-        self.tell_act(&facts, act, facts.story.last_client());
-        self.facts.insert(to, facts);
+        let act = ClientAct::Detach(how, Timestamp::from(info.history.attached).elapsed(), by);
+        self.write_client_act(&info, act, info.history.last_client());
+        self.info.insert(to, info);
     }
 
     /// The client of a session, which was there since then, was lost with its gateway.
-    pub fn lost_with_its_gateway(&mut self, subject: Subject, since: Timestamp) {
-        if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.story.attached = since.into();
+    pub fn client_lost_with_gateway(&mut self, session_ref: SessionRef, since: Timestamp) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.history.attached = since.into();
         }
-        self.detached(subject, subject, Parted::Lost, (None, None));
+        self.detached(session_ref, session_ref, DetachReason::Lost, (None, None));
     }
 
     /// A client attaches to a session that goes on.
-    pub fn attached(&mut self, from: Subject, to: Subject, origin: &Origin, client: &Stream) {
-        let Some(mut facts) = self.facts.remove(&from) else {
+    pub fn attached(&mut self, from: SessionRef, to: SessionRef, origin: &Origin, client: &Stream) {
+        let Some(mut info) = self.info.remove(&from) else {
             return;
         };
-        let peer = Peer::of(client, &mut self.names, facts.audit.is_some());
-        self.tell_act(&facts, Act::Attach(&origin.said), &peer);
-        facts.story.client = Some(Box::new(peer));
-        facts.story.attached = Timestamp::now().into();
-        self.facts.insert(to, facts);
+        let peer = Peer::of(client, &mut self.user_names, info.audit.is_some());
+        self.write_client_act(&info, ClientAct::Attach(&origin.claimed), &peer);
+        info.history.client = Some(Box::new(peer));
+        info.history.attached = Timestamp::now().into();
+        self.info.insert(to, info);
     }
 
     /// A client looks on, from now on. Where it stands that it does so no more, in case
     /// that this gateway is killed.
-    pub fn viewed(
+    pub fn viewer_attached(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         origin: &Origin,
         client: &Stream,
-    ) -> Option<end_lines::Place> {
-        let facts = self.facts.get(&subject).filter(|facts| facts.audit.is_some())?;
-        let peer = Peer::of(client, &mut self.names, true);
-        let last = facts.act_line(Act::Unwatch(None), &peer, &self.place, 0);
-        let line = facts.act_line(Act::Watch(&origin.said), &peer, &self.place, *self.queue.lost());
-        self.tell(line);
+    ) -> Option<end_lines::EndLineSlot> {
+        let info = self.info.get(&session_ref).filter(|info| info.audit.is_some())?;
+        let peer = Peer::of(client, &mut self.user_names, true);
+        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
+        let line = info.client_act_line(
+            ClientAct::Watch(&origin.claimed),
+            &peer,
+            &self.place,
+            *self.queue.lost(),
+        );
+        self.write_line(line);
         self.lines.as_mut()?.put(&last?, BootInstant::now(), false)
     }
 
     /// It does so no more, after so long.
-    pub fn unviewed(
+    pub fn viewer_left(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         client: &Stream,
         after: Duration,
-        place: Option<end_lines::Place>,
+        place: Option<end_lines::EndLineSlot>,
     ) {
-        place.into_iter().for_each(|place| self.take_down(place));
-        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
-            let peer = Peer::of(client, &mut self.names, true);
-            let act = Act::Unwatch(Some(after));
-            let line = facts.act_line(act, &peer, &self.place, *self.queue.lost());
-            self.tell(line);
+        place.into_iter().for_each(|place| self.remove_prepared(place));
+        if let Some(info) = self.info.get(&session_ref).filter(|info| info.audit.is_some()) {
+            let peer = Peer::of(client, &mut self.user_names, true);
+            let act = ClientAct::Unwatch(Some(after));
+            let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
+            self.write_line(line);
         }
     }
 
-    fn tell_act(&mut self, facts: &Facts, act: Act<'_>, peer: &Peer) {
-        let line = facts.act_line(act, peer, &self.place, *self.queue.lost());
-        self.tell(line);
+    fn write_client_act(&mut self, info: &SessionInfo, act: ClientAct<'_>, peer: &Peer) {
+        let line = info.client_act_line(act, peer, &self.place, *self.queue.lost());
+        self.write_line(line);
     }
 
     /// It is over; what of that is still to be told.
-    pub fn ended(&mut self, subject: Subject, why: Gone, bytes: Relayed) -> Option<Last> {
-        let facts = self.facts.remove(&subject);
-        self.counters.ended(why, facts.as_ref().map(|facts| facts.started.elapsed()));
-        let facts = facts?;
-        let (duration, bytes) = (facts.started.elapsed(), facts.story.bytes_with(bytes));
-        Some(Last { facts, end: End { at: SystemTime::now(), duration, why, bytes } })
+    pub fn ended(
+        &mut self,
+        session_ref: SessionRef,
+        why: EndReason,
+        bytes: ByteTotals,
+    ) -> Option<EndedSession> {
+        let info = self.info.remove(&session_ref);
+        self.counters.session_ended(why, info.as_ref().map(|info| info.started.elapsed()));
+        let info = info?;
+        let (duration, bytes) = (info.started.elapsed(), info.history.bytes_with(bytes));
+        Some(EndedSession { info, end: End { at: SystemTime::now(), duration, why, bytes } })
     }
 
     /// Writes the line of a session's end, where anybody wants to know of it, as soon as
     /// it is known what became of its recording.
-    pub fn tell_last(&mut self, last: Option<&Last>, recorded: Option<&Recorded>) {
+    pub fn write_end(&mut self, last: Option<&EndedSession>, recorded: Option<&RecordingResult>) {
         let Some(last) = last else { return };
-        if let (Some(lines), Some(place)) = (&mut self.lines, last.facts.place) {
+        if let (Some(lines), Some(place)) = (&mut self.lines, last.info.place) {
             lines.take(place);
         }
-        let line = last.facts.end_line(&last.end, recorded, *self.queue.lost());
-        self.tell(line);
+        let line = last.info.end_line(&last.end, recorded, *self.queue.lost());
+        self.write_line(line);
     }
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn in_advance(&self, subject: Subject) -> Option<(String, BootInstant)> {
-        let facts = self.facts.get(&subject)?;
-        Some((facts.line_in_advance(&self.place)?, facts.started.boot))
+    pub fn prepared_end(&self, session_ref: SessionRef) -> Option<(String, BootInstant)> {
+        let info = self.info.get(&session_ref)?;
+        Some((info.prepared_end_line(&self.place)?, info.started.boot))
     }
 
     /// The supervisor tells of a session's end, where this gateway is killed; or it
     /// does not.
-    pub fn entrusted(&mut self, subject: Subject, kept: bool) {
-        if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.is_kept = kept;
-            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, kept);
+    pub fn entrusted(&mut self, session_ref: SessionRef, kept: bool) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.is_supervised = kept;
+            if let (Some(lines), Some(place)) = (&self.lines, info.place) {
+                lines.set_supervised(place, kept);
             }
         }
     }
 
     /// There is no supervisor any more.
-    pub fn nothing_is_entrusted(&mut self) {
-        let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
-        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
-        kept.into_iter().for_each(|subject| self.entrusted(subject, false));
+    pub fn supervisor_lost(&mut self) {
+        let kept = self.info.iter().filter(|(_, info)| info.is_supervised);
+        let kept: Vec<SessionRef> = kept.map(|(session_ref, _)| *session_ref).collect();
+        kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
     }
 
     /// Writes a session's last line in advance.
-    fn write_in_advance(&mut self, subject: Subject) {
-        let (Some(lines), Some(facts)) = (&mut self.lines, self.facts.get_mut(&subject)) else {
+    fn prepare_end(&mut self, session_ref: SessionRef) {
+        let (Some(lines), Some(info)) = (&mut self.lines, self.info.get_mut(&session_ref)) else {
             return;
         };
-        let line = facts.line_in_advance(&self.place);
-        facts.place = line.and_then(|line| lines.put(&line, facts.started.boot, facts.is_kept));
+        let line = info.prepared_end_line(&self.place);
+        info.place = line.and_then(|line| lines.put(&line, info.started.boot, info.is_supervised));
     }
 
     /// Whether lines wait for the log.
-    pub fn waits(&self) -> bool {
-        self.queue.waits() || self.refusals.count()
+    pub fn has_waiting_lines(&self) -> bool {
+        self.queue.waits() || self.rejection_rate.count()
     }
 
     /// Writes some of them; returns whether the log took any.
     pub fn flush(&mut self) -> bool {
-        self.tell_of_refusals();
+        self.write_suppressed();
         self.queue.flush(log::takes) > 0
     }
 
     /// A session of a gateway that was here before goes on: its beginning was told
     /// then. Whoever keeps it has the line of its end.
-    pub fn goes_on(&mut self, subject: Subject, started: Timestamp) {
-        self.counters.goes_on();
-        if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.started = started;
-            facts.is_kept = true;
+    pub fn session_restored(&mut self, session_ref: SessionRef, started: Timestamp) {
+        self.counters.session_restored();
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.started = started;
+            info.is_supervised = true;
         }
-        self.write_in_advance(subject);
+        self.prepare_end(session_ref);
     }
 
     /// What the next gateway is to know of a session, where anybody wants to know it.
-    pub fn story(&self, subject: Subject) -> Option<Box<Story>> {
-        self.facts.get(&subject).map(|facts| facts.story.handed_on())
+    pub fn history(&self, session_ref: SessionRef) -> Option<Box<SessionHistory>> {
+        self.info.get(&session_ref).map(|info| info.history.for_successor())
     }
 
     /// A session of a gateway that was here before has this story, and this id and
     /// process; it began at this socket.
-    pub fn take_up(
+    pub fn restore(
         &mut self,
-        subject: Subject,
-        story: Story,
-        door: u16,
+        session_ref: SessionRef,
+        history: SessionHistory,
+        listener: u16,
         id: String,
         pid: Option<Pid>,
     ) {
-        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
-        self.note_story(subject, socket, story, id, pid);
+        let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
+        self.insert_info(session_ref, socket, history, id, pid);
     }
 
     /// Writes a line that somebody has written in advance.
-    pub fn say(&mut self, line: String) {
+    pub fn write_raw(&mut self, line: String) {
         self.queue.say(|_| line, log::takes);
     }
 
     /// The line that was written in advance for a session of which nothing else is
     /// known here.
-    pub fn put_in_advance(&mut self, line: &str, started: BootInstant) -> Option<end_lines::Place> {
+    pub fn put_prepared(
+        &mut self,
+        line: &str,
+        started: BootInstant,
+    ) -> Option<end_lines::EndLineSlot> {
         self.lines.as_mut()?.put(line, started, true)
     }
 
     /// It was written.
-    pub fn take_down(&mut self, place: end_lines::Place) {
+    pub fn remove_prepared(&mut self, place: end_lines::EndLineSlot) {
         if let Some(lines) = &mut self.lines {
             lines.take(place);
         }
     }
 
     /// A session has begun: its program was executed.
-    pub fn begun(&mut self, subject: Subject) {
-        self.counters.began();
-        self.write_in_advance(subject);
+    pub fn session_started(&mut self, session_ref: SessionRef) {
+        self.counters.session_started();
+        self.prepare_end(session_ref);
         let lost = *self.queue.lost();
-        let line = self.facts.get(&subject).and_then(|facts| facts.start_line(lost));
-        self.tell(line);
+        let line = self.info.get(&session_ref).and_then(|info| info.start_line(lost));
+        self.write_line(line);
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::end_reason::Refusal;
+use super::end_reason::RejectReason;
 use super::line::Format;
-use super::peer::Said;
+use super::peer::ClaimedIdentity;
 use crate::config::rules::Rules;
 use fpty::proto::{EndKind, Protocol, SessionEnd};
 
@@ -46,7 +46,7 @@ impl From<Protocol> for Mode {
 
 /// A socket, as it is told of.
 #[derive(Clone, Debug, Default)]
-pub struct Socket {
+pub struct AuditSocket {
     /// Its name.
     pub name: Arc<str>,
     /// How the audit's lines of those who come there look; `None`: there are
@@ -60,14 +60,14 @@ pub struct Socket {
     pub ids: (u32, u32),
 }
 
-impl Socket {
+impl AuditSocket {
     /// One with these rules.
     pub fn of(name: &str, rules: &Rules) -> Self {
         let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         Self {
             name: name.into(),
             audit: rules.audit,
-            is_recorded: rules.record.folder.is_some(),
+            is_recorded: rules.record.dir.is_some(),
             command: rules.command.to_string_lossy().into(),
             ids: rules.identity.as_ref().map_or_else(own, |identity| (identity.uid, identity.gid)),
         }
@@ -79,11 +79,11 @@ impl Socket {
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// The socket.
-    pub socket: Socket,
+    pub socket: AuditSocket,
     /// What it speaks.
     pub mode: Mode,
     /// What it says of itself.
-    pub said: Said,
+    pub claimed: ClaimedIdentity,
     /// The command that it asks for.
     pub command: Option<Arc<str>>,
 }
@@ -101,19 +101,19 @@ pub struct Rejection {
     /// For the client.
     pub ended: SessionEnd,
     /// For the audit and the metrics.
-    pub reason: Refusal,
+    pub reason: RejectReason,
 }
 
 impl From<SessionEnd> for Rejection {
     fn from(ended: SessionEnd) -> Self {
-        let reason = Refusal::of(&ended);
+        let reason = RejectReason::of(&ended);
         Self { ended, reason }
     }
 }
 
 impl Rejection {
     /// For this reason, which the client is told in a text.
-    pub fn because(reason: Refusal, text: impl Into<String>) -> Self {
+    pub fn because(reason: RejectReason, text: impl Into<String>) -> Self {
         Self { ended: SessionEnd::new(EndKind::Refused, text), reason }
     }
 }

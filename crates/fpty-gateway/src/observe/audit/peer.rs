@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::user_names::Names;
-use fpty::fair_share::Who;
+use super::user_names::UserNames;
+use fpty::fair_share::Principal;
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
 use fpty::sys::credentials::OVERFLOW_UID;
 use fpty::sys::socket::Stream;
@@ -35,33 +35,33 @@ pub struct Peer {
 
 impl Peer {
     /// What is known of all that have a share together.
-    pub fn in_common(who: Who) -> Self {
-        match who {
-            Who::User(uid) => Self { uid: Some(uid), ..Self::default() },
-            Who::Elsewhere(pid) => Self {
+    pub fn of_principal(principal: Principal) -> Self {
+        match principal {
+            Principal::User(uid) => Self { uid: Some(uid), ..Self::default() },
+            Principal::ForeignUser(pid) => Self {
                 pid: u32::try_from(pid).ok().filter(|pid| *pid > 0),
                 uid: Some(OVERFLOW_UID),
                 ..Self::default()
             },
-            Who::Address(address) => {
+            Principal::Ipv4(address) => {
                 Self { address: Some(IpAddr::V4(address.into())), ..Self::default() }
             }
-            Who::Network(upper) => {
+            Principal::Ipv6Prefix(upper) => {
                 let address = (u128::from(upper) << 64).into();
                 Self { address: Some(IpAddr::V6(address)), ..Self::default() }
             }
-            Who::Nobody => Self::default(),
+            Principal::Unknown => Self::default(),
         }
     }
 
     /// A user of this machine; nothing more is known of the connection.
-    pub fn user(uid: u32, names: &mut Names) -> Self {
+    pub fn user(uid: u32, names: &mut UserNames) -> Self {
         Self { uid: Some(uid), user: names.of(uid), ..Self::default() }
     }
 
     /// The peer of a connection; as whom it has logged in only where that is
     /// asked for.
-    pub fn of(client: &Stream, names: &mut Names, with_login: bool) -> Self {
+    pub fn of(client: &Stream, names: &mut UserNames, with_login: bool) -> Self {
         let Some(credentials) = client.credentials() else {
             let (address, port) = client.peer_address().unzip();
             return Self { address, port, ..Self::default() };
@@ -80,7 +80,7 @@ impl Peer {
 /// What a client says of itself: nobody has to believe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Said {
+pub struct ClaimedIdentity {
     /// Where it was logged in from.
     pub ssh_connection: Option<Box<str>>,
     /// As whom.
@@ -89,7 +89,7 @@ pub struct Said {
     pub term: Option<Box<str>>,
 }
 
-impl Said {
+impl ClaimedIdentity {
     /// Of the variables of the extended mode.
     pub fn of(variables: &Variables) -> Self {
         let text = |name: &[u8]| {
@@ -115,9 +115,9 @@ mod tests {
         variables::encode(pairs, &mut packets);
         let mut variables = Variables::default();
         variables.part(&packets[HEADER..], true);
-        let said = Said::of(&variables);
-        assert_eq!(said.ssh_connection.map(|text| text.len()), Some(1024));
-        assert_eq!(said.logname.as_deref(), Some("\u{fffd}\n"));
-        assert_eq!(said.term, None);
+        let claimed = ClaimedIdentity::of(&variables);
+        assert_eq!(claimed.ssh_connection.map(|text| text.len()), Some(1024));
+        assert_eq!(claimed.logname.as_deref(), Some("\u{fffd}\n"));
+        assert_eq!(claimed.term, None);
     }
 }

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::line::{Line, PATH, SHORT, Value};
+use super::line::{AuditLine, PATH, SHORT, Value};
 
 /// What became of the recording of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recorded {
+pub struct RecordingResult {
     /// The file.
     pub path: String,
     /// Its length; `None`: it is not known.
@@ -18,7 +18,7 @@ pub struct Recorded {
 }
 
 /// What became of a session's recording: the last of its fields.
-pub fn of_recording(line: &mut Line, recorded: &Recorded) {
+pub fn write_recording(line: &mut AuditLine, recorded: &RecordingResult) {
     line.member("record", "path", Value::Text(&recorded.path, PATH))
         .member("record", "bytes", Value::number(recorded.bytes))
         .member("record", "dropped", Value::Number(recorded.dropped))

@@ -6,79 +6,83 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::end_reason::Refusal;
+use super::end_reason::RejectReason;
 use super::origin::Origin;
 use super::peer::Peer;
-use super::session_info::Refused;
-use fpty::fair_share::Who;
+use super::session_info::RejectedConnection;
+use fpty::fair_share::Principal;
 
 /// Lines in a second: of one user, for one reason, at one socket; and of all.
-const OF_ONE: u32 = 50;
-const OF_ALL: u32 = 400;
+const MAX_PER_PRINCIPAL: u32 = 50;
+const MAX_PER_SECOND: u32 = 400;
 
 /// Shares that are told apart in a second; what comes then is one more.
-const SHARES: usize = 64;
+const MAX_PRINCIPALS: usize = 64;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What of one share was written in this second, and what was not: so many, and what
 /// the first of them was.
 #[derive(Default)]
-struct Share {
+struct PrincipalRate {
     written: u32,
-    left_out: Option<Refused>,
+    suppressed: Option<RejectedConnection>,
 }
 
 /// What was written of refusals of late.
-pub struct Refusals {
+pub struct RejectionRate {
     since: Instant,
     written: u32,
-    shares: HashMap<(Who, Refusal, Arc<str>), Share>,
+    shares: HashMap<(Principal, RejectReason, Arc<str>), PrincipalRate>,
     /// Some were counted.
-    counts: bool,
+    has_suppressed: bool,
 }
 
-impl Refusals {
+impl RejectionRate {
     /// Nothing.
     pub fn new() -> Self {
-        Self { since: Instant::now(), written: 0, shares: HashMap::new(), counts: false }
+        Self { since: Instant::now(), written: 0, shares: HashMap::new(), has_suppressed: false }
     }
 
     /// Whether a line of a number is still to be written.
     pub fn count(&self) -> bool {
-        self.counts
+        self.has_suppressed
     }
 
     /// What the second that is over has left out; nothing while it is not.
-    pub fn over(&mut self, now: Instant) -> Vec<Refused> {
+    pub fn over(&mut self, now: Instant) -> Vec<RejectedConnection> {
         if now.saturating_duration_since(self.since) < SECOND {
             return Vec::new();
         }
         let before = std::mem::replace(self, Self::new());
         self.since = now;
-        before.shares.into_values().filter_map(|share| share.left_out).collect()
+        before.shares.into_values().filter_map(|share| share.suppressed).collect()
     }
 
     /// Gives one back that is to have a line of its own; else it is counted.
-    pub fn note(&mut self, who: Who, refused: Refused) -> Option<Refused> {
-        let mut whose = (who, refused.reason, Arc::clone(&refused.origin.socket.name));
-        if self.shares.len() >= SHARES && !self.shares.contains_key(&whose) {
-            whose.0 = Who::Nobody;
+    pub fn note(
+        &mut self,
+        principal: Principal,
+        rejected: RejectedConnection,
+    ) -> Option<RejectedConnection> {
+        let mut key = (principal, rejected.reason, Arc::clone(&rejected.origin.socket.name));
+        if self.shares.len() >= MAX_PRINCIPALS && !self.shares.contains_key(&key) {
+            key.0 = Principal::Unknown;
         }
-        let peer = Peer::in_common(whose.0);
-        let share = self.shares.entry(whose).or_default();
-        if share.written < OF_ONE && self.written < OF_ALL {
+        let peer = Peer::of_principal(key.0);
+        let share = self.shares.entry(key).or_default();
+        if share.written < MAX_PER_PRINCIPAL && self.written < MAX_PER_SECOND {
             share.written += 1;
             self.written += 1;
-            return Some(refused);
+            return Some(rejected);
         }
-        self.counts = true;
-        let left_out = share.left_out.get_or_insert_with(|| {
-            let Origin { socket, mode, .. } = refused.origin;
+        self.has_suppressed = true;
+        let suppressed = share.suppressed.get_or_insert_with(|| {
+            let Origin { socket, mode, .. } = rejected.origin;
             let origin = Origin { socket, mode, ..Origin::default() };
-            Refused { origin, peer, ..refused }
+            RejectedConnection { origin, peer, ..rejected }
         });
-        left_out.count = Some(left_out.count.unwrap_or(0) + 1);
+        suppressed.count = Some(suppressed.count.unwrap_or(0) + 1);
         None
     }
 }
@@ -87,40 +91,45 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    fn refused(reason: Refusal) -> Refused {
+    fn rejected(reason: RejectReason) -> RejectedConnection {
         let (origin, peer) = (Origin::default(), Peer::default());
-        Refused { origin, peer, reason, why: "no".into(), count: None }
+        RejectedConnection { origin, peer, reason, why: "no".into(), count: None }
     }
 
     #[test]
     fn what_is_beyond_a_users_lines_is_counted() {
-        let mut refusals = Refusals::new();
-        let told = |refusals: &mut Refusals, who, count: u32| {
-            let is_told = |_: &u32| refusals.note(who, refused(Refusal::Denied)).is_some();
+        let mut rejection_rate = RejectionRate::new();
+        let told = |rejection_rate: &mut RejectionRate, principal, count: u32| {
+            let is_told =
+                |_: &u32| rejection_rate.note(principal, rejected(RejectReason::Denied)).is_some();
             (0..count).filter(is_told).count() as u32
         };
-        assert_eq!(told(&mut refusals, Who::User(1), 5000), OF_ONE);
-        assert!(refusals.count() && refusals.over(Instant::now()).is_empty());
+        assert_eq!(told(&mut rejection_rate, Principal::User(1), 5000), MAX_PER_PRINCIPAL);
+        assert!(rejection_rate.count() && rejection_rate.over(Instant::now()).is_empty());
         // Others still have theirs.
-        assert_eq!(told(&mut refusals, Who::User(2), 3), 3);
+        assert_eq!(told(&mut rejection_rate, Principal::User(2), 3), 3);
         let later = Instant::now() + SECOND;
-        let left_out = refusals.over(later);
-        assert_eq!(left_out.len(), 1);
-        assert_eq!(left_out[0].count, Some(u64::from(5000 - OF_ONE)));
-        assert_eq!((left_out[0].peer.uid, left_out[0].peer.pid), (Some(1), None));
-        assert!(!refusals.count() && refusals.over(later + SECOND).is_empty());
-        assert_eq!(told(&mut refusals, Who::User(1), 5), 5);
+        let suppressed = rejection_rate.over(later);
+        assert_eq!(suppressed.len(), 1);
+        assert_eq!(suppressed[0].count, Some(u64::from(5000 - MAX_PER_PRINCIPAL)));
+        assert_eq!((suppressed[0].peer.uid, suppressed[0].peer.pid), (Some(1), None));
+        assert!(!rejection_rate.count() && rejection_rate.over(later + SECOND).is_empty());
+        assert_eq!(told(&mut rejection_rate, Principal::User(1), 5), 5);
     }
 
     #[test]
     fn many_users_are_bounded_and_each_is_counted() {
-        let mut refusals = Refusals::new();
+        let mut rejection_rate = RejectionRate::new();
         let told = (0..10_000)
-            .filter(|uid| refusals.note(Who::User(*uid), refused(Refusal::Limit)).is_some())
+            .filter(|uid| {
+                rejection_rate.note(Principal::User(*uid), rejected(RejectReason::Limit)).is_some()
+            })
             .count();
-        assert!(told <= OF_ALL as usize && refusals.shares.len() <= SHARES + 1);
-        let left_out = refusals.over(Instant::now() + SECOND);
-        let counted: u64 = left_out.iter().filter_map(|left_out| left_out.count).sum();
+        assert!(
+            told <= MAX_PER_SECOND as usize && rejection_rate.shares.len() <= MAX_PRINCIPALS + 1
+        );
+        let suppressed = rejection_rate.over(Instant::now() + SECOND);
+        let counted: u64 = suppressed.iter().filter_map(|suppressed| suppressed.count).sum();
         assert_eq!(counted, 10_000 - told as u64);
     }
 }

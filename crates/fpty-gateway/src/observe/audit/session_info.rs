@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::carried_over::{Relayed, Story};
-use super::end_reason::{Gone, Parted, Refusal};
-use super::line::{ADDRESS, Format, Line, SHORT, Value, WHY};
+use super::carried_over::{ByteTotals, SessionHistory};
+use super::end_reason::{DetachReason, EndReason, RejectReason};
+use super::line::{ADDRESS, AuditLine, Format, SHORT, Value, WHY};
 use super::origin::{Mode, Origin};
-use super::peer::{Peer, Said};
-use super::prepared_end::{self, LONGEST};
-use super::recording_fields::{Recorded, of_recording};
+use super::peer::{ClaimedIdentity, Peer};
+use super::prepared_end::{self, MAX_LINE};
+use super::recording_fields::{RecordingResult, write_recording};
 use super::timestamp;
 use crate::process::supervisor::end_lines;
 use fpty::sys::Size;
@@ -22,7 +22,7 @@ pub use crate::log::AUDIT as PREFIX;
 
 /// Where a line is from.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub struct LineSource {
     /// The machine's name.
     pub host: String,
     /// The instance's: its procname, or its configuration file.
@@ -32,7 +32,7 @@ pub struct Place {
 }
 
 /// What is new of a session or command that is about to begin.
-pub struct New {
+pub struct NewSession {
     /// Its id.
     pub id: String,
     /// Its process.
@@ -45,13 +45,13 @@ pub struct New {
 
 /// What is known of a session.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct SessionInfo {
     /// Its id.
     pub id: String,
     /// The address that its client came to.
     pub socket: Arc<str>,
     /// What does not change with the gateway.
-    pub story: Story,
+    pub history: SessionHistory,
     /// Its program.
     pub pid: Option<u32>,
     /// When it began.
@@ -65,21 +65,21 @@ pub struct Facts {
     /// Where its recording is to be.
     pub recording: Option<Box<str>>,
     /// Where its last line is written in advance.
-    pub place: Option<end_lines::Place>,
+    pub place: Option<end_lines::EndLineSlot>,
     /// The supervisor has that line.
-    pub is_kept: bool,
+    pub is_supervised: bool,
 }
 
 /// What a client does with a session, that goes on before and afterwards.
 #[derive(Clone, Copy, Debug)]
-pub enum Act<'a> {
+pub enum ClientAct<'a> {
     /// It attaches, and says this of itself.
-    Attach(&'a Said),
+    Attach(&'a ClaimedIdentity),
     /// It leaves, after so long; where another one has taken the session, that one's
     /// user and name.
-    Detach(Parted, Duration, Option<(u32, Option<&'a str>)>),
+    Detach(DetachReason, Duration, Option<(u32, Option<&'a str>)>),
     /// It looks on.
-    Watch(&'a Said),
+    Watch(&'a ClaimedIdentity),
     /// It does so no more, after so long.
     Unwatch(Option<Duration>),
 }
@@ -92,59 +92,59 @@ pub struct End {
     /// After how long.
     pub duration: Duration,
     /// Why.
-    pub why: Gone,
+    pub why: EndReason,
     /// Bytes of input and output.
-    pub bytes: Relayed,
+    pub bytes: ByteTotals,
 }
 
 /// A session that is over: the line of its end can be written when it is known
 /// what became of its recording.
 #[derive(Clone, Debug)]
-pub struct Last {
+pub struct EndedSession {
     /// What was known of it.
-    pub facts: Box<Facts>,
+    pub info: Box<SessionInfo>,
     /// How it ended.
     pub end: End,
 }
 
-impl Facts {
+impl SessionInfo {
     /// The fields that all lines about it have, in this format and no longer
     /// than there is room for.
-    pub fn common(&self, format: Format, place: &Place) -> Box<str> {
-        let fields = |line: &mut Line| {
-            of_place(line, Some(&self.id), place);
-            let Story { mode, first, command, uid, gid, .. } = &self.story;
-            of_peer(line, &self.socket, *mode, first);
+    pub fn common(&self, format: Format, place: &LineSource) -> Box<str> {
+        let fields = |line: &mut AuditLine| {
+            write_source(line, Some(&self.id), place);
+            let SessionHistory { mode, first, command, uid, gid, .. } = &self.history;
+            write_peer(line, &self.socket, *mode, first);
             line.field("uid", Value::Number((*uid).into()))
                 .field("gid", Value::Number((*gid).into()))
                 .field("command", Value::Text(command, place.command_room))
                 .field("pid", Value::number(self.pid));
         };
-        Line::part(format, fields).into()
+        AuditLine::fields_only(format, fields).into()
     }
 
     /// The line of its end, in advance, for whoever comes after a gateway that
     /// was killed; `None`: it has no lines.
-    pub fn line_in_advance(&self, place: &Place) -> Option<String> {
+    pub fn prepared_end_line(&self, place: &LineSource) -> Option<String> {
         let end = End {
-            at: prepared_end::NO_TIME,
+            at: prepared_end::UNKNOWN_TIME,
             duration: Duration::ZERO,
-            why: Gone::Lost,
+            why: EndReason::Lost,
             bytes: (None, None),
         };
         // Where it stands is known, what becomes of it is not.
         let recorded = self
             .recording
             .as_ref()
-            .map(|path| Recorded { path: path.to_string(), ..Recorded::default() });
+            .map(|path| RecordingResult { path: path.to_string(), ..RecordingResult::default() });
         for recorded in [recorded.as_ref(), None] {
             let line = self.end_line(&end, recorded, 0)?;
-            if line.len() <= LONGEST {
+            if line.len() <= MAX_LINE {
                 return Some(line);
             }
         }
         let (format, _) = self.audit.as_ref()?;
-        let place = Place { command_room: SHORT, ..place.clone() };
+        let place = LineSource { command_room: SHORT, ..place.clone() };
         let audit = Some((*format, self.common(*format, &place)));
         Self { audit, ..self.clone() }.end_line(&end, None, 0)
     }
@@ -154,41 +154,47 @@ impl Facts {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
-        let Story { said, tty, size, .. } = &self.story;
+        let SessionHistory { claimed, tty, size, .. } = &self.history;
         let (rows, cols) = size.unzip();
-        of_claim(&mut line, said);
+        write_claimed(&mut line, claimed);
         line.field("tty", Value::text(tty.as_deref(), SHORT))
-            .field("term", Value::text(said.term.as_deref(), SHORT))
+            .field("term", Value::text(claimed.term.as_deref(), SHORT))
             .field("rows", Value::number(rows))
             .field("cols", Value::number(cols));
         Some(finish(line, lost))
     }
 
     /// The line of what a client does with it.
-    pub fn act_line(&self, act: Act<'_>, peer: &Peer, place: &Place, lost: u64) -> Option<String> {
+    pub fn client_act_line(
+        &self,
+        act: ClientAct<'_>,
+        peer: &Peer,
+        place: &LineSource,
+        lost: u64,
+    ) -> Option<String> {
         let (format, _) = self.audit.as_ref()?;
         let event = match act {
-            Act::Attach(_) => "session-attach",
-            Act::Detach(..) => "session-detach",
-            Act::Watch(_) => "session-watch",
-            Act::Unwatch(_) => "session-unwatch",
+            ClientAct::Attach(_) => "session-attach",
+            ClientAct::Detach(..) => "session-detach",
+            ClientAct::Watch(_) => "session-watch",
+            ClientAct::Unwatch(_) => "session-unwatch",
         };
         let at = match act {
-            Act::Unwatch(None) => prepared_end::NO_TIME,
+            ClientAct::Unwatch(None) => prepared_end::UNKNOWN_TIME,
             _ => SystemTime::now(),
         };
         let mut line = begin(*format, event, at);
-        of_place(&mut line, Some(&self.id), place);
-        of_peer(&mut line, &self.socket, self.story.mode, peer);
+        write_source(&mut line, Some(&self.id), place);
+        write_peer(&mut line, &self.socket, self.history.mode, peer);
         match act {
-            Act::Attach(said) | Act::Watch(said) => {
-                of_claim(&mut line, said);
-                line.field("term", Value::text(said.term.as_deref(), SHORT));
+            ClientAct::Attach(claimed) | ClientAct::Watch(claimed) => {
+                write_claimed(&mut line, claimed);
+                line.field("term", Value::text(claimed.term.as_deref(), SHORT));
             }
-            Act::Unwatch(duration) => {
+            ClientAct::Unwatch(duration) => {
                 line.field("duration", Value::Seconds(duration.unwrap_or_default()));
             }
-            Act::Detach(how, duration, by) => {
+            ClientAct::Detach(how, duration, by) => {
                 let (uid, user) = by.unzip();
                 line.field("duration", Value::Seconds(duration))
                     .field("reason", Value::word(how.word()))
@@ -200,7 +206,12 @@ impl Facts {
     }
 
     /// The line of its end.
-    pub fn end_line(&self, end: &End, recorded: Option<&Recorded>, lost: u64) -> Option<String> {
+    pub fn end_line(
+        &self,
+        end: &End,
+        recorded: Option<&RecordingResult>,
+        lost: u64,
+    ) -> Option<String> {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-end", end.at);
         line.fields(common);
@@ -216,7 +227,7 @@ impl Facts {
             .field("bytes_in", Value::number(end.bytes.0))
             .field("bytes_out", Value::number(end.bytes.1));
         match recorded {
-            Some(recorded) => of_recording(&mut line, recorded),
+            Some(recorded) => write_recording(&mut line, recorded),
             None => drop(line.field("record", Value::Null)),
         }
         Some(finish(line, lost))
@@ -225,13 +236,13 @@ impl Facts {
 
 /// Somebody who got no session.
 #[derive(Clone, Debug)]
-pub struct Refused {
+pub struct RejectedConnection {
     /// Where it comes from.
     pub origin: Origin,
     /// Who it is.
     pub peer: Peer,
     /// Why, in a word.
-    pub reason: Refusal,
+    pub reason: RejectReason,
     /// The same, in the words of the log.
     pub why: Box<str>,
     /// So many that have no line of their own, where it stands for them: what they
@@ -239,14 +250,14 @@ pub struct Refused {
     pub count: Option<u64>,
 }
 
-impl Refused {
+impl RejectedConnection {
     /// Its line; `None`: there is none at that socket.
-    pub fn line(&self, place: &Place, lost: u64) -> Option<String> {
-        let Origin { socket, mode, said, command } = &self.origin;
+    pub fn line(&self, place: &LineSource, lost: u64) -> Option<String> {
+        let Origin { socket, mode, claimed, command } = &self.origin;
         let mut line = begin(socket.audit?, "refused", SystemTime::now());
-        of_place(&mut line, None, place);
-        of_peer(&mut line, &socket.name, *mode, &self.peer);
-        of_claim(&mut line, said);
+        write_source(&mut line, None, place);
+        write_peer(&mut line, &socket.name, *mode, &self.peer);
+        write_claimed(&mut line, claimed);
         line.field("command", Value::text(command.as_deref(), place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(&self.why, WHY));
@@ -257,26 +268,26 @@ impl Refused {
     }
 }
 
-fn begin(format: Format, event: &'static str, time: SystemTime) -> Line {
-    let mut line = Line::new(format, PREFIX);
+fn begin(format: Format, event: &'static str, time: SystemTime) -> AuditLine {
+    let mut line = AuditLine::new(format, PREFIX);
     line.field("event", Value::word(event)).field("time", Value::word(&timestamp::rfc3339(time)));
     line
 }
 
-fn of_place(line: &mut Line, id: Option<&str>, place: &Place) {
+fn write_source(line: &mut AuditLine, id: Option<&str>, place: &LineSource) {
     line.field("id", Value::text(id, SHORT))
         .field("host", Value::Text(&place.host, SHORT))
         .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
 }
 
-fn of_claim(line: &mut Line, said: &Said) {
-    let Said { ssh_connection, logname, .. } = said;
+fn write_claimed(line: &mut AuditLine, claimed: &ClaimedIdentity) {
+    let ClaimedIdentity { ssh_connection, logname, .. } = claimed;
     line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
         .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
 }
 
 /// Where a session's client came in, and who it is.
-pub fn of_peer(line: &mut Line, socket: &str, mode: Mode, peer: &Peer) {
+pub fn write_peer(line: &mut AuditLine, socket: &str, mode: Mode, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))
         .field("mode", Value::word(mode.word()))
@@ -289,7 +300,7 @@ pub fn of_peer(line: &mut Line, socket: &str, mode: Mode, peer: &Peer) {
         .member("peer", "port", Value::number(peer.port));
 }
 
-fn finish(mut line: Line, lost: u64) -> String {
+fn finish(mut line: AuditLine, lost: u64) -> String {
     // Only where there is something to say: it makes a line no longer.
     if lost > 0 {
         line.field("lost", Value::Number(lost));
@@ -300,10 +311,10 @@ fn finish(mut line: Line, lost: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::audit::origin::Socket;
+    use crate::observe::audit::origin::AuditSocket;
     use serde_json::Value as Json;
 
-    fn facts(text: &str) -> Facts {
+    fn info(text: &str) -> SessionInfo {
         let first = Peer {
             pid: Some(u32::MAX),
             uid: Some(u32::MAX),
@@ -313,26 +324,26 @@ mod tests {
             address: Some([u8::MAX; 16].into()),
             port: Some(u16::MAX),
         };
-        let said = Said {
+        let claimed = ClaimedIdentity {
             ssh_connection: Some(text.into()),
             logname: Some(text.into()),
             term: Some(text.into()),
         };
-        let story = Story {
+        let history = SessionHistory {
             mode: Mode::Extended,
             first,
-            said,
+            claimed,
             uid: u32::MAX,
             gid: u32::MAX,
             command: text.into(),
             tty: Some(text.into()),
             size: Some((u16::MAX, u16::MAX)),
-            ..Story::default()
+            ..SessionHistory::default()
         };
-        Facts {
+        SessionInfo {
             id: String::from("0123abcd"),
             socket: text.into(),
-            story,
+            history,
             pid: Some(u32::MAX),
             started: Timestamp::default(),
             exit: Some(Exit::Signal { number: 64, core: true }),
@@ -340,32 +351,32 @@ mod tests {
             recorded: false,
             recording: None,
             place: None,
-            is_kept: false,
+            is_supervised: false,
         }
     }
 
     /// The same, with lines of this format.
-    fn audited(format: Format, text: &str) -> Facts {
-        let facts = facts(text);
-        let common = facts.common(format, &place(text));
-        Facts { audit: Some((format, common)), ..facts }
+    fn audited(format: Format, text: &str) -> SessionInfo {
+        let info = info(text);
+        let common = info.common(format, &place(text));
+        SessionInfo { audit: Some((format, common)), ..info }
     }
 
-    fn place(text: &str) -> Place {
-        Place { host: text.to_owned(), instance: Some(text.to_owned()), command_room: 800 }
+    fn place(text: &str) -> LineSource {
+        LineSource { host: text.to_owned(), instance: Some(text.to_owned()), command_room: 800 }
     }
 
     /// All three lines, at their longest.
     fn lines(format: Format, text: &str) -> [String; 3] {
-        let facts = audited(format, text);
+        let info = audited(format, text);
         let place = place(text);
-        let Story { mode, first: peer, said, command, .. } = facts.story.clone();
-        let (name, audit) = (facts.socket.clone(), Some(format));
-        let socket = Socket { name, audit, ..Socket::default() };
-        let origin = Origin { socket, mode, said, command: Some(command) };
-        let (reason, count) = (Refusal::Resources, Some(u64::MAX));
-        let refused = Refused { origin, peer, reason, why: text.into(), count };
-        let recorded = Recorded {
+        let SessionHistory { mode, first: peer, claimed, command, .. } = info.history.clone();
+        let (name, audit) = (info.socket.clone(), Some(format));
+        let socket = AuditSocket { name, audit, ..AuditSocket::default() };
+        let origin = Origin { socket, mode, claimed, command: Some(command) };
+        let (reason, count) = (RejectReason::Resources, Some(u64::MAX));
+        let refused = RejectedConnection { origin, peer, reason, why: text.into(), count };
+        let recorded = RecordingResult {
             path: text.to_owned(),
             bytes: Some(u64::MAX),
             dropped: u64::MAX,
@@ -374,12 +385,12 @@ mod tests {
         let end = End {
             at: SystemTime::UNIX_EPOCH,
             duration: Duration::MAX,
-            why: Gone::Operator,
+            why: EndReason::Operator,
             bytes: (Some(u64::MAX), Some(u64::MAX)),
         };
         [
-            facts.start_line(u64::MAX).expect("a line"),
-            facts.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
+            info.start_line(u64::MAX).expect("a line"),
+            info.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
             refused.line(&place, u64::MAX).expect("a line"),
         ]
     }
@@ -401,11 +412,11 @@ mod tests {
     fn every_last_line_can_be_written_in_advance() {
         for text in ["\u{1}\n\"\\".repeat(5000), "\u{20ac}".repeat(5000), String::from("x")] {
             for format in [Format::Json, Format::KeyVal] {
-                let facts = Facts { exit: None, ..audited(format, &text) };
-                let line = facts.line_in_advance(&place(&text)).expect("a line");
-                assert!(line.len() <= LONGEST, "{} bytes", line.len());
+                let info = SessionInfo { exit: None, ..audited(format, &text) };
+                let line = info.prepared_end_line(&place(&text)).expect("a line");
+                assert!(line.len() <= MAX_LINE, "{} bytes", line.len());
                 let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-                let line = prepared_end::at(&line, later, Duration::from_millis(7007));
+                let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
                 let duration = match format {
                     Format::Json => "\"duration\":7.007,\"reason\":\"lost\",\"status\":null",
@@ -417,29 +428,31 @@ mod tests {
                     Format::KeyVal => " reason=\"signal\" status=null signal=9 ",
                 };
                 let killed = Exit::Signal { number: 9, core: false };
-                let line = prepared_end::because(&line, Gone::Signal, Some(killed));
+                let line = prepared_end::with_reason(&line, EndReason::Signal, Some(killed));
                 assert!(line.contains(known) && prepared_end::is_end(&line), "{line}");
-                let peer = facts.story.first.clone();
-                let act = |after| facts.act_line(Act::Unwatch(after), &peer, &place(&text), 0);
+                let peer = info.history.first.clone();
+                let act = |after| {
+                    info.client_act_line(ClientAct::Unwatch(after), &peer, &place(&text), 0)
+                };
                 let line = act(None).expect("a line");
-                assert!(line.len() <= LONGEST && !prepared_end::is_end(&line), "{line}");
-                let line = prepared_end::at(&line, later, Duration::from_millis(7007));
+                assert!(line.len() <= MAX_LINE && !prepared_end::is_end(&line), "{line}");
+                let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
                 assert!(line.ends_with("7.007}") || line.ends_with(" duration=7.007"), "{line}");
-                assert_eq!(prepared_end::id_of_recorded(&line), None);
+                assert_eq!(prepared_end::recorded_session_id(&line), None);
                 let path = Some("a file".into());
                 let trap = "id=\" record.path=\" \"record\":{\"path\":\"";
-                let facts = Facts { exit: None, recording: path, ..audited(format, trap) };
-                let line = facts.line_in_advance(&place("x")).expect("a line");
-                assert_eq!(prepared_end::id_of_recorded(&line), Some("0123abcd"));
+                let info = SessionInfo { exit: None, recording: path, ..audited(format, trap) };
+                let line = info.prepared_end_line(&place("x")).expect("a line");
+                assert_eq!(prepared_end::recorded_session_id(&line), Some("0123abcd"));
                 let sha256 = Some(String::from("abc"));
                 let path = String::from("file");
-                let recorded = Recorded { path, bytes: Some(7), dropped: 8, sha256 };
-                let (at, duration) = (prepared_end::NO_TIME, Duration::ZERO);
-                let end = End { at, duration, why: Gone::Lost, bytes: (None, None) };
+                let recorded = RecordingResult { path, bytes: Some(7), dropped: 8, sha256 };
+                let (at, duration) = (prepared_end::UNKNOWN_TIME, Duration::ZERO);
+                let end = End { at, duration, why: EndReason::Lost, bytes: (None, None) };
                 assert_eq!(
-                    prepared_end::recorded(&line, &recorded),
-                    facts.end_line(&end, Some(&recorded), 0).expect("a line")
+                    prepared_end::with_recording(&line, &recorded),
+                    info.end_line(&end, Some(&recorded), 0).expect("a line")
                 );
             }
         }
@@ -469,14 +482,14 @@ mod tests {
 
     #[test]
     fn what_did_not_come_through_is_null_and_not_0() {
-        let facts = Facts { exit: None, ..audited(Format::KeyVal, "x") };
+        let info = SessionInfo { exit: None, ..audited(Format::KeyVal, "x") };
         let end = End {
             at: SystemTime::UNIX_EPOCH,
             duration: Duration::from_millis(1),
-            why: Gone::Hangup,
+            why: EndReason::Hangup,
             bytes: (None, None),
         };
-        let line = facts.end_line(&end, None, 0).expect("a line");
+        let line = info.end_line(&end, None, 0).expect("a line");
         assert!(line.ends_with(
             "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
              bytes_out=null record=null"

@@ -22,15 +22,15 @@ pub fn rfc3339(time: SystemTime) -> String {
 }
 
 /// The same in seconds.
-pub fn in_seconds(time: SystemTime) -> String {
+pub fn rfc3339_seconds(time: SystemTime) -> String {
     let time = rfc3339(time);
     let seconds = time.rsplit_once('.').map_or(&*time, |(seconds, _)| seconds);
     format!("{seconds}Z")
 }
 
 /// The same without what a file's name is better without.
-pub fn in_a_name(time: SystemTime) -> String {
-    in_seconds(time).replace(['-', ':'], "")
+pub fn compact(time: SystemTime) -> String {
+    rfc3339_seconds(time).replace(['-', ':'], "")
 }
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ mod tests {
             assert_eq!(rfc3339(at(seconds, 0)), text);
         }
         assert_eq!(rfc3339(at(1_000_000_000, 7)), "2001-09-09T01:46:40.007Z");
-        assert_eq!(in_a_name(at(1_000_000_000, 7)), "20010909T014640Z");
+        assert_eq!(compact(at(1_000_000_000, 7)), "20010909T014640Z");
     }
 
     #[test]
@@ -69,7 +69,7 @@ mod tests {
             (1_764_072_000, "2025-11-25T12:00:00Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
-            assert_eq!(in_seconds(at(seconds, 0)), text);
+            assert_eq!(rfc3339_seconds(at(seconds, 0)), text);
         }
     }
 

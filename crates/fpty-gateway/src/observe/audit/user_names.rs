@@ -13,36 +13,36 @@ use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Stream;
 
 /// How long a name is good for; then it is asked for once more.
-const GOOD_FOR: Duration = Duration::from_secs(600);
+const CACHE_TIME: Duration = Duration::from_secs(600);
 
 /// How many are kept.
-const MOST: usize = 4096;
+const MAX_CACHED: usize = 4096;
 
 /// Questions that may wait.
-const WAITING: usize = 64;
+const MAX_REQUESTS: usize = 64;
 
 type Name = Option<Arc<str>>;
 
 /// Names of users, and as whom they have logged in.
 #[derive(Default)]
-pub struct Names {
+pub struct UserNames {
     known: HashMap<u32, (Instant, Name)>,
     logins: LoginUidCache,
     /// Who is asked; `None`: nobody was needed yet.
-    directory: Option<Directory>,
+    resolver: Option<Resolver>,
 }
 
 /// A thread that asks, and what it is asked.
-struct Directory {
-    questions: SyncSender<u32>,
+struct Resolver {
+    requests: SyncSender<u32>,
     answers: Receiver<(u32, Name)>,
     asked: HashSet<u32>,
 }
 
-impl Directory {
+impl Resolver {
     /// `None`: there can be no thread.
     fn start() -> Option<Self> {
-        let (questions, to_ask) = sync_channel::<u32>(WAITING);
+        let (requests, to_ask) = sync_channel::<u32>(MAX_REQUESTS);
         let (answer, answers) = channel();
         // Signals are for the loop.
         let _blocked = Blocked::all();
@@ -55,18 +55,18 @@ impl Directory {
             }
         };
         std::thread::Builder::new().name(String::from("fpty-names")).spawn(body).ok()?;
-        Some(Self { questions, answers, asked: HashSet::new() })
+        Some(Self { requests, answers, asked: HashSet::new() })
     }
 
     /// Asks, where that was not done yet, and as many as may do not wait.
     fn ask(&mut self, uid: u32) {
-        if !self.asked.contains(&uid) && self.questions.try_send(uid).is_ok() {
+        if !self.asked.contains(&uid) && self.requests.try_send(uid).is_ok() {
             self.asked.insert(uid);
         }
     }
 }
 
-impl Names {
+impl UserNames {
     /// The name of a user that was asked for before.
     pub fn known(&self, uid: u32) -> Option<String> {
         let (_, name) = self.known.get(&uid)?;
@@ -80,7 +80,7 @@ impl Names {
         }
         self.take_answers();
         let before = match self.known.get(&uid) {
-            Some((asked, name)) if asked.elapsed() < GOOD_FOR => return name.clone(),
+            Some((asked, name)) if asked.elapsed() < CACHE_TIME => return name.clone(),
             Some((_, name)) => name.clone(),
             None => None,
         };
@@ -89,11 +89,11 @@ impl Names {
             self.keep(uid, name.clone());
             return name;
         }
-        if self.directory.is_none() {
-            self.directory = Directory::start();
+        if self.resolver.is_none() {
+            self.resolver = Resolver::start();
         }
-        if let Some(directory) = &mut self.directory {
-            directory.ask(uid);
+        if let Some(resolver) = &mut self.resolver {
+            resolver.ask(uid);
         }
         before
     }
@@ -104,20 +104,20 @@ impl Names {
     }
 
     fn take_answers(&mut self) {
-        let Some(directory) = &mut self.directory else {
+        let Some(resolver) = &mut self.resolver else {
             return;
         };
-        let answers: Vec<(u32, Name)> = directory.answers.try_iter().collect();
+        let answers: Vec<(u32, Name)> = resolver.answers.try_iter().collect();
         for (uid, name) in answers {
-            if let Some(directory) = &mut self.directory {
-                directory.asked.remove(&uid);
+            if let Some(resolver) = &mut self.resolver {
+                resolver.asked.remove(&uid);
             }
             self.keep(uid, name);
         }
     }
 
     fn keep(&mut self, uid: u32, name: Name) {
-        if self.known.len() >= MOST {
+        if self.known.len() >= MAX_CACHED {
             self.known.clear();
         }
         self.known.insert(uid, (Instant::now(), name));
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn root_has_a_name_at_once_and_nobody_else_has_a_number_as_high() {
-        let mut names = Names::default();
+        let mut names = UserNames::default();
         assert_eq!(names.of(0).as_deref(), Some("root"));
-        assert!(names.directory.is_none());
+        assert!(names.resolver.is_none());
         assert_eq!(names.of(OVERFLOW_UID), None);
         assert_eq!(names.of(3_999_999_999), None);
         // Somebody is asked, and the answer is kept.

@@ -9,8 +9,8 @@ use once_cell::sync::OnceCell;
 use serde::{Serialize, Serializer};
 
 use crate::host::{MetricKind, host};
-use crate::observe::audit::end_reason::{Gone, Refusal};
-use crate::process::shared_memory::{self, Part};
+use crate::observe::audit::end_reason::{EndReason, RejectReason};
+use crate::process::shared_memory::{self, Region};
 
 /// Bounds of the histogram of durations, in seconds; the last bucket has none.
 pub const BUCKETS: [u64; 10] =
@@ -21,10 +21,10 @@ const ACCEPTED: usize = 0;
 const SESSIONS: usize = 1;
 const PEAK: usize = 2;
 const MICROSECONDS: usize = 3;
-const REFUSALS: usize = 4;
-const REFUSED: usize = 5;
-const ENDED: usize = REFUSED + Refusal::WORDS.len();
-const DURATIONS: usize = ENDED + Gone::WORDS.len();
+const REJECTED_TOTAL: usize = 4;
+const REJECTED: usize = 5;
+const ENDED: usize = REJECTED + RejectReason::WORDS.len();
+const DURATIONS: usize = ENDED + EndReason::WORDS.len();
 const COMMON: usize = DURATIONS + BUCKETS.len() + 1;
 
 /// Words of a gateway's own: a line of the processor's cache, which no other
@@ -46,10 +46,10 @@ pub const fn words(gateways: usize) -> usize {
 
 /// Has the server show some of them. In the master, before it forks the gateways.
 pub fn register() {
-    if let Some(words) = shared_memory::part(Part::Counters) {
+    if let Some(words) = shared_memory::region(Region::Counters) {
         host().export_metric(c"forkptyrouter.sessions", MetricKind::Gauge, &words[SESSIONS]);
         host().export_metric(c"forkptyrouter.accepted", MetricKind::Counter, &words[ACCEPTED]);
-        host().export_metric(c"forkptyrouter.refused", MetricKind::Counter, &words[REFUSALS]);
+        host().export_metric(c"forkptyrouter.refused", MetricKind::Counter, &words[REJECTED_TOTAL]);
     }
 }
 
@@ -62,7 +62,7 @@ pub struct Counters {
 
 /// All of them at one moment, as the statistics have them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Counted {
+pub struct CountersSnapshot {
     /// Sessions that began.
     pub accepted: u64,
     /// Clients that got none.
@@ -99,7 +99,7 @@ impl Serialize for ByReason {
 impl Counters {
     /// Those of the gateway of this number, for somebody else.
     pub fn at(ordinal: usize) -> Self {
-        let words = shared_memory::part(Part::Counters).unwrap_or_default();
+        let words = shared_memory::region(Region::Counters).unwrap_or_default();
         Self::from_words(words, ordinal)
     }
 
@@ -112,23 +112,23 @@ impl Counters {
     /// killed are lost.
     pub fn of_gateway(ordinal: usize) -> Self {
         let words =
-            shared_memory::part(Part::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
+            shared_memory::region(Region::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
         let counters = Self::from_words(words, ordinal);
-        let _ = OURS.set(counters);
+        let _ = OWN_COUNTERS.set(counters);
         let left = counters.own(OWN_SESSIONS).swap(0, Relaxed);
         // Not less so many: it may have been killed in the midst of counting.
         counters.word(SESSIONS).store(counters.sum(OWN_SESSIONS), Relaxed);
-        counters.word(ENDED + Gone::Lost as usize).fetch_add(left, Relaxed);
+        counters.word(ENDED + EndReason::Lost as usize).fetch_add(left, Relaxed);
         counters
     }
 
     /// A session has begun.
-    pub fn began(self) {
+    pub fn session_started(self) {
         self.word(ACCEPTED).fetch_add(1, Relaxed);
-        self.one_more();
+        self.session_opened();
     }
 
-    fn one_more(self) {
+    fn session_opened(self) {
         let now = self.word(SESSIONS).fetch_add(1, Relaxed) + 1;
         self.word(PEAK).fetch_max(now, Relaxed);
         add(self.own(OWN_SESSIONS), 1);
@@ -136,17 +136,17 @@ impl Counters {
 
     /// A session of a gateway that was here before goes on. It was counted among
     /// the lost ones, or, before a reload, nowhere.
-    pub fn goes_on(self) {
-        let lost = self.word(ENDED + Gone::Lost as usize);
+    pub fn session_restored(self) {
+        let lost = self.word(ENDED + EndReason::Lost as usize);
         let fewer = lost.fetch_update(Relaxed, Relaxed, |lost| lost.checked_sub(1));
         if fewer.is_err() {
             self.word(ACCEPTED).fetch_add(1, Relaxed);
         }
-        self.one_more();
+        self.session_opened();
     }
 
     /// A session has ended; after how long where that is known.
-    pub fn ended(self, why: Gone, after: Option<Duration>) {
+    pub fn session_ended(self, why: EndReason, after: Option<Duration>) {
         self.word(ENDED + why as usize).fetch_add(1, Relaxed);
         self.word(SESSIONS).fetch_sub(1, Relaxed);
         let own = self.own(OWN_SESSIONS);
@@ -163,28 +163,28 @@ impl Counters {
 
     /// The same of a session whose gateway is gone, where that had counted it: after a
     /// reload it was counted nowhere.
-    pub fn ended_elsewhere(self, why: Gone, after: Duration) {
+    pub fn session_ended_elsewhere(self, why: EndReason, after: Duration) {
         if self.own(OWN_SESSIONS).load(Relaxed) > 0 {
-            self.ended(why, Some(after));
+            self.session_ended(why, Some(after));
         }
     }
 
     /// Nobody got a session.
-    pub fn refused(self, why: Refusal) {
-        self.word(REFUSALS).fetch_add(1, Relaxed);
-        self.word(REFUSED + why as usize).fetch_add(1, Relaxed);
+    pub fn rejected(self, why: RejectReason) {
+        self.word(REJECTED_TOTAL).fetch_add(1, Relaxed);
+        self.word(REJECTED + why as usize).fetch_add(1, Relaxed);
     }
 
     /// All of them.
-    pub fn now(self) -> Counted {
+    pub fn snapshot(self) -> CountersSnapshot {
         let word = |at: usize| self.word(at).load(Relaxed);
         let by_reason = |words: &[&'static str], from: usize| {
             ByReason(words.iter().copied().zip((from..).map(word)).collect())
         };
-        Counted {
+        CountersSnapshot {
             accepted: word(ACCEPTED),
-            refused: by_reason(&Refusal::WORDS, REFUSED),
-            ended: by_reason(&Gone::WORDS, ENDED),
+            refused: by_reason(&RejectReason::WORDS, REJECTED),
+            ended: by_reason(&EndReason::WORDS, ENDED),
             bytes_in: self.sum(OWN_IN),
             bytes_out: self.sum(OWN_OUT),
             peak_sessions: word(PEAK),
@@ -196,35 +196,36 @@ impl Counters {
 
     /// What all gateways have of their own.
     fn sum(self, at: usize) -> u64 {
-        let all = shared_memory::part(Part::Counters).map_or(self.own, |words| &words[own(0)..]);
+        let all =
+            shared_memory::region(Region::Counters).map_or(self.own, |words| &words[own(0)..]);
         all.chunks(OWN).filter_map(|own| own.get(at)).map(|word| word.load(Relaxed)).sum()
     }
 
     fn word(self, at: usize) -> &'static AtomicU64 {
-        self.words.get(at).unwrap_or(&NOWHERE)
+        self.words.get(at).unwrap_or(&DISCARD)
     }
 
     fn own(self, at: usize) -> &'static AtomicU64 {
-        self.own.get(at).unwrap_or(&NOWHERE)
+        self.own.get(at).unwrap_or(&DISCARD)
     }
 }
 
 /// What is counted without memory for it.
-static NOWHERE: AtomicU64 = AtomicU64::new(0);
+static DISCARD: AtomicU64 = AtomicU64::new(0);
 
 /// Those of this process.
-static OURS: OnceCell<Counters> = OnceCell::new();
+static OWN_COUNTERS: OnceCell<Counters> = OnceCell::new();
 
 /// So many bytes went to a terminal of this gateway.
-pub fn took_in(bytes: usize) {
-    if let Some(ours) = OURS.get() {
+pub fn add_bytes_in(bytes: usize) {
+    if let Some(ours) = OWN_COUNTERS.get() {
         add(ours.own(OWN_IN), bytes as u64);
     }
 }
 
 /// So many bytes came from one.
-pub fn gave_out(bytes: usize) {
-    if let Some(ours) = OURS.get() {
+pub fn add_bytes_out(bytes: usize) {
+    if let Some(ours) = OWN_COUNTERS.get() {
         add(ours.own(OWN_OUT), bytes as u64);
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::counters::{BUCKETS, ByReason, Counted};
+use super::counters::{BUCKETS, ByReason, CountersSnapshot};
 
 /// The whole answer.
-pub fn text(counted: &Counted) -> String {
+pub fn text(counted: &CountersSnapshot) -> String {
     let mut text = String::with_capacity(4096);
     let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
         let _ = writeln!(text, "# HELP forkptyrouter_{name} {help}");
@@ -42,7 +42,7 @@ pub fn text(counted: &Counted) -> String {
 }
 
 /// A bucket counts what those before it do, too.
-fn durations(counted: &Counted) -> Vec<(String, String)> {
+fn durations(counted: &CountersSnapshot) -> Vec<(String, String)> {
     let mut all = 0;
     let mut samples = Vec::new();
     let bounds = BUCKETS.iter().map(u64::to_string).chain([String::from("+Inf")]);
@@ -66,7 +66,7 @@ mod tests {
     fn a_histogram_is_cumulative_and_every_metric_has_its_type() {
         let mut durations = vec![0; BUCKETS.len() + 1];
         (durations[0], durations[2], durations[BUCKETS.len()]) = (5, 2, 1);
-        let counted = Counted {
+        let counted = CountersSnapshot {
             accepted: 11,
             sessions: 3,
             peak_sessions: 4,

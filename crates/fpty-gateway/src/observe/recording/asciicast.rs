@@ -8,7 +8,7 @@ use fpty::sys::Size;
 use fpty::text::{escape_json, shown};
 use serde::{Deserialize, Serialize};
 
-use super::utf8::Text;
+use super::utf8::JsonText;
 pub use crate::config::recording::Format;
 
 /// What stands at the beginning.
@@ -43,10 +43,10 @@ pub struct Totals<'a> {
 
 /// A recording that is being written.
 #[derive(Clone, Debug)]
-pub struct Cast {
+pub struct Asciicast {
     events: Events,
-    output: Text,
-    input: Text,
+    output: JsonText,
+    input: JsonText,
 }
 
 /// How its events are written.
@@ -92,7 +92,7 @@ struct Terminal<'a> {
     kind: Option<&'a str>,
 }
 
-impl Cast {
+impl Asciicast {
     /// Begins one.
     pub fn begin(head: &Head, out: &mut Vec<u8>) -> Self {
         let Head { rows, cols, timestamp, ref command, ref title, .. } = *head;
@@ -119,7 +119,7 @@ impl Cast {
         out.extend_from_slice(shown(&line.unwrap_or_default()).as_bytes());
         out.push(b'\n');
         let events = Events { format: head.format, last: 0 };
-        Self { events, output: Text::default(), input: Text::default() }
+        Self { events, output: JsonText::default(), input: JsonText::default() }
     }
 
     /// The program wrote this; all times are in microseconds since the
@@ -157,7 +157,7 @@ impl Cast {
     }
 
     /// The very last line.
-    pub fn last_line(&self, totals: Totals<'_>, out: &mut Vec<u8>) {
+    pub fn trailer(&self, totals: Totals<'_>, out: &mut Vec<u8>) {
         let invalid = self.output.invalid() + self.input.invalid();
         let Totals { bytes, dropped, sha256 } = totals;
         let text = format!("bytes={bytes} dropped={dropped} invalid={invalid} sha256={sha256}");
@@ -219,7 +219,7 @@ mod tests {
 
     fn written(format: Format) -> String {
         let mut out = Vec::new();
-        let mut cast = Cast::begin(&head(format), &mut out);
+        let mut cast = Asciicast::begin(&head(format), &mut out);
         cast.output(1_000_000, b"a\xe2\x82", &mut out);
         // Half a character is no event.
         cast.output(1_500_000, b"", &mut out);
@@ -228,7 +228,7 @@ mod tests {
         cast.resize(2_500_001, Size { rows: 30, cols: 100 }, &mut out);
         cast.mark(2_400_000, "7 bytes are missing", &mut out);
         cast.end(3_000_000, Some(143), &mut out);
-        cast.last_line(Totals { bytes: 5, dropped: 7, sha256: "ff" }, &mut out);
+        cast.trailer(Totals { bytes: 5, dropped: 7, sha256: "ff" }, &mut out);
         String::from_utf8(out).expect("UTF-8")
     }
 

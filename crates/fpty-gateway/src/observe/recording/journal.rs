@@ -21,7 +21,7 @@ use fpty::sys::dir::Dir;
 use fpty::sys::shm::SharedMemory;
 
 /// Files of a batch: more than messages that come at once can name.
-const MOST: usize = 1 << 15;
+const MAX_ENTRIES: usize = 1 << 15;
 
 /// Words before the entries: how many, of which queue, and where that begins
 /// once the batch is over.
@@ -31,7 +31,7 @@ const HEAD: usize = 3;
 const WORDS: usize = 1 + 48;
 
 /// The memory.
-pub struct Ledger {
+pub struct Journal {
     memory: SharedMemory<AtomicU64>,
     /// Which batch it is.
     batch: Cell<u64>,
@@ -55,26 +55,26 @@ pub struct Entry {
 /// A batch that was not finished, perhaps.
 pub struct Unfinished {
     queue: u64,
-    begins_at: u64,
+    next_start: u64,
     entries: Vec<Entry>,
 }
 
-impl Ledger {
+impl Journal {
     /// Memory for one; all that is forked from here shares it.
     ///
     /// # Errors
     /// There is none.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { memory: SharedMemory::new(HEAD + MOST * WORDS)?, batch: Cell::new(1) })
+        Ok(Self { memory: SharedMemory::new(HEAD + MAX_ENTRIES * WORDS)?, batch: Cell::new(1) })
     }
 
     /// A batch begins: what comes of a queue, which begins there when the batch
     /// is over.
-    pub fn begin(&self, queue: u64, begins_at: u64) {
+    pub fn begin(&self, queue: u64, next_start: u64) {
         let words = self.memory.words();
         words[0].store(0, Ordering::Release);
         words[1].store(queue, Ordering::Relaxed);
-        words[2].store(begins_at, Ordering::Relaxed);
+        words[2].store(next_start, Ordering::Relaxed);
         self.batch.set(self.batch.get() + 1);
     }
 
@@ -112,7 +112,7 @@ impl Ledger {
             decode(&shared_memory::read(words, usize::try_from(word(length)).ok()?))
         };
         let entries: Vec<Entry> = entries.chunks(WORDS).take(count).filter_map(read).collect();
-        let unfinished = Unfinished { queue: word(&head[1]), begins_at: word(&head[2]), entries };
+        let unfinished = Unfinished { queue: word(&head[1]), next_start: word(&head[2]), entries };
         (!unfinished.entries.is_empty()).then_some(unfinished)
     }
 }
@@ -125,8 +125,8 @@ impl Unfinished {
 
     /// Takes out of the files what the batch has written, unless it was over:
     /// its queue begins where it would then.
-    pub fn undo(self, begins_at: u64, folders: &[Dir]) {
-        if begins_at == self.begins_at {
+    pub fn undo(self, next_start: u64, folders: &[Dir]) {
+        if next_start == self.next_start {
             return;
         }
         for entry in self.entries {
@@ -155,21 +155,21 @@ mod tests {
             let inode = file.metadata().expect("a file").ino();
             (file, Entry { folder: 0, name: name.into(), inode, length: 6, is_new: false })
         };
-        let ledger = Ledger::new().expect("memory");
-        assert!(ledger.take().is_none());
+        let journal = Journal::new().expect("memory");
+        assert!(journal.take().is_none());
         for is_over in [true, false] {
             let suffix = if is_over { "over" } else { "not" };
             let (mut one, entry) = made(&format!("one-{suffix}"));
             let (_new, new) = made(&format!("new-{suffix}"));
             let (_other, other) = made(&format!("other-{suffix}"));
-            let before = ledger.batch();
-            ledger.begin(7, 100);
-            assert_ne!(ledger.batch(), before);
-            ledger.note(&entry);
-            ledger.note(&Entry { is_new: true, ..new.clone() });
-            ledger.note(&Entry { inode: other.inode + 1000, length: 1, ..other.clone() });
+            let before = journal.batch();
+            journal.begin(7, 100);
+            assert_ne!(journal.batch(), before);
+            journal.note(&entry);
+            journal.note(&Entry { is_new: true, ..new.clone() });
+            journal.note(&Entry { inode: other.inode + 1000, length: 1, ..other.clone() });
             one.write_all(b", and behind").expect("bytes");
-            let unfinished = ledger.take().expect("entries");
+            let unfinished = journal.take().expect("entries");
             assert!(unfinished.is_of(7) && !unfinished.is_of(8));
             assert_eq!(unfinished.entries[0], entry);
             unfinished.undo(if is_over { 100 } else { 50 }, &folders);
@@ -178,9 +178,9 @@ mod tests {
             assert_eq!(text(&new.name).is_ok(), is_over);
             assert_eq!(text(&other.name).expect("a file"), "before");
         }
-        ledger.begin(7, 100);
-        ledger.note(&made("third").1);
-        ledger.end();
-        assert!(ledger.take().is_none());
+        journal.begin(7, 100);
+        journal.note(&made("third").1);
+        journal.end();
+        assert!(journal.take().is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::config::recording::Record;
+use crate::config::recording::RecordOptions;
 use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{Hello, encode};
@@ -24,23 +24,23 @@ const NAME: &str = "FORKPTYROUTER_RECORDER";
 
 /// How gateways and the recorder speak: one of another version of ours, which was
 /// there before a reload, understands nothing of it.
-const SPEAKS: &str = "3";
+const PROTOCOL_VERSION: &str = "3";
 
 /// The door to the recorder, in the server and, by a fork, in each gateway.
-static DOOR: Mutex<Option<Door>> = Mutex::new(None);
+static RECORDER: Mutex<Option<RecorderHandle>> = Mutex::new(None);
 
-struct Door {
+struct RecorderHandle {
     stream: Stream,
     /// Where the recorder makes its files.
     folders: Vec<PathBuf>,
     /// Who started it.
     uid: u32,
     /// It understands us.
-    understands: bool,
+    is_compatible: bool,
 }
 
-fn door() -> MutexGuard<'static, Option<Door>> {
-    DOOR.lock().unwrap_or_else(PoisonError::into_inner)
+fn handle() -> MutexGuard<'static, Option<RecorderHandle>> {
+    RECORDER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts the recorder, where something is to be recorded; or takes over the
@@ -48,11 +48,11 @@ fn door() -> MutexGuard<'static, Option<Door>> {
 ///
 /// # Errors
 /// A folder cannot be used: the line for the operator.
-pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
+pub fn start(records: impl Iterator<Item = RecordOptions>) -> Result<()> {
     let before = host().take_kept_sockets(NAME);
-    let before = before.and_then(|(fds, note)| Door::of(fds.into_iter().next()?, &note));
+    let before = before.and_then(|(fds, note)| RecorderHandle::of(fds.into_iter().next()?, &note));
     let mut folders = Vec::new();
-    for folder in records.filter_map(|record| record.folder) {
+    for folder in records.filter_map(|record| record.dir) {
         let path = absolute(&folder)?;
         if !folders.contains(&path) {
             folders.push(path);
@@ -63,7 +63,7 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
     }
     let uid = nix::unistd::geteuid().as_raw();
     if let Some(before) = before.filter(|before| !before.stream.has_hung_up()) {
-        if !before.understands && before.uid != uid {
+        if !before.is_compatible && before.uid != uid {
             log("forkptyrouter: nothing is recorded: the recorder is of another version, and the \
                  server has no privileges any more to start another; stop it and start it again");
             return Ok(());
@@ -77,7 +77,7 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
                 other.display()
             ));
         }
-        if before.understands && (other.is_none() || before.uid != uid) {
+        if before.is_compatible && (other.is_none() || before.uid != uid) {
             before.install();
             return Ok(());
         }
@@ -95,7 +95,7 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
         open.push(folder);
     }
     let stream = recorder::start(open).context("cannot start the recorder")?;
-    Door { stream, folders, uid, understands: true }.install();
+    RecorderHandle { stream, folders, uid, is_compatible: true }.install();
     Ok(())
 }
 
@@ -108,51 +108,57 @@ fn absolute(folder: &OsStr) -> Result<PathBuf> {
 }
 
 /// The server is about to execute itself anew: the next image takes over.
-pub fn keep() {
-    if let Some(door) = &*door() {
-        let mut note = OsString::from(format!("{} {SPEAKS}", door.uid));
-        for folder in &door.folders {
+pub fn before_exec() {
+    if let Some(handle) = &*handle() {
+        let mut note = OsString::from(format!("{} {PROTOCOL_VERSION}", handle.uid));
+        for folder in &handle.folders {
             note.push("\n");
             note.push(folder);
         }
-        host().keep_over_exec(NAME, &[door.stream.as_fd()], &note);
+        host().keep_over_exec(NAME, &[handle.stream.as_fd()], &note);
     }
 }
 
 /// The number of a folder, as the recorder has it; after a reload that changed
 /// it that may be another's.
-pub fn number(folder: &OsStr) -> usize {
-    let door = door();
+pub fn folder_number(folder: &OsStr) -> usize {
+    let handle = handle();
     let path = absolute(folder).ok();
-    let folders = door.iter().flat_map(|door| &door.folders);
+    let folders = handle.iter().flat_map(|handle| &handle.folders);
     folders
         .zip(0..)
         .find(|(known, _)| Some(*known) == path.as_ref())
-        .map_or(0, |(_, number)| number)
+        .map_or(0, |(_, folder_number)| folder_number)
 }
 
 /// The path of a file in the folder of this number.
-pub fn path(folder: usize, name: &str) -> String {
-    let door = door();
-    let folder = door.as_ref().and_then(|door| door.folders.get(folder));
+pub fn file_path(folder: usize, name: &str) -> String {
+    let handle = handle();
+    let folder = handle.as_ref().and_then(|handle| handle.folders.get(folder));
     folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
 }
 
 /// Sends a recorder a queue and a channel, and another queue with what is to be
 /// known of the first one. Returns whether there is one.
-pub fn enter(hello: &Hello, queue: &Producer, channel: &Stream, before: Option<&Producer>) -> bool {
-    let door = door();
+pub fn register(
+    hello: &Hello,
+    queue: &Producer,
+    channel: &Stream,
+    before: Option<&Producer>,
+) -> bool {
+    let handle = handle();
     let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
     descriptors.extend(before.map(AsFd::as_fd));
     let said = encode(hello);
-    let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(&said, &descriptors));
+    let sent =
+        handle.as_ref().map(|handle| handle.stream.write_with_descriptors(&said, &descriptors));
     matches!(sent, Some(WriteOutcome::Bytes(_)))
 }
 
-impl Door {
+impl RecorderHandle {
     fn install(self) {
         host().inherited_by_gateways_only(self.stream.as_fd());
-        *door() = Some(self);
+        *handle() = Some(self);
     }
 
     /// One that was kept, under this note.
@@ -160,10 +166,10 @@ impl Door {
         let mut lines = note.as_bytes().split(|byte| *byte == b'\n');
         let mut first = std::str::from_utf8(lines.next()?).ok()?.split(' ');
         let uid = first.next()?.parse().ok()?;
-        let understands = first.next() == Some(SPEAKS);
+        let is_compatible = first.next() == Some(PROTOCOL_VERSION);
         let folders: Vec<_> = lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect();
         let stream = Stream::from(fd);
-        (!folders.is_empty()).then_some(Self { stream, folders, uid, understands })
+        (!folders.is_empty()).then_some(Self { stream, folders, uid, is_compatible })
     }
 }
 
@@ -175,9 +181,10 @@ mod tests {
     fn a_recorder_of_another_version_is_known() {
         let of = |note: &str| {
             let (fd, _) = Stream::pair().expect("a pair");
-            Door::of(OwnedFd::from(fd), OsStr::new(note))
+            RecorderHandle::of(OwnedFd::from(fd), OsStr::new(note))
         };
-        let read = |note| of(note).map(|door| (door.uid, door.understands, door.folders.len()));
+        let read =
+            |note| of(note).map(|handle| (handle.uid, handle.is_compatible, handle.folders.len()));
         assert_eq!(read("7 3\n/a\n/b"), Some((7, true, 2)));
         assert_eq!(read("7\n/a"), Some((7, false, 1)));
         assert_eq!(read("x 3\n/a"), None);

@@ -6,16 +6,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::protocol::Answer;
-use super::restart::killed;
-use super::results::{Bytes, News};
-use super::{Over, Recorder, connect, log_of};
+use super::restart::recorder_was_killed;
+use super::results::{RecorderEvent, UnconsumedBytes};
+use super::{EndedRecording, Recordings, connect, log_session};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::Source;
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::Due;
+use crate::event_loop::slab::Token;
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::Timer;
 use crate::log::log;
-use crate::observe::audit::Recorded;
+use crate::observe::audit::RecordingResult;
 use crate::process::ipc::decode;
 use crate::session::relay::Sessions;
 use fpty::error::reason;
@@ -24,33 +24,35 @@ use fpty::sys::poll::Interest;
 use fpty::sys::shm_queue::Producer;
 
 /// How soon the recorder is woken up for a little.
-const SOON: Duration = Duration::from_millis(20);
+const FLUSH_DELAY: Duration = Duration::from_millis(20);
 
 /// How often is looked after what waits for the recorder.
-const LOOK: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// So often it stands still before nobody waits for it any more.
-const STALLED: u8 = 3;
+const MAX_STALLED_CHECKS: u8 = 3;
 
 /// How long the end of a session waits for the last word on its recording.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Recorder {
+impl Recordings {
     /// Whom an answer is about.
-    fn whose(&self, answer: &Answer) -> Whose {
+    fn fault_domain(&self, answer: &Answer) -> FaultDomain {
         let number = match answer {
             Answer::Failed { session, .. }
             | Answer::Done { session, .. }
             | Answer::Resumed { session, .. } => session,
-            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => return Whose::All,
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => {
+                return FaultDomain::Gateway;
+            }
         };
-        self.sessions.get(number).map_or(Whose::Past, |recording| recording.whose())
+        self.sessions.get(number).map_or(FaultDomain::Nobody, |recording| recording.fault_domain())
     }
 
     /// Reaches for the recorder, where there is one. Returns whether sessions
     /// can be recorded.
-    pub fn reach(&mut self, cx: &mut Context) -> bool {
-        if self.sink.borrow().is_connected() {
+    pub fn ensure_connected(&mut self, cx: &mut Context) -> bool {
+        if self.producer.borrow().is_connected() {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.
@@ -58,105 +60,114 @@ impl Recorder {
         let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
             return false;
         };
-        self.sink.borrow_mut().connect(Some(link));
-        self.listen(cx)
+        self.producer.borrow_mut().connect(Some(link));
+        self.register_channel(cx)
     }
 
     /// Waits for what the recorder says. Returns whether it can.
-    pub(crate) fn listen(&mut self, cx: &mut Context) -> bool {
-        let token = Source::Recorder.token();
-        let mut sink = self.sink.borrow_mut();
-        let registered = sink
+    pub(crate) fn register_channel(&mut self, cx: &mut Context) -> bool {
+        let token = Token::Recorder.token();
+        let mut producer = self.producer.borrow_mut();
+        let registered = producer
             .channel()
             .is_some_and(|channel| cx.poller.add(channel.as_fd(), token, Interest::READ).is_ok());
         if !registered {
-            sink.connect(None);
+            producer.connect(None);
         }
         registered
     }
 
     /// After each turn: what was recorded in it is passed on before long.
-    pub fn pass_on(&mut self, cx: &mut Context) {
-        let fresh = self.sink.borrow().is_fresh();
+    pub fn flush_soon(&mut self, cx: &mut Context) {
+        let fresh = self.producer.borrow().flush_is_urgent();
         match fresh {
-            Some(true) => self.sink.borrow_mut().flush(),
-            Some(false) if !std::mem::replace(&mut self.soon_is_due, true) => {
-                cx.after(SOON, Due::Recording);
+            Some(true) => self.producer.borrow_mut().flush(),
+            Some(false) if !std::mem::replace(&mut self.flush_is_scheduled, true) => {
+                cx.schedule(FLUSH_DELAY, Timer::RecordingFlush);
             }
             _ => {}
         }
         let waits = {
-            let sink = self.sink.borrow();
-            !sink.held.is_empty() || sink.has_more()
+            let producer = self.producer.borrow();
+            !producer.throttled.is_empty() || producer.has_backlog()
         };
         if waits {
-            self.look_after(cx);
+            self.schedule_check(cx);
         }
     }
 
     /// It is time to pass it on.
-    pub fn wake(&mut self) {
-        self.soon_is_due = false;
-        self.sink.borrow_mut().flush();
+    pub fn flush(&mut self) {
+        self.flush_is_scheduled = false;
+        self.producer.borrow_mut().flush();
     }
 
-    pub(crate) fn look_after(&mut self, cx: &mut Context) {
-        if !std::mem::replace(&mut self.look_is_due, true) {
-            self.taken = self.sink.borrow().taken();
-            cx.after(LOOK, Due::Recorder);
+    pub(crate) fn schedule_check(&mut self, cx: &mut Context) {
+        if !std::mem::replace(&mut self.check_is_scheduled, true) {
+            self.taken = self.producer.borrow().taken();
+            cx.schedule(CHECK_INTERVAL, Timer::RecorderCheck);
         }
     }
 
     /// Something waits for the recorder: whether it takes anything at all.
-    pub fn look(&mut self, cx: &mut Context) {
-        self.look_is_due = false;
-        let mut sink = self.sink.borrow_mut();
-        let stands_still = sink.taken() == self.taken;
-        sink.flush();
-        let mut waits = sink.has_more();
-        if !sink.held.is_empty() {
-            self.still = if stands_still { self.still + 1 } else { 0 };
-            sink.stalled |= self.still >= STALLED;
-            waits |= !sink.stalled;
+    pub fn check_progress(&mut self, cx: &mut Context) {
+        self.check_is_scheduled = false;
+        let mut producer = self.producer.borrow_mut();
+        let stands_still = producer.taken() == self.taken;
+        producer.flush();
+        let mut waits = producer.has_backlog();
+        if !producer.throttled.is_empty() {
+            self.stalled_checks = if stands_still { self.stalled_checks + 1 } else { 0 };
+            producer.stalled |= self.stalled_checks >= MAX_STALLED_CHECKS;
+            waits |= !producer.stalled;
         }
-        let stalled = sink.stalled;
-        drop(sink);
+        let stalled = producer.stalled;
+        drop(producer);
         if stalled {
-            self.still = 0;
-            self.let_go_of_held(cx);
+            self.stalled_checks = 0;
+            self.resume_throttled(cx);
         }
         // These have waited for long enough.
-        self.tell_over(cx, |_, over| (over.since.elapsed() >= PATIENCE).then(Bytes::default));
-        self.last_lines.late(PATIENCE).into_iter().for_each(|line| cx.told.say(line));
-        if waits || !self.over.is_empty() || self.last_lines.are_there() {
-            self.look_after(cx);
+        self.end_unanswered(cx, |_, over| {
+            (over.since.elapsed() >= ANSWER_TIMEOUT).then(UnconsumedBytes::default)
+        });
+        self.pending_ends
+            .expired(ANSWER_TIMEOUT)
+            .into_iter()
+            .for_each(|line| cx.audit.write_raw(line));
+        if waits || !self.over.is_empty() || self.pending_ends.is_waiting() {
+            self.schedule_check(cx);
         }
     }
 
     /// Tells ends without the recorder's word: of whose recordings nothing more is
     /// known, but that this is lost of them.
-    pub(crate) fn tell_over(
+    pub(crate) fn end_unanswered(
         &mut self,
         cx: &mut Context,
-        lost: impl Fn(u32, &Over) -> Option<Bytes>,
+        lost: impl Fn(u32, &EndedRecording) -> Option<UnconsumedBytes>,
     ) {
         let told =
             self.over.iter().filter_map(|(number, over)| Some((*number, lost(*number, over)?)));
         for (number, left) in told.collect::<Vec<_>>() {
-            if let Some(Over { recording, last, .. }) = self.over.remove(&number) {
-                let dropped = recording.told_missing(left) + left.lost;
-                let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
-                cx.told.tell_last(last.as_deref(), Some(&recorded));
+            if let Some(EndedRecording { recording, last, .. }) = self.over.remove(&number) {
+                let dropped = recording.reported_missing(left) + left.lost;
+                let recorded = RecordingResult {
+                    path: recording.path(),
+                    dropped,
+                    ..RecordingResult::default()
+                };
+                cx.audit.write_end(last.as_deref(), Some(&recorded));
             }
         }
     }
 
     /// Terminals are read again.
-    fn let_go_of_held(&mut self, cx: &mut Context) {
-        let held = std::mem::take(&mut self.sink.borrow_mut().held);
-        for recording in held.iter().filter_map(|number| self.sessions.get(number)) {
-            recording.let_go();
-            Self::read_on(cx, recording);
+    fn resume_throttled(&mut self, cx: &mut Context) {
+        let throttled = std::mem::take(&mut self.producer.borrow_mut().throttled);
+        for recording in throttled.iter().filter_map(|number| self.sessions.get(number)) {
+            recording.resume_reading();
+            Self::resume_reading(cx, recording);
         }
     }
 
@@ -165,39 +176,44 @@ impl Recorder {
         // Answers are short, and names are.
         let mut buffer = [0; 8192];
         loop {
-            let read = match self.sink.borrow().channel() {
+            let read = match self.producer.borrow().channel() {
                 Some(channel) => channel.read(&mut buffer),
                 None => return,
             };
             match read {
                 ReadOutcome::Bytes(count) => {
                     if let Some(answer) = decode::<Answer>(&buffer[..count]) {
-                        let whose = self.whose(&answer);
-                        Self::then(cx, whose, News::Said(answer));
+                        let fault_domain = self.fault_domain(&answer);
+                        Self::then(cx, fault_domain, RecorderEvent::Answered(answer));
                     }
                 }
                 ReadOutcome::WouldBlock => return,
                 // After what it has said last.
                 ReadOutcome::Eof | ReadOutcome::Closed => {
-                    return Self::then(cx, Whose::All, News::Gone);
+                    return Self::then(cx, FaultDomain::Gateway, RecorderEvent::Killed);
                 }
             }
         }
     }
 
     /// What the recorder has said.
-    pub(crate) fn hear(&mut self, cx: &mut Context, sessions: &mut Sessions, answer: Answer) {
+    pub(crate) fn handle_answer(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        answer: Answer,
+    ) {
         fault_injection::point("recorder-says");
         match answer {
             Answer::Here { uid } => {
-                let is_open_to = |user: &u32| *user == 0 || *user == uid;
-                let is_open = self.users.iter().any(is_open_to);
-                if std::mem::take(&mut self.tells) && is_open {
+                let may_access = |user: &u32| *user == 0 || *user == uid;
+                let is_open = self.users.iter().any(may_access);
+                if std::mem::take(&mut self.logs_for_all) && is_open {
                     log("forkptyrouter: recordings are not protected from the sessions' user, \
                          who is the recorder's or root");
                 }
             }
-            Answer::Room => self.let_go_of_held(cx),
+            Answer::Room => self.resume_throttled(cx),
             Answer::Resumed { session, part, moved, dropped } => {
                 // It may be over by now.
                 let over = self.over.get(&session).map(|over| &over.recording);
@@ -207,35 +223,36 @@ impl Recorder {
                 recording.resume_at(part, dropped);
                 Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
-                if moved && recording.must_be() && !recording.is_elsewhere() {
-                    self.lose(cx, sessions, &recording, &killed());
+                if moved && recording.is_required() && !recording.is_in_other_folder() {
+                    self.stop_recording(cx, sessions, &recording, &recorder_was_killed());
                 } else if moved {
-                    log_of(&recording.id(), "is recorded in another file from here on");
+                    log_session(&recording.id(), "is recorded in another file from here on");
                 }
             }
             Answer::Failed { session, why } => {
                 if let Some(over) = self.over.get(&session) {
                     let id = over.recording.id();
-                    log_of(&id, &format!("is not recorded any more: {}", why.text()));
+                    log_session(&id, &format!("is not recorded any more: {}", why.text()));
                 }
                 if let Some(recording) = self.sessions.get(&session).map(Rc::clone) {
-                    self.lose(cx, sessions, &recording, &why);
+                    self.stop_recording(cx, sessions, &recording, &why);
                 }
             }
             Answer::Done { session, recorded } => {
-                let Some(Over { recording, last, .. }) = self.over.remove(&session) else {
+                let Some(EndedRecording { recording, last, .. }) = self.over.remove(&session)
+                else {
                     return;
                 };
                 let path = match recorded.path.as_str() {
                     "" => recording.path(),
                     name => recording.path_of(name),
                 };
-                self.sink.borrow_mut().note(session, 0);
-                cx.told.tell_last(last.as_deref(), Some(&Recorded { path, ..recorded }));
+                self.producer.borrow_mut().note(session, 0);
+                cx.audit.write_end(last.as_deref(), Some(&RecordingResult { path, ..recorded }));
             }
             Answer::Over { id, folder, recorded } => {
-                let line = self.last_lines.answered(&id, folder, recorded);
-                line.into_iter().for_each(|line| cx.told.say(line));
+                let line = self.pending_ends.answered(&id, folder, recorded);
+                line.into_iter().for_each(|line| cx.audit.write_raw(line));
             }
         }
     }

@@ -41,12 +41,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::audit::Last;
-use crate::config::recording::Record;
+use super::audit::EndedSession;
+use crate::config::recording::RecordOptions;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::subject::Whose;
+use crate::event_loop::subject::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
@@ -55,56 +55,56 @@ use fpty::sys::child::Exit;
 use fpty::sys::shm_queue::Producer;
 use fpty::sys::socket::Stream;
 
-use super::recording::orphan_ends::LastLines;
-use super::recording::producer::{Link, Sink};
-use super::recording::results::News;
-pub use super::recording::tap::{Kept, Recording};
+use super::recording::orphan_ends::PendingEndLines;
+use super::recording::producer::{RecorderLink, RecorderProducer};
+use super::recording::results::RecorderEvent;
+pub use super::recording::tap::{RecordingState, RecordingTap};
 
 /// The sessions of a gateway that are recorded: it is told when one is about to
 /// begin, has begun and is over; what goes by in between it sees by the
-/// [`Recording`] that it leaves with whoever reads the terminal.
-pub struct Recorder {
-    sink: Rc<RefCell<Sink>>,
-    sessions: HashMap<u32, Rc<Recording>>,
+/// [`RecordingTap`] that it leaves with whoever reads the terminal.
+pub struct Recordings {
+    producer: Rc<RefCell<RecorderProducer>>,
+    sessions: HashMap<u32, Rc<RecordingTap>>,
     /// Sessions that are over, until the recorder has said what became of
     /// their files.
-    over: HashMap<u32, Over>,
+    over: HashMap<u32, EndedRecording>,
     next: u32,
     /// How many bytes the recorder had taken when it was looked at.
     taken: u64,
     /// How often it had taken nothing since, while somebody waited.
-    still: u8,
-    soon_is_due: bool,
-    look_is_due: bool,
+    stalled_checks: u8,
+    flush_is_scheduled: bool,
+    check_is_scheduled: bool,
     /// Which gateway it is of.
     hello: Hello,
     /// The first gateway tells what concerns all of them.
-    tells: bool,
+    logs_for_all: bool,
     /// As whom those run who are recorded.
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
-    sockets: Vec<Record>,
+    sockets: Vec<RecordOptions>,
     /// Ends of sessions of a gateway before, that are told when it is known what became
     /// of their recordings.
-    last_lines: LastLines,
+    pending_ends: PendingEndLines,
 }
 
 /// A session that is over.
-pub(crate) struct Over {
-    recording: Rc<Recording>,
+pub(crate) struct EndedRecording {
+    recording: Rc<RecordingTap>,
     since: Instant,
     /// What is to be told of its end, where anybody wants to know.
-    last: Option<Box<Last>>,
+    last: Option<Box<EndedSession>>,
 }
 
-impl Recorder {
+impl Recordings {
     /// One for this gateway, with these sockets, where anything is recorded.
     pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, hello: Hello) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
         let mut users = Vec::new();
         let sockets: Vec<_> = sockets
             .map(|rules| {
-                if rules.record.folder.is_some() {
+                if rules.record.dir.is_some() {
                     users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
                 }
                 rules.record.clone()
@@ -113,40 +113,45 @@ impl Recorder {
         let any = !users.is_empty();
         any.then(|| {
             Box::new(Self {
-                sink: Rc::default(),
+                producer: Rc::default(),
                 sessions: HashMap::new(),
                 over: HashMap::new(),
                 next: 0,
                 taken: 0,
-                still: 0,
-                soon_is_due: false,
-                look_is_due: false,
+                stalled_checks: 0,
+                flush_is_scheduled: false,
+                check_is_scheduled: false,
                 hello,
-                tells: hello.ordinal == 0,
+                logs_for_all: hello.ordinal == 0,
                 users,
                 sockets,
-                last_lines: LastLines::default(),
+                pending_ends: PendingEndLines::default(),
             })
         })
     }
 
     /// What is recorded of those who come to a socket, if anything is.
-    fn of_socket(&self, socket: u16) -> Option<&Record> {
-        self.sockets.get(usize::from(socket)).filter(|record| record.folder.is_some())
+    fn of_socket(&self, socket: u16) -> Option<&RecordOptions> {
+        self.sockets.get(usize::from(socket)).filter(|record| record.dir.is_some())
     }
 
     /// Has the loop turn to this when it is its turn.
-    fn then(cx: &mut Context, whose: Whose, news: News) {
-        cx.then(Outcome::Recording(whose, Box::new(news)));
+    fn then(cx: &mut Context, fault_domain: FaultDomain, event: RecorderEvent) {
+        cx.push_outcome(Outcome::Recorder(fault_domain, Box::new(event)));
     }
 
     /// What was to be done in its turn.
-    pub fn turn_to(&mut self, cx: &mut Context, sessions: &mut Sessions, news: News) {
-        match news {
-            News::Said(answer) => self.hear(cx, sessions, answer),
-            News::Gone => self.follow_killed(cx),
-            News::Lost { session, goes_on, left } => {
-                self.record_on(cx, sessions, session, goes_on, left);
+    pub fn handle_event(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        event: RecorderEvent,
+    ) {
+        match event {
+            RecorderEvent::Answered(answer) => self.handle_answer(cx, sessions, answer),
+            RecorderEvent::Killed => self.recorder_killed(cx),
+            RecorderEvent::Lost { session, goes_on, unconsumed } => {
+                self.continue_or_stop(cx, sessions, session, goes_on, unconsumed);
             }
         }
     }
@@ -166,10 +171,14 @@ impl Recorder {
 
 /// Sends the recorder a queue and a channel, and, where a recorder before it had that
 /// queue, what is to be known of it.
-fn connect(hello: &Hello, queue: Producer, before: Option<&Producer>) -> Result<Link, String> {
+fn connect(
+    hello: &Hello,
+    queue: Producer,
+    before: Option<&Producer>,
+) -> Result<RecorderLink, String> {
     let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-    match launcher::enter(hello, &queue, &its_channel, before) {
-        true => Ok(Link { queue, channel }),
+    match launcher::register(hello, &queue, &its_channel, before) {
+        true => Ok(RecorderLink { queue, channel }),
         false => Err(String::from("there is no recorder")),
     }
 }
@@ -183,11 +192,11 @@ fn status_of(exit: Exit) -> i32 {
 }
 
 /// What of a name may stand in a file's.
-fn in_a_name(text: &str) -> String {
+fn file_name_part(text: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '_' };
     text.chars().take(32).map(safe).collect()
 }
 
-fn log_of(id: &str, what: &str) {
+fn log_session(id: &str, what: &str) {
     log(&format!("forkptyrouter: session {id} {what}"));
 }

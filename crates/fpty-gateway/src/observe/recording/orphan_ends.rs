@@ -7,26 +7,26 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{Answer, Kind, header};
 use super::{connect, launcher};
-use crate::observe::audit::{Recorded, prepared_end};
+use crate::observe::audit::{RecordingResult, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};
 use fpty::sys::ReadOutcome;
 use fpty::sys::shm_queue::Producer;
 
 /// How long the master waits for that: as long as a disk takes for what is left.
-const WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Lines that wait for the recorder's word, by their sessions' ids.
 #[derive(Default)]
-pub struct LastLines {
+pub struct PendingEndLines {
     lines: HashMap<String, String>,
     /// Since when.
     since: Option<Instant>,
 }
 
-impl LastLines {
+impl PendingEndLines {
     /// Has a line wait; given back where its session was not recorded.
-    pub fn wait(&mut self, line: String) -> Option<String> {
-        let Some(id) = prepared_end::id_of_recorded(&line) else {
+    pub fn add(&mut self, line: String) -> Option<String> {
+        let Some(id) = prepared_end::recorded_session_id(&line) else {
             return Some(line);
         };
         self.lines.insert(id.to_owned(), line);
@@ -34,13 +34,13 @@ impl LastLines {
     }
 
     /// What the recorder is asked; `None`: nothing.
-    pub fn question(&mut self) -> Option<Vec<u8>> {
+    pub fn request(&mut self) -> Option<Vec<u8>> {
         self.since = Some(Instant::now());
         (!self.lines.is_empty()).then(|| encode(&self.lines.keys().collect::<Vec<_>>()))
     }
 
     /// Whether some wait.
-    pub fn are_there(&self) -> bool {
+    pub fn is_waiting(&self) -> bool {
         !self.lines.is_empty()
     }
 
@@ -49,16 +49,16 @@ impl LastLines {
         &mut self,
         id: &str,
         folder: usize,
-        recorded: Option<Recorded>,
+        recorded: Option<RecordingResult>,
     ) -> Option<String> {
         let line = self.lines.remove(id)?;
-        let path = |name: &str| launcher::path(folder, name);
-        let recorded = recorded.map(|it| Recorded { path: path(&it.path), ..it });
-        Some(recorded.map_or_else(|| line.clone(), |it| prepared_end::recorded(&line, &it)))
+        let path = |name: &str| launcher::file_path(folder, name);
+        let recorded = recorded.map(|it| RecordingResult { path: path(&it.path), ..it });
+        Some(recorded.map_or_else(|| line.clone(), |it| prepared_end::with_recording(&line, &it)))
     }
 
     /// Those that have waited for so long, or for nobody who could answer.
-    pub fn late(&mut self, patience: Duration) -> Vec<String> {
+    pub fn expired(&mut self, patience: Duration) -> Vec<String> {
         let is_late = self.since.is_none_or(|since| since.elapsed() >= patience);
         let late = if is_late { std::mem::take(&mut self.lines) } else { HashMap::new() };
         late.into_values().collect()
@@ -67,32 +67,32 @@ impl LastLines {
 
 /// The same lines, with what became of the recordings: for the master, whose gateways
 /// have been killed.
-pub fn complete(lines: Vec<String>) -> Vec<String> {
-    let mut waiting = LastLines::default();
-    let mut complete: Vec<String> =
-        lines.into_iter().filter_map(|line| waiting.wait(line)).collect();
-    if let Some(question) = waiting.question() {
-        complete.extend(ask(&mut waiting, &question));
+pub fn with_recordings(lines: Vec<String>) -> Vec<String> {
+    let mut waiting = PendingEndLines::default();
+    let mut with_recordings: Vec<String> =
+        lines.into_iter().filter_map(|line| waiting.add(line)).collect();
+    if let Some(request) = waiting.request() {
+        with_recordings.extend(ask(&mut waiting, &request));
     }
-    complete.extend(waiting.late(Duration::ZERO));
-    complete
+    with_recordings.extend(waiting.expired(Duration::ZERO));
+    with_recordings
 }
 
-fn ask(waiting: &mut LastLines, question: &[u8]) -> Vec<String> {
+fn ask(waiting: &mut PendingEndLines, request: &[u8]) -> Vec<String> {
     let mut told = Vec::new();
     // All of them are gone.
     let link = Producer::new().ok().and_then(|queue| connect(&Hello::of(0, 1), queue, None).ok());
     let Some(mut link) = link else {
         return told;
     };
-    link.queue.put([&header(Kind::Over, 0, 0, question.len()), question]);
+    link.queue.put([&header(Kind::Over, 0, 0, request.len()), request]);
     // It may have found the queue empty, and sleep.
     if link.queue.must_wake() {
         let _ = link.channel.write(b"!");
     }
-    let until = Instant::now() + WITHIN;
+    let until = Instant::now() + ANSWER_TIMEOUT;
     let mut buffer = [0; 8192];
-    while waiting.are_there() {
+    while waiting.is_waiting() {
         match link.channel.read(&mut buffer) {
             ReadOutcome::Bytes(count) => {
                 if let Some(Answer::Over { id, folder, recorded }) = decode(&buffer[..count]) {

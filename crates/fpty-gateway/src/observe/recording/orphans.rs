@@ -4,105 +4,107 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-use super::file::{Of, Recording};
-use super::journal::Ledger;
+use super::file::{RecordingFile, RecordingName};
+use super::journal::Journal;
 use super::protocol::{Failure, Message, Resume, id_of};
-use crate::observe::audit::Recorded;
+use crate::observe::audit::RecordingResult;
 use crate::process::ipc::Hello;
 use fpty::sys::dir::Dir;
 
 /// Where a recorder writes.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct RecorderContext<'a> {
     /// Its folders.
     pub folders: &'a [Dir],
     /// What the next one is to know.
-    pub ledger: &'a Ledger,
+    pub journal: &'a Journal,
 }
 
 /// A session of a gateway's.
-pub enum Session {
+pub enum RecordedSession {
     /// It has a file.
-    Recorded(Box<Recording>),
+    Open(Box<RecordingFile>),
     /// It is to go on in its next file; there is nothing of it for that so far.
-    Waits(Resume),
+    Pending(Resume),
     /// There is no file, for this reason; so many bytes would have gone there.
-    Lost(Of, u64, Failure),
+    Failed(RecordingName, u64, Failure),
 }
 
 /// Sessions whose gateway has ended, by its number: the next one may take them
 /// up.
 #[derive(Default)]
-pub struct Parked(HashMap<Of, (usize, Session)>);
+pub struct OrphanedRecordings(HashMap<RecordingName, (usize, RecordedSession)>);
 
-impl Session {
+impl RecordedSession {
     /// Which it is.
-    pub fn of(&self) -> Of {
+    pub fn of(&self) -> RecordingName {
         match self {
-            Self::Recorded(recording) => recording.of_session().clone(),
-            Self::Waits(resume) => (resume.begin.folder, resume.begin.name.clone()),
-            Self::Lost(of, ..) => of.clone(),
+            Self::Open(recording) => recording.name_of_session().clone(),
+            Self::Pending(resume) => (resume.begin.folder, resume.begin.name.clone()),
+            Self::Failed(of, ..) => of.clone(),
         }
     }
 
     /// It is over, with this last word, where there is one: else nobody tells how it
     /// ended. What became of it.
-    pub fn end(self, last: Option<Message<'_>>, place: &Place<'_>) -> Recorded {
+    pub fn end(self, last: Option<Message<'_>>, ctx: &RecorderContext<'_>) -> RecordingResult {
         match self {
-            Self::Recorded(mut recording) => {
+            Self::Open(mut recording) => {
                 let status = last.and_then(|last| {
-                    let _ = recording.note(last, place.ledger);
+                    let _ = recording.note(last, ctx.journal);
                     last.body.first_chunk().map(|bytes| i32::from_le_bytes(*bytes))
                 });
-                recording.end(status, place.ledger)
+                recording.end(status, ctx.journal)
             }
             // Of the file before this one nothing is known.
-            Self::Waits(Resume { begin, dropped, .. }) => {
-                Recorded { path: begin.file(), dropped, ..Recorded::default() }
+            Self::Pending(Resume { begin, dropped, .. }) => {
+                RecordingResult { path: begin.file(), dropped, ..RecordingResult::default() }
             }
-            Self::Lost(_, dropped, _) => {
-                Recorded { bytes: Some(0), dropped, ..Recorded::default() }
+            Self::Failed(_, dropped, _) => {
+                RecordingResult { bytes: Some(0), dropped, ..RecordingResult::default() }
             }
         }
     }
 }
 
-impl Parked {
+impl OrphanedRecordings {
     /// One that a gateway takes up, where it is here.
-    pub fn take(&mut self, of: &Of) -> Option<Session> {
+    pub fn take(&mut self, of: &RecordingName) -> Option<RecordedSession> {
         self.0.remove(of).map(|(_, session)| session)
     }
 
     /// Those of a gateway of this number, which has ended.
-    pub fn put(&mut self, ordinal: usize, sessions: impl Iterator<Item = Session>) {
+    pub fn put(&mut self, ordinal: usize, sessions: impl Iterator<Item = RecordedSession>) {
         self.0.extend(sessions.map(|session| (session.of(), (ordinal, session))));
     }
 
     /// What a gateway has not taken up, of those whose place it has, is over.
-    pub fn end_rest(&mut self, gateway: &Hello, place: &Place<'_>) {
-        for (_, session) in take_out(&mut self.0, |_, (before, _)| gateway.has_place_of(*before)) {
-            session.end(None, place);
+    pub fn end_unclaimed(&mut self, gateway: &Hello, ctx: &RecorderContext<'_>) {
+        for (_, session) in
+            remove_where(&mut self.0, |_, (before, _)| gateway.has_place_of(*before))
+        {
+            session.end(None, ctx);
         }
     }
 
     /// These sessions, by their ids, are over: what became of each that is here.
-    pub fn end_these(
+    pub fn end_ids(
         &mut self,
         ids: &HashSet<String>,
-        place: &Place<'_>,
-    ) -> impl Iterator<Item = (Of, Recorded)> {
-        let sessions = take_out(&mut self.0, |(_, name), _| ids.contains(id_of(name)));
-        sessions.into_iter().map(|(_, session)| (session.of(), session.end(None, place)))
+        ctx: &RecorderContext<'_>,
+    ) -> impl Iterator<Item = (RecordingName, RecordingResult)> {
+        let sessions = remove_where(&mut self.0, |(_, name), _| ids.contains(id_of(name)));
+        sessions.into_iter().map(|(_, session)| (session.of(), session.end(None, ctx)))
     }
 
     /// All are over.
-    pub fn end(self, place: &Place<'_>) {
-        self.0.into_values().for_each(|(_, session)| drop(session.end(None, place)));
+    pub fn end(self, ctx: &RecorderContext<'_>) {
+        self.0.into_values().for_each(|(_, session)| drop(session.end(None, ctx)));
     }
 }
 
 /// Takes those out that are meant.
-pub fn take_out<K: Clone + Eq + Hash, V>(
+pub fn remove_where<K: Clone + Eq + Hash, V>(
     from: &mut HashMap<K, V>,
     mut is_one: impl FnMut(&K, &mut V) -> bool,
 ) -> Vec<V> {
@@ -114,7 +116,7 @@ pub fn take_out<K: Clone + Eq + Hash, V>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::recording::consumer::Source;
+    use crate::observe::recording::consumer::GatewayFeed;
     use crate::observe::recording::protocol::header;
     use crate::observe::recording::protocol::{Answer, Begin, Kind};
     use crate::process::ipc::encode;
@@ -129,7 +131,7 @@ mod tests {
     }
 
     /// A gateway, and how it speaks.
-    fn gateway((ordinal, count): (usize, usize)) -> (Source, impl FnMut(Kind, u32, &[u8])) {
+    fn gateway((ordinal, count): (usize, usize)) -> (GatewayFeed, impl FnMut(Kind, u32, &[u8])) {
         let mut giver = Producer::new().expect("a queue");
         let taker = Consumer::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
         let (channel, _) = Stream::pair().expect("a channel");
@@ -137,41 +139,41 @@ mod tests {
             assert!(giver.put([&header(kind, session, 0, body.len()), body]));
         };
         let hello = Hello { ordinal, count, token: Default::default() };
-        (Source::new(channel, taker.expect("a queue"), hello), say)
+        (GatewayFeed::new(channel, taker.expect("a queue"), hello), say)
     }
 
-    fn answers(source: &mut Source) -> Vec<Answer> {
+    fn answers(source: &mut GatewayFeed) -> Vec<Answer> {
         let answers = source.answers();
         answers.map(|it| serde_json::from_slice(&it).expect("JSON")).collect()
     }
 
     #[test]
     fn the_next_gateway_goes_on_in_the_same_file_and_ends_the_rest() {
-        let place = tempfile::tempdir().expect("a directory");
-        let text = |name: &str| std::fs::read_to_string(place.path().join(name));
-        let (folders, ledger) =
-            ([Dir::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
-        let here = Place { folders: &folders, ledger: &ledger };
-        let mut parked = Parked::default();
+        let ctx = tempfile::tempdir().expect("a directory");
+        let text = |name: &str| std::fs::read_to_string(ctx.path().join(name));
+        let (folders, journal) =
+            ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
+        let here = RecorderContext { folders: &folders, journal: &journal };
+        let mut orphans = OrphanedRecordings::default();
         let (first, mut say) = gateway((3, 4));
         for (session, name) in [(1, "on"), (2, "over")] {
             say(Kind::Begin, session, &serde_json::to_vec(&Begin::named(name)).expect("JSON"));
             say(Kind::Output, session, b"before");
         }
-        first.park(&here, &mut parked);
+        first.orphan(&here, &mut orphans);
         let (other, mut say) = gateway((0, 4));
         say(Kind::Begin, 1, &serde_json::to_vec(&Begin::named("other")).expect("JSON"));
-        other.park(&here, &mut parked);
+        other.orphan(&here, &mut orphans);
         // There are fewer gateways now: this one has the place of the first.
         let (mut next, mut say) = gateway((1, 2));
-        assert!(gateway((3, 4)).0.is_followed_by(&next));
-        assert!(!gateway((0, 4)).0.is_followed_by(&next));
+        assert!(gateway((3, 4)).0.is_replaced_by(&next));
+        assert!(!gateway((0, 4)).0.is_replaced_by(&next));
         say(Kind::Resume, 7, &resume("on"));
         say(Kind::Resume, 8, &resume("unknown"));
         say(Kind::Rest, 0, &[]);
         say(Kind::Output, 7, b"after");
         say(Kind::End, 7, &9_i32.to_le_bytes());
-        assert_eq!(next.work(&here, &mut parked), Ok(true));
+        assert_eq!(next.process(&here, &mut orphans), Ok(true));
         let answers = answers(&mut next);
         let resumed =
             |session, part, moved, dropped| Answer::Resumed { session, part, moved, dropped };
@@ -180,7 +182,7 @@ mod tests {
             panic!("{answers:?}");
         };
         let on = text(&recorded.path).expect("a file");
-        let Recorded { path, bytes, dropped, .. } = recorded;
+        let RecordingResult { path, bytes, dropped, .. } = recorded;
         assert_eq!((path.as_str(), *bytes), ("on.cast", Some(on.len() as u64)));
         assert_eq!(*dropped, 0);
         assert!(on.contains("\"before\"]\n[0.000000, \"o\", \"after\"]\n"), "{on}");
@@ -190,33 +192,33 @@ mod tests {
         assert!(!text("other.cast").expect("a file").contains("sha256="));
         // One with nothing to be written has no file, and one with its end has.
         assert!(text("unknown-part2.cast").is_err());
-        next.park(&here, &mut parked);
-        parked.end(&here);
+        next.orphan(&here, &mut orphans);
+        orphans.end(&here);
         assert!(text("unknown-part2.cast").is_err());
         assert!(text("other.cast").expect("a file").contains("sha256="));
     }
 
     #[test]
     fn those_whose_ends_are_told_are_over_with_what_was_missing() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (folders, ledger) =
-            ([Dir::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
-        let here = Place { folders: &folders, ledger: &ledger };
-        let mut parked = Parked::default();
+        let ctx = tempfile::tempdir().expect("a directory");
+        let (folders, journal) =
+            ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
+        let here = RecorderContext { folders: &folders, journal: &journal };
+        let mut orphans = OrphanedRecordings::default();
         let mut giver = Producer::new().expect("a queue");
         let taker = Consumer::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
         let (channel, _) = Stream::pair().expect("a channel");
-        let first = Source::new(channel, taker.expect("a queue"), Hello::of(0, 1));
+        let first = GatewayFeed::new(channel, taker.expect("a queue"), Hello::of(0, 1));
         for (session, name) in [(1, "now-me-over"), (2, "now-me-on")] {
             let begin = serde_json::to_vec(&Begin::named(name)).expect("JSON");
             assert!(giver.put([&header(Kind::Begin, session, 0, begin.len()), &begin]));
         }
         giver.note(0, 1, 77);
         drop(giver);
-        first.park(&here, &mut parked);
+        first.orphan(&here, &mut orphans);
         let (mut next, mut say) = gateway((0, 1));
         say(Kind::Over, 0, &encode(&["over", "unknown"]));
-        assert_eq!(next.work(&here, &mut parked), Ok(true));
+        assert_eq!(next.process(&here, &mut orphans), Ok(true));
         let answers = answers(&mut next);
         let [
             Answer::Over { id, folder: 0, recorded: Some(recorded) },
@@ -226,7 +228,7 @@ mod tests {
             panic!("{answers:?}");
         };
         assert_eq!((id.as_str(), unknown.as_str()), ("over", "unknown"));
-        let text = |name: &str| std::fs::read_to_string(place.path().join(name)).expect("a file");
+        let text = |name: &str| std::fs::read_to_string(ctx.path().join(name)).expect("a file");
         let over = text(&recorded.path);
         assert_eq!((recorded.bytes, recorded.dropped), (Some(over.len() as u64), 77));
         assert!(over.contains("77 bytes are missing") && over.contains("dropped=77"), "{over}");
@@ -235,26 +237,26 @@ mod tests {
 
     #[test]
     fn what_failed_is_not_forgotten() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (folders, ledger) =
-            ([Dir::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
-        let here = Place { folders: &folders, ledger: &ledger };
-        let mut parked = Parked::default();
+        let ctx = tempfile::tempdir().expect("a directory");
+        let (folders, journal) =
+            ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
+        let here = RecorderContext { folders: &folders, journal: &journal };
+        let mut orphans = OrphanedRecordings::default();
         let (mut first, mut say) = gateway((0, 1));
         let limited = Begin { limit: Some(1024), ..Begin::named("full") };
         say(Kind::Begin, 1, &serde_json::to_vec(&limited).expect("JSON"));
         say(Kind::Output, 1, &[b'x'; 2048]);
         say(Kind::Begin, 2, &serde_json::to_vec(&Begin::named("no/such")).expect("JSON"));
-        assert_eq!(first.work(&here, &mut parked), Ok(true));
+        assert_eq!(first.process(&here, &mut orphans), Ok(true));
         let before = answers(&mut first);
         assert!(matches!(before[..], [Answer::Failed { .. }, Answer::Failed { .. }]), "{before:?}");
-        first.park(&here, &mut parked);
+        first.orphan(&here, &mut orphans);
         let (mut next, mut say) = gateway((0, 1));
         say(Kind::Resume, 5, &resume("full"));
         say(Kind::Resume, 6, &resume("no/such"));
         say(Kind::Output, 6, b"more");
         say(Kind::End, 6, &[]);
-        assert_eq!(next.work(&here, &mut parked), Ok(true));
+        assert_eq!(next.process(&here, &mut orphans), Ok(true));
         let answers = answers(&mut next);
         let [
             Answer::Failed { session: 5, why: Failure::Full },

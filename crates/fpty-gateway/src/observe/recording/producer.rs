@@ -11,46 +11,46 @@ use fpty::sys::socket::Stream;
 pub(crate) const RESERVE: usize = 128 * 1024;
 
 /// With less room than this no terminal is read.
-pub(crate) const TIGHT: usize = 512 * 1024;
+pub(crate) const LOW_ROOM: usize = 512 * 1024;
 
 /// With so many bytes in it the recorder is woken up at once.
-const MANY: usize = 128 * 1024;
+const URGENT_BYTES: usize = 128 * 1024;
 
 /// The queue, and what concerns all sessions that go through it.
 #[derive(Default)]
-pub struct Sink {
-    link: Option<Link>,
+pub struct RecorderProducer {
+    link: Option<RecorderLink>,
     /// Something was put in that nobody was woken up for.
-    fresh: bool,
+    has_unflushed: bool,
     /// Words that found no room, and must not be lost.
-    later: VecDeque<Vec<u8>>,
+    backlog: VecDeque<Vec<u8>>,
     /// Sessions whose terminals are not read, until there is room.
-    pub held: Vec<u32>,
+    pub throttled: Vec<u32>,
     /// The recorder takes nothing: nobody waits for it.
     pub stalled: bool,
     /// Where sessions stand whose missing bytes are noted.
-    noted: HashMap<u32, usize>,
+    note_slots: HashMap<u32, usize>,
 }
 
 /// What leads to a recorder.
-pub struct Link {
+pub struct RecorderLink {
     /// The queue.
     pub queue: Producer,
     /// Wakes it up, and brings its answers.
     pub channel: Stream,
 }
 
-impl Sink {
+impl RecorderProducer {
     /// Goes to this recorder from now on, or to none.
-    pub fn connect(&mut self, link: Option<Link>) {
+    pub fn connect(&mut self, link: Option<RecorderLink>) {
         *self = Self { link, ..Self::default() };
     }
 
     /// Goes to another recorder from now on, which has the same queue.
-    pub fn go_on(&mut self, link: Link) {
-        (self.link, self.stalled, self.fresh) = (Some(link), false, true);
+    pub fn reconnect(&mut self, link: RecorderLink) {
+        (self.link, self.stalled, self.has_unflushed) = (Some(link), false, true);
         // The one before may have taken note of that, and said nothing.
-        if !self.held.is_empty() {
+        if !self.throttled.is_empty() {
             self.wait_for_room();
         }
     }
@@ -61,8 +61,8 @@ impl Sink {
     }
 
     /// Words that found no room, and wait for some.
-    pub fn later(&self) -> impl Iterator<Item = &[u8]> {
-        self.later.iter().map(Vec::as_slice)
+    pub fn backlog(&self) -> impl Iterator<Item = &[u8]> {
+        self.backlog.iter().map(Vec::as_slice)
     }
 
     /// Whether it goes anywhere.
@@ -76,8 +76,8 @@ impl Sink {
     }
 
     /// Whether terminals are better not read now.
-    pub fn is_tight(&self) -> bool {
-        !self.stalled && self.link.as_ref().is_some_and(|link| link.queue.room() < TIGHT)
+    pub fn is_low_on_room(&self) -> bool {
+        !self.stalled && self.link.as_ref().is_some_and(|link| link.queue.room() < LOW_ROOM)
     }
 
     /// How many bytes the recorder has taken, ever.
@@ -87,21 +87,21 @@ impl Sink {
 
     /// Whether something waits for the recorder that it was not woken up for:
     /// in a moment, or (`true`) at once.
-    pub fn is_fresh(&self) -> Option<bool> {
-        let many = || self.link.as_ref().is_some_and(|link| link.queue.used() >= MANY);
-        self.fresh.then(many)
+    pub fn flush_is_urgent(&self) -> Option<bool> {
+        let many = || self.link.as_ref().is_some_and(|link| link.queue.used() >= URGENT_BYTES);
+        self.has_unflushed.then(many)
     }
 
     /// Wakes the recorder up, where it sleeps. Words that found no room may
     /// find some now.
     pub fn flush(&mut self) {
-        while let Some(word) = self.later.pop_front() {
+        while let Some(word) = self.backlog.pop_front() {
             if !self.try_put([&word, &[]], 0) {
-                self.later.push_front(word);
+                self.backlog.push_front(word);
                 break;
             }
         }
-        self.fresh = false;
+        self.has_unflushed = false;
         if let Some(link) = &self.link {
             if link.queue.must_wake() {
                 let _ = link.channel.write(b"!");
@@ -123,34 +123,34 @@ impl Sink {
         let Some(link) = &self.link else {
             return;
         };
-        let place = match (self.noted.get(&session).copied(), missing) {
+        let place = match (self.note_slots.get(&session).copied(), missing) {
             (None, 0) => return,
             (Some(place), _) => place,
             (None, _) => {
-                let is_free = |place: &usize| !self.noted.values().any(|used| used == place);
+                let is_free = |place: &usize| !self.note_slots.values().any(|used| used == place);
                 let Some(place) = (0..NOTES).find(is_free) else {
                     return;
                 };
-                self.noted.insert(session, place);
+                self.note_slots.insert(session, place);
                 place
             }
         };
         if missing == 0 {
-            self.noted.remove(&session);
+            self.note_slots.remove(&session);
         }
         link.queue.note(place, session, missing);
     }
 
     /// Whether words wait for room.
-    pub fn has_more(&self) -> bool {
-        !self.later.is_empty()
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
     }
 
     /// Puts a word in that leaves room for so much more. Returns whether there was
     /// any.
     pub fn put(&mut self, kind: Kind, session: u32, at: u64, body: &[u8], reserve: usize) -> bool {
         // What comes later comes after that.
-        self.later.is_empty()
+        self.backlog.is_empty()
             && self.try_put([&header(kind, session, at, body.len()), body], reserve)
     }
 
@@ -166,16 +166,16 @@ impl Sink {
         }
         // After that the recorder is there again, if it was not.
         self.stalled &= link.queue.used() > CAPACITY / 2;
-        self.fresh = true;
+        self.has_unflushed = true;
         link.queue.put(parts)
     }
 
     /// A word that must not be lost.
-    pub fn put_surely(&mut self, kind: Kind, session: u32, at: u64, body: &[u8]) {
+    pub fn put_reliable(&mut self, kind: Kind, session: u32, at: u64, body: &[u8]) {
         if self.link.is_some() && !self.put(kind, session, at, body, 0) {
             let mut word = header(kind, session, at, body.len()).to_vec();
             word.extend_from_slice(body);
-            self.later.push_back(word);
+            self.backlog.push_back(word);
         }
     }
 }

@@ -7,14 +7,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::asciicast::Head;
-use crate::observe::audit::Recorded;
+use crate::observe::audit::RecordingResult;
 
 /// Bytes of a header: what it is, 3 unused, the session's number, how many
 /// bytes follow, 4 unused, the time.
 pub const HEADER: usize = 24;
 
 /// More than a gateway ever sends at once.
-pub const LONGEST: usize = 1 << 20;
+pub const MAX_BODY: usize = 1 << 20;
 
 /// What a message in the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub enum Answer {
         /// Its number.
         session: u32,
         /// What is in the file of this name; an empty one: there is none.
-        recorded: Recorded,
+        recorded: RecordingResult,
     },
     /// The same of one of a gateway before.
     Over {
@@ -165,7 +165,7 @@ pub enum Answer {
         /// The folder of its file, by its number.
         folder: usize,
         /// What is in that; `None`: there is no such session.
-        recorded: Option<Recorded>,
+        recorded: Option<RecordingResult>,
     },
 }
 
@@ -225,20 +225,20 @@ pub fn header(kind: Kind, session: u32, at: u64, length: usize) -> [u8; HEADER] 
 
 /// Nonsense was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nonsense;
+pub struct ProtocolError;
 
 /// Takes a message off the front; `None` where it is not complete.
-pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, Nonsense> {
+pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);
     };
     let number = |at: usize| {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
-    let kind = KINDS.get(usize::from(header[0])).copied().ok_or(Nonsense)?;
+    let kind = KINDS.get(usize::from(header[0])).copied().ok_or(ProtocolError)?;
     let length = number(8) as usize;
-    if length > LONGEST {
-        return Err(Nonsense);
+    if length > MAX_BODY {
+        return Err(ProtocolError);
     }
     let Some((body, rest)) = rest.split_at_checked(length) else {
         return Ok(None);

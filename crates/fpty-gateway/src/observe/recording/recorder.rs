@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::consumer::Source;
-use super::journal::{Ledger, Unfinished};
-use super::orphans::{Parked, Place, take_out};
+use super::consumer::GatewayFeed;
+use super::journal::{Journal, Unfinished};
+use super::orphans::{OrphanedRecordings, RecorderContext, remove_where};
 use super::protocol::Answer;
 use crate::process::ipc::{Hello, decode};
 use fpty::sys::dir::Dir;
@@ -28,11 +28,11 @@ use fpty::sys::socket::Stream;
 use fpty::sys::{ReadOutcome, daemonize};
 
 /// One that lived shorter than this is not replaced at once.
-const SHORT: Duration = Duration::from_secs(1);
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Signals for whoever stops the service. It ends by itself, after the last
 /// gateway's last word.
-const NOT_OURS: [Signal; 10] = [
+const BLOCKED_SIGNALS: [Signal; 10] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -62,132 +62,144 @@ pub fn start(folders: Vec<Dir>) -> std::io::Result<Stream> {
 fn supervise(kept: Vec<OwnedFd>) {
     fpty::sys::forbid_ptrace();
     own_dispositions(&[]);
-    NOT_OURS.into_iter().for_each(block);
+    BLOCKED_SIGNALS.into_iter().for_each(block);
     let _ = std::env::set_current_dir("/");
     let mut kept = kept.into_iter();
-    let Some(door) = kept.next() else {
+    let Some(registration) = kept.next() else {
         return;
     };
     let folders: Vec<Dir> = kept.map(Dir::from_fd).collect();
-    let Ok(ledger) = Ledger::new() else {
+    let Ok(journal) = Journal::new() else {
         return;
     };
     loop {
         let begin = Instant::now();
         let ended = daemonize::run_and_wait(c"fpty-recorder", || {
-            if let Ok(door) = door.try_clone() {
-                let _ = run(Stream::from(door), &Place { folders: &folders, ledger: &ledger });
+            if let Ok(registration) = registration.try_clone() {
+                let _ = run(
+                    Stream::from(registration),
+                    &RecorderContext { folders: &folders, journal: &journal },
+                );
             }
         });
         if matches!(ended, Ok(true)) {
             return;
         }
-        if begin.elapsed() < SHORT {
-            std::thread::sleep(SHORT);
+        if begin.elapsed() < RESTART_DELAY {
+            std::thread::sleep(RESTART_DELAY);
         }
     }
 }
 
-const DOOR: u64 = 0;
+const REGISTRATION: u64 = 0;
 
 /// The process's life.
-fn run(door: Stream, place: &Place<'_>) -> std::io::Result<()> {
+fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
     fpty::sys::forbid_ptrace();
     // One for each session.
     let _ = fpty::sys::raise_descriptor_limit();
     let mut poller = Poller::new(64)?;
-    poller.add(door.as_fd(), DOOR, Interest::READ)?;
-    let mut door = Some(door);
-    let mut sources: HashMap<u64, Source> = HashMap::new();
-    let mut parked = Parked::default();
-    let mut unfinished = place.ledger.take();
-    let mut next = DOOR + 1;
-    while door.is_some() || !sources.is_empty() {
+    poller.add(registration.as_fd(), REGISTRATION, Interest::READ)?;
+    let mut registration = Some(registration);
+    let mut feeds: HashMap<u64, GatewayFeed> = HashMap::new();
+    let mut orphans = OrphanedRecordings::default();
+    let mut unfinished = ctx.journal.take();
+    let mut next = REGISTRATION + 1;
+    while registration.is_some() || !feeds.is_empty() {
         let mut busy = false;
-        let nonsense = take_out(&mut sources, |token, source| {
-            let worked = source.work(place, &mut parked);
+        let nonsense = remove_where(&mut feeds, |token, feed| {
+            let worked = feed.process(ctx, &mut orphans);
             if let Ok(worked) = worked {
-                busy |= worked || source.queue.sleep();
-                source.speak(&poller, *token);
+                busy |= worked || feed.queue.sleep();
+                feed.send_answers(&poller, *token);
             }
             worked.is_err()
         });
-        nonsense.into_iter().for_each(|source| source.end(place));
+        nonsense.into_iter().for_each(|feed| feed.end(ctx));
         let count = poller.wait(busy.then_some(Duration::ZERO))?;
         for index in 0..count {
             match poller.ready(index).token {
-                DOOR => {
-                    let Some(open) = &door else { continue };
-                    match enter(open, &mut unfinished, place) {
-                        Entry::Source(source, before) => {
+                REGISTRATION => {
+                    let Some(open) = &registration else { continue };
+                    match register(open, &mut unfinished, ctx) {
+                        Registration::Gateway(feed, before) => {
                             // What the one before it had is known by now.
-                            let is_over = |_: &u64, one: &mut Source| one.is_followed_by(&source);
-                            for over in take_out(&mut sources, is_over) {
-                                over.park(place, &mut parked);
+                            let is_over =
+                                |_: &u64, one: &mut GatewayFeed| one.is_replaced_by(&feed);
+                            for over in remove_where(&mut feeds, is_over) {
+                                over.orphan(ctx, &mut orphans);
                             }
-                            if let Some(source) = welcome(*source, before, &mut parked) {
-                                let channel = source.channel.as_fd();
+                            if let Some(feed) = greet_feed(*feed, before, &mut orphans) {
+                                let channel = feed.channel.as_fd();
                                 if poller.add(channel, next, Interest::READ).is_ok() {
-                                    sources.insert(next, source);
+                                    feeds.insert(next, feed);
                                     next += 1;
                                 }
                             }
                         }
-                        Entry::Nobody => {}
-                        Entry::Closed => {
+                        Registration::Invalid => {}
+                        Registration::Closed => {
                             let _ = poller.remove(open.as_fd());
-                            door = None;
+                            registration = None;
                         }
                     }
                 }
                 token => {
-                    if sources.get(&token).is_some_and(Source::hear_end) {
-                        if let Some(source) = sources.remove(&token) {
-                            source.park(place, &mut parked);
+                    if feeds.get(&token).is_some_and(GatewayFeed::is_closed) {
+                        if let Some(feed) = feeds.remove(&token) {
+                            feed.orphan(ctx, &mut orphans);
                         }
                     }
                 }
             }
         }
     }
-    parked.end(place);
+    orphans.end(ctx);
     Ok(())
 }
 
-enum Entry {
+enum Registration {
     /// A gateway, and what it says of sessions that a recorder before us had.
-    Source(Box<Source>, Option<OwnedFd>),
-    Nobody,
+    Gateway(Box<GatewayFeed>, Option<OwnedFd>),
+    Invalid,
     Closed,
 }
 
 /// Somebody is at the door: with a queue, a channel, and, where a recorder
 /// before us had that queue, another one with what is to be known of it.
-fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) -> Entry {
+fn register(
+    registration: &Stream,
+    unfinished: &mut Option<Unfinished>,
+    ctx: &RecorderContext<'_>,
+) -> Registration {
     let (mut word, mut arrived) = ([0; 256], Vec::new());
-    let hello = match door.read_credentialed(&mut word, &mut arrived).0 {
+    let hello = match registration.read_credentialed(&mut word, &mut arrived).0 {
         ReadOutcome::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
         ReadOutcome::WouldBlock => None,
         // The end of the door alone is not enough.
-        ReadOutcome::Eof | ReadOutcome::Closed => return Entry::Closed,
+        ReadOutcome::Eof | ReadOutcome::Closed => return Registration::Closed,
     };
     let mut arrived = arrived.into_iter();
     let (Some(hello), Some(queue), Some(channel), before) =
         (hello, arrived.next(), arrived.next(), arrived.next())
     else {
-        return Entry::Nobody;
+        return Registration::Invalid;
     };
     let Ok(queue) = Consumer::of(&queue) else {
-        return Entry::Nobody;
+        return Registration::Invalid;
     };
     if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {
-        unfinished.undo(queue.begins_at(), place.folders);
+        unfinished.undo(queue.begins_at(), ctx.folders);
     }
-    Entry::Source(Box::new(Source::new(Stream::from(channel), queue, hello)), before)
+    Registration::Gateway(Box::new(GatewayFeed::new(Stream::from(channel), queue, hello)), before)
 }
 
 /// A gateway has come in; it is none where what it says makes no sense.
-fn welcome(mut source: Source, before: Option<OwnedFd>, parked: &mut Parked) -> Option<Source> {
-    source.answer(&Answer::Here { uid: nix::unistd::geteuid().as_raw() });
-    before.is_none_or(|before| source.learn(&before, parked).is_ok()).then_some(source)
+fn greet_feed(
+    mut feed: GatewayFeed,
+    before: Option<OwnedFd>,
+    orphans: &mut OrphanedRecordings,
+) -> Option<GatewayFeed> {
+    feed.answer(&Answer::Here { uid: nix::unistd::geteuid().as_raw() });
+    before.is_none_or(|before| feed.restore_sessions(&before, orphans).is_ok()).then_some(feed)
 }

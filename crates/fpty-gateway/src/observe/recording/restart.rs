@@ -7,10 +7,10 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use super::protocol::{self, Failure, Kind, Message, Resume, header};
-use super::results::{Bytes, News};
-use super::{Recorder, Recording, connect};
+use super::results::{RecorderEvent, UnconsumedBytes};
+use super::{RecordingTap, Recordings, connect};
 use crate::event_loop::context::Context;
-use crate::event_loop::subject::Whose;
+use crate::event_loop::subject::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::encode;
 use crate::session::relay::Sessions;
@@ -19,21 +19,21 @@ use fpty::sys::shm_queue::Producer;
 const KILLED: &str = "the recorder was killed";
 
 /// Why a session is not recorded as it was.
-pub(crate) fn killed() -> Failure {
+pub(crate) fn recorder_was_killed() -> Failure {
     Failure::Error(String::from(KILLED))
 }
 
 /// What a queue has that no recorder was done with.
 #[derive(Default)]
-pub(crate) struct Left {
+pub(crate) struct Unconsumed {
     /// Sessions that begin in there, or go on there.
     begins: HashSet<u32>,
     /// Sessions that end.
     ends: HashSet<u32>,
-    of_sessions: HashMap<u32, Bytes>,
+    of_sessions: HashMap<u32, UnconsumedBytes>,
 }
 
-impl Left {
+impl Unconsumed {
     fn note(&mut self, mut bytes: &[u8]) {
         while let Ok(Some(message)) = protocol::next(&mut bytes) {
             let Message { kind, session, .. } = message;
@@ -52,45 +52,53 @@ impl Left {
         }
     }
 
-    fn of(&self, session: u32) -> Bytes {
+    fn of(&self, session: u32) -> UnconsumedBytes {
         self.of_sessions.get(&session).copied().unwrap_or_default()
     }
 }
 
-impl Recorder {
+impl Recordings {
     /// The recorder was killed. Another one is most often there at once.
-    pub(crate) fn follow_killed(&mut self, cx: &mut Context) {
-        if let Some(channel) = self.sink.borrow().channel() {
+    pub(crate) fn recorder_killed(&mut self, cx: &mut Context) {
+        if let Some(channel) = self.producer.borrow().channel() {
             let _ = cx.poller.remove(channel.as_fd());
         }
         log(&format!("forkptyrouter: {KILLED}"));
-        let mut left = Left::default();
-        let queue = self.sink.borrow_mut().disconnect();
+        let mut unconsumed = Unconsumed::default();
+        let queue = self.producer.borrow_mut().disconnect();
         if let Some(queue) = &queue {
-            left.note(&queue.left());
+            unconsumed.note(&queue.left());
         }
-        self.sink.borrow().later().for_each(|word| left.note(word));
+        self.producer.borrow().backlog().for_each(|word| unconsumed.note(word));
         // It had taken the last word of these, and did not live to answer.
-        self.tell_over(cx, |number, _| (!left.ends.contains(&number)).then(Bytes::default));
-        let taken = queue.and_then(|queue| self.hand_on(cx, queue, &left));
+        self.end_unanswered(cx, |number, _| {
+            (!unconsumed.ends.contains(&number)).then(UnconsumedBytes::default)
+        });
+        let taken = queue.and_then(|queue| self.hand_queue_on(cx, queue, &unconsumed));
         let goes_on = |number: &u32| taken.as_ref().is_some_and(|taken| taken.contains(number));
-        self.tell_over(cx, |number, _| (!goes_on(&number)).then(|| left.of(number)));
+        self.end_unanswered(cx, |number, _| (!goes_on(&number)).then(|| unconsumed.of(number)));
         let mut numbers: Vec<u32> = self.sessions.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
-            let whose = self.sessions.get(&number).map_or(Whose::Past, |it| it.whose());
-            let (goes_on, left) = (goes_on(&number), left.of(number));
-            let lost = News::Lost { session: number, goes_on, left };
-            Self::then(cx, whose, lost);
+            let fault_domain =
+                self.sessions.get(&number).map_or(FaultDomain::Nobody, |it| it.fault_domain());
+            let (goes_on, unconsumed) = (goes_on(&number), unconsumed.of(number));
+            let lost = RecorderEvent::Lost { session: number, goes_on, unconsumed };
+            Self::then(cx, fault_domain, lost);
         }
-        self.look_after(cx);
+        self.schedule_check(cx);
     }
 
     /// Gives a queue to the next recorder; which sessions go on there. `None`:
     /// there is no recorder.
-    fn hand_on(&mut self, cx: &mut Context, queue: Producer, left: &Left) -> Option<HashSet<u32>> {
-        let mut taken: HashSet<u32> = left.begins.clone();
-        let resumes = self.resumes(left);
+    fn hand_queue_on(
+        &mut self,
+        cx: &mut Context,
+        queue: Producer,
+        unconsumed: &Unconsumed,
+    ) -> Option<HashSet<u32>> {
+        let mut taken: HashSet<u32> = unconsumed.begins.clone();
+        let resumes = self.resumes(unconsumed);
         let mut before = if resumes.is_empty() { None } else { Some(Producer::new().ok()?) };
         for (number, resume) in resumes {
             let json = encode(&resume);
@@ -100,44 +108,45 @@ impl Recorder {
             }
         }
         let link = connect(&self.hello, queue, before.as_ref()).ok()?;
-        self.sink.borrow_mut().go_on(link);
-        self.listen(cx).then_some(taken)
+        self.producer.borrow_mut().reconnect(link);
+        self.register_channel(cx).then_some(taken)
     }
 
     /// What the next recorder has to know of sessions whose beginning it does
     /// not find in the queue.
-    fn resumes(&self, left: &Left) -> Vec<(u32, Resume)> {
-        let goes_on = |it: &&Rc<Recording>| it.has_begun() && it.is_cut().is_none();
+    fn resumes(&self, unconsumed: &Unconsumed) -> Vec<(u32, Resume)> {
+        let goes_on = |it: &&Rc<RecordingTap>| it.has_begun() && it.detached_missing().is_none();
         let going_on = self.sessions.values().filter(goes_on).map(|recording| (recording, false));
         let over = self.over.values().map(|over| (&over.recording, true));
-        let unknown = going_on.chain(over).filter(|(it, _)| !left.begins.contains(&it.number()));
+        let unknown =
+            going_on.chain(over).filter(|(it, _)| !unconsumed.begins.contains(&it.number()));
         let resumes = unknown.map(|(recording, is_over)| {
             let number = recording.number();
-            let resume = recording.resume(recording.told_missing(left.of(number)));
+            let resume = recording.resume(recording.reported_missing(unconsumed.of(number)));
             (number, Resume { ends: is_over || resume.ends, ..resume })
         });
         resumes.collect()
     }
 
     /// A session whose recorder is gone is recorded on, if it may go on at all.
-    pub(crate) fn record_on(
+    pub(crate) fn continue_or_stop(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         number: u32,
         goes_on: bool,
-        left: Bytes,
+        unconsumed: UnconsumedBytes,
     ) {
         let recording = self.sessions.get(&number).filter(|it| it.has_begun()).map(Rc::clone);
         let Some(recording) = recording else {
             return;
         };
         if !goes_on {
-            recording.cut(left);
+            recording.detach(unconsumed);
         }
-        match !goes_on || recording.must_be() {
-            true => self.lose(cx, sessions, &recording, &killed()),
-            false => Self::read_on(cx, &recording),
+        match !goes_on || recording.is_required() {
+            true => self.stop_recording(cx, sessions, &recording, &recorder_was_killed()),
+            false => Self::resume_reading(cx, &recording),
         }
     }
 }
@@ -159,12 +168,12 @@ mod tests {
         put(Kind::Input, 2, b"in");
         put(Kind::Resize, 2, &[0; 4]);
         put(Kind::End, 1, &[]);
-        let mut left = Left::default();
-        left.note(&bytes);
-        assert_eq!(left.of(1), Bytes { lost: 13, missing: 9 });
-        assert_eq!(left.of(2), Bytes { lost: 2, missing: 0 });
-        assert_eq!(left.of(3), Bytes::default());
-        assert_eq!((left.begins.len(), left.ends.len()), (1, 1));
-        assert!(left.begins.contains(&2) && left.ends.contains(&1));
+        let mut unconsumed = Unconsumed::default();
+        unconsumed.note(&bytes);
+        assert_eq!(unconsumed.of(1), UnconsumedBytes { lost: 13, missing: 9 });
+        assert_eq!(unconsumed.of(2), UnconsumedBytes { lost: 2, missing: 0 });
+        assert_eq!(unconsumed.of(3), UnconsumedBytes::default());
+        assert_eq!((unconsumed.begins.len(), unconsumed.ends.len()), (1, 1));
+        assert!(unconsumed.begins.contains(&2) && unconsumed.ends.contains(&1));
     }
 }

@@ -5,11 +5,11 @@ use super::protocol::Answer;
 /// What a recorder's word, or its end, means for one session: others do not
 /// suffer from what becomes of that.
 #[derive(Debug)]
-pub enum News {
+pub enum RecorderEvent {
     /// It was said.
-    Said(Answer),
+    Answered(Answer),
     /// It was killed.
-    Gone,
+    Killed,
     /// The same, for one session of those that it had.
     Lost {
         /// Its number.
@@ -17,13 +17,13 @@ pub enum News {
         /// There is another one, who has it.
         goes_on: bool,
         /// What is lost of it where nobody has it.
-        left: Bytes,
+        unconsumed: UnconsumedBytes,
     },
 }
 
 /// What a queue has of one session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
+pub struct UnconsumedBytes {
     /// How many are missing if the queue is lost.
     pub lost: u64,
     /// How many of them were missing before.

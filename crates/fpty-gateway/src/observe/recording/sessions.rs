@@ -6,37 +6,40 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::asciicast::Head;
 use super::protocol::{Begin, Failure, Kind};
-use super::results::Bytes;
-use super::{Kept, Over, Recorder, Recording, in_a_name, launcher, log_of, status_of};
+use super::results::UnconsumedBytes;
+use super::{
+    EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
+    log_session, status_of,
+};
 use crate::config::recording::OnError;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::Subject;
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::subject::SessionRef;
+use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::timestamp;
-use crate::observe::audit::{Gone, Last, Recorded};
+use crate::observe::audit::{EndReason, EndedSession, RecordingResult};
 use crate::session::relay::Sessions;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 
 /// How long a client may take to read why its session ends.
-const DISMISSED: Duration = Duration::from_secs(5);
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Recorder {
+impl Recordings {
     /// Why somebody who came to this socket can have no session: it is to be
     /// recorded and cannot.
-    pub fn why_not(&mut self, cx: &mut Context, socket: u16) -> Option<SessionEnd> {
+    pub fn rejection_reason(&mut self, cx: &mut Context, socket: u16) -> Option<SessionEnd> {
         let must = self.of_socket(socket).is_some_and(|it| it.on_error == OnError::Close);
-        (must && !self.reach(cx)).then(|| {
+        (must && !self.ensure_connected(cx)).then(|| {
             SessionEnd::new(EndKind::Refused, "it cannot be recorded: there is no recorder")
         })
     }
 
     /// Why somebody who came to this socket can have no command without a
     /// terminal: those are not recorded, and nothing may go unrecorded.
-    pub fn why_no_command(&self, socket: u16) -> Option<SessionEnd> {
+    pub fn command_rejection_reason(&self, socket: u16) -> Option<SessionEnd> {
         self.of_socket(socket).is_some_and(|record| record.refuses_commands()).then(|| {
             SessionEnd::new(
                 EndKind::Refused,
@@ -48,35 +51,35 @@ impl Recorder {
 
     /// A session is about to begin. What is typed before its program is executed
     /// is recorded, too.
-    pub fn expect(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key, size: Size) {
+    pub fn prepare(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key, size: Size) {
         let Some(attached) = sessions.get_mut(key) else {
             return;
         };
-        if self.of_socket(attached.door).is_none() {
+        if self.of_socket(attached.listener).is_none() {
             return;
         }
-        if !self.reach(cx) {
+        if !self.ensure_connected(cx) {
             // It may go on, or there would be none.
-            return log_of(&cx.ids.of(key), "is not recorded: there is no recorder");
+            return log_session(&cx.ids.of(key), "is not recorded: there is no recorder");
         }
-        let record = self.of_socket(attached.door);
-        let folder = record.and_then(|record| Some((record, record.folder.as_deref()?)));
-        let facts = cx.told.of(Subject::Session(key));
-        let (Some((record, folder)), Some(facts)) = (folder, facts) else {
+        let record = self.of_socket(attached.listener);
+        let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
+        let info = cx.audit.of(SessionRef::Session(key));
+        let (Some((record, folder)), Some(info)) = (folder, info) else {
             return;
         };
-        let story = &facts.story;
-        let peer = &story.first;
+        let history = &info.history;
+        let peer = &history.first;
         let user = match (&peer.address, &peer.user, peer.uid) {
             (Some(_), ..) => String::from("tcp"),
-            (None, Some(user), _) => in_a_name(user),
+            (None, Some(user), _) => file_name_part(user),
             (None, None, Some(uid)) => uid.to_string(),
             (None, None, None) => String::from("unknown"),
         };
-        let started = facts.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let name = format!("{}-{user}-{}", timestamp::in_a_name(facts.started.wall), facts.id);
+        let started = info.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = format!("{}-{user}-{}", timestamp::compact(info.started.wall), info.id);
         let begin = Begin {
-            folder: launcher::number(folder),
+            folder: launcher::folder_number(folder),
             name,
             part: 1,
             limit: record.limit,
@@ -86,30 +89,30 @@ impl Recorder {
                 cols: size.cols,
                 timestamp: started,
                 // It leaves room for the rest, whatever the limit.
-                command: story.command.chars().take(500).collect(),
-                title: format!("{user} {}", facts.id),
-                term: story.said.term.as_deref().map(String::from),
+                command: history.command.chars().take(500).collect(),
+                title: format!("{user} {}", info.id),
+                term: history.claimed.term.as_deref().map(String::from),
             },
         };
-        let recording = Recording::new(&self.sink, self.next, record, begin);
-        cx.told.recorded(Subject::Session(key), &recording.path(), false);
-        attached.wires.traffic.get_or_insert_with(Box::default).recording =
-            Some(self.add(recording, Some(Subject::Session(key))));
+        let recording = RecordingTap::new(&self.producer, self.next, record, begin);
+        cx.audit.recorded(SessionRef::Session(key), &recording.path(), false);
+        attached.io.byte_counts.get_or_insert_with(Box::default).recording =
+            Some(self.add(recording, Some(SessionRef::Session(key))));
     }
 
     /// The program of a session was executed.
     pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
-        let recording = sessions.get(key).and_then(|attached| attached.wires.recording());
+        let recording = sessions.get(key).and_then(|attached| attached.io.recording());
         let Some(recording) = recording.filter(|recording| !recording.has_begun()) else {
             return;
         };
         match recording.begin() {
             true => Self::tell(cx, recording),
             false => {
-                recording.cut(Bytes::default());
+                recording.detach(UnconsumedBytes::default());
                 let recording = Rc::clone(recording);
                 let why = Failure::Error(String::from("the recorder takes nothing"));
-                self.lose(cx, sessions, &recording, &why);
+                self.stop_recording(cx, sessions, &recording, &why);
             }
         }
     }
@@ -123,46 +126,51 @@ impl Recorder {
         &mut self,
         cx: &mut Context,
         socket: u16,
-        kept: Kept,
+        state: RecordingState,
         size: Size,
-    ) -> Result<Option<Rc<Recording>>, SessionEnd> {
-        let is_reached = self.reach(cx);
+    ) -> Result<Option<Rc<RecordingTap>>, SessionEnd> {
+        let is_reached = self.ensure_connected(cx);
         let Some(record) = self.of_socket(socket) else {
-            log_of(&kept.id(), "is not recorded any more: forkptyrouter-record is off");
+            log_session(&state.id(), "is not recorded any more: forkptyrouter-record is off");
             return Ok(None);
         };
         if !is_reached {
-            log_of(&kept.id(), "is not recorded any more: there is no recorder");
+            log_session(&state.id(), "is not recorded any more: there is no recorder");
             let line = "session ended: it cannot be recorded: there is no recorder";
             return match record.on_error {
                 OnError::Close => Err(SessionEnd::new(EndKind::Lost, line)),
                 OnError::Continue => Ok(None),
             };
         }
-        let folder = record.folder.as_deref().map_or(0, launcher::number);
-        let recording = Recording::resumed(&self.sink, self.next, record, (kept, folder), size);
+        let folder = record.dir.as_deref().map_or(0, launcher::folder_number);
+        let recording =
+            RecordingTap::resumed(&self.producer, self.next, record, (state, folder), size);
         Ok(Some(self.add(recording, None)))
     }
 
     /// Whatever goes on of what gateways before us had has gone on.
-    pub fn took_up(&mut self, cx: &mut Context) {
+    pub fn all_restored(&mut self, cx: &mut Context) {
         self.retain();
-        if !self.reach(cx) {
-            return self.last_lines.late(Duration::ZERO).into_iter().for_each(|it| cx.told.say(it));
+        if !self.ensure_connected(cx) {
+            return self
+                .pending_ends
+                .expired(Duration::ZERO)
+                .into_iter()
+                .for_each(|it| cx.audit.write_raw(it));
         }
-        if let Some(question) = self.last_lines.question() {
-            self.sink.borrow_mut().put_surely(Kind::Over, 0, 0, &question);
-            self.look_after(cx);
+        if let Some(request) = self.pending_ends.request() {
+            self.producer.borrow_mut().put_reliable(Kind::Over, 0, 0, &request);
+            self.schedule_check(cx);
         }
-        let mut sink = self.sink.borrow_mut();
-        sink.put_surely(Kind::Rest, 0, 0, &[]);
-        sink.flush();
+        let mut producer = self.producer.borrow_mut();
+        producer.put_reliable(Kind::Rest, 0, 0, &[]);
+        producer.flush();
     }
 
     /// The line of the end of a session of a gateway before: it is given back where it
     /// waits for nothing.
-    pub fn tells_last(&mut self, line: String) -> Option<String> {
-        self.last_lines.wait(line)
+    pub fn await_recording(&mut self, line: String) -> Option<String> {
+        self.pending_ends.add(line)
     }
 
     /// A session is over. That is told as soon as it is known what became of its
@@ -170,88 +178,98 @@ impl Recorder {
     pub fn end(
         &mut self,
         cx: &mut Context,
-        recording: Option<Rc<Recording>>,
+        recording: Option<Rc<RecordingTap>>,
         exit: Option<Exit>,
-        last: Option<Box<Last>>,
+        last: Option<Box<EndedSession>>,
     ) {
         let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
         let Some(recording) = recording else {
-            return cx.told.tell_last(last.as_deref(), None);
+            return cx.audit.write_end(last.as_deref(), None);
         };
         // It was known to be executed when it was over.
         if !recording.has_begun() && !recording.begin() {
-            recording.cut(Bytes::default());
+            recording.detach(UnconsumedBytes::default());
         }
-        if let Some(dropped) = recording.is_cut() {
-            let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
-            return cx.told.tell_last(last.as_deref(), Some(&recorded));
+        if let Some(dropped) = recording.detached_missing() {
+            let recorded =
+                RecordingResult { path: recording.path(), dropped, ..RecordingResult::default() };
+            return cx.audit.write_end(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
         let number = recording.number();
-        self.over.insert(number, Over { recording, since: Instant::now(), last });
-        self.look_after(cx);
+        self.over.insert(number, EndedRecording { recording, since: Instant::now(), last });
+        self.schedule_check(cx);
     }
 
     /// There never was such a session.
-    pub fn forget(&mut self, recording: &Recording) {
+    pub fn forget(&mut self, recording: &RecordingTap) {
         self.sessions.remove(&recording.number());
     }
 
-    fn add(&mut self, recording: Recording, subject: Option<Subject>) -> Rc<Recording> {
+    fn add(
+        &mut self,
+        recording: RecordingTap,
+        session_ref: Option<SessionRef>,
+    ) -> Rc<RecordingTap> {
         let recording = Rc::new(recording);
-        subject.into_iter().for_each(|subject| recording.belongs_to(subject));
+        session_ref.into_iter().for_each(|session_ref| recording.assign_to(session_ref));
         self.sessions.insert(self.next, Rc::clone(&recording));
         self.next = self.next.wrapping_add(1);
         recording
     }
 
     /// Who tells of the session is told whether it is recorded, and where.
-    pub fn tell(cx: &mut Context, recording: &Recording) {
-        if let Some(subject) = recording.subject() {
-            cx.told.recorded(subject, &recording.path(), recording.goes_on());
+    pub fn tell(cx: &mut Context, recording: &RecordingTap) {
+        if let Some(session_ref) = recording.session_ref() {
+            cx.audit.recorded(session_ref, &recording.path(), recording.is_recorded());
         }
     }
 
     /// Whoever reads the terminal goes on.
-    pub(crate) fn read_on(cx: &mut Context, recording: &Recording) {
-        match recording.subject() {
-            Some(Subject::Session(key)) => cx.then(Outcome::Settle(key)),
-            Some(Subject::Left(entry)) => cx.then(Outcome::ReadOn(entry)),
-            Some(Subject::Command(_)) | None => {}
+    pub(crate) fn resume_reading(cx: &mut Context, recording: &RecordingTap) {
+        match recording.session_ref() {
+            Some(SessionRef::Session(key)) => cx.push_outcome(Outcome::Settle(key)),
+            Some(SessionRef::Detached(entry)) => cx.push_outcome(Outcome::ResumeReading(entry)),
+            Some(SessionRef::Command(_)) | None => {}
         }
     }
 
     /// A session is not recorded any more: it ends, or goes on without.
-    pub(crate) fn lose(
+    pub(crate) fn stop_recording(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        recording: &Recording,
+        recording: &RecordingTap,
         failure: &Failure,
     ) {
-        if !recording.lose() {
+        if !recording.stop() {
             return;
         }
         let why = failure.text();
-        log_of(&recording.id(), &format!("is not recorded any more: {why}"));
+        log_session(&recording.id(), &format!("is not recorded any more: {why}"));
         Self::tell(cx, recording);
-        if recording.must_be() {
+        if recording.is_required() {
             let ending = if *failure == Failure::Full { EndKind::Limit } else { EndKind::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
-            match recording.subject() {
-                Some(Subject::Session(key)) => {
+            match recording.session_ref() {
+                Some(SessionRef::Session(key)) => {
                     let attached = sessions.get_mut(key);
-                    if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
-                        attached.session.dismiss(ending, &line, &mut attached.wires);
-                        cx.after(DISMISSED, Due::Session(key, LifeDue::Dismissed));
+                    if let Some(attached) = attached.filter(|it| it.session.termination().is_none())
+                    {
+                        attached.session.terminate(ending, &line, &mut attached.io);
+                        cx.schedule(
+                            NOTICE_TIMEOUT,
+                            Timer::Session(key, SessionTimer::NoticeTimeout),
+                        );
                     }
                 }
-                Some(Subject::Left(entry)) => {
-                    return cx.then(Outcome::EndLeft(entry, Gone::of(ending)));
+                Some(SessionRef::Detached(entry)) => {
+                    return cx
+                        .push_outcome(Outcome::TerminateDetached(entry, EndReason::of(ending)));
                 }
-                Some(Subject::Command(_)) | None => {}
+                Some(SessionRef::Command(_)) | None => {}
             }
         }
-        Self::read_on(cx, recording);
+        Self::resume_reading(cx, recording);
     }
 }

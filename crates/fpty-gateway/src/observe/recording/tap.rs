@@ -7,21 +7,21 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::launcher;
-use super::producer::{RESERVE, Sink, TIGHT};
+use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
 use super::protocol::{Begin, Kind, Resume, header};
-use super::results::Bytes;
-use crate::config::recording::{OnError, Record};
-use crate::event_loop::subject::{Subject, Whose};
+use super::results::UnconsumedBytes;
+use crate::config::recording::{OnError, RecordOptions};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
 use crate::process::ipc::encode;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
 
 /// What may wait until a session's program is executed.
-const EARLY: usize = 128 * 1024;
+const MAX_EARLY: usize = 128 * 1024;
 
 /// What the next gateway has to know to go on with a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct RecordingState {
     /// What it is of.
     begin: Begin,
     /// Where that is.
@@ -30,7 +30,7 @@ pub struct Kept {
     began: u64,
 }
 
-impl Kept {
+impl RecordingState {
     /// The session's id.
     pub fn id(&self) -> String {
         self.begin.id().to_owned()
@@ -38,9 +38,9 @@ impl Kept {
 }
 
 /// A session that is recorded, as its traffic passes by. Whoever reads its
-/// terminal has it, and the gateway's [`Recorder`](super::Recorder).
-pub struct Recording {
-    sink: Rc<RefCell<Sink>>,
+/// terminal has it, and the gateway's [`Recordings`](super::Recorder).
+pub struct RecordingTap {
+    producer: Rc<RefCell<RecorderProducer>>,
     number: u32,
     /// By the clock that counts on over gateways.
     began: BootInstant,
@@ -51,68 +51,73 @@ pub struct Recording {
     /// How large its terminal is now.
     size: Cell<Size>,
     /// Who has its terminal.
-    subject: Cell<Option<Subject>>,
+    session_ref: Cell<Option<SessionRef>>,
     /// Its program was executed.
     has_begun: Cell<bool>,
     /// It is not recorded any more, and that was told.
-    is_lost: Cell<bool>,
+    has_stopped: Cell<bool>,
     /// Since a reload its files are in another folder.
-    is_elsewhere: bool,
+    is_in_other_folder: bool,
     /// What was put in before the session began; `None`: it has.
-    early: RefCell<Option<Vec<u8>>>,
+    early_events: RefCell<Option<Vec<u8>>>,
     /// Bytes that found no room.
     missing: Cell<u64>,
     /// Those before, as the recorder was told.
-    told_missing: Cell<u64>,
+    reported_missing: Cell<u64>,
     /// Its terminal is not read.
-    is_held: Cell<bool>,
+    is_throttled: Cell<bool>,
     /// Its recorder is gone: all that comes is missing.
-    is_cut: Cell<bool>,
+    detached_missing: Cell<bool>,
 }
 
-impl Recording {
+impl RecordingTap {
     /// Of a session that has not begun.
-    pub fn new(sink: &Rc<RefCell<Sink>>, number: u32, record: &Record, begin: Begin) -> Self {
+    pub fn new(
+        producer: &Rc<RefCell<RecorderProducer>>,
+        number: u32,
+        record: &RecordOptions,
+        begin: Begin,
+    ) -> Self {
         Self {
-            sink: Rc::clone(sink),
+            producer: Rc::clone(producer),
             number,
             began: BootInstant::now(),
             with_input: record.input,
             on_error: record.on_error,
             size: Cell::new(Size { rows: begin.head.rows, cols: begin.head.cols }),
             begin: RefCell::new(begin),
-            subject: Cell::new(None),
+            session_ref: Cell::new(None),
             has_begun: Cell::new(false),
-            is_lost: Cell::new(false),
-            is_elsewhere: false,
-            early: RefCell::new(Some(Vec::new())),
+            has_stopped: Cell::new(false),
+            is_in_other_folder: false,
+            early_events: RefCell::new(Some(Vec::new())),
             missing: Cell::new(0),
-            told_missing: Cell::new(0),
-            is_held: Cell::new(false),
-            is_cut: Cell::new(false),
+            reported_missing: Cell::new(0),
+            is_throttled: Cell::new(false),
+            detached_missing: Cell::new(false),
         }
     }
 
     /// Of one that a gateway before us has begun, and whose terminal has this size
     /// now. Where the recorder has not got it, it goes on in its next file.
     pub fn resumed(
-        sink: &Rc<RefCell<Sink>>,
+        producer: &Rc<RefCell<RecorderProducer>>,
         number: u32,
-        record: &Record,
-        (kept, folder): (Kept, usize),
+        record: &RecordOptions,
+        (state, folder): (RecordingState, usize),
         size: Size,
     ) -> Self {
-        let Kept { begin, path, began } = kept;
+        let RecordingState { begin, path, began } = state;
         // A reload may have given the folders other numbers, or it another folder.
         let begin = Begin { folder, limit: record.limit, ..begin };
-        let is_elsewhere = launcher::path(folder, &begin.file()) != path;
-        let new = Self::new(sink, number, record, begin);
+        let is_in_other_folder = launcher::file_path(folder, &begin.file()) != path;
+        let new = Self::new(producer, number, record, begin);
         let began = BootInstant::from_nanos(began);
         let (size, has_begun) = (Cell::new(size), Cell::new(true));
-        let early = RefCell::new(None);
-        let resumed = Self { began, size, has_begun, early, is_elsewhere, ..new };
+        let early_events = RefCell::new(None);
+        let resumed = Self { began, size, has_begun, early_events, is_in_other_folder, ..new };
         let json = encode(&resumed.resume(0));
-        sink.borrow_mut().put_surely(Kind::Resume, number, resumed.now(), &json);
+        producer.borrow_mut().put_reliable(Kind::Resume, number, resumed.now(), &json);
         resumed
     }
 
@@ -129,37 +134,37 @@ impl Recording {
     /// Its file, as far as is known.
     pub fn path(&self) -> String {
         let begin = self.begin.borrow();
-        launcher::path(begin.folder, &begin.file())
+        launcher::file_path(begin.folder, &begin.file())
     }
 
     /// The file of its folder that has this name.
     pub fn path_of(&self, name: &str) -> String {
-        launcher::path(self.begin.borrow().folder, name)
+        launcher::file_path(self.begin.borrow().folder, name)
     }
 
     /// Who has its terminal; `None`: nobody yet, or any more.
-    pub fn subject(&self) -> Option<Subject> {
-        self.subject.get()
+    pub fn session_ref(&self) -> Option<SessionRef> {
+        self.session_ref.get()
     }
 
     /// Whom something is about that becomes of it.
-    pub fn whose(&self) -> Whose {
-        self.subject().map_or(Whose::Past, Whose::from)
+    pub fn fault_domain(&self) -> FaultDomain {
+        self.session_ref().map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
     /// That is somebody else from now on.
-    pub fn belongs_to(&self, subject: Subject) {
-        self.subject.set(Some(subject));
+    pub fn assign_to(&self, session_ref: SessionRef) {
+        self.session_ref.set(Some(session_ref));
     }
 
     /// Whether its session ends where it cannot be recorded.
-    pub fn must_be(&self) -> bool {
+    pub fn is_required(&self) -> bool {
         self.on_error == OnError::Close
     }
 
     /// Whether its files are in another folder than the gateway before us had them.
-    pub fn is_elsewhere(&self) -> bool {
-        self.is_elsewhere
+    pub fn is_in_other_folder(&self) -> bool {
+        self.is_in_other_folder
     }
 
     /// Whether its program was executed.
@@ -168,20 +173,20 @@ impl Recording {
     }
 
     /// Whether it is recorded.
-    pub fn goes_on(&self) -> bool {
-        self.has_begun.get() && !self.is_lost.get()
+    pub fn is_recorded(&self) -> bool {
+        self.has_begun.get() && !self.has_stopped.get()
     }
 
     /// It is recorded no more. Returns whether it was.
-    pub fn lose(&self) -> bool {
-        self.is_held.set(false);
-        !self.is_lost.replace(true)
+    pub fn stop(&self) -> bool {
+        self.is_throttled.set(false);
+        !self.has_stopped.replace(true)
     }
 
     /// What the next gateway is to know.
-    pub fn kept(&self) -> Kept {
+    pub fn state(&self) -> RecordingState {
         let (begin, path) = (self.begin.borrow().clone(), self.path());
-        Kept { begin, path, began: self.began.as_nanos() }
+        RecordingState { begin, path, began: self.began.as_nanos() }
     }
 
     /// What the next recorder is to know, which finds nothing of it but the file.
@@ -189,27 +194,27 @@ impl Recording {
         let mut begin = self.begin.borrow().clone();
         let Size { rows, cols } = self.size.get();
         (begin.head.rows, begin.head.cols) = (rows, cols);
-        Resume { begin, dropped, ends: !self.must_be() }
+        Resume { begin, dropped, ends: !self.is_required() }
     }
 
     /// It goes on in this file of its; so many bytes are missing so far.
     pub fn resume_at(&self, part: u32, dropped: u64) {
         self.begin.borrow_mut().part = part;
-        self.told_missing.set(self.told_missing.get().max(dropped));
+        self.reported_missing.set(self.reported_missing.get().max(dropped));
     }
 
     /// It begins. Returns whether there is anybody who takes it.
     pub fn begin(&self) -> bool {
         self.has_begun.set(true);
         let json = encode(&*self.begin.borrow());
-        let mut sink = self.sink.borrow_mut();
-        if !sink.put(Kind::Begin, self.number, 0, &json, 0) {
+        let mut producer = self.producer.borrow_mut();
+        if !producer.put(Kind::Begin, self.number, 0, &json, 0) {
             return false;
         }
-        let early = self.early.take().unwrap_or_default();
-        let taken = early.is_empty() || sink.try_put([&early, &[]], 0);
+        let early_events = self.early_events.take().unwrap_or_default();
+        let taken = early_events.is_empty() || producer.try_put([&early_events, &[]], 0);
         // The file is there before the program can do much.
-        sink.flush();
+        producer.flush();
         taken
     }
 
@@ -231,87 +236,87 @@ impl Recording {
         let [r1, r2] = size.rows.to_le_bytes();
         let [c1, c2] = size.cols.to_le_bytes();
         let (at, body) = (self.now(), [r1, r2, c1, c2]);
-        match &mut *self.early.borrow_mut() {
-            Some(early) if early.len() < EARLY => {
-                append(early, Kind::Resize, self.number, at, &body)
+        match &mut *self.early_events.borrow_mut() {
+            Some(early_events) if early_events.len() < MAX_EARLY => {
+                append(early_events, Kind::Resize, self.number, at, &body)
             }
             Some(_) => {}
             None => {
-                let mut sink = self.sink.borrow_mut();
-                sink.put(Kind::Resize, self.number, at, &body, 0);
+                let mut producer = self.producer.borrow_mut();
+                producer.put(Kind::Resize, self.number, at, &body, 0);
             }
         }
     }
 
     /// It is over, with this exit status where that is known.
     pub fn end(&self, status: Option<i32>) {
-        if self.is_early() || self.is_cut.get() {
+        if self.is_before_begin() || self.detached_missing.get() {
             return;
         }
         let at = self.now();
-        let mut sink = self.sink.borrow_mut();
+        let mut producer = self.producer.borrow_mut();
         let missing = self.missing.take();
         if missing > 0 {
-            self.told_missing.set(self.told_missing.get() + missing);
+            self.reported_missing.set(self.reported_missing.get() + missing);
             // It is noted until the recorder has said that it has all.
-            sink.put_surely(Kind::Missing, self.number, at, &missing.to_le_bytes());
+            producer.put_reliable(Kind::Missing, self.number, at, &missing.to_le_bytes());
         }
         match status {
             Some(status) => {
-                sink.put_surely(Kind::End, self.number, at, &status.to_le_bytes());
+                producer.put_reliable(Kind::End, self.number, at, &status.to_le_bytes());
             }
-            None => sink.put_surely(Kind::End, self.number, at, &[]),
+            None => producer.put_reliable(Kind::End, self.number, at, &[]),
         }
-        sink.flush();
+        producer.flush();
     }
 
     /// Whether its terminal is not to be read now, because there may be no room
     /// for what comes from it.
-    pub fn holds(&self) -> bool {
-        if !self.is_held.get() && !self.is_cut.get() && !self.is_early() {
-            let mut sink = self.sink.borrow_mut();
-            if sink.is_tight() {
-                self.is_held.set(true);
-                sink.held.push(self.number);
-                sink.wait_for_room();
+    pub fn throttles(&self) -> bool {
+        if !self.is_throttled.get() && !self.detached_missing.get() && !self.is_before_begin() {
+            let mut producer = self.producer.borrow_mut();
+            if producer.is_low_on_room() {
+                self.is_throttled.set(true);
+                producer.throttled.push(self.number);
+                producer.wait_for_room();
             }
         }
-        self.is_held.get()
+        self.is_throttled.get()
     }
 
     /// Its recorder is gone, and there is no other for it: this was left in the
     /// queue.
-    pub fn cut(&self, left: Bytes) {
-        let lost = self.told_missing(left) + left.lost;
+    pub fn detach(&self, unconsumed: UnconsumedBytes) {
+        let lost = self.reported_missing(unconsumed) + unconsumed.lost;
         self.missing.set(self.missing.get() + lost);
-        self.told_missing.set(0);
-        self.is_cut.set(true);
-        self.is_held.set(false);
+        self.reported_missing.set(0);
+        self.detached_missing.set(true);
+        self.is_throttled.set(false);
     }
 
     /// How many bytes are missing, as the recorder knows that has left this in
     /// the queue.
-    pub fn told_missing(&self, left: Bytes) -> u64 {
-        self.told_missing.get().saturating_sub(left.missing)
+    pub fn reported_missing(&self, unconsumed: UnconsumedBytes) -> u64 {
+        self.reported_missing.get().saturating_sub(unconsumed.missing)
     }
 
     /// Whether it has none; how many bytes are missing.
-    pub fn is_cut(&self) -> Option<u64> {
-        self.is_cut.get().then_some(self.missing.get())
+    pub fn detached_missing(&self) -> Option<u64> {
+        self.detached_missing.get().then_some(self.missing.get())
     }
 
-    /// Whether its terminal is not read now; see [`Recording::holds`].
-    pub fn is_held(&self) -> bool {
-        self.is_held.get()
+    /// Whether its terminal is not read now; see [`RecordingTap::throttles`].
+    pub fn is_throttled(&self) -> bool {
+        self.is_throttled.get()
     }
 
     /// It is read again.
-    pub fn let_go(&self) {
-        self.is_held.set(false);
+    pub fn resume_reading(&self) {
+        self.is_throttled.set(false);
     }
 
-    fn is_early(&self) -> bool {
-        self.early.borrow().is_some()
+    fn is_before_begin(&self) -> bool {
+        self.early_events.borrow().is_some()
     }
 
     fn now(&self) -> u64 {
@@ -322,58 +327,58 @@ impl Recording {
     fn put(&self, kind: Kind, bytes: &[u8]) {
         let missing = self.missing.get();
         let misses = || self.missing.set(missing + bytes.len() as u64);
-        if self.is_cut.get() {
+        if self.detached_missing.get() {
             return misses();
         }
         let at = self.now();
-        if let Some(early) = &mut *self.early.borrow_mut() {
-            return match early.len() + bytes.len() < EARLY {
-                true => append(early, kind, self.number, at, bytes),
+        if let Some(early_events) = &mut *self.early_events.borrow_mut() {
+            return match early_events.len() + bytes.len() < MAX_EARLY {
+                true => append(early_events, kind, self.number, at, bytes),
                 false => misses(),
             };
         }
-        let mut sink = self.sink.borrow_mut();
+        let mut producer = self.producer.borrow_mut();
         // One gap instead of many.
-        let is_gap =
-            missing > 0 && !sink.put(Kind::Missing, self.number, at, &missing.to_le_bytes(), TIGHT);
+        let is_gap = missing > 0
+            && !producer.put(Kind::Missing, self.number, at, &missing.to_le_bytes(), LOW_ROOM);
         if missing > 0 && !is_gap {
             self.missing.set(0);
-            self.told_missing.set(self.told_missing.get() + missing);
-            sink.note(self.number, 0);
+            self.reported_missing.set(self.reported_missing.get() + missing);
+            producer.note(self.number, 0);
         }
-        if is_gap || !sink.put(kind, self.number, at, bytes, RESERVE) {
+        if is_gap || !producer.put(kind, self.number, at, bytes, RESERVE) {
             self.missing.set(self.missing.get() + bytes.len() as u64);
-            sink.note(self.number, self.missing.get());
+            producer.note(self.number, self.missing.get());
         }
     }
 }
 
-fn append(early: &mut Vec<u8>, kind: Kind, session: u32, at: u64, body: &[u8]) {
-    early.extend_from_slice(&header(kind, session, at, body.len()));
-    early.extend_from_slice(body);
+fn append(early_events: &mut Vec<u8>, kind: Kind, session: u32, at: u64, body: &[u8]) {
+    early_events.extend_from_slice(&header(kind, session, at, body.len()));
+    early_events.extend_from_slice(body);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::recording::producer::Link;
+    use crate::observe::recording::producer::RecorderLink;
     use crate::observe::recording::protocol;
     use fpty::sys::shm_queue::{CAPACITY, Consumer, Producer};
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 
-    fn made(sink: &Rc<RefCell<Sink>>, input: bool) -> Recording {
-        let record = Record { input, ..Record::default() };
-        Recording::new(sink, 7, &record, Begin::named("now-me-0123abcd"))
+    fn made(producer: &Rc<RefCell<RecorderProducer>>, input: bool) -> RecordingTap {
+        let record = RecordOptions { input, ..RecordOptions::default() };
+        RecordingTap::new(producer, 7, &record, Begin::named("now-me-0123abcd"))
     }
 
-    fn connected() -> (Rc<RefCell<Sink>>, Consumer, Stream) {
+    fn connected() -> (Rc<RefCell<RecorderProducer>>, Consumer, Stream) {
         let queue = Producer::new().expect("a queue");
         let fd = queue.as_fd().try_clone_to_owned().expect("a descriptor");
         let (channel, other) = Stream::pair().expect("a channel");
-        let sink = Rc::new(RefCell::new(Sink::default()));
-        sink.borrow_mut().connect(Some(Link { queue, channel }));
-        (sink, Consumer::of(&fd).expect("its other end"), other)
+        let producer = Rc::new(RefCell::new(RecorderProducer::default()));
+        producer.borrow_mut().connect(Some(RecorderLink { queue, channel }));
+        (producer, Consumer::of(&fd).expect("its other end"), other)
     }
 
     /// What comes out.
@@ -392,8 +397,8 @@ mod tests {
 
     #[test]
     fn what_comes_early_waits_for_the_beginning() {
-        let (sink, mut taker, _other) = connected();
-        let recording = made(&sink, true);
+        let (producer, mut taker, _other) = connected();
+        let recording = made(&producer, true);
         recording.input(b"early");
         recording.resized(Size { rows: 1, cols: 2 });
         assert_eq!(told(&mut taker), []);
@@ -403,7 +408,7 @@ mod tests {
         let kinds: Vec<_> = told(&mut taker).into_iter().map(|(kind, _, _)| kind).collect();
         assert_eq!(kinds, [Kind::Begin, Kind::Input, Kind::Resize, Kind::Output, Kind::End]);
         // Without the option no input goes there.
-        let recording = made(&sink, false);
+        let recording = made(&producer, false);
         assert!(recording.begin());
         recording.input(b"secret");
         assert_eq!(told(&mut taker).len(), 1);
@@ -411,11 +416,11 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_the_end_is_told() {
-        let (sink, mut taker, _other) = connected();
-        let recording = made(&sink, false);
+        let (producer, mut taker, _other) = connected();
+        let recording = made(&producer, false);
         assert!(recording.begin());
         let piece = vec![b'x'; 64 * 1024];
-        while !recording.holds() {
+        while !recording.throttles() {
             recording.output(&piece);
         }
         let mut beyond = 0;
@@ -429,21 +434,21 @@ mod tests {
         assert_eq!(lost, 2 * piece.len() as u64);
         recording.end(None);
         let mut all = told(&mut taker);
-        sink.borrow_mut().flush();
+        producer.borrow_mut().flush();
         all.extend(told(&mut taker));
         let [.., (Kind::Missing, 7, missing), (Kind::End, 7, _)] = all.as_slice() else {
             panic!("no end");
         };
         assert_eq!(missing, &lost.to_le_bytes());
-        assert!(!sink.borrow().is_tight());
+        assert!(!producer.borrow().is_low_on_room());
     }
 
     #[test]
     fn without_a_recorder_nothing_begins() {
-        let sink = Rc::new(RefCell::new(Sink::default()));
-        let recording = made(&sink, true);
+        let producer = Rc::new(RefCell::new(RecorderProducer::default()));
+        let recording = made(&producer, true);
         recording.input(b"x");
-        assert!(!recording.begin() && !recording.holds());
+        assert!(!recording.begin() && !recording.throttles());
         recording.end(None);
     }
 }

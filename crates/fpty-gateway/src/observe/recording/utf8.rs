@@ -5,7 +5,7 @@ use fpty::text::escape_json;
 
 /// What of a stream's text is not decided yet, and what was no text.
 #[derive(Clone, Debug, Default)]
-pub struct Text {
+pub struct JsonText {
     /// The beginning of a character.
     carried: [u8; 4],
     count: usize,
@@ -15,7 +15,7 @@ pub struct Text {
 /// U+FFFD.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-impl Text {
+impl JsonText {
     /// Appends the bytes to `out`, as the inside of a JSON string.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let whole;
@@ -70,7 +70,7 @@ mod tests {
 
     /// What becomes of pieces, read as JSON, and how many bytes were no text.
     fn read(pieces: &[&[u8]]) -> (String, u64) {
-        let (mut text, mut out) = (Text::default(), vec![b'"']);
+        let (mut text, mut out) = (JsonText::default(), vec![b'"']);
         for piece in pieces {
             text.push(piece, &mut out);
         }
@@ -134,7 +134,7 @@ mod tests {
             b"drwxr-xr-x  2 root root \x1b[01;34mthings\x1b[0m \"quoted\" \xe2\x82\xac 12,345\r\n";
         let bytes = line.repeat(1_000_000 / line.len());
         let begin = std::time::Instant::now();
-        let (mut text, mut out) = (Text::default(), Vec::new());
+        let (mut text, mut out) = (JsonText::default(), Vec::new());
         let rounds = if cfg!(debug_assertions) { 2 } else { 100 };
         for _ in 0..rounds {
             out.clear();

@@ -14,7 +14,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::end_lines::{self, Which};
+use super::end_lines::{self, Select};
 use super::grace::Grace;
 use super::{leaders, link};
 use crate::host::host;
@@ -29,68 +29,68 @@ use fpty::sys::process_session::SessionLeader;
 
 /// Whose those sessions are that were kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeptBy {
     /// The supervisor's.
-    Elsewhere,
+    Supervisor,
     /// The same, but for their last lines: it will have no log.
-    Silently,
+    SupervisorWithoutLog,
     /// Nobody's: the supervisor is gone.
-    ByNobody,
+    Nobody,
 }
 
-impl Kept {
+impl KeptBy {
     /// As it is now.
     pub fn now() -> Self {
-        match link::is_held() {
-            true => Self::Elsewhere,
-            false => Self::ByNobody,
+        match link::is_running() {
+            true => Self::Supervisor,
+            false => Self::Nobody,
         }
     }
 }
 
 /// What is left.
-pub struct LeftBehind {
+pub struct OrphanedSessions {
     /// Lines of the audit that nobody has written.
     pub lines: Vec<String>,
     /// Leaders that have not ended, and were told to.
     leaders: Vec<ProcessIdentity>,
 }
 
-impl LeftBehind {
+impl OrphanedSessions {
     /// Of the gateways of these numbers, which are gone.
-    pub fn of(gateways: Range<usize>, kept: Kept) -> Self {
-        let mut left = Self { lines: Vec::new(), leaders: Vec::new() };
+    pub fn of(gateways: Range<usize>, kept: KeptBy) -> Self {
+        let mut orphaned = Self { lines: Vec::new(), leaders: Vec::new() };
         for one in gateways {
-            left.take(one, leaders::keeper_of(one), kept);
+            orphaned.take(one, leaders::supervisor_of(one), kept);
         }
-        left
+        orphaned
     }
 
     /// Of the gateway of this number that was here before us, whose sessions this
     /// supervisor had. To be called when the one that there is now has said what it
     /// has, and before anything of ours is noted down.
-    pub fn before(gateway: usize, keeper: u64) -> Self {
-        let mut left = Self { lines: Vec::new(), leaders: Vec::new() };
-        left.take(gateway, keeper, Kept::now());
-        left
+    pub fn before(gateway: usize, supervisor: u64) -> Self {
+        let mut orphaned = Self { lines: Vec::new(), leaders: Vec::new() };
+        orphaned.take(gateway, supervisor, KeptBy::now());
+        orphaned
     }
 
-    fn take(&mut self, gateway: usize, keeper: u64, kept: Kept) {
-        let kept = match keeper == proof::keeper() {
+    fn take(&mut self, gateway: usize, supervisor: u64, kept: KeptBy) {
+        let kept = match supervisor == proof::keeper() {
             true => kept,
             // It was gone before the gateway was, which had no time for the next.
-            false => Kept::ByNobody,
+            false => KeptBy::Nobody,
         };
         let which = match kept {
-            Kept::Elsewhere => Which::Nobodys,
-            Kept::Silently | Kept::ByNobody => Which::All,
+            KeptBy::Supervisor => Select::Unsupervised,
+            KeptBy::SupervisorWithoutLog | KeptBy::Nobody => Select::All,
         };
-        self.lines.extend(end_lines::take_left(gateway, which));
+        self.lines.extend(end_lines::take_remaining(gateway, which));
         // Who looked on did so before.
         self.lines.sort_by_key(|line| prepared_end::is_end(line));
         // In another PID namespace all end with their gateway.
-        if leaders::can_be_known(gateway) {
-            self.leaders.extend(leaders::take_left(gateway, kept == Kept::ByNobody));
+        if leaders::is_in_same_pid_namespace(gateway) {
+            self.leaders.extend(leaders::take_remaining(gateway, kept == KeptBy::Nobody));
         }
     }
 
@@ -108,17 +108,17 @@ impl LeftBehind {
 }
 
 /// At the end of the master, the gateways being gone.
-pub fn after_the_end(grace: Option<Duration>) {
-    let kept = match Kept::now() {
+pub fn after_master_end(grace: Option<Duration>) {
+    let kept = match KeptBy::now() {
         // What the supervisor writes to is the master's, where that logs for all.
-        Kept::Elsewhere if host().is_stopping() => {
+        KeptBy::Supervisor if host().is_stopping() => {
             proof::ends_are_told();
-            Kept::Silently
+            KeptBy::SupervisorWithoutLog
         }
         kept => kept,
     };
-    let mut left = LeftBehind::of(0..shared_memory::gateways(), kept);
-    for line in orphan_ends::complete(std::mem::take(&mut left.lines)) {
+    let mut orphaned = OrphanedSessions::of(0..shared_memory::gateways(), kept);
+    for line in orphan_ends::with_recordings(std::mem::take(&mut orphaned.lines)) {
         // The end does not wait for a log that nobody reads.
         if !log::takes(&line) {
             break;
@@ -129,8 +129,8 @@ pub fn after_the_end(grace: Option<Duration>) {
     }
     // They were hung up a moment ago: most are about to end.
     for _ in 0..5 {
-        left.leaders.retain(|noted| SessionLeader::open(*noted).is_some());
-        if left.leaders.is_empty() {
+        orphaned.leaders.retain(|noted| SessionLeader::open(*noted).is_some());
+        if orphaned.leaders.is_empty() {
             return;
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -139,6 +139,6 @@ pub fn after_the_end(grace: Option<Duration>) {
     let _ = daemonize::spawn(c"fpty-aftercare", Vec::new(), move |_| {
         // One for each leader.
         let _ = fpty::sys::raise_descriptor_limit();
-        left.grace(grace).end_all();
+        orphaned.grace(grace).end_all();
     });
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::protocol::{self, Message, Received, Record, SessionFds};
+use super::protocol::{self, Message, Received, SessionFds, SessionRecord};
 use super::{leaders, link, server};
 use crate::log::log;
 use crate::process::ipc::Hello;
@@ -16,29 +16,29 @@ use fpty::sys::stdio;
 
 /// How long it may take to say what it has, and how often is looked meanwhile
 /// whether it is there.
-const ANSWER: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(100);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often one is started.
-const STARTS: usize = 3;
+const START_ATTEMPTS: usize = 3;
 
 /// What was found: sessions of a gateway before us.
-pub type Found = Vec<(Record, SessionFds)>;
+pub type RestoredSessions = Vec<(SessionRecord, SessionFds)>;
 
 /// The connection.
-pub struct Client {
-    own: Option<Stream>,
+pub struct SupervisorClient {
+    connection: Option<Stream>,
     hello: Hello,
     grace: Option<Duration>,
     /// It is to write lines of the audit.
     has_audit: bool,
     /// There is nothing that keeps sessions, and can be nothing.
-    given_up: bool,
+    is_unavailable: bool,
     /// Sessions that are over, and of which that was not said.
-    over: Vec<String>,
+    ended_ids: Vec<String>,
 }
 
-impl Client {
+impl SupervisorClient {
     /// Connects where it is `wanted`, or where there is one, and returns what that
     /// has of the gateway before us.
     pub fn new(
@@ -46,45 +46,46 @@ impl Client {
         grace: Option<Duration>,
         has_audit: bool,
         wanted: bool,
-    ) -> (Self, Found) {
-        let over = Vec::new();
-        let mut client = Self { own: None, hello, grace, has_audit, given_up: false, over };
-        let found = if wanted || link::is_held() { client.connect() } else { Vec::new() };
+    ) -> (Self, RestoredSessions) {
+        let ended_ids = Vec::new();
+        let mut client =
+            Self { connection: None, hello, grace, has_audit, is_unavailable: false, ended_ids };
+        let found = if wanted || link::is_running() { client.connect() } else { Vec::new() };
         (client, found)
     }
 
     /// Connects if that was not worth it before; whether it has.
-    pub fn connect_at_last(&mut self) -> bool {
-        if self.own.is_some() || self.given_up {
+    pub fn connect_if_needed(&mut self) -> bool {
+        if self.connection.is_some() || self.is_unavailable {
             return false;
         }
         self.connect();
-        self.own.is_some()
+        self.connection.is_some()
     }
 
     /// Connects; to another one, where what was connected to is gone.
-    pub fn connect(&mut self) -> Found {
-        self.own = None;
-        if !link::there_is_one() {
+    pub fn connect(&mut self) -> RestoredSessions {
+        self.connection = None;
+        if !link::is_available() {
             return Vec::new();
         }
-        for _ in 0..STARTS {
-            if !link::is_held() {
+        for _ in 0..START_ATTEMPTS {
+            if !link::is_running() {
                 // Of several that begin at once all but one end at once.
-                let Some(theirs) = link::theirs() else { break };
+                let Some(theirs) = link::supervisor_end() else { break };
                 let _ = server::start(theirs, self.grace);
             }
-            if let Some(found) = self.say_hello() {
+            if let Some(found) = self.handshake() {
                 return found;
             }
         }
-        self.given_up = true;
+        self.is_unavailable = true;
         log("forkptyrouter: nothing keeps sessions: they end with their gateway");
         Vec::new()
     }
 
-    fn say_hello(&mut self) -> Option<Found> {
-        let to = link::ours()?;
+    fn handshake(&mut self) -> Option<RestoredSessions> {
+        let to = link::gateway_end()?;
         let (ours, theirs) = Stream::pair().ok()?;
         let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
         let log = log.as_ref().map(AsFd::as_fd);
@@ -92,92 +93,96 @@ impl Client {
             return None;
         };
         drop(theirs);
-        let mut until = Instant::now() + ANSWER;
+        let mut until = Instant::now() + HANDSHAKE_TIMEOUT;
         let (mut found, mut was_there) = (Vec::new(), true);
         loop {
             match protocol::receive(&ours) {
-                Received::Message(Message::Session(record, mut held)) => {
-                    held.keep_in_memory(&record, true);
-                    found.push((*record, held));
-                    until = Instant::now() + ANSWER;
+                Received::Message(Message::Session(record, mut fds)) => {
+                    fds.close_ring_fd(&record, true);
+                    found.push((*record, fds));
+                    until = Instant::now() + HANDSHAKE_TIMEOUT;
                 }
                 Received::Message(Message::Done) => break,
-                Received::Message(_) | Received::Nonsense => {}
-                Received::Nothing => {
+                Received::Message(_) | Received::Invalid => {}
+                Received::Blocked => {
                     if Instant::now() >= until {
-                        end_silent();
+                        kill_unresponsive();
                         return None;
                     }
                     // The hello waits for whoever hears it: that may be gone, or only
                     // just begin.
-                    let is_there = link::is_held();
-                    if !ours.wait_for_more(LOOK) && !is_there && !was_there {
+                    let is_there = link::is_running();
+                    if !ours.wait_for_more(CHECK_INTERVAL) && !is_there && !was_there {
                         return None;
                     }
                     was_there = is_there;
                 }
-                Received::End => return None,
+                Received::Closed => return None,
             }
         }
-        leaders::note_keeper(self.hello.ordinal, proof::keeper());
-        self.own = Some(ours);
+        leaders::note_supervisor(self.hello.ordinal, proof::keeper());
+        self.connection = Some(ours);
         Some(found)
     }
 
     /// The connection, where there is one.
     pub fn stream(&self) -> Option<&Stream> {
-        self.own.as_ref()
+        self.connection.as_ref()
     }
 
     /// Says how it is with a session.
-    pub fn tell<T: AsFd>(&self, record: &Record, held: &SessionFds<T>) -> WriteOutcome {
-        match &self.own {
-            Some(own) => protocol::send_session(own, record, held),
+    pub fn send_session<T: AsFd>(
+        &self,
+        record: &SessionRecord,
+        fds: &SessionFds<T>,
+    ) -> WriteOutcome {
+        match &self.connection {
+            Some(connection) => protocol::send_session(connection, record, fds),
             None => WriteOutcome::Closed,
         }
     }
 
     /// The next program whose session it could not keep; there are no other answers.
-    pub fn could_not_be_kept(&self) -> Option<Pid> {
-        match protocol::receive(self.own.as_ref()?) {
-            Received::Message(Message::Lacks(program)) => Pid::new(program),
+    pub fn next_rejected(&self) -> Option<Pid> {
+        match protocol::receive(self.connection.as_ref()?) {
+            Received::Message(Message::NotKept(program)) => Pid::new(program),
             _ => None,
         }
     }
 
     /// Says that a session is over, now or when there is room; whether that has to wait.
-    pub fn tell_over(&mut self, id: String) -> bool {
-        self.over.push(id);
+    pub fn send_ended(&mut self, id: String) -> bool {
+        self.ended_ids.push(id);
         self.flush()
     }
 
     /// Says what had to wait; whether something still has to.
     pub fn flush(&mut self) -> bool {
-        let Some(own) = &self.own else {
-            self.over.clear();
+        let Some(connection) = &self.connection else {
+            self.ended_ids.clear();
             return false;
         };
-        while let Some(id) = self.over.last() {
-            if protocol::send_over(own, id) == WriteOutcome::WouldBlock {
+        while let Some(id) = self.ended_ids.last() {
+            if protocol::send_ended(connection, id) == WriteOutcome::WouldBlock {
                 return true;
             }
-            self.over.pop();
+            self.ended_ids.pop();
         }
         false
     }
 }
 
 /// One that is there and says nothing (it was stopped) is in the way of the next.
-fn end_silent() {
-    let Some(pid) = link::holder() else {
+fn kill_unresponsive() {
+    let Some(pid) = link::supervisor_pid() else {
         return;
     };
     // First opened, then asked again: the number is still its own.
-    if let Some(process) = PidFd::open(pid).filter(|_| link::holder() == Some(pid)) {
+    if let Some(process) = PidFd::open(pid).filter(|_| link::supervisor_pid() == Some(pid)) {
         process.signal(libc::SIGKILL);
         // Its lock goes with it.
-        let until = Instant::now() + LOOK;
-        while link::is_held() && Instant::now() < until {
+        let until = Instant::now() + CHECK_INTERVAL;
+        while link::is_running() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

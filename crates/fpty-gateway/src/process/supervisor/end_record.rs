@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::observe::audit::Gone;
-use crate::observe::audit::prepared_end::{self, LONGEST};
+use crate::observe::audit::EndReason;
+use crate::observe::audit::prepared_end::{self, MAX_LINE};
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::stdio::Output;
@@ -23,40 +23,40 @@ pub struct EndRecord {
 
 impl EndRecord {
     /// Of a line in advance.
-    pub fn new(in_advance: Option<(String, BootInstant)>) -> Self {
-        match in_advance.filter(|(line, _)| line.len() <= LONGEST) {
+    pub fn new(prepared_end: Option<(String, BootInstant)>) -> Self {
+        match prepared_end.filter(|(line, _)| line.len() <= MAX_LINE) {
             Some((line, began)) => Self { line: Some(line), began: began.as_nanos() },
             None => Self::default(),
         }
     }
 
     /// The line as it was written in advance, and when the session began.
-    pub fn in_advance(&self) -> Option<(&str, BootInstant)> {
+    pub fn prepared_end(&self) -> Option<(&str, BootInstant)> {
         Some((self.line.as_deref()?, BootInstant::from_nanos(self.began)))
     }
 
     /// The line as it is to be written, once.
-    pub fn take(&mut self, why: Gone, exit: Option<Exit>) -> Option<String> {
+    pub fn take(&mut self, why: EndReason, exit: Option<Exit>) -> Option<String> {
         let line = self.line.take()?;
         let duration = BootInstant::from_nanos(self.began).elapsed();
-        Some(prepared_end::because(
-            &prepared_end::at(&line, SystemTime::now(), duration),
+        Some(prepared_end::with_reason(
+            &prepared_end::with_end_time(&line, SystemTime::now(), duration),
             why,
             exit,
         ))
     }
 
     /// Writes the line, once; a log that nobody reads goes without.
-    pub fn say(&mut self, log: &Option<Output>, why: Gone, exit: Option<Exit>) {
+    pub fn write_line(&mut self, log: &Option<Output>, why: EndReason, exit: Option<Exit>) {
         if let Some(line) = self.take(why, exit) {
-            say(log, &line);
+            write_line(log, &line);
         }
     }
 }
 
 /// Writes a line to the server's log, for a process that has nothing else of it; one
 /// that nobody reads goes without.
-pub fn say(log: &Option<Output>, line: &str) {
+pub fn write_line(log: &Option<Output>, line: &str) {
     if let Some(log) = log {
         let _ = log.write(format!("{}\n", shown(line)).as_bytes());
     }
@@ -71,9 +71,9 @@ mod tests {
         let began = BootInstant::from_nanos(1234);
         let mut last = EndRecord::new(Some((String::from("line"), began)));
         assert_eq!(last.began, 1234);
-        assert_eq!(last.take(Gone::Lost, None).as_deref(), Some("line"));
-        assert_eq!(last.take(Gone::Lost, None), None);
-        let long = "x".repeat(LONGEST + 1);
+        assert_eq!(last.take(EndReason::Lost, None).as_deref(), Some("line"));
+        assert_eq!(last.take(EndReason::Lost, None), None);
+        let long = "x".repeat(MAX_LINE + 1);
         assert!(EndRecord::new(Some((long, began))).line.is_none());
     }
 }

@@ -11,7 +11,7 @@ use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
 
 /// How often is looked whether they have ended.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Hangs up the foreground job of a terminal that is about to close. The kernel tells
 /// the leader of its session alone, which may ignore that, and go on waiting for the
@@ -62,11 +62,11 @@ impl Grace {
     }
 
     /// Those whose grace is over, and that live.
-    pub fn over(&mut self) -> Vec<SessionLeader> {
-        self.over_at(Instant::now())
+    pub fn expired(&mut self) -> Vec<SessionLeader> {
+        self.expired_at(Instant::now())
     }
 
-    fn over_at(&mut self, now: Instant) -> Vec<SessionLeader> {
+    fn expired_at(&mut self, now: Instant) -> Vec<SessionLeader> {
         let count = self.waiting.iter().take_while(|(until, _)| now >= *until).count();
         let over = self.waiting.drain(..count).map(|(_, leader)| leader);
         over.filter(|leader| !leader.has_ended()).collect()
@@ -80,18 +80,18 @@ impl Grace {
 
     /// Kills those whose grace is over; how soon to look again. For who has nobody
     /// to serve meanwhile.
-    pub fn kill_over(&mut self) -> Option<Duration> {
+    pub fn kill_expired(&mut self) -> Option<Duration> {
         self.forget_ended();
-        let over = self.over();
+        let over = self.expired();
         if !over.is_empty() {
             SessionKiller::new(over).step(usize::MAX);
         }
-        (!self.waiting.is_empty()).then_some(LOOK)
+        (!self.waiting.is_empty()).then_some(CHECK_INTERVAL)
     }
 
     /// Waits for all of them, and kills who is left.
     pub fn end_all(mut self) {
-        while let Some(wait) = self.kill_over() {
+        while let Some(wait) = self.kill_expired() {
             std::thread::sleep(wait);
         }
     }
@@ -110,10 +110,10 @@ mod tests {
         let own = || SessionLeader::child(Pid::new(std::process::id() as i32).expect("above 1"));
         grace.add_at(own(), now);
         grace.add_at(own(), now + Duration::from_secs(1));
-        assert!(grace.over_at(now + Duration::from_millis(2999)).is_empty());
-        assert_eq!(grace.over_at(now + Duration::from_secs(3)).len(), 1);
+        assert!(grace.expired_at(now + Duration::from_millis(2999)).is_empty());
+        assert_eq!(grace.expired_at(now + Duration::from_secs(3)).len(), 1);
         assert!(grace.wait().is_some_and(|wait| wait <= Duration::from_secs(4)));
-        assert_eq!(grace.over_at(now + Duration::from_secs(9)).len(), 1);
+        assert_eq!(grace.expired_at(now + Duration::from_secs(9)).len(), 1);
         assert!(grace.wait().is_none());
         let mut for_ever = Grace::new(None);
         for_ever.add(own());

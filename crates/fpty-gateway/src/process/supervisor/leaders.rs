@@ -5,18 +5,18 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::process::shared_memory::{self, Part};
+use crate::process::shared_memory::{self, Region};
 use fpty::sys::child::Pid;
 use fpty::sys::process_identity::{ProcessIdentity, StartTime};
 use fpty::sys::process_session::SessionLeader;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
 /// many as there are.
-const MOST: usize = 1 << 20;
+const MAX_SESSIONS: usize = 1 << 20;
 
 /// Words of a gateway's list: whose numbers they are, which supervisor has those
 /// that are kept, which program is being started and since when, and the leaders.
-pub const WORDS: usize = HEAD + MOST;
+pub const WORDS: usize = HEAD + MAX_SESSIONS;
 const HEAD: usize = 4;
 const STARTS: usize = 2;
 const SINCE: usize = 3;
@@ -30,11 +30,11 @@ const FREE: u64 = 1;
 /// A command without a terminal: nobody hangs it up but us.
 const COMMAND: u64 = ProcessIdentity::MARK;
 /// The supervisor has what it needs, and sees to it.
-const KEPT: u64 = ProcessIdentity::OTHER_MARK;
+const SUPERVISED: u64 = ProcessIdentity::OTHER_MARK;
 
 /// What a leader has lost with its gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LeaderKind {
     /// Its terminal.
     Terminal,
     /// Its client, and nobody tells it.
@@ -51,35 +51,36 @@ pub struct Leaders {
 
 /// A place on the list.
 #[derive(Clone, Copy, Debug)]
-pub struct Listed(NonZeroU32);
+pub struct LeaderSlot(NonZeroU32);
 
 impl Leaders {
     /// The list of the gateway of this number, on which nothing is left.
     pub fn of(ordinal: usize) -> Option<Self> {
-        let (head, words) = shared_memory::part(Part::Leaders(ordinal))?.split_at_checked(HEAD)?;
-        head[0].store(is_outside().into(), Ordering::Release);
+        let (head, words) =
+            shared_memory::region(Region::Leaders(ordinal))?.split_at_checked(HEAD)?;
+        head[0].store(is_parent_outside().into(), Ordering::Release);
         Some(Self { head, words, free: VecDeque::new(), used: 0 })
     }
 
     /// Where the kernel is to write the number of a program that is being started: whoever
     /// is killed before it is on the list leaves nothing that nobody knows of.
-    pub fn starting(&self) -> &'static AtomicU64 {
+    pub fn starting_word(&self) -> &'static AtomicU64 {
         &self.head[STARTS]
     }
 
     /// A program is about to be started.
-    pub fn starts(&self) {
+    pub fn before_start(&self) {
         self.head[SINCE].store(StartTime::now().0, Ordering::Release);
     }
 
     /// It is on the list, or there is none.
-    pub fn started(&self) {
+    pub fn start_done(&self) {
         self.head[STARTS].store(0, Ordering::Release);
     }
 
     /// Puts a session's leader on the list.
-    pub fn add(&mut self, leader: Pid, kind: Kind) -> Option<Listed> {
-        let mark = if kind == Kind::Command { COMMAND } else { 0 };
+    pub fn add(&mut self, leader: Pid, kind: LeaderKind) -> Option<LeaderSlot> {
+        let mark = if kind == LeaderKind::Command { COMMAND } else { 0 };
         let word = ProcessIdentity::running(leader)?.to_bits() | mark;
         let place = self.free.pop_front().unwrap_or_else(|| {
             self.used += 1;
@@ -87,44 +88,44 @@ impl Leaders {
         });
         self.words.get(place)?.store(word, Ordering::Release);
         // Counted from 1: an Option of it takes no more room.
-        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Listed)
+        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(LeaderSlot)
     }
 
-    fn word(&self, Listed(place): Listed) -> Option<&'static AtomicU64> {
+    fn word(&self, LeaderSlot(place): LeaderSlot) -> Option<&'static AtomicU64> {
         self.words.get(place.get() as usize - 1)
     }
 
     /// The supervisor has it, or not any more.
-    pub fn keep(&self, listed: Listed, kept: bool) {
-        if let Some(word) = self.word(listed) {
-            match kept {
-                true => word.fetch_or(KEPT, Ordering::AcqRel),
-                false => word.fetch_and(!KEPT, Ordering::AcqRel),
+    pub fn set_supervised(&self, slot: LeaderSlot, supervised: bool) {
+        if let Some(word) = self.word(slot) {
+            match supervised {
+                true => word.fetch_or(SUPERVISED, Ordering::AcqRel),
+                false => word.fetch_and(!SUPERVISED, Ordering::AcqRel),
             };
         }
     }
 
     /// Takes it off: it was reaped.
-    pub fn remove(&mut self, listed: Listed) {
-        if let Some(word) = self.word(listed) {
+    pub fn remove(&mut self, slot: LeaderSlot) {
+        if let Some(word) = self.word(slot) {
             word.store(FREE, Ordering::Release);
-            self.free.push_back(listed.0.get() as usize - 1);
+            self.free.push_back(slot.0.get() as usize - 1);
         }
     }
 }
 
 /// Takes all off the list of a gateway that is gone. Those that are there and that
 /// nobody else sees to are told to end, where closing their terminal has not; they
-/// are returned. `kept_too`: nobody keeps those that were kept.
-pub(crate) fn take_left(ordinal: usize, kept_too: bool) -> Vec<ProcessIdentity> {
-    let Some((head, words)) =
-        shared_memory::part(Part::Leaders(ordinal)).and_then(|words| words.split_at_checked(HEAD))
+/// are returned. `include_supervised`: nobody keeps those that were kept.
+pub(crate) fn take_remaining(ordinal: usize, include_supervised: bool) -> Vec<ProcessIdentity> {
+    let Some((head, words)) = shared_memory::region(Region::Leaders(ordinal))
+        .and_then(|words| words.split_at_checked(HEAD))
     else {
         return Vec::new();
     };
-    let mut left = take(words, kept_too);
-    let listed = |noted: &ProcessIdentity| left.iter().any(|other| other.pid() == noted.pid());
-    if let Some(noted) = take_starting(head).filter(|noted| !listed(noted)) {
+    let mut left = take(words, include_supervised);
+    let slot = |noted: &ProcessIdentity| left.iter().any(|other| other.pid() == noted.pid());
+    if let Some(noted) = take_starting(head).filter(|noted| !slot(noted)) {
         if let Some(leader) = SessionLeader::open(noted) {
             leader.hang_up();
             left.push(noted);
@@ -143,39 +144,43 @@ fn take_starting(head: &[AtomicU64]) -> Option<ProcessIdentity> {
 }
 
 /// What the gateway of this number has kept, this supervisor has.
-pub(crate) fn note_keeper(ordinal: usize, keeper: u64) {
-    if let Some(word) = shared_memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(1)) {
-        word.store(keeper, Ordering::Release);
+pub(crate) fn note_supervisor(ordinal: usize, supervisor: u64) {
+    if let Some(word) =
+        shared_memory::region(Region::Leaders(ordinal)).and_then(|words| words.get(1))
+    {
+        word.store(supervisor, Ordering::Release);
     }
 }
 
 /// Which one has it.
-pub fn keeper_of(ordinal: usize) -> u64 {
-    let word = shared_memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(1));
+pub fn supervisor_of(ordinal: usize) -> u64 {
+    let word = shared_memory::region(Region::Leaders(ordinal)).and_then(|words| words.get(1));
     word.map_or(0, |word| word.load(Ordering::Acquire))
 }
 
 /// Whether the numbers on the list of that gateway mean something to this process.
-pub(crate) fn can_be_known(ordinal: usize) -> bool {
-    let other = shared_memory::part(Part::Leaders(ordinal)).and_then(<[_]>::first);
-    other.is_none_or(|other| other.load(Ordering::Acquire) == 0 || is_outside())
+pub(crate) fn is_in_same_pid_namespace(ordinal: usize) -> bool {
+    let other = shared_memory::region(Region::Leaders(ordinal)).and_then(<[_]>::first);
+    other.is_none_or(|other| other.load(Ordering::Acquire) == 0 || is_parent_outside())
 }
 
 /// Whether our parent is in another PID namespace (pid_namespaces(7)): it has the
 /// number 0 then.
-fn is_outside() -> bool {
+fn is_parent_outside() -> bool {
     nix::unistd::getppid().as_raw() == 0
 }
 
-fn take(words: &[AtomicU64], kept_too: bool) -> Vec<ProcessIdentity> {
+fn take(words: &[AtomicU64], include_supervised: bool) -> Vec<ProcessIdentity> {
     let words = words.iter().map(|word| word.swap(NEVER_USED, Ordering::AcqRel));
     let mut left = Vec::new();
     for word in words.take_while(|word| *word != NEVER_USED) {
-        let is_kept = word & KEPT != 0;
-        let Some(noted) = ProcessIdentity::of_bits(word).filter(|_| kept_too || !is_kept) else {
+        let is_supervised = word & SUPERVISED != 0;
+        let Some(noted) =
+            ProcessIdentity::of_bits(word).filter(|_| include_supervised || !is_supervised)
+        else {
             continue;
         };
-        if is_kept || word & COMMAND != 0 {
+        if is_supervised || word & COMMAND != 0 {
             if let Some(leader) = SessionLeader::open(noted) {
                 leader.hang_up();
             }
@@ -209,16 +214,18 @@ mod tests {
         let mut leaders = Leaders { head: &[], words, free: VecDeque::new(), used: 0 };
         let mut children: Vec<Child> = (0..4).map(|_| session()).collect();
         let pid = |child: &Child| Pid::new(child.id() as i32).expect("above 1");
-        let kinds = [Kind::Terminal, Kind::Terminal, Kind::Terminal, Kind::Command];
-        let mut put = || -> Vec<Listed> {
-            let add = |(child, kind): (&Child, Kind)| leaders.add(pid(child), kind).expect("room");
+        let kinds =
+            [LeaderKind::Terminal, LeaderKind::Terminal, LeaderKind::Terminal, LeaderKind::Command];
+        let mut put = || -> Vec<LeaderSlot> {
+            let add =
+                |(child, kind): (&Child, LeaderKind)| leaders.add(pid(child), kind).expect("room");
             children.iter().zip(kinds).map(add).collect()
         };
-        let listed = put();
-        leaders.keep(listed[1], true);
-        leaders.keep(listed[2], true);
-        leaders.keep(listed[2], false);
-        leaders.remove(listed[0]);
+        let slot = put();
+        leaders.set_supervised(slot[1], true);
+        leaders.set_supervised(slot[2], true);
+        leaders.set_supervised(slot[2], false);
+        leaders.remove(slot[0]);
         let left: Vec<Pid> = take(words, false).iter().map(ProcessIdentity::pid).collect();
         // The command was told to end, and may have.
         assert_eq!(left[0], pid(&children[2]));
@@ -227,11 +234,11 @@ mod tests {
         let command = children.pop().expect("the last one").wait().expect("a child");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&command), Some(libc::SIGHUP));
         leaders = Leaders { head: &[], words, free: VecDeque::new(), used: 0 };
-        let listed = leaders.add(pid(&children[1]), Kind::Terminal).expect("room");
-        leaders.keep(listed, true);
+        let slot = leaders.add(pid(&children[1]), LeaderKind::Terminal).expect("room");
+        leaders.set_supervised(slot, true);
         let _ = take(words, true);
-        let kept = children.remove(1).wait().expect("a child");
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&kept), Some(libc::SIGHUP));
+        let supervised = children.remove(1).wait().expect("a child");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&supervised), Some(libc::SIGHUP));
         for mut child in children {
             child.kill().expect("a child");
             child.wait().expect("a child");

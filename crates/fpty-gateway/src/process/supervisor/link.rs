@@ -19,64 +19,68 @@ use fpty::sys::socket::Stream;
 const NAME: &str = "FORKPTYROUTER_KEPT";
 const VERSION: &str = "2";
 
-struct Door {
-    ours: OwnedFd,
-    theirs: OwnedFd,
+struct LinkSockets {
+    gateway_end: OwnedFd,
+    supervisor_end: OwnedFd,
 }
 
-static DOOR: OnceCell<Door> = OnceCell::new();
+static LINK: OnceCell<LinkSockets> = OnceCell::new();
 
 /// Takes what a server before a reload has left, where there is any use for
 /// it, or makes it anew. In the master, before it forks gateways.
 pub fn reserve(wanted: bool) {
     let left = host().take_kept_sockets(NAME).filter(|(_, note)| note == VERSION);
     let left = left.and_then(|(fds, _)| <[OwnedFd; 2]>::try_from(fds).ok());
-    let is_needed = left.is_some() && is_held();
+    let is_needed = left.is_some() && is_running();
     if !wanted && !is_needed {
         return;
     }
     let made = || {
         // Whoever keeps sessions asks who says hello.
-        let (ours, theirs) = Stream::credentialed_pair().ok()?;
-        Some([OwnedFd::from(ours), OwnedFd::from(theirs)])
+        let (gateway_end, supervisor_end) = Stream::credentialed_pair().ok()?;
+        Some([OwnedFd::from(gateway_end), OwnedFd::from(supervisor_end)])
     };
-    let (Some([ours, theirs]), Some(_)) = (left.or_else(made), proof::page()) else {
+    let (Some([gateway_end, supervisor_end]), Some(_)) = (left.or_else(made), proof::page()) else {
         return;
     };
-    for fd in [&ours, &theirs] {
+    for fd in [&gateway_end, &supervisor_end] {
         host().inherited_by_gateways_only(fd.as_fd());
     }
-    let _ = DOOR.set(Door { ours, theirs });
+    let _ = LINK.set(LinkSockets { gateway_end, supervisor_end });
 }
 
 /// The master may be about to execute itself.
 pub fn before_exec() {
-    if let Some(door) = DOOR.get() {
-        host().keep_over_exec(NAME, &[door.ours.as_fd(), door.theirs.as_fd()], OsStr::new(VERSION));
+    if let Some(link) = LINK.get() {
+        host().keep_over_exec(
+            NAME,
+            &[link.gateway_end.as_fd(), link.supervisor_end.as_fd()],
+            OsStr::new(VERSION),
+        );
     }
 }
 
 /// Whether sessions can be kept at all.
-pub fn there_is_one() -> bool {
-    DOOR.get().is_some()
+pub fn is_available() -> bool {
+    LINK.get().is_some()
 }
 
 /// A copy of the gateways' end.
-pub(crate) fn ours() -> Option<Stream> {
-    DOOR.get()?.ours.try_clone().ok().map(Stream::from)
+pub(crate) fn gateway_end() -> Option<Stream> {
+    LINK.get()?.gateway_end.try_clone().ok().map(Stream::from)
 }
 
 /// A copy of the other end.
-pub(crate) fn theirs() -> Option<OwnedFd> {
-    DOOR.get()?.theirs.try_clone().ok()
+pub(crate) fn supervisor_end() -> Option<OwnedFd> {
+    LINK.get()?.supervisor_end.try_clone().ok()
 }
 
 /// Whether there is a process that keeps sessions: another one than this.
-pub fn is_held() -> bool {
+pub fn is_running() -> bool {
     proof::page().is_some_and(process_lock::is_held)
 }
 
 /// Which one.
-pub(crate) fn holder() -> Option<Pid> {
+pub(crate) fn supervisor_pid() -> Option<Pid> {
     process_lock::holder(proof::page()?)
 }

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::end_lines::{self, Which};
-use super::end_record::say;
+use super::end_lines::{self, Select};
+use super::end_record::write_line;
 use super::grace::hang_up_foreground;
 use super::protocol::SessionFds;
-use super::server::{Stored, Supervisor};
-use crate::observe::audit::Gone;
+use super::server::{SupervisedSession, Supervisor};
+use crate::observe::audit::EndReason;
 use crate::observe::metrics::counters::Counters;
 use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, HEADER, SessionEnd};
@@ -25,11 +25,11 @@ use fpty::sys::socket::Stream;
 
 /// How long whoever inherited an ended program may take to reap it, and how
 /// often that is looked after.
-pub const REAPED: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(50);
+pub const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a program ended that was not our child, as far as that is known.
-pub fn end_of(exit: Option<Exit>) -> SessionEnd {
+pub fn end_for_client(exit: Option<Exit>) -> SessionEnd {
     exit.map(session_end).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
         SessionEnd::new(EndKind::Lost, why)
@@ -47,17 +47,22 @@ pub struct Orphan {
 impl Orphan {
     /// A gateway looks after it again, or nobody has to: nothing of it is waited for
     /// any more.
-    pub fn forget(self, poller: &Poller, watched: &mut HashMap<u64, String>, held: &SessionFds) {
-        watched.remove(&self.token);
-        for fd in [&held.program, &held.client].into_iter().flatten() {
+    pub fn forget(
+        self,
+        poller: &Poller,
+        orphan_tokens: &mut HashMap<u64, String>,
+        fds: &SessionFds,
+    ) {
+        orphan_tokens.remove(&self.token);
+        for fd in [&fds.program, &fds.client].into_iter().flatten() {
             let _ = poller.remove(fd.as_fd());
         }
     }
 }
 
-fn program_of(stored: &Stored) -> Option<PidFd> {
-    let copy = stored.held.program.as_ref()?.try_clone().ok()?;
-    Some(PidFd::reopened(Pid::new(stored.record.pid)?, copy))
+fn program_of(supervised: &SupervisedSession) -> Option<PidFd> {
+    let copy = supervised.fds.program.as_ref()?.try_clone().ok()?;
+    Some(PidFd::reopened(Pid::new(supervised.record.pid)?, copy))
 }
 
 impl Supervisor {
@@ -66,70 +71,70 @@ impl Supervisor {
     pub(crate) fn orphan_sessions(&mut self, ordinal: usize) {
         // The end of what is recorded belongs into its recording: the next gateway has
         // both.
-        let is_one = |stored: &Stored| {
-            stored.is_of(ordinal)
-                && stored.record.ended.is_none()
-                && stored.record.recording.is_none()
+        let is_one = |supervised: &SupervisedSession| {
+            supervised.is_of(ordinal)
+                && supervised.record.ended.is_none()
+                && supervised.record.recording.is_none()
         };
-        let ids = self.sessions.iter().filter(|(_, stored)| is_one(stored));
+        let ids = self.sessions.iter().filter(|(_, supervised)| is_one(supervised));
         let ids: Vec<String> = ids.map(|(id, _)| id.clone()).collect();
         for id in ids {
             let token = self.token();
-            let Some(stored) = self.sessions.get_mut(&id) else {
+            let Some(supervised) = self.sessions.get_mut(&id) else {
                 continue;
             };
-            let held = &stored.held;
-            let program = held.program.as_ref();
+            let fds = &supervised.fds;
+            let program = fds.program.as_ref();
             let is_heard =
                 program.map(|program| self.poller.add(program.as_fd(), token, Interest::READ));
             // What cannot be waited for is looked at.
             let ended = (!matches!(is_heard, Some(Ok(())))).then(Instant::now);
-            stored.orphan = Some(Orphan { token, ended });
+            supervised.orphan = Some(Orphan { token, ended });
             // One that can be left goes on without its client.
-            if let Some(client) = held.client.as_ref().filter(|_| stored.record.bound) {
+            if let Some(client) = fds.client.as_ref().filter(|_| supervised.record.bound) {
                 let _ = self.poller.add(client.as_fd(), token + 1, Interest::default());
             }
-            self.watched.insert(token, id);
+            self.orphan_tokens.insert(token, id);
         }
     }
 
     /// A program has ended, or a client has left.
     pub(crate) fn orphan_ready(&mut self, token: u64) {
-        let is_program = self.watched.contains_key(&token);
+        let is_program = self.orphan_tokens.contains_key(&token);
         let number = if is_program { token } else { token.saturating_sub(1) };
-        let Some(id) = self.watched.get(&number).cloned() else {
+        let Some(id) = self.orphan_tokens.get(&number).cloned() else {
             return;
         };
         if !is_program {
-            return self.client_left(&id);
+            return self.client_disconnected(&id);
         }
-        if let Some(stored) = self.sessions.get_mut(&id) {
-            if let Some(program) = &stored.held.program {
+        if let Some(supervised) = self.sessions.get_mut(&id) {
+            if let Some(program) = &supervised.fds.program {
                 let _ = self.poller.remove(program.as_fd());
             }
-            if let Some(orphan) = &mut stored.orphan {
+            if let Some(orphan) = &mut supervised.orphan {
                 orphan.ended = Some(Instant::now());
             }
         }
     }
 
     /// Takes one out.
-    fn take(&mut self, id: &str) -> Option<Stored> {
-        let mut stored = self.sessions.remove(id)?;
-        if let Some(orphan) = stored.orphan.take() {
-            orphan.forget(&self.poller, &mut self.watched, &stored.held);
+    fn take(&mut self, id: &str) -> Option<SupervisedSession> {
+        let mut supervised = self.sessions.remove(id)?;
+        if let Some(orphan) = supervised.orphan.take() {
+            orphan.forget(&self.poller, &mut self.orphan_tokens, &supervised.fds);
         }
-        Some(stored)
+        Some(supervised)
     }
 
     /// The client has left. Our copy of its terminal is the last one.
-    fn client_left(&mut self, id: &str) {
-        let Some(mut stored) = self.take(id) else {
+    fn client_disconnected(&mut self, id: &str) {
+        let Some(mut supervised) = self.take(id) else {
             return;
         };
-        self.end(&mut stored, Gone::Hangup, None);
-        let terminal = stored.held.master.take().and_then(|it| Master::returned(it, true).ok());
-        if let Some(program) = program_of(&stored) {
+        self.end(&mut supervised, EndReason::Hangup, None);
+        let terminal = supervised.fds.master.take().and_then(|it| Master::returned(it, true).ok());
+        if let Some(program) = program_of(&supervised) {
             if let Some(terminal) = terminal {
                 hang_up_foreground(&terminal, &program);
             }
@@ -139,65 +144,68 @@ impl Supervisor {
     }
 
     /// Writes and counts how a session has ended.
-    fn end(&self, stored: &mut Stored, why: Gone, exit: Option<Exit>) {
-        let watchers = end_lines::take_left(stored.ordinal(), Which::OfWatchers);
-        watchers.iter().for_each(|line| say(&self.log, line));
-        stored.record.last.say(&self.log, why, exit);
-        let lasted = Timestamp::from(stored.record.since).elapsed();
-        Counters::at(stored.ordinal()).ended_elsewhere(why, lasted);
+    fn end(&self, supervised: &mut SupervisedSession, why: EndReason, exit: Option<Exit>) {
+        let watchers = end_lines::take_remaining(supervised.ordinal(), Select::Viewers);
+        watchers.iter().for_each(|line| write_line(&self.log, line));
+        supervised.record.last.write_line(&self.log, why, exit);
+        let lasted = Timestamp::from(supervised.record.since).elapsed();
+        Counters::at(supervised.ordinal()).session_ended_elsewhere(why, lasted);
     }
 
     /// Does what is due; how long until the next time.
     pub(crate) fn look_after_orphans(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        let is_told = |stored: &Stored| {
-            let Some(ended) = stored.orphan.as_ref().and_then(|orphan| orphan.ended) else {
+        let is_told = |supervised: &SupervisedSession| {
+            let Some(ended) = supervised.orphan.as_ref().and_then(|orphan| orphan.ended) else {
                 return false;
             };
-            program_of(stored)
-                .is_none_or(|it| it.has_ended() && (now >= ended + REAPED || it.exit().is_some()))
+            program_of(supervised).is_none_or(|it| {
+                it.has_ended() && (now >= ended + REAP_TIMEOUT || it.exit().is_some())
+            })
         };
-        let told = self.sessions.iter().filter(|(_, stored)| is_told(stored));
+        let told = self.sessions.iter().filter(|(_, supervised)| is_told(supervised));
         let told: Vec<String> = told.map(|(id, _)| id.clone()).collect();
         for id in told {
             self.tell(&id);
         }
-        let wait = self.grace.kill_over();
-        let waits = |stored: &Stored| stored.orphan.as_ref().is_some_and(|it| it.ended.is_some());
-        wait.or_else(|| self.sessions.values().any(waits).then_some(LOOK))
+        let wait = self.grace.kill_expired();
+        let waits = |supervised: &SupervisedSession| {
+            supervised.orphan.as_ref().is_some_and(|it| it.ended.is_some())
+        };
+        wait.or_else(|| self.sessions.values().any(waits).then_some(CHECK_INTERVAL))
     }
 
     /// Tells how a program ended: the audit, its client, and, where whoever comes
     /// back is to be told, the next gateway.
     fn tell(&mut self, id: &str) {
-        let Some(mut stored) = self.take(id) else {
+        let Some(mut supervised) = self.take(id) else {
             return;
         };
-        let exit = program_of(&stored).and_then(|program| program.exit());
-        let client = stored.held.client.take().map(Stream::of_stranger);
-        let has_client = stored.record.bound || client.is_some();
+        let exit = program_of(&supervised).and_then(|program| program.exit());
+        let client = supervised.fds.client.take().map(Stream::of_stranger);
+        let has_client = supervised.record.bound || client.is_some();
         let why = match exit {
-            Some(Exit::Status(_)) => Gone::Exit,
+            Some(Exit::Status(_)) => EndReason::Exit,
             // The kernel hangs a program up whose client has left, and that may be
             // heard of first.
             Some(Exit::Signal { number: libc::SIGHUP, .. })
                 if has_client && has_left(client.as_ref()) =>
             {
-                Gone::Hangup
+                EndReason::Hangup
             }
-            Some(Exit::Signal { .. }) => Gone::Signal,
-            None => Gone::Lost,
+            Some(Exit::Signal { .. }) => EndReason::Signal,
+            None => EndReason::Lost,
         };
-        self.end(&mut stored, why, exit.filter(|_| why != Gone::Hangup));
-        let packet = end_of(exit).packet();
+        self.end(&mut supervised, why, exit.filter(|_| why != EndReason::Hangup));
+        let packet = end_for_client(exit).packet();
         let is_told =
             client.is_some_and(|client| matches!(client.write(&packet), WriteOutcome::Bytes(_)));
-        if !is_told && !stored.record.bound && stored.held.has_output() {
+        if !is_told && !supervised.record.bound && supervised.fds.has_output() {
             let now = Timestamp::now().into();
-            stored.record.ended = Some((packet[HEADER..].to_vec(), now));
-            stored.record.left.get_or_insert(now);
-            stored.held.program = None;
-            self.sessions.insert(id.to_owned(), stored);
+            supervised.record.ended = Some((packet[HEADER..].to_vec(), now));
+            supervised.record.left.get_or_insert(now);
+            supervised.fds.program = None;
+            self.sessions.insert(id.to_owned(), supervised);
         }
     }
 }

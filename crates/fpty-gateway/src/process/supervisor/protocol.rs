@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
 use crate::connection::session_access;
-use crate::observe::audit::Story;
-use crate::observe::recording::Kept;
+use crate::observe::audit::SessionHistory;
+use crate::observe::recording::RecordingState;
 use crate::process::ipc::{self, Hello, encode};
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{ReadOutcome, WriteOutcome};
@@ -19,15 +19,15 @@ use fpty::text::cut;
 
 /// The longest message, in bytes: less than the kernel sends as one (SO_SNDBUF of
 /// socket(7), 208 KB), more than a session's texts make that a client has written.
-const LONGEST: usize = 200 * 1024;
+const MAX_MESSAGE: usize = 200 * 1024;
 
 /// How many bytes of a command are kept: as many as are shown.
-const COMMAND: usize = 1000;
+const MAX_COMMAND: usize = 1000;
 
 /// What is known of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Record {
+pub struct SessionRecord {
     /// Its id.
     pub id: String,
     /// What it is called; may be empty.
@@ -35,18 +35,18 @@ pub struct Record {
     /// Whose it is.
     pub uid: u32,
     /// For whom it counts, where what is limited is.
-    pub who: Option<Who>,
+    pub principal: Option<Principal>,
     /// By what its client finds it again.
-    pub secrets: session_access::Kept,
+    pub secrets: session_access::SavedSecrets,
     /// The address that it began at, and at which of the sockets there.
-    pub door: String,
+    pub listener: String,
     pub nth: usize,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
     /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
     pub since: (u64, u64),
     /// What is told of it, where anybody wants to know.
-    pub story: Option<Box<Story>>,
+    pub history: Option<Box<SessionHistory>>,
     /// The audit's line of its end, where that was not written.
     pub last: EndRecord,
     /// Who is attached, since when.
@@ -56,18 +56,18 @@ pub struct Record {
     /// How and when its program ended: the payload of an END.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
     /// Since when it is what it is, in nanoseconds since the machine's start.
-    pub turned: u64,
+    pub changed_at: u64,
     /// Somebody else has its terminal, or had it, or is about to.
     pub shared: bool,
     /// What runs, where that is known.
     pub command: Option<String>,
     /// Its recording, where it has one.
-    pub recording: Option<Kept>,
+    pub recording: Option<RecordingState>,
     /// It cannot be left: it was handed over for good, and ends with its client.
     pub bound: bool,
 }
 
-impl Record {
+impl SessionRecord {
     /// Whether nobody is attached, and the program runs: there may be thousands of
     /// those.
     fn is_left(&self) -> bool {
@@ -91,7 +91,7 @@ pub struct SessionFds<T = OwnedFd> {
 }
 
 /// Those that a gateway goes on to use itself.
-pub type Lent<'a> = SessionFds<BorrowedFd<'a>>;
+pub type BorrowedFds<'a> = SessionFds<BorrowedFd<'a>>;
 
 impl<T> Default for SessionFds<T> {
     fn default() -> Self {
@@ -102,7 +102,7 @@ impl<T> Default for SessionFds<T> {
 impl SessionFds {
     /// Keeps the last output without a descriptor, where nobody is attached and has it
     /// too. Nonsense is not kept.
-    pub fn keep_in_memory(&mut self, record: &Record, writes: bool) {
+    pub fn close_ring_fd(&mut self, record: &SessionRecord, writes: bool) {
         if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
             let mut ring = Ring::open(ring, writes).ok();
             ring.iter_mut().for_each(Ring::close_file);
@@ -111,12 +111,12 @@ impl SessionFds {
     }
 
     /// Has a descriptor of that while it is said to somebody.
-    pub fn lend<R>(&mut self, say: impl FnOnce(&Self) -> R) -> R {
+    pub fn with_ring_fd<R>(&mut self, say: impl FnOnce(&Self) -> R) -> R {
         // Where there can be none whoever hears it begins a new one.
         self.memory.iter_mut().for_each(|ring| drop(ring.open_file()));
-        let said = say(self);
+        let message = say(self);
         self.memory.iter_mut().for_each(|ring| ring.close_file());
-        said
+        message
     }
 
     /// Whether the last output is there.
@@ -127,7 +127,7 @@ impl SessionFds {
 
 impl<T: AsFd> SessionFds<T> {
     /// Each with its letter, in their order.
-    pub(crate) fn named(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
+    pub(crate) fn tagged(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
         let ring = self.ring.as_ref().map(AsFd::as_fd);
         let all = [
             (b'm', self.master.as_ref().map(AsFd::as_fd)),
@@ -159,14 +159,14 @@ pub enum Message {
     /// have lines of the audit.
     Hello(Hello, OwnedFd, Option<OwnedFd>),
     /// A session is as it is here.
-    Session(Box<Record>, SessionFds),
+    Session(Box<SessionRecord>, SessionFds),
     /// The same, of which descriptors were lost on the way: whoever reads has too many
     /// open.
-    Cut(Box<Record>),
+    Truncated(Box<SessionRecord>),
     /// A session is over.
-    Over(String),
+    Ended(String),
     /// The session with this program could not be kept.
-    Lacks(i32),
+    NotKept(i32),
     /// That was all.
     Done,
 }
@@ -176,44 +176,48 @@ pub enum Received {
     /// One.
     Message(Message),
     /// One that makes no sense.
-    Nonsense,
+    Invalid,
     /// None now.
-    Nothing,
+    Blocked,
     /// There will be none.
-    End,
+    Closed,
 }
 
 /// The same as it is sent, beside the descriptors.
 #[derive(Serialize, Deserialize)]
-enum Said<'a> {
+enum WireMessage<'a> {
     Hello(Hello),
     /// With the letters of its descriptors.
-    Session(Box<Cow<'a, Record>>, String),
-    Over(Cow<'a, str>),
-    Lacks(i32),
+    Session(Box<Cow<'a, SessionRecord>>, String),
+    Ended(Cow<'a, str>),
+    NotKept(i32),
     Done,
 }
 
-fn send(to: &Stream, said: &Said<'_>, descriptors: &[BorrowedFd<'_>]) -> WriteOutcome {
-    let message = encode(said);
-    match message.len() <= LONGEST {
+fn send(to: &Stream, message: &WireMessage<'_>, descriptors: &[BorrowedFd<'_>]) -> WriteOutcome {
+    let message = encode(message);
+    match message.len() <= MAX_MESSAGE {
         true => to.write_with_descriptors(&message, descriptors),
         false => WriteOutcome::Closed,
     }
 }
 
 /// Sends a session, with copies of its descriptors.
-pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> WriteOutcome {
-    let names = held.named().map(|(name, _)| char::from(name)).collect();
-    let descriptors: Vec<_> = held.named().map(|(_, fd)| fd).collect();
-    let record = match record.command.as_ref().filter(|command| command.len() > COMMAND) {
+pub fn send_session<T: AsFd>(
+    to: &Stream,
+    record: &SessionRecord,
+    fds: &SessionFds<T>,
+) -> WriteOutcome {
+    let names = fds.tagged().map(|(name, _)| char::from(name)).collect();
+    let descriptors: Vec<_> = fds.tagged().map(|(_, fd)| fd).collect();
+    let record = match record.command.as_ref().filter(|command| command.len() > MAX_COMMAND) {
         Some(command) => {
-            let command = Some(cut(command, COMMAND).to_owned());
-            Cow::Owned(Record { command, ..record.clone() })
+            let command = Some(cut(command, MAX_COMMAND).to_owned());
+            Cow::Owned(SessionRecord { command, ..record.clone() })
         }
         None => Cow::Borrowed(record),
     };
-    send(to, &Said::Session(Box::new(record), names), &descriptors)
+    send(to, &WireMessage::Session(Box::new(record), names), &descriptors)
 }
 
 /// Says that a gateway begins, which has this connection, and this log.
@@ -224,33 +228,33 @@ pub fn send_hello(
     log: Option<BorrowedFd>,
 ) -> WriteOutcome {
     let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
-    send(to, &Said::Hello(hello), &descriptors)
+    send(to, &WireMessage::Hello(hello), &descriptors)
 }
 
 /// Says that a session is over.
-pub fn send_over(to: &Stream, id: &str) -> WriteOutcome {
-    send(to, &Said::Over(id.into()), &[])
+pub fn send_ended(to: &Stream, id: &str) -> WriteOutcome {
+    send(to, &WireMessage::Ended(id.into()), &[])
 }
 
 /// Says that the session with this program could not be kept.
-pub fn send_lacks(to: &Stream, program: i32) -> WriteOutcome {
-    send(to, &Said::Lacks(program), &[])
+pub fn send_not_kept(to: &Stream, program: i32) -> WriteOutcome {
+    send(to, &WireMessage::NotKept(program), &[])
 }
 
 /// Says that that was all.
 pub fn send_done(to: &Stream) -> WriteOutcome {
-    send(to, &Said::Done, &[])
+    send(to, &WireMessage::Done, &[])
 }
 
 /// Takes a message from where only gateways say hello. What somebody else says
 /// who has come to the descriptor is nonsense: the kernel tells whose process
 /// sends, and the token that it is a gateway.
 pub fn receive_hello(from: &Stream) -> Received {
-    let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
+    let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
     let (count, sender) = match from.read_credentialed(&mut buffer, &mut descriptors) {
         (ReadOutcome::Bytes(count), sender) => (count, sender),
-        (ReadOutcome::WouldBlock, _) => return Received::Nothing,
-        (ReadOutcome::Eof | ReadOutcome::Closed, _) => return Received::End,
+        (ReadOutcome::WouldBlock, _) => return Received::Blocked,
+        (ReadOutcome::Eof | ReadOutcome::Closed, _) => return Received::Closed,
     };
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
@@ -258,19 +262,19 @@ pub fn receive_hello(from: &Stream) -> Received {
         Some(Message::Hello(hello, own, log)) if is_of_us && hello.is_proved() => {
             Received::Message(Message::Hello(hello, own, log))
         }
-        _ => Received::Nonsense,
+        _ => Received::Invalid,
     }
 }
 
 /// Takes a message.
 pub fn receive(from: &Stream) -> Received {
-    let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
+    let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
     match from.read_credentialed(&mut buffer, &mut descriptors).0 {
         ReadOutcome::Bytes(count) => {
-            decode(&buffer[..count], descriptors).map_or(Received::Nonsense, Received::Message)
+            decode(&buffer[..count], descriptors).map_or(Received::Invalid, Received::Message)
         }
-        ReadOutcome::WouldBlock => Received::Nothing,
-        ReadOutcome::Eof | ReadOutcome::Closed => Received::End,
+        ReadOutcome::WouldBlock => Received::Blocked,
+        ReadOutcome::Eof | ReadOutcome::Closed => Received::Closed,
     }
 }
 
@@ -279,21 +283,21 @@ pub fn receive(from: &Stream) -> Received {
 pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let mut descriptors = descriptors.into_iter();
     let message = match ipc::decode(message)? {
-        Said::Hello(hello) => Message::Hello(hello, descriptors.next()?, descriptors.next()),
-        Said::Session(record, names) => {
-            let (record, mut held) = (Box::new((*record).into_owned()), SessionFds::default());
+        WireMessage::Hello(hello) => Message::Hello(hello, descriptors.next()?, descriptors.next()),
+        WireMessage::Session(record, names) => {
+            let (record, mut fds) = (Box::new((*record).into_owned()), SessionFds::default());
             for name in names.bytes() {
-                let place = held.place(name).filter(|place| place.is_none())?;
+                let place = fds.place(name).filter(|place| place.is_none())?;
                 let Some(fd) = descriptors.next() else {
-                    return Some(Message::Cut(record));
+                    return Some(Message::Truncated(record));
                 };
                 *place = Some(fd);
             }
-            Message::Session(record, held)
+            Message::Session(record, fds)
         }
-        Said::Over(id) => Message::Over(id.into_owned()),
-        Said::Lacks(program) => Message::Lacks(program),
-        Said::Done => Message::Done,
+        WireMessage::Ended(id) => Message::Ended(id.into_owned()),
+        WireMessage::NotKept(program) => Message::NotKept(program),
+        WireMessage::Done => Message::Done,
     };
     descriptors.next().is_none().then_some(message)
 }
@@ -310,40 +314,42 @@ mod tests {
     #[test]
     fn a_session_is_told_again_as_it_was() {
         let (one, other) = Stream::pair().expect("a pair");
-        let record = Record {
+        let record = SessionRecord {
             id: String::from("0123abcd"),
             name: "n".repeat(64),
             uid: 7,
             ended: Some((vec![0xff; 100], (5, 6))),
-            story: Some(Box::default()),
+            history: Some(Box::default()),
             bound: true,
-            ..Record::default()
+            ..SessionRecord::default()
         };
-        let held = SessionFds { ring: Some(null()), master: Some(null()), ..SessionFds::default() };
-        assert!(matches!(send_session(&one, &record, &held), WriteOutcome::Bytes(_)));
-        let Received::Message(Message::Session(read, held)) = receive(&other) else {
+        let fds = SessionFds { ring: Some(null()), master: Some(null()), ..SessionFds::default() };
+        assert!(matches!(send_session(&one, &record, &fds), WriteOutcome::Bytes(_)));
+        let Received::Message(Message::Session(read, fds)) = receive(&other) else {
             panic!("another message");
         };
         assert_eq!(*read, record);
-        assert!(held.ring.is_some() && held.master.is_some() && held.client.is_none());
+        assert!(fds.ring.is_some() && fds.master.is_some() && fds.client.is_none());
         let _ = one.write(b"{\"Session\":[");
-        assert!(matches!(receive(&other), Received::Nonsense));
+        assert!(matches!(receive(&other), Received::Invalid));
         drop(one);
-        assert!(matches!(receive(&other), Received::End));
+        assert!(matches!(receive(&other), Received::Closed));
     }
 
     #[test]
     fn one_that_lacks_a_descriptor_is_known_and_one_that_has_too_many_is_none() {
-        let record = Record { pid: 7, ..Record::default() };
-        let message = encode(&Said::Session(Box::new(Cow::Borrowed(&record)), String::from("mp")));
+        let record = SessionRecord { pid: 7, ..SessionRecord::default() };
+        let message =
+            encode(&WireMessage::Session(Box::new(Cow::Borrowed(&record)), String::from("mp")));
         for count in [0, 1, 2, 3] {
             match (count, decode(&message, (0..count).map(|_| null()).collect())) {
-                (0 | 1, Some(Message::Cut(read))) => assert_eq!(read.pid, 7),
+                (0 | 1, Some(Message::Truncated(read))) => assert_eq!(read.pid, 7),
                 (2, Some(Message::Session(..))) | (3, None) => {}
                 (_, other) => panic!("{count}: {other:?}"),
             }
         }
-        let twice = encode(&Said::Session(Box::new(Cow::Borrowed(&record)), String::from("mm")));
+        let twice =
+            encode(&WireMessage::Session(Box::new(Cow::Borrowed(&record)), String::from("mm")));
         assert!(decode(&twice, vec![null(), null()]).is_none());
     }
 
@@ -352,18 +358,20 @@ mod tests {
     fn no_text_makes_it_too_long() {
         let (one, other) = Stream::pair().expect("a pair");
         let long = "\u{1}".repeat(5000);
-        let record = Record { command: Some(long), ..Record::default() };
-        let held = SessionFds { master: Some(null()), ..SessionFds::default() };
-        assert!(matches!(send_session(&one, &record, &held), WriteOutcome::Bytes(_)));
+        let record = SessionRecord { command: Some(long), ..SessionRecord::default() };
+        let fds = SessionFds { master: Some(null()), ..SessionFds::default() };
+        assert!(matches!(send_session(&one, &record, &fds), WriteOutcome::Bytes(_)));
         let Received::Message(Message::Session(read, _)) = receive(&other) else {
             panic!("another message");
         };
-        assert_eq!(read.command, Some("\u{1}".repeat(COMMAND)));
-        let record = Record { door: "\u{1}".repeat(LONGEST), ..Record::default() };
-        assert_eq!(send_session(&one, &record, &held), WriteOutcome::Closed);
+        assert_eq!(read.command, Some("\u{1}".repeat(MAX_COMMAND)));
+        let record =
+            SessionRecord { listener: "\u{1}".repeat(MAX_MESSAGE), ..SessionRecord::default() };
+        assert_eq!(send_session(&one, &record, &fds), WriteOutcome::Closed);
         // As much as one message may have.
-        let record = Record { door: "x".repeat(LONGEST - 1000), ..Record::default() };
-        assert!(matches!(send_session(&one, &record, &held), WriteOutcome::Bytes(_)));
+        let record =
+            SessionRecord { listener: "x".repeat(MAX_MESSAGE - 1000), ..SessionRecord::default() };
+        assert!(matches!(send_session(&one, &record, &fds), WriteOutcome::Bytes(_)));
         assert!(matches!(receive(&other), Received::Message(Message::Session(..))));
     }
 
@@ -383,22 +391,22 @@ mod tests {
             marks in any::<(bool, bool)>(),
             ended in proptest::option::of((proptest::collection::vec(any::<u8>(), 0..50), any::<(u64, u64)>())),
         ) {
-            let record = Record {
+            let record = SessionRecord {
                 id: texts[0].clone(),
                 name: texts[1].clone(),
                 uid: numbers.0,
-                door: texts[2].clone(),
+                listener: texts[2].clone(),
                 pid: numbers.1,
                 since: numbers.2,
                 command: Some(texts[3].clone()),
-                story: marks.1.then(Box::default),
+                history: marks.1.then(Box::default),
                 attached: marks.0.then_some((numbers.0, numbers.2)),
-                turned: numbers.3,
+                changed_at: numbers.3,
                 ended,
                 bound: marks.1,
-                ..Record::default()
+                ..SessionRecord::default()
             };
-            let message = encode(&Said::Session(Box::new(Cow::Borrowed(&record)), String::new()));
+            let message = encode(&WireMessage::Session(Box::new(Cow::Borrowed(&record)), String::new()));
             let Some(Message::Session(read, _)) = decode(&message, Vec::new()) else {
                 return Err(TestCaseError::fail("another message"));
             };

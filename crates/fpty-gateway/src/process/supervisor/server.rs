@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::after_gateway::{Kept, LeftBehind};
-use super::end_record::say;
+use super::after_gateway::{KeptBy, OrphanedSessions};
+use super::end_record::write_line;
 use super::grace::{Grace, hang_up_foreground};
 use super::orphans::Orphan;
-use super::protocol::{self, Message, Received, Record, SessionFds};
+use super::protocol::{self, Message, Received, SessionFds, SessionRecord};
 use crate::event_loop::fault_injection;
-use crate::observe::audit::Gone;
+use crate::observe::audit::EndReason;
 use crate::process::ipc::Hello;
 use crate::process::proof;
 use crate::process::shared_memory;
@@ -32,14 +32,14 @@ use fpty::sys::{WriteOutcome, daemonize, process_lock};
 
 /// How long a gateway that begins may take to be told all, and how often it is
 /// tried.
-const TELLING: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(50);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Descriptors that are not for sessions.
 const RESERVE: i32 = 32;
 
 /// How long gateways may take to end when their master has.
-const ENDING: Duration = Duration::from_secs(1);
+const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts the process, at the other end of what gateways say hello by. Where there
 /// is one already it ends at once.
@@ -56,7 +56,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
 }
 
 /// What an event is about; above that it is a gateway.
-const HELLOS: u64 = 0;
+const REGISTRATIONS: u64 = 0;
 const MASTER: u64 = 1;
 
 /// A gateway's connection.
@@ -66,15 +66,15 @@ struct Gateway {
 }
 
 /// A session, as a gateway has told of it.
-pub(crate) struct Stored {
-    pub record: Record,
-    pub held: SessionFds,
+pub(crate) struct SupervisedSession {
+    pub record: SessionRecord,
+    pub fds: SessionFds,
     ordinal: usize,
     /// Nobody else looks after it.
     pub orphan: Option<Orphan>,
 }
 
-impl Stored {
+impl SupervisedSession {
     /// Whether it is, or was, of the gateway of this number.
     pub fn is_of(&self, ordinal: usize) -> bool {
         self.ordinal == ordinal
@@ -88,16 +88,16 @@ impl Stored {
 
 pub(crate) struct Supervisor {
     pub poller: Poller,
-    hellos: Stream,
+    registrations: Stream,
     gateways: HashMap<u64, Gateway>,
     next: u64,
-    pub sessions: HashMap<String, Stored>,
+    pub sessions: HashMap<String, SupervisedSession>,
     /// Where lines of the audit go: the last gateway's, as after a reload the log may
     /// be another one.
     pub log: Option<Output>,
     /// Orphans' sessions, by the tokens of their programs; their clients have the
     /// next one.
-    pub watched: HashMap<u64, String>,
+    pub orphan_tokens: HashMap<u64, String>,
     /// Programs that have lost their client.
     pub grace: Grace,
 }
@@ -105,7 +105,7 @@ pub(crate) struct Supervisor {
 fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     fpty::sys::forbid_ptrace();
     let mut kept = kept.into_iter();
-    let (Some(hellos), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
+    let (Some(registrations), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
         return Ok(());
     };
     if !process_lock::take(&page) {
@@ -116,18 +116,18 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();
     let poller = Poller::new(64)?;
-    poller.add(hellos.as_fd(), HELLOS, Interest::READ)?;
+    poller.add(registrations.as_fd(), REGISTRATIONS, Interest::READ)?;
     if let Some(master) = &master {
         poller.add(master.as_fd(), MASTER, Interest::READ)?;
     }
     let mut supervisor = Supervisor {
         poller,
-        hellos,
+        registrations,
         gateways: HashMap::new(),
         next: MASTER + 1,
         sessions: HashMap::new(),
         log: None,
-        watched: HashMap::new(),
+        orphan_tokens: HashMap::new(),
         grace: Grace::new(grace),
     };
     supervisor.serve()?;
@@ -139,19 +139,20 @@ impl Supervisor {
     /// Until the instance has stopped.
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
-            let wait = daemonize::catch_panic(|| self.look_after_orphans()).unwrap_or(Some(AGAIN));
+            let wait =
+                daemonize::catch_panic(|| self.look_after_orphans()).unwrap_or(Some(RETRY_DELAY));
             let count = self.poller.wait(wait)?;
             for index in 0..count {
                 match self.poller.ready(index).token {
-                    HELLOS => {
+                    REGISTRATIONS => {
                         // One that panics over a hello has heard it: the others go on.
-                        if !daemonize::catch_panic(|| self.hear_hellos()).unwrap_or(true) {
+                        if !daemonize::catch_panic(|| self.accept_gateways()).unwrap_or(true) {
                             return Ok(());
                         }
                     }
                     MASTER => return Ok(()),
                     token if self.gateways.contains_key(&token) => {
-                        let _ = daemonize::catch_panic(|| self.hear(token));
+                        let _ = daemonize::catch_panic(|| self.receive(token));
                     }
                     token => {
                         let _ = daemonize::catch_panic(|| self.orphan_ready(token));
@@ -162,44 +163,46 @@ impl Supervisor {
     }
 
     /// Gateways begin. Returns false when none ever will again.
-    fn hear_hellos(&mut self) -> bool {
+    fn accept_gateways(&mut self) -> bool {
         loop {
-            match protocol::receive_hello(&self.hellos) {
+            match protocol::receive_hello(&self.registrations) {
                 Received::Message(Message::Hello(hello, own, log)) => {
                     let log = log.and_then(|log| Output::of(log.as_fd()).ok());
                     self.log = log.or(self.log.take());
-                    self.begins(hello, own.into());
+                    self.hand_over_sessions(hello, own.into());
                 }
-                Received::Message(_) | Received::Nonsense => {}
-                Received::Nothing => return true,
-                Received::End => return false,
+                Received::Message(_) | Received::Invalid => {}
+                Received::Blocked => return true,
+                Received::Closed => return false,
             }
         }
     }
 
-    fn begins(&mut self, hello: Hello, stream: Stream) {
+    fn hand_over_sessions(&mut self, hello: Hello, stream: Stream) {
         // What the one before it had said last.
-        self.hear_all();
-        let until = Instant::now() + TELLING;
+        self.receive_all();
+        let until = Instant::now() + HANDOVER_TIMEOUT;
         let say = |say: &dyn Fn(&Stream) -> WriteOutcome| loop {
             match say(&stream) {
                 WriteOutcome::Bytes(_) => return true,
-                WriteOutcome::WouldBlock if Instant::now() < until => stream.wait_for_room(AGAIN),
+                WriteOutcome::WouldBlock if Instant::now() < until => {
+                    stream.wait_for_room(RETRY_DELAY)
+                }
                 WriteOutcome::WouldBlock | WriteOutcome::Closed => return false,
             }
         };
-        for stored in self.sessions.values_mut() {
-            let is_served = self.gateways.values().any(|other| other.ordinal == stored.ordinal);
-            if is_served || !hello.has_place_of(stored.ordinal) {
+        for supervised in self.sessions.values_mut() {
+            let is_served = self.gateways.values().any(|other| other.ordinal == supervised.ordinal);
+            if is_served || !hello.has_place_of(supervised.ordinal) {
                 continue;
             }
-            let Stored { record, held, .. } = &mut *stored;
-            if !held.lend(|held| say(&|to| protocol::send_session(to, record, held))) {
+            let SupervisedSession { record, fds, .. } = &mut *supervised;
+            if !fds.with_ring_fd(|fds| say(&|to| protocol::send_session(to, record, fds))) {
                 return;
             }
-            stored.ordinal = hello.ordinal;
-            if let Some(orphan) = stored.orphan.take() {
-                orphan.forget(&self.poller, &mut self.watched, &stored.held);
+            supervised.ordinal = hello.ordinal;
+            if let Some(orphan) = supervised.orphan.take() {
+                orphan.forget(&self.poller, &mut self.orphan_tokens, &supervised.fds);
             }
         }
         if !say(&|to| protocol::send_done(to)) {
@@ -217,31 +220,31 @@ impl Supervisor {
         self.next - 2
     }
 
-    fn hear_all(&mut self) {
+    fn receive_all(&mut self) {
         let tokens: Vec<u64> = self.gateways.keys().copied().collect();
-        tokens.into_iter().for_each(|token| self.hear(token));
+        tokens.into_iter().for_each(|token| self.receive(token));
     }
 
     /// A gateway says something, or has ended: its sessions wait for the next.
-    fn hear(&mut self, token: u64) {
+    fn receive(&mut self, token: u64) {
         while let Some(gateway) = self.gateways.get(&token) {
             match protocol::receive(&gateway.stream) {
-                Received::Message(Message::Session(record, held)) => {
+                Received::Message(Message::Session(record, fds)) => {
                     let (ordinal, id, program) = (gateway.ordinal, record.id.clone(), record.pid);
-                    let kept = daemonize::catch_panic(|| self.keep(*record, held, ordinal));
+                    let kept = daemonize::catch_panic(|| self.keep(*record, fds, ordinal));
                     if !kept.unwrap_or(false) {
-                        self.lacks(token, &id, program);
+                        self.reject(token, &id, program);
                     }
                 }
-                Received::Message(Message::Cut(record)) => {
-                    self.lacks(token, &record.id, record.pid);
+                Received::Message(Message::Truncated(record)) => {
+                    self.reject(token, &record.id, record.pid);
                 }
-                Received::Message(Message::Over(id)) => {
+                Received::Message(Message::Ended(id)) => {
                     self.sessions.remove(&id);
                 }
-                Received::Message(_) | Received::Nonsense => {}
-                Received::Nothing => return,
-                Received::End => {
+                Received::Message(_) | Received::Invalid => {}
+                Received::Blocked => return,
+                Received::Closed => {
                     let ordinal = gateway.ordinal;
                     self.gateways.remove(&token);
                     if !self.gateways.values().any(|other| other.ordinal == ordinal) {
@@ -253,34 +256,34 @@ impl Supervisor {
     }
 
     /// Keeps a session; whether there is room for it.
-    fn keep(&mut self, record: Record, mut held: SessionFds, ordinal: usize) -> bool {
+    fn keep(&mut self, record: SessionRecord, mut fds: SessionFds, ordinal: usize) -> bool {
         fault_injection::strike("holder", || record.name.clone());
         if record.bound {
             fault_injection::strike("keeper", || {
-                serde_json::to_vec(&record.story).unwrap_or_default()
+                serde_json::to_vec(&record.history).unwrap_or_default()
             });
         }
         // Or nobody could say hello any more.
-        if held.named().any(|(_, fd)| fpty::sys::is_near_descriptor_limit(fd, RESERVE)) {
+        if fds.tagged().any(|(_, fd)| fpty::sys::is_near_descriptor_limit(fd, RESERVE)) {
             return false;
         }
-        held.keep_in_memory(&record, false);
+        fds.close_ring_fd(&record, false);
         if record.ended.is_none() {
             // Of one that was reaped there is no other.
             let before = self.sessions.get_mut(&record.id);
-            held.program = held.program.or_else(|| before?.held.program.take());
+            fds.program = fds.program.or_else(|| before?.fds.program.take());
         }
-        let stored = Stored { record, held, ordinal, orphan: None };
-        self.sessions.insert(stored.record.id.clone(), stored);
+        let supervised = SupervisedSession { record, fds, ordinal, orphan: None };
+        self.sessions.insert(supervised.record.id.clone(), supervised);
         true
     }
 
     /// A session could not be kept, and its gateway is told so; unless we have it as it
     /// was before, which is as good.
-    fn lacks(&self, token: u64, id: &str, program: i32) {
+    fn reject(&self, token: u64, id: &str, program: i32) {
         if let Some(gateway) = self.gateways.get(&token) {
             if !self.sessions.contains_key(id) {
-                let _ = protocol::send_lacks(&gateway.stream, program);
+                let _ = protocol::send_not_kept(&gateway.stream, program);
             }
         }
     }
@@ -288,31 +291,31 @@ impl Supervisor {
     /// The instance has stopped, and so do its sessions.
     fn stop(mut self) {
         // Gateways end with their master, and what they said last is heard.
-        let until = Instant::now() + ENDING;
-        self.hear_all();
+        let until = Instant::now() + GATEWAY_END_TIMEOUT;
+        self.receive_all();
         while !self.gateways.is_empty() && Instant::now() < until {
-            std::thread::sleep(AGAIN);
-            self.hear_all();
+            std::thread::sleep(RETRY_DELAY);
+            self.receive_all();
         }
         // What is ours stands below.
-        let left = LeftBehind::of(0..shared_memory::gateways(), Kept::Elsewhere);
-        left.lines.iter().for_each(|line| say(&self.log, line));
+        let left = OrphanedSessions::of(0..shared_memory::gateways(), KeptBy::Supervisor);
+        left.lines.iter().for_each(|line| write_line(&self.log, line));
         left.leaders().for_each(|leader| self.grace.add(leader));
         let told = SessionEnd::new(EndKind::Stopped, "the instance has stopped").packet();
-        for (_, mut stored) in self.sessions.drain() {
-            let SessionFds { master, program, client, .. } = stored.held;
+        for (_, mut supervised) in self.sessions.drain() {
+            let SessionFds { master, program, client, .. } = supervised.fds;
             if let Some(client) = client.map(Stream::of_stranger) {
                 let _ = client.write(&told);
             }
-            if stored.record.ended.is_some() {
+            if supervised.record.ended.is_some() {
                 continue;
             }
             // The master has written its own copy while it had a log.
             if !proof::are_ends_told() {
-                stored.record.last.say(&self.log, Gone::Lost, None);
+                supervised.record.last.write_line(&self.log, EndReason::Lost, None);
             }
             let master = master.and_then(|master| Master::returned(master, true).ok());
-            if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
+            if let (Some(fd), Some(pid)) = (program, Pid::new(supervised.record.pid)) {
                 let program = PidFd::reopened(pid, fd);
                 if let Some(master) = &master {
                     hang_up_foreground(master, &program);

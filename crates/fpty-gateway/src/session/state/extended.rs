@@ -1,5 +1,4 @@
-//! What a session has more where both ends speak the extended mode: the truth
-//! about its end, and the hand-over of its terminal.
+//! Extended mode: END packets, and the hand-over of the terminal.
 
 use fpty::proto::{
     DETACH, DETACH_AND_END, END_OF_STREAM, EndKind, GO, HEADER, INPUT, MAX_TEXT, NOTICE, OFFER,
@@ -8,125 +7,82 @@ use fpty::proto::{
 
 use fpty::text::shown_within;
 
-use super::detach_state::Kept;
-use super::{Client, Ends, Session};
-
-/// How far the terminal has been handed over to the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HandOver {
-    /// It is ours: bytes are relayed.
-    #[default]
-    Ours,
-    /// It was offered; bytes are relayed all the same.
-    Offered,
-    /// The client has it, and sends no more input: what came before is to
-    /// reach the terminal first.
-    Taken,
-    /// The client was told to go on by itself.
-    Theirs,
-    /// Only what is kept of the output was offered and taken: bytes are
-    /// relayed for good.
-    Relayed,
-}
-
-/// The state of the extended mode.
-#[derive(Debug, Default)]
-pub struct Extended {
-    /// The client has said that it takes terminals.
-    pub can_take: bool,
-    /// The client has said that its input has ended.
-    pub input_ended: bool,
-    /// Whose the terminal is.
-    pub hand_over: HandOver,
-    /// How the program ended.
-    pub ended: Option<SessionEnd>,
-    /// The client was told how it ended.
-    pub told: bool,
-    /// What is kept for whoever comes back, where the session can be left.
-    pub kept: Option<Box<Kept>>,
-    /// What was offered has not arrived: what is kept goes in pieces.
-    pub to_pieces: bool,
-    /// The word to go on is still to be said.
-    pub owes_go: bool,
-    /// The client ends the session, be it one that can be left.
-    pub for_good: bool,
-}
+use super::extended_state::HandOver;
+use super::{Client, Session, SessionEffects};
 
 impl Session {
-    /// The header to go before so much output.
+    /// Header of a packet with this many bytes of output.
     pub fn output_header(&self, count: usize) -> Option<[u8; HEADER]> {
         // One read yields less than a packet holds.
         self.extended.as_ref().map(|_| encode_bare(INPUT, count as u16))
     }
 
-    /// How many bytes that is.
+    /// Length of the header that output goes behind, in bytes.
     pub fn output_header_length(&self) -> usize {
         if self.extended.is_some() { HEADER } else { 0 }
     }
 
-    /// Tells the client something beside the terminal's output, where there is
-    /// a way.
-    pub fn notice(&mut self, line: &str, ends: &mut impl Ends) {
+    /// Sends a notice beside the terminal's output; raw mode has no way for it.
+    pub fn notice(&mut self, line: &str, effects: &mut impl SessionEffects) {
         if self.extended.is_some() {
-            self.tell(NOTICE, shown_within(line, MAX_TEXT).as_bytes(), ends);
+            self.send_packet(NOTICE, shown_within(line, MAX_TEXT).as_bytes(), effects);
         }
     }
 
-    /// Whether the terminal could be offered to the client now: the offer
-    /// must not overtake anything.
+    /// Whether the terminal can be offered now: the offer must not overtake anything.
     pub fn can_be_offered(&self) -> bool {
         self.may_be_offered_later() && self.terminal_open && self.output.is_empty()
     }
 
-    /// Whether it could be offered at some time.
+    /// Whether the terminal may be offered at some time.
     pub fn may_be_offered_later(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| {
-            // Who comes back is told to go on after the offer alone.
-            let may_be_relayed = extended.kept.as_ref().is_some_and(|kept| kept.hidden);
-            extended.hand_over == HandOver::Ours
+            // A client that has attached gets GO after the offer alone.
+            let may_be_relayed =
+                extended.detach_state.as_ref().is_some_and(|detach_state| detach_state.awaiting_go);
+            extended.hand_over == HandOver::NotOffered
                 && (!extended.input_ended || may_be_relayed)
-                && !extended.told
+                && !extended.end_sent
         }) && self.program_runs
-            && self.client <= Client::Behind
+            && self.client <= Client::Deferred
     }
 
-    /// Whether the client takes terminals.
-    pub fn can_take(&self) -> bool {
-        self.extended.as_ref().is_some_and(|extended| extended.can_take)
+    /// Whether the client accepts a hand-over.
+    pub fn accepts_handover(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| extended.accepts_handover)
     }
 
     /// The terminal was offered.
-    pub fn offered(&mut self) {
+    pub fn offered_fds(&mut self) {
         if let Some(extended) = &mut self.extended {
             extended.hand_over = HandOver::Offered;
         }
     }
 
-    /// What is kept is offered to a client that no descriptor can come to: it says
-    /// that none has, and gets it in pieces.
-    pub fn offer_in_pieces(&mut self, offer: &[u8], ends: &mut impl Ends) {
-        self.give_output(offer, ends);
-        self.offered();
+    /// Offers the scrollback to a client on TCP, which no descriptor can reach: its answer says so,
+    /// and the scrollback goes in packets.
+    pub fn offer_in_pieces(&mut self, offer: &[u8], effects: &mut impl SessionEffects) {
+        self.send_output(offer, effects);
+        self.offered_fds();
     }
 
-    /// Whether the client has the terminal, and bytes do not come through
-    /// here any more.
+    /// Whether the client has the terminal, and bytes do not pass through the gateway.
     pub fn is_handed_over(&self) -> bool {
-        self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Theirs)
+        self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Completed)
     }
 
-    /// Whether both ends speak the extended mode.
+    /// Whether the session is in extended mode.
     pub fn is_extended(&self) -> bool {
         self.extended.is_some()
     }
 
-    /// A packet that only the extended mode has.
-    pub(crate) fn extended_said(
+    /// Handles a packet of the extended mode.
+    pub(crate) fn extended_packet(
         &mut self,
         kind: u8,
         part: &[u8],
         last: bool,
-        ends: &mut impl Ends,
+        effects: &mut impl SessionEffects,
     ) {
         let Some(extended) = &mut self.extended else {
             return;
@@ -134,97 +90,97 @@ impl Session {
         match kind {
             END_OF_STREAM if part.is_empty() && last => {
                 extended.input_ended = true;
-                // It is the router that tells the program.
-                if let Some(kept) = extended.kept.as_mut().filter(|kept| kept.hidden) {
-                    kept.relays |= extended.hand_over == HandOver::Ours;
+                // The gateway types EOF: that needs the relay.
+                if let Some(detach_state) =
+                    extended.detach_state.as_mut().filter(|detach_state| detach_state.awaiting_go)
+                {
+                    detach_state.relay_only |= extended.hand_over == HandOver::NotOffered;
                 }
             }
             TAKEN if last && extended.hand_over == HandOver::Offered => {
                 extended.hand_over = HandOver::Taken;
             }
-            // Something in between passes bytes alone.
+            // A proxy in between passes bytes alone.
             OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
-                extended.to_pieces = true;
-                extended.hand_over = match &mut extended.kept {
-                    Some(kept) => {
-                        kept.relays = true;
+                extended.in_pieces = true;
+                extended.hand_over = match &mut extended.detach_state {
+                    Some(detach_state) => {
+                        detach_state.relay_only = true;
                         HandOver::Taken
                     }
-                    None => HandOver::Relayed,
+                    None => HandOver::RelayOnly,
                 };
             }
-            // A payload comes in pieces, at least one of which has its byte.
+            // A payload may be split; one of its parts has the byte.
             DETACH if part == DETACH_AND_END => {
-                extended.for_good = true;
-                self.client_left();
+                extended.ended_by_client = true;
+                self.client_disconnected();
             }
             DETACH if part.is_empty() && last && self.client == Client::Open => {
-                self.client = Client::Leaves;
+                self.client = Client::Detaching;
             }
-            // A flood of them from a client that does not read is not
-            // answered for ever.
+            // A flood of pings from a client that does not read is not answered.
             PING if last && self.output.is_empty() => {
-                self.give_output(&encode_bare(PONG, 0), ends);
+                self.send_output(&encode_bare(PONG, 0), effects);
             }
             _ => {}
         }
     }
 
-    /// The client has the terminal, and what it sent before is in there: from
-    /// now on it reads and writes by itself. All output that was read here
-    /// goes before that word.
-    pub(crate) fn hand_over_where_due(&mut self, ends: &mut impl Ends) {
+    /// Completes the hand-over: the client has the descriptors, and the terminal has all earlier
+    /// input. Output that the gateway has read goes before GO.
+    pub(crate) fn complete_handover(&mut self, effects: &mut impl SessionEffects) {
         let Some(extended) = &mut self.extended else {
             return;
         };
         if extended.hand_over == HandOver::Taken && self.input.is_empty() {
-            match extended.kept.as_mut().filter(|kept| kept.relays) {
-                Some(kept) => {
-                    extended.hand_over = HandOver::Relayed;
+            match extended.detach_state.as_mut().filter(|detach_state| detach_state.relay_only) {
+                Some(detach_state) => {
+                    extended.hand_over = HandOver::RelayOnly;
                     let mut packets = Vec::new();
-                    let total = kept.remains.total();
-                    if extended.to_pieces {
-                        let kept = kept.remains.reader().and_then(|seen| seen.to_pieces(total));
-                        for piece in kept.unwrap_or_default().chunks(u16::MAX.into()) {
+                    let total = detach_state.remains.total();
+                    if extended.in_pieces {
+                        let detach_state =
+                            detach_state.remains.reader().and_then(|seen| seen.to_pieces(total));
+                        for piece in detach_state.unwrap_or_default().chunks(u16::MAX.into()) {
                             encode_packet(RING_PIECE, piece, &mut packets);
                         }
                     }
                     encode_packet(GO, &total.to_le_bytes(), &mut packets);
-                    self.give_output(&packets, ends);
+                    self.send_output(&packets, effects);
                 }
                 None => {
-                    extended.hand_over = HandOver::Theirs;
-                    // First somebody else is told, who outlives us.
-                    if extended.kept.is_some() {
-                        extended.owes_go = true;
+                    extended.hand_over = HandOver::Completed;
+                    // The supervisor, which outlives the gateway, is told before the client.
+                    if extended.detach_state.is_some() {
+                        extended.go_pending = true;
                         return;
                     }
-                    self.give_output(&encode_bare(GO, 0), ends);
+                    self.send_output(&encode_bare(GO, 0), effects);
                 }
             }
-            self.arrive(ends);
+            self.confirm_attach(effects);
         }
     }
 
-    /// Tells how it ended, once, when all output is on its way and the program
-    /// was reaped.
-    pub(crate) fn tell_the_end(&mut self, ends: &mut impl Ends) {
-        if self.terminal_open || self.program_runs || self.is_hidden() {
+    /// Sends END once, when all output is on its way and the program was reaped.
+    pub(crate) fn send_end(&mut self, effects: &mut impl SessionEffects) {
+        if self.terminal_open || self.program_runs || self.is_awaiting_go() {
             return;
         }
-        let Some(extended) = self.extended.as_mut().filter(|extended| !extended.told) else {
+        let Some(extended) = self.extended.as_mut().filter(|extended| !extended.end_sent) else {
             return;
         };
-        extended.told = true;
+        extended.end_sent = true;
         let ended = extended.ended.take();
         let packet = ended.as_ref().map_or_else(
             || SessionEnd::new(EndKind::Lost, "its status is not known").packet(),
             SessionEnd::packet,
         );
-        self.give_output(&packet, ends);
-        // It was gone: somebody else may come for it.
+        self.send_output(&packet, effects);
+        // The client is gone: another one may attach and read it.
         if let Some(extended) = self.extended.as_mut().filter(|_| self.client == Client::Gone) {
-            (extended.told, extended.ended) = (false, ended);
+            (extended.end_sent, extended.ended) = (false, ended);
         }
     }
 }

@@ -1,39 +1,40 @@
-//! One terminal and its client, as a state machine: what is relayed, what
-//! each end is waited for, and when it is over.
+//! Session state machine: one terminal and its client. It decides what is relayed, which events
+//! each end waits for, and when the session is over.
 //!
-//! It does no input or output of its own: what it decides it asks of its
-//! [`Ends`], so that it can be tested without a server or a terminal.
+//! It does no input or output itself: everything it decides it asks of its [`SessionEffects`], so
+//! that it can be tested without a server or a terminal.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `detach_state.rs` | what there is more where a session can be left |
-//! | `extended.rs` | what there is more in the extended mode: the end, the hand-over |
-//! | `packets.rs` | what a client says in packets |
+//! | `detachable.rs` | detachable sessions: scrollback, GO, END that was not sent |
+//! | `extended.rs` | extended mode: END packet, hand-over of the terminal |
+//! | `extended_state.rs` | state of both: hand-over, END, scrollback |
+//! | `packets.rs` | the client's packets: input, signals, sizes |
 
-#![forbid(unsafe_code)]
+mod detachable;
+mod extended;
+pub(crate) mod extended_state;
+mod packets;
 
-pub(crate) mod extended;
-pub(crate) mod packets;
+use extended_state::Extended;
 
-use super::state::extended::Extended;
-use crate::connection::client_hello::Opening;
+use crate::connection::client_hello::ClientHello;
 
 use fpty::backlog::{Backlog, SendOutcome};
 use fpty::proto::variables::CAN_TAKE_TERMINAL;
 use fpty::proto::{ClientPacket, ClientPacketDecoder, EndKind, SessionEnd, encode_packet};
 use fpty::sys::{Size, WriteOutcome, poll::Interest};
 
-/// Input that may wait for a program that does not read, in bytes; the next
-/// read from the client adds at most this again.
+/// Limit of pending input for a program that does not read, in bytes; the next read from the client
+/// adds at most this again.
 pub const INPUT_LIMIT: usize = 64 * 1024;
 
-/// What one client may ask for in one turn of the loop beside input: signals,
-/// sizes and the like, each of which is a few system calls. A read has room
-/// for 16,000 of them.
-pub const ACTS: usize = 16;
+/// Budget of one client in one turn of the loop for everything but input: signals, sizes and the
+/// like, each of which is a few system calls. One read has room for 16,000 of them.
+pub const CONTROL_BUDGET: usize = 16;
 
-/// What a session has done to the world.
-pub trait Ends {
+/// Side effects that the state machine asks for.
+pub trait SessionEffects {
     /// Writes input to the terminal's master.
     fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Writes output to the client.
@@ -42,47 +43,46 @@ pub trait Ends {
     fn resize(&mut self, size: Size);
     /// Sends a signal of this number to the session's process.
     fn signal(&mut self, number: u8);
-    /// What the terminal's key for SIGINT, SIGQUIT or SIGTSTP does. Where it
-    /// has none the signal is sent to the foreground process group; where it
-    /// drops what was typed before, that is done with what the kernel holds.
-    fn key(&mut self, number: u8) -> Key;
+    /// Presses the terminal's key for SIGINT, SIGQUIT or SIGTSTP. Where there is no such key the
+    /// signal is sent to the foreground process group; where the key drops pending input
+    /// (termios(3), NOFLSH), that is done with what the kernel holds.
+    fn key(&mut self, number: u8) -> SignalKey;
 }
 
-/// What a key of the terminal that stands for a signal does.
+/// Effect of a terminal's key for a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// This byte drops all input that was not read, and raises the signal.
-    Drops(u8),
-    /// This byte is input in its turn: the terminal raises the signal when it
-    /// gets there, or the program reads it.
-    Is(u8),
-    /// There is no such key.
+pub enum SignalKey {
+    /// The byte drops all pending input, and raises the signal.
+    DropsInput(u8),
+    /// The byte is input in its turn: the terminal raises the signal when it gets there, or the
+    /// program reads it.
+    AsInput(u8),
+    /// The terminal has no such key.
     None,
 }
 
-/// The client's end.
+/// State of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Client {
-    /// The same as the next, and what its first bytes are is not known.
-    New,
-    /// The same as the next; its program was started because it said nothing, and
-    /// it has said nothing yet.
-    Unspoken,
-    /// It sends and reads.
+    /// Open in raw mode, and the first bytes may still be an HTTP request.
+    AwaitingFirstBytes,
+    /// Open; the program was started because the client was silent, and its hello may still come.
+    AwaitingHello,
+    /// Open both ways.
     Open,
-    /// The same, and not all that was read of it has been heard.
-    Behind,
-    /// It sends no more, and still reads.
-    Silent,
-    /// It wants to leave, and the session to go on.
-    Leaves,
-    /// Its first word is the hello, and comes late.
-    Greets,
-    /// It has left.
+    /// Open, and input that was read is deferred to a later turn.
+    Deferred,
+    /// The client has shut down its writing half, and still reads.
+    HalfClosed,
+    /// The client has asked to detach.
+    Detaching,
+    /// The first packet is a hello that has come late.
+    LateHello,
+    /// The client has disconnected.
     Gone,
 }
 
-/// A session.
+/// Session: one terminal and its client.
 #[derive(Debug)]
 pub struct Session {
     decoder: Option<ClientPacketDecoder>,
@@ -93,36 +93,36 @@ pub struct Session {
     client: Client,
     terminal_open: bool,
     program_runs: bool,
-    fate: Fate,
+    shutdown: Shutdown,
 }
 
-/// What has been decided about a session.
+/// Whether the session is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Nothing: it goes on.
-    Open,
-    /// It is over when the client has been told why.
-    Farewell(EndKind),
-    /// There was no memory for it.
-    Starved,
+enum Shutdown {
+    /// The session goes on.
+    Running,
+    /// The session ends when the client has been told why.
+    Terminating(EndKind),
+    /// Memory has run out for this session.
+    OutOfMemory,
 }
 
-/// What remains to be done.
+/// Action that the session needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Go on.
-    Lives,
-    /// The client has all it will get: close everything.
-    Over,
-    /// The client left: hang the terminal up.
-    Abandoned,
-    /// The client wants to leave, and the session to go on.
-    Left,
-    /// The client says hello, which was waited for in vain: all that it sent
-    /// is still to be heard.
-    Greets,
-    /// There is no memory for what one end does not take.
-    Starved,
+pub enum NextAction {
+    /// Wait for events.
+    Wait,
+    /// Close: the client has all output.
+    Close,
+    /// Hang the terminal up: the client has disconnected.
+    HangUp,
+    /// Detach: the client has asked for it.
+    Detach,
+    /// Restart the handshake: the hello has come late, and all that the client sent is still to be
+    /// decoded.
+    LateHello,
+    /// End the session: there is no memory for what one end does not take.
+    OutOfMemory,
 }
 
 impl Session {
@@ -134,220 +134,215 @@ impl Session {
             size,
             input: Backlog::default(),
             output: Backlog::default(),
-            client: Client::New,
+            client: Client::AwaitingFirstBytes,
             terminal_open: true,
             program_runs: true,
-            fate: Fate::Open,
+            shutdown: Shutdown::Running,
         }
     }
 
-    /// A session in uwsgi mode, extended or not, whose client has said this.
-    pub fn opened(opening: &mut Opening, size: Size) -> Self {
+    /// A session in uwsgi mode, extended or not, as the client's hello says.
+    pub fn from_hello(hello: &mut ClientHello, size: Size) -> Self {
         let mut session = Self::raw(size);
-        session.decoder = Some(std::mem::take(&mut opening.decoder));
-        session.extended = opening.extended.then(Box::default);
-        session.client = if opening.spoken { Client::Open } else { Client::Unspoken };
+        session.decoder = Some(std::mem::take(&mut hello.decoder));
+        session.extended = hello.extended.then(Box::default);
+        session.client = if hello.has_packets { Client::Open } else { Client::AwaitingHello };
         if let Some(extended) = &mut session.extended {
-            extended.can_take = opening.variables.get(CAN_TAKE_TERMINAL) == Some(b"1");
+            extended.accepts_handover = hello.variables.get(CAN_TAKE_TERMINAL) == Some(b"1");
         }
         session
     }
 
-    /// Whether the first thing that the client says is the hello; `sent` may
-    /// be a part of that.
+    /// Detects a late hello: the first packet that the client sends, of which `sent` may be a part.
     #[cold]
-    pub(crate) fn greets_late(&mut self, sent: &[u8]) -> bool {
+    pub(crate) fn detect_late_hello(&mut self, sent: &[u8]) -> bool {
         let mut decoder = self.decoder.clone();
         let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
         self.client = match packet {
             None => return false,
-            Some(ClientPacket::Hello(1..)) => Client::Greets,
+            Some(ClientPacket::Hello(1..)) => Client::LateHello,
             Some(_) => Client::Open,
         };
-        self.client == Client::Greets
+        self.client == Client::LateHello
     }
 
-    /// Whether the first word of its client, which was waited for in vain, may
-    /// still be on its way.
-    pub fn may_greet(&self) -> bool {
-        self.client == Client::Unspoken && self.fate == Fate::Open
+    /// Whether the hello of a client that was silent may still be on its way.
+    pub fn awaits_hello(&self) -> bool {
+        self.client == Client::AwaitingHello && self.shutdown == Shutdown::Running
     }
 
-    /// What has come of the client's first packet, to go on with elsewhere.
+    /// Takes the decoder with the client's unfinished packet, to go on elsewhere.
     pub fn take_decoder(&mut self) -> Option<ClientPacketDecoder> {
         self.decoder.take()
     }
 
-    /// The client will send no more, and still reads.
-    pub fn client_ended(&mut self) {
-        // By a proxy this is all that is told of a client that is gone, and a
-        // shell that is told of an end of its input would not go on without it.
-        // Who speaks the extended mode has a packet for that end.
-        let is_gone = |extended: &Extended| extended.told || extended.kept.is_some();
+    /// The client has shut down its writing half.
+    pub fn client_half_closed(&mut self) {
+        // Behind a proxy a half-close is all that is seen of a client that is gone, and a shell
+        // that reads EOF would end the session that is to go on. Extended mode has a packet for the
+        // end of the input.
+        let is_gone = |extended: &Extended| extended.end_sent || extended.detach_state.is_some();
         if self.extended.as_deref().is_some_and(is_gone) {
-            return self.client_left();
+            return self.client_disconnected();
         }
         if self.client <= Client::Open {
-            self.client = Client::Silent;
+            self.client = Client::HalfClosed;
         }
     }
 
-    /// The client has left.
-    pub fn client_left(&mut self) {
+    /// The client has disconnected.
+    pub fn client_disconnected(&mut self) {
         self.client = Client::Gone;
         self.input.clear();
         self.output.clear();
     }
 
     /// Takes input that came before the program was started.
-    pub fn early_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        self.give_input(bytes, ends);
+    pub fn early_input(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        self.send_input(bytes, effects);
     }
 
-    /// Takes what the program wrote: with its header before it, where there is
-    /// to be one.
-    pub fn terminal_sent(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        if self.keep_output(bytes) {
-            self.give_output(bytes, ends);
+    /// Takes output of the program, behind its packet header where there is one.
+    pub fn terminal_output(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        if self.retain_output(bytes) {
+            self.send_output(bytes, effects);
         }
     }
 
-    /// There will be no more output: nobody has the terminal open, or the
-    /// program is long gone and what holds it open is silent.
-    pub fn terminal_ended(&mut self, ends: &mut impl Ends) {
+    /// The terminal's output has ended: nobody has the slave open, or the program is long gone and
+    /// what holds the slave open is silent.
+    pub fn terminal_eof(&mut self, effects: &mut impl SessionEffects) {
         self.terminal_open = false;
         self.input.clear();
-        self.tell_the_end(ends);
+        self.send_end(effects);
     }
 
     /// The program, which had closed its terminal, has opened it again.
-    pub fn terminal_reopened(&mut self) {
+    pub fn slave_reopened(&mut self) {
         self.terminal_open = true;
     }
 
-    /// The program has ended, and was reaped; or it could not be executed.
-    pub fn program_ended(&mut self, ended: SessionEnd, ends: &mut impl Ends) {
+    /// The program has ended and was reaped, or could not be executed.
+    pub fn program_ended(&mut self, ended: SessionEnd, effects: &mut impl SessionEffects) {
         self.program_runs = false;
         self.input.clear();
-        // What is left in it is the client's to read.
+        // The rest of a handed-over terminal's output is the client's to read.
         self.terminal_open &= !self.is_handed_over();
         if let Some(extended) = &mut self.extended {
             extended.ended = Some(ended);
         }
-        self.tell_the_end(ends);
+        self.send_end(effects);
     }
 
-    /// Tells the client something that the program did not write, on a line
-    /// of its own, and ends the session when it is delivered.
-    pub fn dismiss(&mut self, why: EndKind, line: &str, ends: &mut impl Ends) {
-        self.fate = Fate::Farewell(why);
+    /// Terminates the session: the client gets this text on a line of its own, or as END, and the
+    /// session ends when that is delivered.
+    pub fn terminate(&mut self, why: EndKind, line: &str, effects: &mut impl SessionEffects) {
+        self.shutdown = Shutdown::Terminating(why);
         match &mut self.extended {
             Some(extended) => {
-                extended.told = true;
+                extended.end_sent = true;
                 let packet = SessionEnd::new(why, line).packet();
-                self.give_output(&packet, ends);
+                self.send_output(&packet, effects);
             }
-            None => self.give_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), ends),
+            None => self.send_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), effects),
         }
     }
 
     /// The terminal takes input again.
-    pub fn terminal_writable(&mut self, ends: &mut impl Ends) {
-        if !self.input.flush(|bytes| ends.write_terminal(bytes).taken()) {
+    pub fn terminal_writable(&mut self, effects: &mut impl SessionEffects) {
+        if !self.input.flush(|bytes| effects.write_terminal(bytes).taken()) {
             self.input.clear();
         }
-        self.hand_over_where_due(ends);
+        self.complete_handover(effects);
     }
 
     /// The client takes output again.
-    pub fn client_writable(&mut self, ends: &mut impl Ends) {
-        if !self.output.flush(|bytes| ends.write_client(bytes).taken()) {
-            self.client_left();
+    pub fn client_writable(&mut self, effects: &mut impl SessionEffects) {
+        if !self.output.flush(|bytes| effects.write_client(bytes).taken()) {
+            self.client_disconnected();
         }
     }
 
-    /// What to wait for at the client's end. A client that floods a program
-    /// that does not read is no longer listened to.
+    /// Interest in the client's connection. A client that floods a program that does not read is
+    /// not read either.
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.client <= Client::Open
                 && ((self.terminal_open && self.program_runs)
-                    || self.is_hidden()
-                    || self.client == Client::Unspoken)
+                    || self.is_awaiting_go()
+                    || self.client == Client::AwaitingHello)
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
         }
     }
 
-    /// What to wait for at the terminal's end. The output of a program whose
-    /// client does not read stays in the terminal, and the program waits.
+    /// Interest in the terminal. The output of a program whose client does not read stays in the
+    /// terminal, and the program waits.
     pub fn terminal_interest(&self) -> Interest {
         Interest {
             read: self.terminal_open
                 && self.output.is_empty()
-                && self.fate == Fate::Open
+                && self.shutdown == Shutdown::Running
                 && !self.is_handed_over()
-                && !self.is_hidden(),
+                && !self.is_awaiting_go(),
             write: !self.input.is_empty(),
         }
     }
 
-    /// Whether the program is to be told of the end of its input now.
+    /// Whether EOF is to be typed into the terminal now.
     pub fn wants_end_of_input(&self) -> bool {
         let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
-        (self.client == Client::Silent || ended)
+        (self.client == Client::HalfClosed || ended)
             && self.input.is_empty()
-            && self.client != Client::Behind
+            && self.client != Client::Deferred
             && self.terminal_open
             && self.program_runs
             && !self.is_handed_over()
     }
 
-    /// Whether input waits for the program, and the client is therefore not
-    /// listened to, or has said all it has to say: it could leave unheard.
-    pub fn is_deaf(&self) -> bool {
+    /// Whether input is blocked: it waits for the program, so the client is not read and could
+    /// disconnect unnoticed.
+    pub fn is_input_blocked(&self) -> bool {
         !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
     }
 
-    /// Whether it is in raw mode, and what the first bytes of its client are is
-    /// not known.
-    pub fn is_new(&self) -> bool {
-        self.client == Client::New
+    /// Whether the session is in raw mode and its first bytes are not known yet.
+    pub fn awaits_first_bytes(&self) -> bool {
+        self.client == Client::AwaitingFirstBytes
     }
 
-    /// They are no browser's.
-    pub fn accept_first(&mut self) {
-        if self.client == Client::New {
+    /// The first bytes are no HTTP request.
+    pub fn accept_first_bytes(&mut self) {
+        if self.client == Client::AwaitingFirstBytes {
             self.client = Client::Open;
         }
     }
 
-    /// Whether not all that was read of the client has been heard: there is
-    /// more for [`Session::client_goes_on`].
-    pub fn is_behind(&self) -> bool {
-        self.client == Client::Behind
+    /// Whether input is deferred: the next turn has it for [`Session::resume_client`].
+    pub fn has_deferred_input(&self) -> bool {
+        self.client == Client::Deferred
     }
 
-    /// There was no memory to keep what was not heard.
-    pub fn forget_the_rest(&mut self) {
-        if self.is_behind() {
+    /// Drops deferred input that there was no memory for, and ends the session.
+    pub fn drop_deferred_input(&mut self) {
+        if self.has_deferred_input() {
             self.client = Client::Open;
         }
-        self.fate = Fate::Starved;
+        self.shutdown = Shutdown::OutOfMemory;
     }
 
-    /// Why it was ended, where that was not by one of its ends.
-    pub fn dismissed(&self) -> Option<EndKind> {
-        match self.fate {
-            Fate::Open => None,
-            Fate::Farewell(why) => Some(why),
-            Fate::Starved => Some(EndKind::Lost),
+    /// Reason of a termination by the gateway, if there is one.
+    pub fn termination(&self) -> Option<EndKind> {
+        match self.shutdown {
+            Shutdown::Running => None,
+            Shutdown::Terminating(why) => Some(why),
+            Shutdown::OutOfMemory => Some(EndKind::Lost),
         }
     }
 
-    /// Whether the client has left.
+    /// Whether the client has disconnected or detaches.
     pub fn client_is_gone(&self) -> bool {
-        self.client >= Client::Leaves
+        self.client >= Client::Detaching
     }
 
     /// Whether the program still runs.
@@ -360,74 +355,73 @@ impl Session {
         self.terminal_open
     }
 
-    /// Whether bytes for the client wait for it to read.
+    /// Whether output waits for the client to read.
     pub fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Whether it goes on. The program's status is waited for even where the
-    /// terminal ended first: a program may close its terminal and work on.
-    pub fn verdict(&self) -> Verdict {
-        if self.client >= Client::Leaves {
+    /// The next action. The program's status is waited for even where the terminal ended first: a
+    /// program may close its terminal and work on.
+    pub fn next_action(&self) -> NextAction {
+        if self.client >= Client::Detaching {
             match self.client {
-                Client::Gone => Verdict::Abandoned,
-                Client::Greets => Verdict::Greets,
-                _ => Verdict::Left,
+                Client::Gone => NextAction::HangUp,
+                Client::LateHello => NextAction::LateHello,
+                _ => NextAction::Detach,
             }
-        } else if self.fate == Fate::Starved {
-            Verdict::Starved
+        } else if self.shutdown == Shutdown::OutOfMemory {
+            NextAction::OutOfMemory
         } else if self.output.is_empty()
-            && (matches!(self.fate, Fate::Farewell(_))
-                || (!self.terminal_open && !self.program_runs && !self.is_hidden()))
+            && (matches!(self.shutdown, Shutdown::Terminating(_))
+                || (!self.terminal_open && !self.program_runs && !self.is_awaiting_go()))
         {
-            Verdict::Over
+            NextAction::Close
         } else {
-            Verdict::Lives
+            NextAction::Wait
         }
     }
 
-    /// Whether it is of use to anybody.
-    fn takes_input(&self, bytes: &[u8]) -> bool {
+    /// Whether input still has a reader.
+    fn accepts_input(&self, bytes: &[u8]) -> bool {
         !bytes.is_empty() && self.terminal_open && self.program_runs
     }
 
-    fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        if self.takes_input(bytes)
-            && self.input.send(bytes, |bytes| ends.write_terminal(bytes).taken())
+    fn send_input(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        if self.accepts_input(bytes)
+            && self.input.send(bytes, |bytes| effects.write_terminal(bytes).taken())
                 == SendOutcome::OutOfMemory
         {
-            self.fate = Fate::Starved;
+            self.shutdown = Shutdown::OutOfMemory;
         }
     }
 
-    /// The same, of a buffer that it may keep.
-    fn give_all_input(&mut self, bytes: &mut Vec<u8>, ends: &mut impl Ends) {
-        if !self.takes_input(bytes) {
+    /// Sends input out of a buffer that the backlog may keep.
+    fn send_owned_input(&mut self, bytes: &mut Vec<u8>, effects: &mut impl SessionEffects) {
+        if !self.accepts_input(bytes) {
             return;
         }
         let waits = !self.input.is_empty();
-        let taken = if waits { Some(0) } else { ends.write_terminal(bytes).taken() };
+        let taken = if waits { Some(0) } else { effects.write_terminal(bytes).taken() };
         if taken.is_some_and(|taken| !self.input.try_push_rest(bytes, taken)) {
-            self.fate = Fate::Starved;
+            self.shutdown = Shutdown::OutOfMemory;
         }
     }
 
-    /// Tells the client something beside the output.
-    fn tell(&mut self, kind: u8, payload: &[u8], ends: &mut impl Ends) {
+    /// Sends a packet that is not output.
+    fn send_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl SessionEffects) {
         let mut packet = Vec::new();
         encode_packet(kind, payload, &mut packet);
-        self.give_output(&packet, ends);
+        self.send_output(&packet, effects);
     }
 
-    fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        match self.output.send(bytes, |bytes| ends.write_client(bytes).taken()) {
+    fn send_output(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        match self.output.send(bytes, |bytes| effects.write_client(bytes).taken()) {
             SendOutcome::Sent(_) => {}
-            SendOutcome::OutOfMemory => self.fate = Fate::Starved,
-            SendOutcome::Closed => self.client_left(),
+            SendOutcome::OutOfMemory => self.shutdown = Shutdown::OutOfMemory,
+            SendOutcome::Closed => self.client_disconnected(),
         }
     }
 }
 
-pub mod detach_state;
 #[cfg(test)]
 mod tests;

@@ -1,129 +1,127 @@
-//! What a client says in packets: input as it comes, and of what costs more so
-//! much in a turn.
+//! Packets of a client: input as it comes, everything else within the budget of a turn.
 
 use fpty::proto::{ClientPacket, ClientPacketDecoder};
 use nix::sys::signal::Signal;
 
-use super::{Client, Ends, Key, Session};
+use super::{Client, Session, SessionEffects, SignalKey};
 
-/// The signals that a terminal has keys for.
+/// Signals that a terminal has keys for.
 const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
 
-/// What is heard, and not done yet.
-struct Hearing<'a> {
-    /// Input that came in many packets: it goes to the terminal in one write.
-    gather: &'a mut Vec<u8>,
-    /// What may still be asked for in this turn.
-    acts: &'a mut usize,
-    /// Rows and columns that come together make one change, not two.
+/// Input that is decoded and not yet sent.
+struct PendingInput<'a> {
+    /// Input of several packets: it goes to the terminal in one write.
+    coalesced: &'a mut Vec<u8>,
+    /// What is left of the turn's budget.
+    budget: &'a mut usize,
+    /// Whether the size has changed: rows and columns that come together make one change.
     resized: bool,
-    /// A key that is a signal, and how often it was pressed in a row.
+    /// A signal key, and how often it was pressed in a row.
     pressed: Option<(u8, usize)>,
 }
 
 impl Session {
-    /// Takes what the client sent, as far as this turn has time for it: `acts`
-    /// is what may be asked for beside input, and is counted down. `gather` is
-    /// room for input that comes in many packets. Of both buffers the contents
-    /// are of no use afterwards, but for the end of `sent`: returns how many of
-    /// the last bytes are for [`Session::client_goes_on`], in the next turn.
+    /// Takes input of the client, as far as this turn's `budget` goes, which is counted down.
+    /// `coalesced` is room for input that comes in many packets. The contents of both buffers are of
+    /// no use afterwards, but for the end of `sent`: returns how many of the last bytes are for
+    /// [`Session::resume_client`] in the next turn.
     pub fn client_sent(
         &mut self,
         sent: &mut Vec<u8>,
-        gather: &mut Vec<u8>,
-        acts: &mut usize,
-        ends: &mut impl Ends,
+        coalesced: &mut Vec<u8>,
+        budget: &mut usize,
+        effects: &mut impl SessionEffects,
     ) -> usize {
-        // All of it is for somebody else to hear.
-        if self.client == Client::Unspoken && self.greets_late(sent) {
+        // All of the input is for the new handshake.
+        if self.client == Client::AwaitingHello && self.detect_late_hello(sent) {
             return 0;
         }
         if self.decoder.is_none() {
-            self.give_all_input(sent, ends);
+            self.send_owned_input(sent, effects);
             return 0;
         }
-        self.client_goes_on(sent, gather, acts, ends)
+        self.resume_client(sent, coalesced, budget, effects)
     }
 
-    /// The same, of what was left of that.
-    pub fn client_goes_on(
+    /// Resumes with deferred input of an earlier turn.
+    pub fn resume_client(
         &mut self,
         mut bytes: &[u8],
-        gather: &mut Vec<u8>,
-        acts: &mut usize,
-        ends: &mut impl Ends,
+        coalesced: &mut Vec<u8>,
+        budget: &mut usize,
+        effects: &mut impl SessionEffects,
     ) -> usize {
         let Some(mut decoder) = self.decoder.take() else {
             return 0;
         };
-        if self.is_behind() {
+        if self.has_deferred_input() {
             self.client = Client::Open;
         }
-        gather.clear();
-        let mut hearing = Hearing { gather, acts, resized: false, pressed: None };
-        self.hear(&mut decoder, &mut bytes, &mut hearing, ends);
-        self.press(&mut hearing, ends);
-        self.give_all_input(hearing.gather, ends);
-        self.hand_over_where_due(ends);
-        if hearing.resized {
-            self.resize(ends);
+        coalesced.clear();
+        let mut pending = PendingInput { coalesced, budget, resized: false, pressed: None };
+        self.decode(&mut decoder, &mut bytes, &mut pending, effects);
+        self.press_key(&mut pending, effects);
+        self.send_owned_input(pending.coalesced, effects);
+        self.complete_handover(effects);
+        if pending.resized {
+            self.resize(effects);
         }
         self.decoder = Some(decoder);
         if !bytes.is_empty() && self.client == Client::Open {
-            self.client = Client::Behind;
+            self.client = Client::Deferred;
         }
         bytes.len()
     }
 
-    fn hear(
+    fn decode(
         &mut self,
         decoder: &mut ClientPacketDecoder,
         bytes: &mut &[u8],
-        hearing: &mut Hearing<'_>,
-        ends: &mut impl Ends,
+        pending: &mut PendingInput<'_>,
+        effects: &mut impl SessionEffects,
     ) {
-        while *hearing.acts > 0 {
+        while *pending.budget > 0 {
             let Some(packet) = decoder.next(bytes) else {
                 return;
             };
             match packet {
                 ClientPacket::Input(input) => {
-                    if hearing.resized || hearing.pressed.is_some() {
-                        self.press(hearing, ends);
-                        self.resize_where_due(hearing, ends);
+                    if pending.resized || pending.pressed.is_some() {
+                        self.press_key(pending, effects);
+                        self.apply_resize(pending, effects);
                     }
-                    // All of it in one piece: no copy.
-                    if hearing.gather.is_empty() && bytes.is_empty() {
-                        self.give_input(input, ends);
+                    // All input in one packet needs no copy.
+                    if pending.coalesced.is_empty() && bytes.is_empty() {
+                        self.send_input(input, effects);
                     } else {
-                        hearing.gather.extend_from_slice(input);
+                        pending.coalesced.extend_from_slice(input);
                     }
                 }
                 ClientPacket::Part(kind, part, last) => {
-                    self.give_what_was_heard(hearing, ends);
-                    self.resize_where_due(hearing, ends);
-                    *hearing.acts = hearing.acts.saturating_sub(1);
-                    self.extended_said(kind, part, last, ends);
+                    self.flush_pending(pending, effects);
+                    self.apply_resize(pending, effects);
+                    *pending.budget = pending.budget.saturating_sub(1);
+                    self.extended_packet(kind, part, last, effects);
                 }
                 ClientPacket::Rows(rows) => {
-                    self.give_what_was_heard(hearing, ends);
+                    self.flush_pending(pending, effects);
                     self.size.rows = rows;
-                    hearing.resized = true;
+                    pending.resized = true;
                 }
                 ClientPacket::Cols(cols) => {
-                    self.give_what_was_heard(hearing, ends);
+                    self.flush_pending(pending, effects);
                     self.size.cols = cols;
-                    hearing.resized = true;
+                    pending.resized = true;
                 }
-                ClientPacket::Signal(number) => match &mut hearing.pressed {
+                ClientPacket::Signal(number) => match &mut pending.pressed {
                     Some((pressed, times)) if *pressed == number => *times += 1,
                     _ => {
-                        self.give_what_was_heard(hearing, ends);
-                        self.resize_where_due(hearing, ends);
-                        *hearing.acts = hearing.acts.saturating_sub(1);
+                        self.flush_pending(pending, effects);
+                        self.apply_resize(pending, effects);
+                        *pending.budget = pending.budget.saturating_sub(1);
                         match KEYS.contains(&number.into()) {
-                            true => hearing.pressed = Some((number, 1)),
-                            false => ends.signal(number),
+                            true => pending.pressed = Some((number, 1)),
+                            false => effects.signal(number),
                         }
                     }
                 },
@@ -132,43 +130,43 @@ impl Session {
         }
     }
 
-    /// What came before comes first.
-    fn give_what_was_heard(&mut self, hearing: &mut Hearing<'_>, ends: &mut impl Ends) {
-        self.press(hearing, ends);
-        self.give_input(hearing.gather, ends);
-        hearing.gather.clear();
+    /// Sends what came before, so that the order stays.
+    fn flush_pending(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
+        self.press_key(pending, effects);
+        self.send_input(pending.coalesced, effects);
+        pending.coalesced.clear();
     }
 
-    fn resize_where_due(&mut self, hearing: &mut Hearing<'_>, ends: &mut impl Ends) {
-        if std::mem::take(&mut hearing.resized) {
-            *hearing.acts = hearing.acts.saturating_sub(1);
-            self.resize(ends);
+    fn apply_resize(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
+        if std::mem::take(&mut pending.resized) {
+            *pending.budget = pending.budget.saturating_sub(1);
+            self.resize(effects);
         }
     }
 
-    /// Presses a key as often as it was pressed. Where it drops what was typed
-    /// before, that is once for a run of them: the signals of one moment are
-    /// one to the program, too (signal(7): standard signals do not queue).
-    fn press(&mut self, hearing: &mut Hearing<'_>, ends: &mut impl Ends) {
-        let Some((number, times)) = hearing.pressed.take() else {
+    /// Presses a signal key as often as it was pressed. Where the key drops pending input one press
+    /// stands for a run of them: the signals of one moment are one to the program, too (signal(7):
+    /// standard signals do not queue).
+    fn press_key(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
+        let Some((number, times)) = pending.pressed.take() else {
             return;
         };
         if !self.terminal_open || !self.program_runs {
             return;
         }
-        match ends.key(number) {
-            Key::Drops(byte) => {
+        match effects.key(number) {
+            SignalKey::DropsInput(byte) => {
                 self.input.clear();
-                self.give_input(&[byte], ends);
+                self.send_input(&[byte], effects);
             }
-            // The program may read them.
-            Key::Is(byte) => {
-                hearing.gather.clear();
-                hearing.gather.resize(times, byte);
-                self.give_input(hearing.gather, ends);
-                hearing.gather.clear();
+            // The program may read these bytes.
+            SignalKey::AsInput(byte) => {
+                pending.coalesced.clear();
+                pending.coalesced.resize(times, byte);
+                self.send_input(pending.coalesced, effects);
+                pending.coalesced.clear();
             }
-            Key::None => {}
+            SignalKey::None => {}
         }
     }
 }

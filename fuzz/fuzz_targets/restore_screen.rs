@@ -6,8 +6,8 @@
 #![no_main]
 
 use fpty::client::restore_screen::{DetachedOutput, paint, restore_for_viewer};
+use fpty::scrollback::checkpoints::{Checkpoint, CheckpointWriter, NOTES_LENGTH};
 use fpty::terminal::QueryFilter;
-use fpty::scrollback::checkpoints::{NOTES_LENGTH, Checkpoint, CheckpointWriter};
 use libfuzzer_sys::fuzz_target;
 
 /// As whoever keeps output does.
@@ -26,13 +26,14 @@ fuzz_target!(|data: &[u8]| {
     trail.resized(size(*own_cols, *rows), &mut save);
     trail.follow(after, &mut save);
     let total = trail.total();
-    let Some(past) = Checkpoint::oldest(&area, CAPACITY, total) else {
+    let Some(checkpoint) = Checkpoint::oldest(&area, CAPACITY, total) else {
         return;
     };
-    let from = usize::try_from(past.from).expect("so much was written");
-    let left = || DetachedOutput { past: past.clone(), output: output[from..].to_vec() };
+    let from = usize::try_from(checkpoint.from).expect("so much was written");
+    let detached =
+        || DetachedOutput { checkpoint: checkpoint.clone(), output: output[from..].to_vec() };
     let ours = size(*own_rows, *own_cols);
-    for painted in [paint(left(), ours), restore_for_viewer(left(), ours)] {
+    for painted in [paint(detached(), ours), restore_for_viewer(detached(), ours)] {
         assert!(painted.bytes.len() < 64 * 1024 * 1024);
         let mut through = Vec::new();
         let mut queries = QueryFilter::default();

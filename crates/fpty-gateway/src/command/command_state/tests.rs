@@ -1,5 +1,5 @@
 use super::*;
-use crate::session::state::ACTS;
+use crate::session::state::CONTROL_BUDGET;
 use fpty::proto::{RouterPacket, RouterPacketDecoder, encode_input};
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn take(into: &mut Vec<u8>, bytes: &[u8], most: usize) -> WriteOutcome {
     if count > 0 { WriteOutcome::Bytes(count) } else { WriteOutcome::WouldBlock }
 }
 
-impl Streams for World {
+impl CommandEffects for World {
     fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         take(&mut self.client, bytes, self.client_takes)
     }
@@ -48,8 +48,8 @@ fn sent(command: &mut Command, bytes: &[u8], world: &mut World) {
     let mut left = bytes.len();
     while left > 0 {
         let rest = &bytes[bytes.len() - left..];
-        left = command.client_sent(rest, &mut Vec::new(), &mut ACTS.clone(), world);
-        assert_eq!(command.is_behind(), left > 0);
+        left = command.client_sent(rest, &mut Vec::new(), &mut CONTROL_BUDGET.clone(), world);
+        assert_eq!(command.has_deferred_input(), left > 0);
     }
 }
 
@@ -59,9 +59,10 @@ fn a_turn_has_so_many_signals_and_the_rest_waits() {
     let numbers: Vec<u8> = (0..200).map(|number| 40 + number % 20).collect();
     let flood: Vec<u8> =
         numbers.iter().flat_map(|number| fpty::proto::encode_signal(*number)).collect();
-    let left = command.client_sent(&flood, &mut Vec::new(), &mut ACTS.clone(), &mut world);
-    assert_eq!((world.signals.len(), left), (ACTS, flood.len() - 4 * ACTS));
-    assert!(command.is_behind() && !command.client_interest().read);
+    let left =
+        command.client_sent(&flood, &mut Vec::new(), &mut CONTROL_BUDGET.clone(), &mut world);
+    assert_eq!((world.signals.len(), left), (CONTROL_BUDGET, flood.len() - 4 * CONTROL_BUDGET));
+    assert!(command.has_deferred_input() && !command.client_interest().read);
     sent(&mut command, &flood[flood.len() - left..], &mut world);
     assert_eq!(world.signals, numbers);
 }
@@ -83,7 +84,7 @@ fn decoder() -> ClientPacketDecoder {
 }
 
 /// The kinds of the packets that came, and each output.
-fn said(mut bytes: &[u8]) -> (Vec<u8>, [Vec<u8>; 2]) {
+fn handle_packet(mut bytes: &[u8]) -> (Vec<u8>, [Vec<u8>; 2]) {
     let (mut kinds, mut outputs) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut decoder = RouterPacketDecoder::default();
     while let Some(answer) = decoder.next(&mut bytes) {
@@ -105,12 +106,15 @@ fn exit() -> SessionEnd {
 fn the_end_waits_for_the_outputs_that_come_through_here() {
     let mut world = World { client_takes: usize::MAX, input_open: true, ..World::default() };
     let mut command = Command::started(decoder(), [false, true, false]);
-    command.begin(b"02", b"", false, &mut world);
+    command.announce_streams(b"02", b"", false, &mut world);
     command.program_ended(exit(), &mut world);
-    assert_eq!((said(&world.client).0, command.verdict()), (vec![TAKEN], Verdict::Lives));
-    command.output_ended(1, &mut world);
-    assert_eq!(said(&world.client).0, [TAKEN, END_OF_STREAM, END]);
-    assert_eq!(command.verdict(), Verdict::Over);
+    assert_eq!(
+        (handle_packet(&world.client).0, command.next_action()),
+        (vec![TAKEN], NextAction::Wait)
+    );
+    command.output_eof(1, &mut world);
+    assert_eq!(handle_packet(&world.client).0, [TAKEN, END_OF_STREAM, END]);
+    assert_eq!(command.next_action(), NextAction::Close);
 }
 
 #[test]
@@ -121,9 +125,9 @@ fn whoever_does_not_want_to_wait_says_so_by_a_signal() {
     assert_eq!(world.signals, [15]);
     command.program_ended(exit(), &mut world);
     sent(&mut command, &fpty::proto::encode_signal(10), &mut world);
-    assert_eq!(command.verdict(), Verdict::Lives);
+    assert_eq!(command.next_action(), NextAction::Wait);
     sent(&mut command, &fpty::proto::encode_signal(15), &mut world);
-    assert_eq!((command.verdict(), world.signals.len()), (Verdict::Over, 1));
+    assert_eq!((command.next_action(), world.signals.len()), (NextAction::Close, 1));
 }
 
 use fpty::proto::END;
@@ -137,7 +141,7 @@ proptest! {
     ) {
         let mut world = World { client_takes, input_takes, input_open: true, ..World::default() };
         let mut command = Command::started(decoder(), [true; 3]);
-        command.begin(b"", b"", false, &mut world);
+        command.announce_streams(b"", b"", false, &mut world);
         let mut packets = Vec::new();
         encode_input(&input, &mut packets);
         packets.extend(encode_bare(END_OF_STREAM, 0));
@@ -158,7 +162,7 @@ proptest! {
             command.input_writable(&mut world);
         }
         for number in [1, 2] {
-            command.output_ended(number, &mut world);
+            command.output_eof(number, &mut world);
         }
         command.program_ended(exit(), &mut world);
         while command.has_output() {
@@ -166,9 +170,9 @@ proptest! {
         }
         prop_assert_eq!(&world.input, &input);
         prop_assert!(!world.input_open);
-        let (kinds, outputs) = said(&world.client);
+        let (kinds, outputs) = handle_packet(&world.client);
         prop_assert_eq!(outputs, wanted);
         prop_assert_eq!(kinds.last(), Some(&END));
-        prop_assert_eq!(command.verdict(), Verdict::Over);
+        prop_assert_eq!(command.next_action(), NextAction::Close);
     }
 }

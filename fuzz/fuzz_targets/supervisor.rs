@@ -5,5 +5,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    fpty_gateway::fuzzing::store(data);
+    fpty_gateway::fuzzing::supervisor(data);
 });

@@ -14,14 +14,14 @@ struct Numbers;
 struct Terminal;
 
 #[derive(Debug, PartialEq, Eq)]
-struct Newcomer(u32);
+struct Pending(u32);
 
-impl Things for Numbers {
+impl AttachTypes for Numbers {
     type Program = ();
     type Client = u32;
     type Terminal = Terminal;
-    type Last = ();
-    type Newcomer = Newcomer;
+    type Exited = ();
+    type Pending = Pending;
 }
 
 /// What somebody got.
@@ -40,7 +40,7 @@ enum Got {
 /// Something that happens.
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Comes { steals: bool },
+    Comes { steal: bool },
     Answers,
     AsksToLeave { memory: bool },
     IsLost { memory: bool },
@@ -52,7 +52,7 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => any::<bool>().prop_map(|steals| Op::Comes { steals }),
+        4 => any::<bool>().prop_map(|steal| Op::Comes { steal }),
         2 => Just(Op::Answers),
         2 => any::<bool>().prop_map(|memory| Op::AsksToLeave { memory }),
         2 => any::<bool>().prop_map(|memory| Op::IsLost { memory }),
@@ -64,12 +64,12 @@ fn ops() -> impl Strategy<Value = Op> {
     ]
 }
 
-const TIMES: Times = Times { alone: Duration::from_secs(1000), end: None };
+const TIME_LIMITS: TimeLimits = TimeLimits { detached: Duration::from_secs(1000), end: None };
 
 struct World {
     now: Timestamp,
     /// `None`: there is no such session any more.
-    state: Option<State<Numbers>>,
+    state: Option<AttachState<Numbers>>,
     /// The client that is there, and has the terminal.
     live: Option<(u32, Terminal)>,
     was_told_to_go: bool,
@@ -83,7 +83,7 @@ impl World {
         let now = Timestamp::from((0, 1_000_000_000));
         Self {
             now,
-            state: Some(State::attached((), 0, now)),
+            state: Some(AttachState::attached((), 0, now)),
             live: Some((0, Terminal)),
             was_told_to_go: false,
             got: BTreeMap::from([(0, Got::Session)]),
@@ -92,15 +92,15 @@ impl World {
         }
     }
 
-    fn gets(&mut self, Newcomer(who): Newcomer, what: Got) {
-        assert_eq!(self.got.insert(who, what), None, "{who} is answered twice");
+    fn gets(&mut self, Pending(principal): Pending, what: Got) {
+        assert_eq!(self.got.insert(principal, what), None, "{principal} is answered twice");
     }
 
-    fn begins(&mut self, terminal: Terminal, newcomer: Newcomer) {
+    fn begins(&mut self, terminal: Terminal, pending: Pending) {
         assert!(self.live.is_none(), "two are attached");
-        self.live = Some((newcomer.0, terminal));
+        self.live = Some((pending.0, terminal));
         self.was_told_to_go = false;
-        self.gets(newcomer, Got::Session);
+        self.gets(pending, Got::Session);
     }
 
     /// The client is not there any more; whether it could leave the session.
@@ -112,19 +112,21 @@ impl World {
         let Some((_, terminal)) = self.live.take() else {
             return false;
         };
-        match state.leaves(terminal, |newcomer| newcomer.0, self.now) {
-            Left::Alone => assert_eq!(state.rank(), 2),
-            Left::Next(terminal, newcomer) => self.begins(terminal, newcomer),
-            Left::Nobody(_) => panic!("a client leaves that the machine does not know"),
+        match state.detach(terminal, |pending| pending.0, self.now) {
+            DetachResult::Detached => assert_eq!(state.rank(), 2),
+            DetachResult::PassedOn(terminal, pending) => self.begins(terminal, pending),
+            DetachResult::NotAttached(_) => {
+                panic!("a client leaves that the machine does not know")
+            }
         }
         true
     }
 
     fn ends(&mut self) {
         if let Some(state) = self.state.take() {
-            let Remnants { terminal, newcomer, .. } = state.forgotten();
-            if let Some(newcomer) = newcomer {
-                self.gets(newcomer, Got::HasEnded);
+            let Released { terminal, pending, .. } = state.release();
+            if let Some(pending) = pending {
+                self.gets(pending, Got::HasEnded);
             }
             assert!(terminal.is_none() || self.live.is_none(), "two have the terminal");
             self.terminals_hung_up += u32::from(terminal.is_some());
@@ -136,30 +138,30 @@ impl World {
         let Some(state) = &mut self.state else {
             return;
         };
-        if state.is_over() {
+        if state.has_exited() {
             return;
         }
         // Its client has seen how it ended, and nobody waits: that was all.
         let has_seen = is_told && self.live.is_some() && !self.was_told_to_go;
-        if has_seen && state.next().is_none() {
+        if has_seen && state.pending().is_none() {
             return self.ends();
         }
-        let waited = state.ends((), self.now);
+        let waited = state.exit((), self.now);
         self.terminals_hung_up += 1;
         self.live = None;
-        if let Some(newcomer) = waited {
-            self.gets(newcomer, Got::TheEnd);
+        if let Some(pending) = waited {
+            self.gets(pending, Got::TheEnd);
         }
     }
 
     fn overdue(&mut self) {
         while let Some(state) = &self.state {
-            match state.overdue(TIMES, self.now.boot) {
-                Some(Overdue::LetGo(client)) => {
+            match state.overdue(TIME_LIMITS, self.now.boot) {
+                Some(Overdue::DropClient(client)) => {
                     assert_eq!(self.live.as_ref().map(|(it, _)| *it), Some(client));
                     self.parts(true);
                 }
-                Some(Overdue::Ends) => self.ends(),
+                Some(Overdue::Expired) => self.ends(),
                 None => return,
             }
         }
@@ -167,32 +169,32 @@ impl World {
 
     fn happens(&mut self, op: Op) {
         match op {
-            Op::Comes { steals } => {
-                let newcomer = Newcomer(self.came);
+            Op::Comes { steal } => {
+                let pending = Pending(self.came);
                 self.came += 1;
                 let Some(state) = &mut self.state else {
-                    return self.gets(newcomer, Got::NoSuch);
+                    return self.gets(pending, Got::NoSuch);
                 };
-                match state.comes(newcomer, steals, |newcomer| newcomer.0, self.now) {
-                    Answer::Begins(terminal, newcomer) => self.begins(terminal, newcomer),
-                    Answer::Sees(newcomer) => self.gets(newcomer, Got::TheEnd),
-                    Answer::IsTaken(newcomer) => {
-                        assert!(!steals && self.live.is_some());
-                        self.gets(newcomer, Got::IsTaken);
+                match state.request_attach(pending, steal, |pending| pending.0, self.now) {
+                    AttachDecision::Granted(terminal, pending) => self.begins(terminal, pending),
+                    AttachDecision::ShowExited(pending) => self.gets(pending, Got::TheEnd),
+                    AttachDecision::InUse(pending) => {
+                        assert!(!steal && self.live.is_some());
+                        self.gets(pending, Got::IsTaken);
                     }
-                    Answer::Waits { is_news, overtaken } => {
-                        assert!(steals && self.live.is_some());
-                        assert_eq!(is_news, !self.was_told_to_go, "it is told once");
+                    AttachDecision::Wait { must_notify, displaced } => {
+                        assert!(steal && self.live.is_some());
+                        assert_eq!(must_notify, !self.was_told_to_go, "it is told once");
                         self.was_told_to_go = true;
-                        if let Some(overtaken) = overtaken {
-                            self.gets(overtaken, Got::Overtaken);
+                        if let Some(displaced) = displaced {
+                            self.gets(displaced, Got::Overtaken);
                         }
                     }
                 }
             }
             Op::Answers => {
                 if let (Some(state), Some(_)) = (&mut self.state, &self.live) {
-                    state.arrive();
+                    state.confirm_attach();
                 }
             }
             // Where there is no memory it stays, and was told nothing else.
@@ -221,20 +223,20 @@ impl World {
         let Some(state) = self.state.take() else {
             return;
         };
-        let (since, is_over) = (state.since(), state.is_over());
-        let Remnants { terminal, newcomer: waited, .. } = state.forgotten();
-        if let Some(newcomer) = waited {
-            self.gets(newcomer, Got::Closed);
+        let (since, has_exited) = (state.since(), state.has_exited());
+        let Released { terminal, pending: waited, .. } = state.release();
+        if let Some(pending) = waited {
+            self.gets(pending, Got::Closed);
         }
         self.was_told_to_go = false;
         self.state = Some(match (self.live.take(), terminal) {
-            _ if is_over => State::Over((), since),
+            _ if has_exited => AttachState::Exited((), since),
             (Some((client, terminal)), _) if handed_over => {
                 self.live = Some((client, terminal));
-                State::attached((), client, self.now)
+                AttachState::attached((), client, self.now)
             }
-            (Some((_, terminal)), _) => State::alone((), terminal, self.now),
-            (None, Some(terminal)) => State::alone((), terminal, since),
+            (Some((_, terminal)), _) => AttachState::detached((), terminal, self.now),
+            (None, Some(terminal)) => AttachState::detached((), terminal, since),
             (None, None) => panic!("nobody has the terminal"),
         });
         self.overdue();
@@ -242,18 +244,22 @@ impl World {
 
     fn is_sane(&self) {
         let state = self.state.as_ref();
-        let client = state.and_then(State::client);
+        let client = state.and_then(AttachState::client);
         assert_eq!(client, self.live.as_ref().map(|(client, _)| *client), "who is attached");
-        let alone = u32::from(state.is_some_and(|state| state.terminal().is_some()));
-        let terminals = u32::from(self.live.is_some()) + alone + self.terminals_hung_up;
+        let detached = u32::from(state.is_some_and(|state| state.terminal().is_some()));
+        let terminals = u32::from(self.live.is_some()) + detached + self.terminals_hung_up;
         assert_eq!(terminals, 1, "who has the terminal");
-        let waits = state.and_then(State::next).map(|newcomer| newcomer.0);
-        for who in 0..self.came {
-            assert_ne!(self.got.contains_key(&who), waits == Some(who), "what {who} got");
+        let waits = state.and_then(AttachState::pending).map(|pending| pending.0);
+        for principal in 0..self.came {
+            assert_ne!(
+                self.got.contains_key(&principal),
+                waits == Some(principal),
+                "what {principal} got"
+            );
         }
-        let due = state.and_then(|state| state.due(TIMES));
+        let due = state.and_then(|state| state.due(TIME_LIMITS));
         if waits.is_some() {
-            assert!(due.is_some_and(|due| due <= self.now.boot + GOING), "somebody waits");
+            assert!(due.is_some_and(|due| due <= self.now.boot + DETACH_TIMEOUT), "somebody waits");
             assert!(self.was_told_to_go);
         }
         // It ends by itself but where somebody is there.
@@ -289,9 +295,9 @@ proptest! {
 #[test]
 fn who_waits_and_is_overtaken_hears_it_and_the_time_runs_on() {
     let mut world = World::new();
-    world.happens(Op::Comes { steals: true });
+    world.happens(Op::Comes { steal: true });
     world.happens(Op::Passes(900));
-    world.happens(Op::Comes { steals: true });
+    world.happens(Op::Comes { steal: true });
     assert_eq!(world.got.get(&1), Some(&Got::Overtaken));
     assert_eq!(world.live.as_ref().map(|(client, _)| *client), Some(0));
     world.happens(Op::Passes(100));
@@ -302,14 +308,14 @@ fn who_waits_and_is_overtaken_hears_it_and_the_time_runs_on() {
 fn who_comes_and_does_not_answer_leaves_it_to_the_next() {
     let mut world = World::new();
     world.happens(Op::AsksToLeave { memory: true });
-    world.happens(Op::Comes { steals: false });
-    world.happens(Op::Comes { steals: false });
+    world.happens(Op::Comes { steal: false });
+    world.happens(Op::Comes { steal: false });
     assert_eq!(world.got.get(&2), Some(&Got::IsTaken));
     world.happens(Op::Passes(1999));
     assert!(world.live.is_some());
     world.happens(Op::Passes(1));
     assert!(world.live.is_none());
-    world.happens(Op::Comes { steals: false });
+    world.happens(Op::Comes { steal: false });
     world.happens(Op::Answers);
     world.happens(Op::Passes(3_000_000));
     assert_eq!(world.live.as_ref().map(|(client, _)| *client), Some(3));
@@ -318,27 +324,27 @@ fn who_comes_and_does_not_answer_leaves_it_to_the_next() {
 #[test]
 fn who_waits_for_one_that_ends_sees_the_end() {
     let mut world = World::new();
-    world.happens(Op::Comes { steals: true });
+    world.happens(Op::Comes { steal: true });
     world.happens(Op::Exits { is_told: true });
     assert_eq!(world.got.get(&1), Some(&Got::TheEnd));
     world.happens(Op::Passes(599_000));
-    world.happens(Op::Comes { steals: false });
+    world.happens(Op::Comes { steal: false });
     assert_eq!(world.got.get(&2), Some(&Got::TheEnd));
     world.happens(Op::Passes(1_000));
-    world.happens(Op::Comes { steals: false });
+    world.happens(Op::Comes { steal: false });
     assert_eq!(world.got.get(&3), Some(&Got::NoSuch));
 }
 
 #[test]
 fn a_limit_ends_what_nobody_is_attached_to_and_no_other() {
     let end = BootInstant::from_nanos(0) + Duration::from_secs(10);
-    let times = Times { end: Some(end), ..TIMES };
+    let times = TimeLimits { end: Some(end), ..TIME_LIMITS };
     let now = Timestamp::from((0, 0));
-    let mut state = State::<Numbers>::attached((), 0, now);
+    let mut state = AttachState::<Numbers>::attached((), 0, now);
     assert_eq!(state.overdue(times, end), None);
-    assert!(matches!(state.leaves(Terminal, |_| 1, now), Left::Alone));
-    assert_eq!(state.overdue(times, end), Some(Overdue::Ends));
-    assert_eq!(state.overdue(TIMES, end), None);
+    assert!(matches!(state.detach(Terminal, |_| 1, now), DetachResult::Detached));
+    assert_eq!(state.overdue(times, end), Some(Overdue::Expired));
+    assert_eq!(state.overdue(TIME_LIMITS, end), None);
     // A client that is not known leaves nothing.
-    assert!(matches!(state.leaves(Terminal, |_| 1, now), Left::Nobody(Terminal)));
+    assert!(matches!(state.detach(Terminal, |_| 1, now), DetachResult::NotAttached(Terminal)));
 }

@@ -81,7 +81,7 @@ pub enum FoundBy {
 }
 
 /// The key of a session, by which its client finds it again: the payload of
-/// [`super::KEY`] is a letter ([`FoundBy`]), the secret (none for who only
+/// [`super::SESSION_KEY`] is a letter ([`FoundBy`]), the secret (none for who only
 /// watches), and the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionKey {

@@ -23,7 +23,7 @@ pub struct Backlog {
     waiting: Option<Box<Queue>>,
 }
 
-/// What became of bytes that were given to somebody; see [`Backlog::send`].
+/// The outcome of [`Backlog::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
     /// Taken at once: this many bytes; the rest waits.

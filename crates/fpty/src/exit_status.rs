@@ -1,9 +1,9 @@
-//! How a process ended, as the other end is told of it.
+//! A process's exit status as the end of a session (packet 110).
 
 use crate::proto::{EndKind, SessionEnd};
 use crate::sys::child::Exit;
 
-/// A program's own end.
+/// The end of a session whose program exited.
 pub fn session_end(exit: Exit) -> SessionEnd {
     let (ending, value, text) = match exit {
         Exit::Status(status) => (EndKind::Exit, status, ""),

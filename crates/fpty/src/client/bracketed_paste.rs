@@ -7,7 +7,7 @@ use crate::terminal::escape_parser::{Action, EscapeParser};
 /// What a terminal says after a paste.
 pub const PASTE_END: &[u8] = b"\x1b[201~";
 
-/// Follows what is typed, in pieces of any size.
+/// The tracker of pastes in the input, which comes in pieces of any size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PasteTracker {
     escapes: EscapeParser,

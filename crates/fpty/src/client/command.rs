@@ -71,7 +71,7 @@ enum Stage {
     Started,
 }
 
-/// A command.
+/// The session of a command.
 struct CommandSession<'a> {
     config: &'a ClientConfig,
     stream: Stream,
@@ -131,7 +131,7 @@ pub fn run(config: &ClientConfig, stream: Stream, transport: Transport) -> Resul
     };
     loop {
         if let Some(end) = running.run_once()? {
-            let has_run = !end.is_without_a_program();
+            let has_run = !end.ran_no_program();
             let for_a_person = outcome::is_for_a_person(config);
             if outcome::prints_anything(config, &end)
                 && running.outputs.may_end_mid_line(has_run, for_a_person)
@@ -186,7 +186,7 @@ impl CommandSession<'_> {
         // No signal tells that we are in the foreground again.
         let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
         let looks = waits.then(|| Instant::now() + FOREGROUND_POLL);
-        let when = self.outputs.when();
+        let when = self.outputs.deadline();
         let at = [asked, self.next_ping, looks, when].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
@@ -217,7 +217,7 @@ impl CommandSession<'_> {
                 return Ok(Some(End::NotExtended));
             }
         }
-        if self.outputs.have_no_reader() {
+        if self.outputs.look_for_readers() {
             return Ok(Some(End::OutputClosed));
         }
         if !self.outputs.are_flushed() {

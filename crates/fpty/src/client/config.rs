@@ -11,7 +11,7 @@ use crate::sys::{stdio, stdio_pass};
 /// Exit status where the end was not the program's own.
 pub const EXIT_LOST: i32 = 254;
 
-/// What is asked for.
+/// The configuration of a client.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// The prefix of each line that the client writes: `[pty]`, `fpty:`.
@@ -47,7 +47,7 @@ pub struct ClientConfig {
     pub never_ignored: &'static [Signal],
 }
 
-/// Which session it is to be.
+/// The choice of the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SessionChoice {
     /// A new one.

@@ -1,4 +1,4 @@
-//! What a server says: bytes of the terminal, or packets where both ends have
+//! Decoder of the server's bytes: output of the terminal, or packets where both ends have
 //! agreed on the extended mode.
 
 use crate::proto::session_key::SessionKey;
@@ -11,7 +11,7 @@ use crate::proto::{
 /// is cut.
 const MAX_PAYLOAD: usize = 2048;
 
-/// What a server has said.
+/// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerEvent {
     /// The server has agreed to the extended mode.
@@ -31,7 +31,7 @@ pub enum ServerEvent {
     Go(Option<u64>),
 }
 
-/// What mode the server speaks.
+/// The mode that the server speaks.
 #[derive(Debug)]
 enum Mode {
     /// Bytes of the terminal, and nothing else.
@@ -46,7 +46,7 @@ enum Mode {
     },
 }
 
-/// Understands a server.
+/// The decoder of a server's bytes, in whichever mode it speaks.
 #[derive(Debug)]
 pub struct ServerDecoder(Mode);
 
@@ -136,7 +136,7 @@ impl ServerDecoder {
 
     /// The end of the server's bytes: returns what was held back as part of an answer,
     /// and is output.
-    pub fn rest(&mut self) -> Vec<u8> {
+    pub fn take_rest(&mut self) -> Vec<u8> {
         match &mut self.0 {
             Mode::Undecided(begun) => std::mem::take(begun),
             _ => Vec::new(),
@@ -192,7 +192,7 @@ mod tests {
             }
         }
         let (_, output, mut decoder) = hear(ServerDecoder::after_hello(), b"\0\x01", 100);
-        assert_eq!((output.len(), decoder.rest()), (0, b"\0\x01".to_vec()));
+        assert_eq!((output.len(), decoder.take_rest()), (0, b"\0\x01".to_vec()));
     }
 
     #[test]
@@ -232,8 +232,8 @@ mod tests {
             agreed.extend(&bytes);
             for bytes in [bytes, agreed] {
                 let (said, output, mut decoder) = hear(ServerDecoder::after_hello(), &bytes, cut);
-                let (exec_request, all, mut whole) = hear(ServerDecoder::after_hello(), &bytes, 1000);
-                prop_assert_eq!((said, output, decoder.rest()), (exec_request, all, whole.rest()));
+                let (expected, all, mut whole) = hear(ServerDecoder::after_hello(), &bytes, 1000);
+                prop_assert_eq!((said, output, decoder.take_rest()), (expected, all, whole.take_rest()));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::scrollback::{RingPieces, ScrollbackReader, ScrollbackWriter};
 use crate::sys::Size;
 use crate::terminal::modes::Modes;
 
-/// What is known of a session that can be left.
+/// The state of a session that can be detached.
 #[derive(Default)]
 pub struct Detachable {
     pub(super) scrollback: Scrollback,
@@ -94,7 +94,7 @@ impl Detachable {
     }
 
     /// Input that is for the terminal.
-    pub fn typed(&mut self, input: &[u8]) {
+    pub fn track_input(&mut self, input: &[u8]) {
         if let Scrollback::Writer(remains) = &mut self.scrollback {
             if let Some(pastes) = self.pastes.follow(input) {
                 remains.set_pasting(pastes);
@@ -104,7 +104,7 @@ impl Detachable {
 
     /// Output that the server relays.
     #[inline]
-    pub fn relayed(&mut self, output: &[u8]) {
+    pub fn track_output(&mut self, output: &[u8]) {
         match &mut self.scrollback {
             Scrollback::Modes(modes) => modes.follow(output),
             Scrollback::None => self.is_new |= !output.is_empty(),
@@ -133,7 +133,7 @@ impl Detachable {
     }
 
     /// When something is due.
-    pub fn when(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         [self.detaching, self.shrunk_until].into_iter().flatten().min()
     }
 

@@ -1,7 +1,7 @@
 //! What a person types to the client itself: `~` at the beginning of a line,
 //! as in ssh(1).
 
-/// What a key, or the keys before it, turned out to be.
+/// The action that an escape stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EscapeAction {
     /// For the program.
@@ -23,7 +23,7 @@ enum State {
     MidLine,
 }
 
-/// Looks for escapes in what is typed.
+/// The filter that finds escapes in the input.
 #[derive(Debug)]
 pub struct EscapeFilter {
     /// The character that begins one.

@@ -56,7 +56,7 @@ impl Session<'_> {
         self.server_ended = true;
         self.next_ping = None;
         self.to_server.clear();
-        let rest = self.decoder.rest();
+        let rest = self.decoder.take_rest();
         if !self.needs_extended() && !is_refusal(&self.first_bytes) {
             self.show_withheld();
         }
@@ -84,7 +84,7 @@ impl Session<'_> {
                 let most = self.last_bytes.len().saturating_sub(LAST_BYTES);
                 self.last_bytes.drain(..most);
             }
-            self.detachable.relayed(&output);
+            self.detachable.track_output(&output);
             let is_plain = !self.decoder.is_extended() && !self.decoder.is_undecided();
             if self.needs_extended() && is_plain && !may_be_refusal(&self.first_bytes) {
                 end = Some(End::NotExtended);
@@ -205,7 +205,7 @@ impl Session<'_> {
                 // There is no second offer.
                 self.stream.refuse_descriptors();
                 let reconnects = self.reconnect.reattached();
-                self.come(before, reconnects);
+                self.resume_after_go(before, reconnects);
                 self.release_input();
                 // The server was told of it, and has the terminal no more.
                 if self.handover.terminal().is_some() && self.input == InputState::EndSent {

@@ -1,5 +1,5 @@
-//! The terminal itself, where the server hands it over: from then on its bytes
-//! go straight from here to it and back.
+//! The handover of the terminal: the server sends its master, and from then on the bytes
+//! do not pass through the server.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -70,7 +70,7 @@ impl Session<'_> {
                 }
             };
             at += taken;
-            if let Some(end) = self.pass(&passed) {
+            if let Some(end) = self.forward_input(&passed) {
                 return Some(end);
             }
             match typed {
@@ -100,7 +100,7 @@ impl Session<'_> {
     }
 
     /// Sends what was typed, or keeps it until it is known how.
-    fn pass(&mut self, bytes: &[u8]) -> Option<End> {
+    fn forward_input(&mut self, bytes: &[u8]) -> Option<End> {
         if self.reconnect.is_reconnecting() {
             return self.discard_input(bytes);
         }
@@ -162,7 +162,7 @@ impl Session<'_> {
             return;
         }
         if self.handover.terminal().is_some() {
-            self.detachable.typed(bytes);
+            self.detachable.track_input(bytes);
             return self.to_terminal.push(bytes);
         }
         match self.config.protocol {
@@ -180,7 +180,7 @@ impl Session<'_> {
         if !self.holds_input() {
             let held = std::mem::take(&mut self.held);
             // Only in raw mode a key is an end, and there nothing is kept.
-            let _ = self.pass(&held);
+            let _ = self.forward_input(&held);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::terminal::escape_parser::{Action, EscapeParser};
 /// Length of the output's end that is kept, in bytes.
 const TAIL_LENGTH: usize = 256;
 
-/// The last of the output.
+/// The position in a line after the last output.
 #[derive(Debug, Default)]
 pub struct LinePosition(Vec<u8>);
 

@@ -14,7 +14,7 @@ use crate::text::is_control;
 /// Exit status when no session came about.
 const EXIT_NO_SESSION: i32 = 255;
 
-/// Why a session is over.
+/// The end of a session, as the client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The server ended it; how, it cannot say.
@@ -72,7 +72,7 @@ impl End {
     }
 
     /// Whether no program has run.
-    pub fn is_without_a_program(&self) -> bool {
+    pub fn ran_no_program(&self) -> bool {
         let never_ran =
             |ended: &SessionEnd| matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused);
         match self {
@@ -118,7 +118,7 @@ impl End {
             }
             End::Refused(why) => Some(format!("session refused: {why}")),
             End::Normal | End::Signalled(_) | End::OutputClosed => None,
-            End::Ended(ended) => told(ended),
+            End::Ended(ended) => end_text(ended),
             End::NoSession(why) => Some(why.clone()),
             End::NotExtended => Some(format!(
                 "{address} is no router that runs commands or keeps sessions, or it had started its own \
@@ -145,12 +145,14 @@ impl End {
     }
 }
 
-fn told(ended: &SessionEnd) -> Option<String> {
+fn end_text(ended: &SessionEnd) -> Option<String> {
     let text = &ended.text;
     match ended.ending {
         EndKind::Exit => None,
-        EndKind::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
-        EndKind::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
+        EndKind::Signal if text.is_empty() => {
+            Some(format!("killed by {}", signal_name(ended.value)))
+        }
+        EndKind::Signal => Some(format!("killed by {} ({text})", signal_name(ended.value))),
         EndKind::Refused => Some(format!("session refused: {}", with_user_name(text))),
         EndKind::Lost => Some(format!("session lost: {text}")),
         EndKind::ExecFailed
@@ -202,7 +204,7 @@ fn quoted(address: &str) -> Option<String> {
 }
 
 /// A signal's name; of those for free use its number (signal(7)).
-fn name_of(number: u8) -> String {
+fn signal_name(number: u8) -> String {
     Signal::try_from(i32::from(number))
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
@@ -242,8 +244,8 @@ pub fn report(config: &ClientConfig, end: &End) -> i32 {
 /// The JSON object of an end: `kind`, `status`, `signal` (a name or null), `text`.
 fn json(end: &End, status: i32, text: &str) -> String {
     let signal = match end {
-        End::Ended(ended) if ended.ending == EndKind::Signal => Some(name_of(ended.value)),
-        End::Signalled(number) => Some(name_of(*number)),
+        End::Ended(ended) if ended.ending == EndKind::Signal => Some(signal_name(ended.value)),
+        End::Signalled(number) => Some(signal_name(*number)),
         End::Signal(signal) => Some(signal.as_str().to_owned()),
         _ => None,
     };

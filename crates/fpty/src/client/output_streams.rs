@@ -222,12 +222,12 @@ impl OutputStreams {
     /// Whether the readers of both have left: then nobody waits for the
     /// command. That of one alone is the program's business, which gets SIGPIPE
     /// if it writes there, and else ends as it would have.
-    pub fn have_no_reader(&mut self) -> bool {
+    pub fn look_for_readers(&mut self) -> bool {
         let [output, error] = &self.streams;
-        error.unread && (output.unread || self.has_passed_stdout_no_reader())
+        error.unread && (output.unread || self.look_for_reader_of_passed_stdout())
     }
 
-    fn has_passed_stdout_no_reader(&mut self) -> bool {
+    fn look_for_reader_of_passed_stdout(&mut self) -> bool {
         let now = Instant::now();
         match &self.passed_stdout {
             // Those of sshd: it closes all of them or none.
@@ -241,7 +241,7 @@ impl OutputStreams {
     }
 
     /// When it is to be looked whether anybody reads.
-    pub fn when(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         let is_pipe = matches!(self.passed_stdout, Some(PassedStream::Pipe(_)));
         (is_pipe && self.streams[1].unread).then_some(self.next_look)
     }

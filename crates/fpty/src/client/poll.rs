@@ -65,7 +65,7 @@ impl Session<'_> {
             self.early_until.filter(|_| self.early >= MAX_EARLY && self.may_become_extended());
         let quiet = self.end_of_input_in().filter(|_| self.is_plain_mode()).map(|wait| now + wait);
         let (ping, look) = (self.next_ping, self.next_look);
-        let own = [self.detachable.when(), self.reconnect.when().filter(|_| !server_ended)];
+        let own = [self.detachable.deadline(), self.reconnect.deadline().filter(|_| !server_ended)];
         let withheld = self.withheld.as_ref().filter(|_| !self.needs_extended()).map(|(_, at)| *at);
         [terminal, held, early, quiet, ping, look, withheld]
             .into_iter()

@@ -98,7 +98,7 @@ impl Session<'_> {
     /// The word to go on: from here on we know what is in the ring. `before`:
     /// how much output there was, where the server goes on relaying it;
     /// `reconnects`: the connection broke before.
-    pub(super) fn come(&mut self, before: Option<u64>, reconnects: bool) {
+    pub(super) fn resume_after_go(&mut self, before: Option<u64>, reconnects: bool) {
         let Some(offered) = self.detachable.offered.take() else {
             return;
         };

@@ -33,7 +33,7 @@ pub(super) const PROBE_AFTER: Duration = Duration::from_secs(5);
 pub(super) const PROBE_AGAIN: Duration = Duration::from_secs(2);
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How the session is found again, and whether that is under way.
+/// The state of a reconnect: the session's key, and when to try next.
 #[derive(Default)]
 pub struct Reconnect {
     pub(super) key: Option<SessionKey>,
@@ -83,7 +83,7 @@ impl Reconnect {
     }
 
     /// When it is looked whether what was sent has arrived.
-    pub fn when(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         self.look
     }
 

@@ -57,7 +57,7 @@ pub enum InputState {
     EndSent,
 }
 
-/// A session.
+/// The state of a session over one connection.
 pub struct Session<'a> {
     pub(super) config: &'a ClientConfig,
     pub(super) stream: Stream,

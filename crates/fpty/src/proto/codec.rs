@@ -4,7 +4,7 @@ use super::packet::{
     COLS, ClientPacket, ERROR_OUTPUT, HEADER, HELLO, INPUT, ROWS, RouterPacket, SIGNALS, VARIABLES,
 };
 
-/// A header as it comes, and what is left of the payload after it.
+/// The reader of frames: a header as it comes, and how much of the payload is to come.
 #[derive(Clone, Debug, Default)]
 struct FrameReader {
     /// A header that is not complete.
@@ -63,7 +63,7 @@ impl FrameReader {
     }
 }
 
-/// Turns the client's bytes into packets. It keeps at most a part of one
+/// The decoder of a client's packets. It keeps at most a part of one
 /// header; payloads are never collected.
 #[derive(Clone, Debug, Default)]
 pub struct ClientPacketDecoder {
@@ -108,7 +108,7 @@ impl ClientPacketDecoder {
     }
 }
 
-/// Turns the bytes of a router in extended mode into packets.
+/// The decoder of a router's packets, in extended mode.
 #[derive(Clone, Debug, Default)]
 pub struct RouterPacketDecoder(FrameReader);
 

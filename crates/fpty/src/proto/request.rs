@@ -10,7 +10,7 @@ const MAX_LENGTH: usize = 1024 * 1024;
 /// How many of them are shown to a person.
 const MAX_DISPLAYED: usize = 4096;
 
-/// What is asked for: the letter.
+/// The kind of a request, by its letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
     /// A command line, for the shell.
@@ -49,7 +49,7 @@ pub fn encode(kind: RequestKind, data: &[u8], packets: &mut Vec<u8>) {
     }
 }
 
-/// A request as it comes.
+/// The reader of a request, which comes in parts.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     kind: Option<RequestKind>,

@@ -7,7 +7,7 @@ use crate::text::shown_within;
 /// The longest text of a person's, in bytes; the rest of it is not shown.
 pub const MAX_TEXT: usize = 1024;
 
-/// What ended a session.
+/// The kind of a session's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndKind {
     /// The program ended with the exit status that is the value.
@@ -47,7 +47,7 @@ const END_KINDS: [EndKind; 10] = [
     EndKind::Detached,
 ];
 
-/// How a session ended: the payload of [`super::END`] is a byte for the
+/// The end of a session: the payload of [`super::END`] is a byte for the
 /// ending, a byte for its value, and a text for the person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEnd {

@@ -69,7 +69,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a client may say to find its session.
+/// The proof by which a client finds its session again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundBy {
     /// The id, where it is the same user's client; or the secret as well.
@@ -80,8 +80,8 @@ pub enum FoundBy {
     Viewer = b'w' as isize,
 }
 
-/// What a client is told to find its session by: the payload of
-/// [`super::KEY`] is a letter ([`FoundBy`]), the secret (none for who only
+/// The key of a session, by which its client finds it again: the payload of
+/// [`super::SESSION_KEY`] is a letter ([`FoundBy`]), the secret (none for who only
 /// watches), and the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionKey {

@@ -66,7 +66,7 @@ pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets
     }
 }
 
-/// What a client has set.
+/// The variables that a client has set.
 #[derive(Clone, Debug, Default)]
 pub struct Variables {
     pairs: Vec<(Vec<u8>, Vec<u8>)>,

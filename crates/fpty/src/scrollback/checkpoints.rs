@@ -1,12 +1,12 @@
-//! What is known of output of which a ring keeps the last: the modes of its
-//! terminal, and its size, at places in the output that the ring still has.
-//! Whoever paints from there begins with what was in force then, and whoever
-//! goes on writing knows what is in force now, although the one before was
-//! killed between two bytes: only complete notes count.
+//! Checkpoints of output of which a ring keeps the last: the modes of the terminal,
+//! and its size, at places in the output that the ring still has. Whoever restores the
+//! screen begins with what was in force there, and whoever goes on writing knows what is
+//! in force now, although the writer before was killed between two bytes: only complete
+//! checkpoints count.
 //!
-//! The ring has an area of [`NOTES_LENGTH`] bytes for it, all zero at first. Whoever
+//! The ring has notes of [`NOTES_LENGTH`] bytes for them, all zero at first. Whoever
 //! writes output into the ring hands it to [`CheckpointWriter::follow`] as well, which
-//! says what to note in the area, and only then counts it as written.
+//! says what to write into the notes, and only then counts it as written.
 
 use std::collections::VecDeque;
 

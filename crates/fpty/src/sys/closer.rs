@@ -1,4 +1,4 @@
-//! Closing where nobody waits.
+//! close(2) on threads of its own, so that no loop waits for it.
 //!
 //! close(2) can take as long as somebody else likes: a TCP socket with
 //! SO_LINGER waits for its peer, a file of FUSE or NFS for its server. Whoever

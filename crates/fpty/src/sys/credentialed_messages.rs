@@ -1,5 +1,5 @@
-//! Messages between processes of the house, each with the word of the kernel on
-//! who has sent it (SO_PASSCRED, unix(7)).
+//! Messages between processes of one instance, each with its sender's credentials, which
+//! the kernel vouches for (SO_PASSCRED, unix(7)).
 
 use std::os::fd::{AsFd, OwnedFd};
 

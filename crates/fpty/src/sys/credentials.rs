@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection, as the kernel tells it (unix(7),
-//! tcp(7)).
+//! Credentials and address of the peer of a connection, as the kernel tells them
+//! (unix(7), tcp(7)).
 
 use std::fs::File;
 use std::io::Read;

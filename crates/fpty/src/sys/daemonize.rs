@@ -1,4 +1,4 @@
-//! A process that has nothing to do with the one that started it any more.
+//! Processes that leave their parent: a session of their own, no inherited descriptors.
 
 use std::any::Any;
 use std::ffi::CStr;

@@ -1,5 +1,5 @@
-//! Files that are made below a folder, whatever anybody lays in their way
-//! (openat(2)).
+//! Files made below a directory descriptor (openat(2)): links that others could have laid
+//! are not followed.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};

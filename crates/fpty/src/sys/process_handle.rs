@@ -1,4 +1,5 @@
-//! A process that is signalled, and none that has its number later.
+//! Handles of processes: a signal reaches the process that is meant, and none that has
+//! its number later.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,5 +1,5 @@
-//! A process as it is noted down for whoever comes after us: its number, and
-//! what proves later that the number is still its own.
+//! The identity of a process, stored for a later process: its id, and a proof that the
+//! id is still its own.
 
 use nix::time::{ClockId, clock_gettime};
 

@@ -221,7 +221,7 @@ impl Consumer {
     }
 
     /// Takes out at most so many bytes and appends them; their place is not free
-    /// before [`Consumer::is_done`]. Returns how many that were.
+    /// before [`Consumer::mark_done`]. Returns how many that were.
     ///
     /// # Errors
     /// The other end says nonsense.

@@ -1,4 +1,9 @@
 //! A processor's tick, the timer interrupt that it stops when it is idle.
+//!
+//! What it brings (docs/performance.md): an echo on two processors takes 59 us instead of
+//! 80, and the gateway 17 us of processor time instead of 21. What it costs: a pipe that
+//! is opened and closed every 2 ms, and only in a quick exchange (`tick_policy.rs` of the
+//! gateway), never while a person types. Without this file nothing else changes.
 
 use super::pipe::Pipe;
 

@@ -1,5 +1,13 @@
 //! Whether anybody waits for a terminal's input: a terminal itself does not
-//! tell. Linux does, of each thread, in /proc (proc(5), `syscall`).
+//! tell. Linux does, of each thread, in /proc (proc(5), `syscall`); what a thread polls
+//! for stands in its memory.
+//!
+//! What it brings: a pipe into the shared terminal (`pty-socket`) ends 20 to 250 ms after
+//! its last input was read and answered. Where it cannot be known (no /proc, programs of
+//! another user) the client is kept until 10 seconds of silence instead, and what a
+//! program says after a longer pause is lost to it. What it costs: four files of /proc are
+//! read for each thread below the worker, at most every 250 ms, and only while such a
+//! client is there.
 
 use std::fs::{self, File};
 use std::io;

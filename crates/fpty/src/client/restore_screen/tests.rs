@@ -72,10 +72,10 @@ const BEFORE: &[u8] = b"$ ls\r\na  b  c\r\n$ fpty -a x /s\r\n";
 fn assert_same(pieces: &[&[u8]], more: &[u8]) {
     let output = pieces.concat();
     let painted = paint(left(pieces, 1 << 16), SIZE);
-    let exec_request = seen(&[&output, more], SIZE);
+    let expected = seen(&[&output, more], SIZE);
     let found = seen(&[BEFORE, &painted.bytes, more], SIZE);
-    for (exec_request, found) in exec_request.iter().zip(&found) {
-        assert_eq!(found, exec_request, "{:?}", String::from_utf8_lossy(&painted.bytes));
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!(found, expected, "{:?}", String::from_utf8_lossy(&painted.bytes));
     }
 }
 
@@ -145,8 +145,8 @@ fn modes_from_before_the_ring_are_in_force() {
     let text = "\x1b[5;1Hhello".repeat(200);
     let painted = paint(left(&[modes, text.as_bytes()], 1000), SIZE);
     let found = seen(&[BEFORE, &painted.bytes, b"!\x1b[9;1H\r\nx"], SIZE);
-    let exec_request = seen(&[modes, text.as_bytes(), b"!\x1b[9;1H\r\nx"], SIZE);
-    assert_eq!(found, exec_request);
+    let expected = seen(&[modes, text.as_bytes(), b"!\x1b[9;1H\r\nx"], SIZE);
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -184,9 +184,9 @@ fn who_watches_sees_lines_where_they_are() {
     parser.process(BEFORE);
     parser.process(&painted.bytes);
     parser.process(more.as_bytes());
-    let exec_request = "line 21\nline 22\nline 23\nline 24\nline 25\nline 26\nline 27\nline 28\nline 29\n\
+    let expected = "line 21\nline 22\nline 23\nline 24\nline 25\nline 26\nline 27\nline 28\nline 29\n\
                   next\nlast\n$ ";
-    assert_eq!(parser.screen().contents(), exec_request);
+    assert_eq!(parser.screen().contents(), expected);
     let mut undone = Vec::new();
     painted.modes.reset(&mut undone);
     assert_eq!(String::from_utf8_lossy(&undone), "\x1b[r\x1b[9999;1H");
@@ -269,9 +269,9 @@ proptest! {
         // Lines that nobody wrote to, and blank ones, look the same.
         let blank = [&[b'\n'; 12][..], b"\x1b[H"].concat();
         let found = dump(&[BEFORE, &painted, &more], SIZE);
-        let exec_request = dump(&[&blank, begun, &more], SIZE);
+        let expected = dump(&[&blank, begun, &more], SIZE);
         prop_assert_eq!(
-            seen(&[found.as_bytes()], SIZE), seen(&[exec_request.as_bytes()], SIZE),
+            seen(&[found.as_bytes()], SIZE), seen(&[expected.as_bytes()], SIZE),
             "{:?} {:?}", String::from_utf8_lossy(begun), String::from_utf8_lossy(&more)
         );
     }

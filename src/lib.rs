@@ -3,32 +3,21 @@
 //!
 //! | module | what is in it |
 //! | --- | --- |
-//! | [`session`] | one terminal and its client, as a state machine |
-//! | [`config`] | options as typed, and the validated configuration |
-//! | `shares` | shares of what there is only so much of |
-//! | `uwsgi` | the server that loads us: options, gateways, log, ABI |
-//! | `router` | the gateway: `--forkpty-router` and its options |
-//! | `pty_server` | `--pty-socket` |
 //! | `plugin` | the exported symbols |
+//! | `uwsgi` | the server that loads us: options, gateways, log, ABI |
+//! | [`pty_options`] | the options of the pty plugin |
+//! | `pty_server` | `--pty-socket` |
 //!
-//! What needs no uWSGI, and so the client, is in the crate [`fpty`].
+//! The gateway, `--forkpty-router` and its options, is in the crate [`fpty_gateway`];
+//! what both ends share, and the client, in [`fpty`].
 
 #![deny(unsafe_code)]
-
-pub mod config;
-pub mod session;
 
 #[allow(unsafe_code)]
 mod ffi;
 #[allow(unsafe_code)]
 mod plugin;
+pub mod pty_options;
 mod pty_server;
-mod router;
-mod shares;
 #[allow(unsafe_code)]
 mod uwsgi;
-
-/// What the fuzzers try that is not for others.
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub use router::fuzzing;

@@ -7,35 +7,34 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::router::Asked;
-use crate::config::{options, pty, router, row};
 use crate::ffi;
-use crate::router::supervisor::{self, left_behind};
-use crate::router::told::counters;
-use crate::router::{layout, memory, record::door, siblings};
+use crate::pty_options;
 use crate::uwsgi::gateway;
+use crate::uwsgi::host::Uwsgi;
 use crate::uwsgi::options::{OptionTable, receive};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
     abi, exec_handoff,
     guard::{guard, locked, start},
-    inherited,
-    log::log,
-    passed, proof, server, stopping, worker,
+    inherited, passed, server, stopping, worker,
 };
 use fpty::error::Result;
+use fpty_gateway::config::gateway_config::Asked;
+use fpty_gateway::config::{gateway_config, option_table, options};
+use fpty_gateway::log::log;
+use fpty_gateway::{host, instance};
 
 /// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
+static ROUTER: Lazy<Mutex<gateway_config::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ row::names(&options::OPTIONS) + 1 }> =
+static ROUTER_OPTIONS: OptionTable<{ option_table::names(&options::OPTIONS) + 1 }> =
     OptionTable::new(&options::OPTIONS, router_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
-static PTY: Lazy<Mutex<pty::Pty>> = Lazy::new(Mutex::default);
+static PTY: Lazy<Mutex<pty_options::Pty>> = Lazy::new(Mutex::default);
 
-static PTY_OPTIONS: OptionTable<{ row::names(&pty::OPTIONS) + 1 }> =
-    OptionTable::new(&pty::OPTIONS, pty_option);
+static PTY_OPTIONS: OptionTable<{ option_table::names(&pty_options::OPTIONS) + 1 }> =
+    OptionTable::new(&pty_options::OPTIONS, pty_option);
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
 #[unsafe(no_mangle)]
@@ -80,14 +79,15 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-// Not in a test program or a fuzzer, which no server loads.
-#[cfg_attr(not(any(test, feature = "fuzzing")), used, unsafe(link_section = ".init_array"))]
-#[cfg_attr(any(test, feature = "fuzzing"), allow(dead_code))]
+// Not in a test program, which no server loads.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         // Or a socket of ours gets such a number, which the server, too, takes
         // for something else.
         fpty::sys::stdio::fill_closed();
+        host::set(&Uwsgi);
         exec_handoff::found();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
@@ -113,7 +113,7 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
         let mut router = locked(&ROUTER);
-        row::set(&options::OPTIONS, &mut *router, name, value)?;
+        option_table::set(&options::OPTIONS, &mut *router, name, value)?;
         router.take_asked()
     };
     asked.into_iter().try_for_each(|asked| match asked {
@@ -125,7 +125,9 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
 }
 
 unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
-    let set = |name: &str, value: &OsStr| row::set(&pty::OPTIONS, &mut *locked(&PTY), name, value);
+    let set = |name: &str, value: &OsStr| {
+        option_table::set(&pty_options::OPTIONS, &mut *locked(&PTY), name, value)
+    };
     // SAFETY: the server's own strings.
     unsafe { receive(name, value, set) };
 }
@@ -139,12 +141,7 @@ unsafe extern "C" fn router_before_all(
 ) {
     start("forkptyrouter", "the start", || {
         let config = locked(&ROUTER).clone();
-        let there_are_clients = sockets::asked_for(Owner::Router);
-        if there_are_clients {
-            proof::reserve();
-        }
-        let rules = config.early_rules().filter(|_| there_are_clients);
-        door::open(rules.map(|rules| rules.record))
+        instance::before_jail(sockets::asked_for(Owner::Router).then_some(&config))
     });
 }
 
@@ -170,23 +167,14 @@ unsafe extern "C" fn router_init() -> c_int {
             |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
-        let wants = memory::Wants {
-            gateways: config.processes as usize,
-            limits: config.has_limits(),
-            audit: config.any(|rules| rules.audit.is_some()),
-            detach: config.any(|rules| rules.detach.sessions > 0),
-        };
-        memory::reserve(wants, layout::words);
-        if let Some(words) = memory::part(memory::Part::HaveTold) {
+        instance::before_gateways(&config);
+        if let Some(words) = instance::stop_words() {
             stopping::hear(words);
         }
-        counters::register();
-        supervisor::door::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
-        siblings::reserve(config.processes);
         worker::before_language_plugins(router_post_fork);
-        gateway::register(config.processes, config.harakiri, |gateway| {
+        gateway::register(config.processes, config.harakiri, |ordinal| {
             let config = locked(&ROUTER).clone();
-            crate::router::run(gateway, config)
+            instance::run_gateway(ordinal, config)
         })
     });
     0
@@ -223,11 +211,8 @@ unsafe extern "C" fn router_master_cycle() {
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
         inherited::at_the_end();
-        supervisor::door::before_exec();
-        proof::before_exec();
-        memory::before_exec();
-        left_behind::after_the_end(locked(&ROUTER).hangup_grace);
-        door::keep();
+        let config = locked(&ROUTER).clone();
+        instance::after_gateways(&config);
     });
 }
 
@@ -237,7 +222,7 @@ unsafe extern "C" fn pty_init() -> c_int {
         let config = locked(&PTY).clone();
         if let Some(client) = config.client()? {
             server::exit(guard("the pty client", fpty::client::LOST, || match config.question() {
-                Some(question) => fpty::client::listing::run(&client, &question),
+                Some(question) => fpty::client::control::run(&client, &question),
                 None => fpty::client::run(&client),
             }));
         }

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use fpty::client::hearing::{Hearing, Said};
+use fpty::client::decoder::{Hearing, Said};
 use libfuzzer_sys::fuzz_target;
 
 fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, Vec<u8>) {

@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use forkptyrouter::session::greeting::{Greeting, Heard, Opening};
+use fpty_gateway::fuzzing::{Greeting, Heard, Opening};
 use fpty::proto::request::Request;
 use fpty::proto::{Decoder, Packet};
 use fpty::sys::Size;
@@ -99,6 +99,6 @@ fuzz_target!(|data: &[u8]| {
     assert!(opening.offered.len() <= 4 && opening.input.len() <= 256 * 1024);
     let _ = (opening.request.shown(), opening.size(Size { rows: 24, cols: 80 }));
     if let Ok(Some((_, data))) = opening.request.read() {
-        forkptyrouter::fuzzing::arguments(&data);
+        fpty_gateway::fuzzing::arguments(&data);
     }
 });

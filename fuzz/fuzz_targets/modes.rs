@@ -6,8 +6,8 @@
 
 #![no_main]
 
-use fpty::relay::Queries;
-use fpty::relay::modes::Modes;
+use fpty::terminal::Queries;
+use fpty::terminal::modes::Modes;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

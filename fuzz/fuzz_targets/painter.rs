@@ -5,9 +5,9 @@
 
 #![no_main]
 
-use fpty::client::painting::{Left, paint, paint_beside};
-use fpty::relay::Queries;
-use fpty::relay::trail::{AREA, Past, Trail};
+use fpty::client::restore_screen::{Left, paint, paint_beside};
+use fpty::terminal::Queries;
+use fpty::scrollback::checkpoints::{AREA, Past, Trail};
 use libfuzzer_sys::fuzz_target;
 
 /// As whoever keeps output does.

@@ -7,6 +7,6 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Some((cut, bytes)) = data.split_first() {
-        forkptyrouter::fuzzing::recorder(bytes, usize::from(*cut));
+        fpty_gateway::fuzzing::recorder(bytes, usize::from(*cut));
     }
 });

@@ -7,7 +7,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use fpty::remains::{Remains, Seen};
+use fpty::scrollback::{Remains, Seen};
 use fpty::sys::Size;
 use fpty::sys::ring::SMALLEST;
 use libfuzzer_sys::fuzz_target;

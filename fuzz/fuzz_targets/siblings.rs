@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| forkptyrouter::fuzzing::siblings(data));
+fuzz_target!(|data: &[u8]| fpty_gateway::fuzzing::siblings(data));

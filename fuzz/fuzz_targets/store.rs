@@ -5,5 +5,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    forkptyrouter::fuzzing::store(data);
+    fpty_gateway::fuzzing::store(data);
 });

@@ -11,13 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use once_cell::sync::Lazy;
 
 use crate::uwsgi::guard::locked;
-use crate::uwsgi::log::log;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
 use fpty::sys::Read;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{Listener, Stream};
 use fpty::text::shown;
+use fpty_gateway::log::log;
 
 /// How many are refused in one turn, and how many of them may take their time
 /// to close.

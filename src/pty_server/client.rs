@@ -5,12 +5,13 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
-use crate::session::web::{ANSWER, Beginning, Begins, HELD};
-use crate::shares::Who;
-use fpty::relay::{Backlog, Queries};
+use fpty::backlog::Backlog;
+use fpty::fair_share::Who;
+use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD};
 use fpty::sys::Read;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
+use fpty::terminal::Queries;
 
 /// A connection, and what it is still to get.
 pub struct Client {
@@ -115,7 +116,7 @@ impl Client {
         Heard::Nothing
     }
 
-    /// Looks at its first bytes, see [`crate::session::web`].
+    /// Looks at its first bytes, see [`fpty::proto::http_request`].
     fn hear(&mut self, bytes: &[u8]) -> Heard {
         let Some(first) = &mut self.first else {
             return Heard::Input(bytes.len());

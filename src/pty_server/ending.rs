@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use fpty::sys::pty::Slave;
-use fpty::sys::reader::{self, Reader};
+use fpty::sys::tty_waiters::{self, Reader};
 
 /// The first and the longest wait before looking again.
 const FIRST: Duration = Duration::from_millis(20);
@@ -55,7 +55,7 @@ impl Ending {
         }
         // In this order: who waits while there is nothing to read has read
         // everything before.
-        let reader = if slave.has_input() { Reader::Busy } else { reader::of(slave) };
+        let reader = if slave.has_input() { Reader::Busy } else { tty_waiters::of(slave) };
         match reader {
             Reader::Waits => true,
             // A program takes what time it needs. Of the worker itself nobody

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use fpty::relay::{Backlog, Queries};
+use fpty::backlog::Backlog;
+use fpty::terminal::Queries;
 
 /// What may wait for one client; one that is further behind loses its place.
 /// The terminal is never kept waiting, so this is what a reader may lag behind

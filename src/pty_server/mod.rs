@@ -21,24 +21,25 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::config::pty::Server;
+use crate::pty_options::Server;
 use crate::uwsgi::sockets::{self, Owner, Role, Socket};
-use crate::uwsgi::{log::log, server, worker};
+use crate::uwsgi::{server, worker};
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
 use fpty::sys::bind::Ownership;
 use fpty::sys::child::Pid;
 use fpty::sys::environment;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::{Listener, Stream};
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
+use fpty_gateway::log::log;
 
-use log_copy::LogCopy;
-use share::{Door, Share};
+use crate::pty_server::log_copy::LogCopy;
+use crate::pty_server::share::{Door, Share};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.

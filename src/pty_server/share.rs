@@ -15,12 +15,12 @@ use super::client::{Client, Heard};
 use super::ending::Ending;
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use super::log_copy::LogCopy;
-use crate::session::web::WHY;
-use crate::shares;
+use fpty::backlog::Backlog;
 use fpty::error::reason;
-use fpty::relay::Backlog;
+use fpty::fair_share;
+use fpty::proto::http_request::WHY;
 use fpty::sys::Read;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
 use fpty::sys::socket::{Listener, Stream};
 use fpty::sys::stdio::{self, Output};
@@ -256,7 +256,7 @@ impl Share {
         let door = &self.doors[index];
         match super::accept(&door.listener) {
             Ok(Some(stream)) => {
-                let who = shares::Who::of(&stream);
+                let who = fair_share::Who::of(&stream);
                 if self.clients.iter().filter(|client| client.who == who).count() >= CLIENTS_OF_ONE
                 {
                     let why = "too many clients of yours are at this terminal";
@@ -265,7 +265,7 @@ impl Share {
                 }
                 let places = self.clients.iter().enumerate();
                 let places = places.map(|(index, client)| (index, client.who, client.since));
-                if let Some(index) = shares::in_the_way(places, who, CLIENTS_OF_ONE, CLIENTS) {
+                if let Some(index) = fair_share::in_the_way(places, who, CLIENTS_OF_ONE, CLIENTS) {
                     self.clients[index].drop_it();
                 }
                 self.clients.push(Client::new(stream, who, door.readonly, &self.scrollback));

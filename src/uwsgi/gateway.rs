@@ -7,11 +7,11 @@ use std::ptr::addr_of_mut;
 use once_cell::sync::OnceCell;
 
 use super::guard::guard;
-use super::log::log;
 use super::sockets::Owner;
-use super::{inherited, proof, server};
+use super::{inherited, server};
 use crate::ffi;
 use fpty::error::{Error, Result};
+use fpty_gateway::log::log;
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
 /// server finds out which sockets a gateway keeps. It is one in memory, too: by its
@@ -36,17 +36,15 @@ pub(super) fn is_ours(gateway: &ffi::uwsgi_gateway) -> bool {
     gateway.name.cast_const() == NAME.as_ptr()
 }
 
-/// One gateway process.
-pub struct Gateway {
-    id: usize,
-    harakiri: Option<u32>,
-}
+/// What the gateway process of a number among ours does.
+type Run = fn(usize) -> Result<()>;
 
-/// What a gateway process does.
-type Run = fn(Gateway) -> Result<()>;
-
-/// That, and its harakiri; set once, before the first is registered.
+/// That, and its harakiri in seconds; set once, before the first is registered.
 static RUN: OnceCell<(Run, Option<u32>)> = OnceCell::new();
+
+/// The number of this gateway process on the server's list, where the master kills it
+/// by a harakiri.
+static WATCHED: OnceCell<usize> = OnceCell::new();
 
 /// Registers the gateways. Without a master the server forks them at once.
 ///
@@ -81,42 +79,37 @@ unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
             return;
         };
         let id = usize::try_from(id).unwrap_or(0);
-        let gateway = Gateway { id, harakiri: harakiri.filter(|_| server::has_master()) };
-        proof::i_am(gateway.ordinal());
-        if let Err(error) = run(gateway) {
+        if harakiri.is_some() && server::has_master() {
+            let _ = WATCHED.set(id);
+        }
+        let ordinal = all().iter().take(id).filter(|other| is_ours(other)).count();
+        if let Err(error) = run(ordinal) {
             log(&format!("forkptyrouter: the gateway ends: {error}"));
         }
     });
 }
 
-impl Gateway {
-    /// How many of its kind come before it.
-    pub fn ordinal(&self) -> usize {
-        all().iter().take(self.id).filter(|other| is_ours(other)).count()
-    }
+/// The gateway has work: where that takes longer than its harakiri the master kills it.
+pub fn arm_harakiri() {
+    let seconds = RUN.get().and_then(|(_, harakiri)| *harakiri).unwrap_or(0);
+    set_deadline(|| fpty::sys::wall_clock_seconds() + i64::from(seconds));
+}
 
-    /// The gateway is about to wait, for any time.
-    pub fn rests(&self) {
-        self.set_deadline(|_| 0);
-    }
+/// The gateway is about to wait, for any time.
+pub fn disarm_harakiri() {
+    set_deadline(|| 0);
+}
 
-    /// The gateway has work; if it takes longer than its harakiri, the master
-    /// kills it.
-    pub fn works(&self) {
-        self.set_deadline(|seconds| fpty::sys::wall_clock_seconds() + i64::from(seconds));
-    }
-
-    fn set_deadline(&self, at: impl Fn(u32) -> i64) {
-        let Some(seconds) = self.harakiri else {
-            return;
-        };
-        // SAFETY: our own element of an array in memory shared with the
-        // master, a word that it reads once a second.
-        unsafe {
-            let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
-            if let Some(deadline) = (*shared).gateways_harakiri.get_mut(self.id) {
-                std::ptr::from_mut(deadline).write_volatile(at(seconds));
-            }
+fn set_deadline(at: impl Fn() -> i64) {
+    let Some(id) = WATCHED.get() else {
+        return;
+    };
+    // SAFETY: our own element of an array in memory shared with the
+    // master, a word that it reads once a second.
+    unsafe {
+        let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
+        if let Some(deadline) = (*shared).gateways_harakiri.get_mut(*id) {
+            std::ptr::from_mut(deadline).write_volatile(at());
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The gate that everything C calls goes through.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::log::log;
 use super::server;
 use fpty::error::{Error, Result};
+use fpty::text::panic_message;
+use fpty_gateway::log::log;
 
 /// Runs what C called; a panic is logged and becomes `on_panic`, because an
 /// unwinding that reaches a C frame would abort the server.
@@ -14,7 +14,7 @@ pub fn guard<R>(what: &str, on_panic: R, body: impl FnOnce() -> R) -> R {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result,
         Err(payload) => {
-            log(&format!("forkptyrouter: internal error in {what}: {}", text(&*payload)));
+            log(&format!("forkptyrouter: internal error in {what}: {}", panic_message(&*payload)));
             on_panic
         }
     }
@@ -32,13 +32,4 @@ pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
 /// What a mutex holds: after a panic that is as good as before.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a panic said.
-pub fn text(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic without a message")
 }

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 
 use super::{exec_handoff, gateway};
 use crate::ffi;
-use fpty::sys::shared;
+use fpty::sys::shm;
 
 /// Two ends for each of 64 gateways, and a few more.
 const MOST: usize = 160;
@@ -101,7 +101,7 @@ pub fn leave() {
             unsafe { libc::close(number) };
         }
     }
-    shared::forget();
+    shm::forget();
     IS_MASTER.store(false, Ordering::Release);
     if WAS_DUMPABLE.swap(false, Ordering::Relaxed) {
         let _ = nix::sys::prctl::set_dumpable(true);

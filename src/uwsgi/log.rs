@@ -1,104 +1,14 @@
-//! Lines for the server's log. They never wait for it: a log that nobody
-//! reads, a full pipe, stops no session.
+//! The server's log.
 
-use std::borrow::Cow;
 use std::ffi::c_int;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::guard::locked;
-use super::queue::Queue;
 use crate::ffi;
-use fpty::sys::stdio;
-use fpty::text::{cut, shown};
 
-/// Lines that may wait for the log; what comes then is lost.
-const MOST: usize = 256;
-
-/// The longest line, in bytes: what a poll has found room for in a pipe
-/// (PIPE_BUF, pipe(7)), less what the server writes before it.
-const LONGEST: usize = 3072;
-
-/// Lines that the log has not taken.
-static WAITING: Mutex<Queue> = Mutex::new(Queue::of(MOST));
-
-/// Whether there are any: a look at it costs nothing.
-static HAS_MORE: AtomicBool = AtomicBool::new(false);
-
-/// Writes one line to the server's log (`uwsgi_log`), or keeps it until that
-/// takes it; see [`flush`].
-pub fn log(line: &str) {
-    go_on(|waiting| waiting.say(|_| unlike_the_audit(line).into_owned(), takes));
-}
-
-/// An ordinary line, in which somebody may be called like the beginning of the
-/// audit's.
-fn unlike_the_audit(line: &str) -> Cow<'_, str> {
-    let word = AUDIT.trim_end();
-    match line.contains(word) {
-        true => Cow::Owned(line.replace(word, "forkptyrouter\\u002daudit:")),
-        false => Cow::Borrowed(line),
-    }
-}
-
-/// The audit's lines begin so: rules of the server that look for it
-/// (`log-route`) do so anywhere in a line.
-pub const AUDIT: &str = "forkptyrouter-audit: ";
-
-/// Writes a line to the server's log, as of the audit; returns whether that takes
-/// it now.
-pub fn takes(line: &str) -> bool {
-    let takes = stdio::stderr_takes();
-    if takes {
-        write(line);
-    }
-    takes
-}
-
-/// Whether lines wait for the log.
-pub fn has_more() -> bool {
-    HAS_MORE.load(Ordering::Relaxed)
-}
-
-/// Writes the lines that wait, as far as the log takes them.
-pub fn flush() {
-    go_on(|_| {});
-}
-
-fn go_on(then: impl FnOnce(&mut Queue)) {
-    let mut waiting = locked(&WAITING);
-    waiting.flush(takes);
-    if *waiting.lost() > 0 && !waiting.waits() {
-        let line = |lost: &mut u64| {
-            let lost = std::mem::take(lost);
-            format!("forkptyrouter: {lost} lines were lost: nobody read the log")
-        };
-        waiting.say(line, takes);
-    }
-    then(&mut waiting);
-    HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
-}
-
-/// All that comes to the log comes through here: whatever a peer is called, it is
-/// one line, and does nothing to a terminal that shows it.
-fn write(line: &str) {
-    let line = shown(line);
-    let line = cut(&line, LONGEST);
+/// Writes one line to it (`uwsgi_log`), as it is.
+pub fn write(line: &str) {
     // uwsgi_log is printf-like: what we print is always an argument, never
     // the format, and its length is explicit.
     let length = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
     // SAFETY: %.*s reads at most `length` bytes from `line`, which has them.
     unsafe { ffi::uwsgi_log(c"%.*s\n".as_ptr(), length, line.as_ptr()) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_name_makes_a_line_one_of_the_audit() {
-        let line = "forkptyrouter: cannot execute forkptyrouter-audit: {}";
-        assert!(!unlike_the_audit(line).contains("forkptyrouter-audit:"));
-        assert_eq!(unlike_the_audit("forkptyrouter: x"), "forkptyrouter: x");
-    }
 }

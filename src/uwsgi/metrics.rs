@@ -5,18 +5,10 @@ use std::ptr::{addr_of, null_mut};
 use std::sync::atomic::AtomicU64;
 
 use crate::ffi;
-
-/// How a number is to be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It only grows.
-    Counter,
-    /// It goes up and down.
-    Gauge,
-}
+use fpty_gateway::host::MetricKind;
 
 /// Whether anybody asked for metrics.
-pub fn are_enabled() -> bool {
+fn are_enabled() -> bool {
     // SAFETY: a plain int that is set while options are read and only read
     // afterwards.
     unsafe { addr_of!(ffi::uwsgi.has_metrics).read() != 0 }
@@ -24,13 +16,13 @@ pub fn are_enabled() -> bool {
 
 /// Adds a number in shared memory, at which the master looks every second.
 /// To be called before the server sets its metrics up.
-pub fn register(name: &'static CStr, kind: Kind, number: &'static AtomicU64) {
+pub fn register(name: &'static CStr, kind: MetricKind, number: &'static AtomicU64) {
     if !are_enabled() {
         return;
     }
     let kind = match kind {
-        Kind::Counter => ffi::UWSGI_METRIC_COUNTER,
-        Kind::Gauge => ffi::UWSGI_METRIC_GAUGE,
+        MetricKind::Counter => ffi::UWSGI_METRIC_COUNTER,
+        MetricKind::Gauge => ffi::UWSGI_METRIC_GAUGE,
     };
     let text = |text: &'static CStr| text.as_ptr().cast_mut().cast::<c_char>();
     // SAFETY: the strings live forever, as does the number, which the server

@@ -5,14 +5,14 @@
 //! | --- | --- |
 //! | `abi.rs`, `fingerprint.rs` | whether it is the server that we were built for |
 //! | `guard.rs` | what everything goes through that C calls |
+//! | `host.rs` | what a gateway needs of it |
 //! | `options.rs` | options as the server takes them |
 //! | `sockets.rs`, `passed.rs` | sockets on its list; those that somebody has passed to it |
 //! | `gateway.rs` | gateways on its list |
 //! | `worker.rs` | its workers |
 //! | `server.rs`, `metrics.rs` | facts about it; numbers among its metrics |
-//! | `log.rs`, `queue.rs` | its log; lines that wait for a log |
+//! | `log.rs` | its log |
 //! | `inherited.rs` | what only gateways inherit from the master |
-//! | `proof.rs` | by what a gateway is known |
 //! | `exec_handoff.rs` | descriptors that outlive a reload |
 //! | `stopping.rs` | the instance stops |
 
@@ -21,13 +21,12 @@ pub mod exec_handoff;
 pub mod fingerprint;
 pub mod gateway;
 pub mod guard;
+pub mod host;
 pub mod inherited;
 pub mod log;
 pub mod metrics;
 pub mod options;
 pub mod passed;
-pub mod proof;
-pub mod queue;
 pub mod server;
 pub mod sockets;
 pub mod stopping;

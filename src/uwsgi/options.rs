@@ -6,9 +6,9 @@ use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 
 use super::guard::start;
-use crate::config::row::{self, Implies, Row, Spec};
 use crate::ffi;
 use fpty::error::Result;
+use fpty_gateway::config::option_table::{self, Implies, Row, Spec};
 
 /// Receives an option's name and value (empty where there is none).
 pub type Receive = fn(&str, &OsStr) -> Result<()>;
@@ -25,7 +25,10 @@ impl<const N: usize> OptionTable<N> {
         rows: &[Row<C>],
         call: unsafe extern "C" fn(*mut c_char, *mut c_char, *mut c_void),
     ) -> Self {
-        assert!(row::names(rows) + 1 == N, "there is room for the options and an end mark");
+        assert!(
+            option_table::names(rows) + 1 == N,
+            "there is room for the options and an end mark"
+        );
         // SAFETY: NULLs, zeros and None are what the end mark is made of.
         let mut table: [ffi::uwsgi_option; N] = unsafe { std::mem::zeroed() };
         let (mut at, mut row) = (0, 0);

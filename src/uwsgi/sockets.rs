@@ -10,14 +10,14 @@ use std::ptr::addr_of_mut;
 use nix::unistd::AccessFlags;
 
 use super::exec_handoff::close_with_exec;
-use super::log::log;
 use super::passed;
-use crate::config::rules::SocketKind;
 use crate::ffi;
 use fpty::error::{Context, Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};
 use fpty::sys::socket::Listener;
+use fpty_gateway::config::rules::SocketKind;
+use fpty_gateway::log::log;
 
 /// The longest socket path that the server binds, in bytes.
 const LONGEST_PATH: usize = 102;

@@ -29,13 +29,6 @@ pub fn hear(words: &'static [AtomicU64]) {
     let _ = HAVE_TOLD.set(words);
 }
 
-/// The gateway of this number has told its clients.
-pub fn note_told(ordinal: usize) {
-    if let Some(word) = HAVE_TOLD.get().and_then(|words| words.get(ordinal)) {
-        word.store(std::process::id().into(), Ordering::Release);
-    }
-}
-
 /// Has the gateways told before the signals that stop the instance do what they
 /// did. In the master, when it has set its handlers; more than once does nothing.
 pub fn watch() {

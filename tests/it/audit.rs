@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::extended::{open, to_the_end};
 use crate::harness::client::both;
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, process, servers, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, Wire, on_every_server, on_one_server, process, servers, wait_until,
+};
 
 const PREFIX: &str = "forkptyrouter-audit: ";
 
@@ -48,7 +50,7 @@ pub fn audited(flavor: &Flavor) -> Setup {
 
 #[test]
 fn a_thousand_short_sessions_have_a_start_and_an_end_each() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for gateways in ["1", "3"] {
             let server =
                 audited(flavor).script("exit 3").option("forkptyrouter-processes", gateways).raw();
@@ -144,7 +146,7 @@ fn the_lines_say_who_and_what() {
 
 #[test]
 fn each_end_has_its_reason() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(audited(flavor).script("eval \"$END\"; sleep 1000"))
             .option("forkptyrouter-accept-env", "END")
             .option("forkptyrouter-timeout", "1")
@@ -182,7 +184,7 @@ fn a_peer_of_another_user() {
         eprintln!("skipped: only root can be somebody else");
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).script("exit 0").argument("--chmod-socket=666").uwsgi();
         // The first is in every passwd(5), the others are in none, or none that
         // is known here.
@@ -208,7 +210,7 @@ fn a_peer_of_another_user() {
 /// The real client takes the terminal: nobody knows how much went through it.
 #[test]
 fn what_was_handed_over_is_not_counted() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).uwsgi();
         let mut client = Command::new(servers::fpty())
             .arg(server.path("u"))
@@ -241,7 +243,7 @@ fn what_was_handed_over_is_not_counted() {
 /// The log only counts them; the audit has each.
 #[test]
 fn every_refusal_has_its_line() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(audited(flavor).option("forkptyrouter-command", "/no/such")).start();
         for _ in 0..40 {
             assert!(server.connect("s").text_to_end().contains("refused"));
@@ -264,7 +266,7 @@ fn every_refusal_has_its_line() {
 
 #[test]
 fn over_tcp_there_is_an_address() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server = audited(flavor)
@@ -291,7 +293,7 @@ fn over_tcp_there_is_an_address() {
 /// nothing in them does anything to a terminal.
 #[test]
 fn no_peer_writes_a_line_of_its_own() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).script("exit 0").uwsgi();
         let forged = format!("x\n{PREFIX}{{\"event\":\"session-end\"}}\r\n");
         let evil = [
@@ -340,7 +342,7 @@ fn keyval(line: &str) -> HashMap<String, Value> {
 
 #[test]
 fn names_and_values_say_the_same() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server =
             Setup::new(flavor).option("forkptyrouter-audit", "keyval").script("exit 5").uwsgi();
         let mut client = server.connect("u");

@@ -10,13 +10,15 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::audit::{audited, lines, of, wait_for};
-use crate::harness::{Server, Wire, comes_true, on_every_server, process, servers, wait_until};
+use crate::harness::{
+    Server, Wire, comes_true, on_one_server, process, servers, side_by_side, wait_until,
+};
 
 /// Who was in is told even where nobody is left to see them leave.
 #[test]
 fn sessions_of_a_gateway_that_is_killed_have_an_end() {
-    on_every_server(|flavor| {
-        for how in ["killed", "stopped", "reloaded"] {
+    on_one_server(|flavor| {
+        side_by_side(["killed", "stopped", "reloaded"], |how| {
             let mut server = audited(flavor).raw();
             let mut clients: Vec<_> = (0..5).map(|_| server.connect("s")).collect();
             for client in &mut clients {
@@ -45,54 +47,57 @@ fn sessions_of_a_gateway_that_is_killed_have_an_end() {
                 let time = end["time"].as_str().unwrap();
                 assert!(time >= lines[0]["time"].as_str().unwrap(), "{end}");
             }
-        }
+        });
     });
 }
 
 /// The real client, its gateway gone: somebody else sees the end.
 #[test]
 fn a_session_that_outlives_its_gateway_has_its_own_end() {
-    on_every_server(|flavor| {
-        for (end, reason, status) in [("exit 6", "exit", json!(6)), ("", "hangup", Value::Null)] {
-            let server = audited(flavor).uwsgi();
-            let mut client = Command::new(servers::fpty())
-                .arg(server.path("u"))
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            wait_until("the session is kept", || {
-                let pidfds = |pid| {
-                    let open = process::descriptors(pid);
-                    open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
-                };
-                let all = server.processes();
-                all.iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
-            });
-            let gateway = server.gateway();
-            process::signal(gateway, Signal::SIGKILL);
-            server.wait_for_log("respawned uWSGI forkptyrouter 1");
-            assert_eq!(server.count_in_log("session-end"), 0);
-            if end.is_empty() {
-                process::signal(client.id() as i32, Signal::SIGKILL);
-            } else {
-                let mut input = client.stdin.take().unwrap();
-                std::io::Write::write_all(&mut input, format!("{end}\n").as_bytes()).unwrap();
-            }
-            client.wait().unwrap();
-            let lines = wait_for(&server, "session-end", 1);
-            let (start, end) = (&lines[0], of(&lines, "session-end")[0]);
-            assert_eq!(start["id"], end["id"]);
-            assert_eq!((&end["reason"], &end["status"]), (&json!(reason), &status), "{end}");
-        }
+    on_one_server(|flavor| {
+        side_by_side(
+            [("exit 6", "exit", json!(6)), ("", "hangup", Value::Null)],
+            |(end, reason, status)| {
+                let server = audited(flavor).uwsgi();
+                let mut client = Command::new(servers::fpty())
+                    .arg(server.path("u"))
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                wait_until("the session is kept", || {
+                    let pidfds = |pid| {
+                        let open = process::descriptors(pid);
+                        open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
+                    };
+                    let all = server.processes();
+                    all.iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
+                });
+                let gateway = server.gateway();
+                process::signal(gateway, Signal::SIGKILL);
+                server.wait_for_log("respawned uWSGI forkptyrouter 1");
+                assert_eq!(server.count_in_log("session-end"), 0);
+                if end.is_empty() {
+                    process::signal(client.id() as i32, Signal::SIGKILL);
+                } else {
+                    let mut input = client.stdin.take().unwrap();
+                    std::io::Write::write_all(&mut input, format!("{end}\n").as_bytes()).unwrap();
+                }
+                client.wait().unwrap();
+                let lines = wait_for(&server, "session-end", 1);
+                let (start, end) = (&lines[0], of(&lines, "session-end")[0]);
+                assert_eq!(start["id"], end["id"]);
+                assert_eq!((&end["reason"], &end["status"]), (&json!(reason), &status), "{end}");
+            },
+        );
     });
 }
 
 /// Sessions go on, what waits is bounded, and what was lost is told.
 #[test]
 fn a_log_that_nobody_reads() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         const SESSIONS: usize = 3000;
         let setup = audited(flavor).script("exit 0").option("forkpty-router", "{dir}/s");
         let fifo = setup.path("fifo");

@@ -19,7 +19,7 @@ fn can_route(flavor: &Flavor) -> bool {
 
 /// The reference's example, with files of our own.
 fn example(setup: &Setup) -> String {
-    let document = documents::read("docs/options.md");
+    let document = documents::read("docs/options-audit.md");
     let blocks = document.blocks("ini");
     let (_, example) =
         blocks.iter().find(|(_, body)| body.contains("log-route")).expect("an example");

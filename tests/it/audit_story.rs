@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::audit::{audited, lines, wait_for};
 use crate::harness::leaver::Leaver;
-use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_one_server, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -52,7 +52,7 @@ fn wait_for_last(server: &Server, event: &str) {
 
 #[test]
 fn a_session_that_is_left_found_stolen_and_watched() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let first = seated(&server, &[("fpty.name", "one")]);
         first.leaves();
@@ -93,7 +93,7 @@ fn a_session_that_is_left_found_stolen_and_watched() {
 
 #[test]
 fn a_session_that_ends_while_nobody_is_there() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         let go = server.path("go");
@@ -111,7 +111,7 @@ fn a_session_that_ends_while_nobody_is_there() {
 
 #[test]
 fn over_a_killed_gateway_and_a_reload() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for options in [&[][..], &[("log-master", "")][..]] {
             let server = server(flavor, options);
             // One that was left, and is found again.

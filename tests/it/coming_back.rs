@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{Mode, both, client};
 use crate::harness::person::{Person, assert_same};
 use crate::harness::{
-    DEADLINE, Flavor, Server, Setup, comes_true, on_every_server, process, servers, wait_until,
+    DEADLINE, Flavor, Server, Setup, comes_true, on_one_server, process, servers, side_by_side,
+    wait_until,
 };
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
@@ -54,7 +55,7 @@ fn leaves(mut person: Person) -> String {
 
 #[test]
 fn a_person_leaves_and_comes_back() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &[]), (24, 80));
         person.sees("$ ");
@@ -79,7 +80,7 @@ fn a_person_leaves_and_comes_back() {
 
 #[test]
 fn a_tilde_ends_it_for_good() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &[]), (24, 80));
         person.sees("$ ");
@@ -91,7 +92,7 @@ fn a_tilde_ends_it_for_good() {
 
 #[test]
 fn names_and_others() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &["-n", "build"]), (24, 80));
         person.sees("$ ");
@@ -118,7 +119,7 @@ fn names_and_others() {
 
 #[test]
 fn of_two_that_come_at_once_one_is_told() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         for round in 0..10 {
             let name = format!("n{round}");
@@ -142,7 +143,7 @@ fn of_two_that_come_at_once_one_is_told() {
 
 #[test]
 fn one_who_watches() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &["-n", "w"]), (24, 80));
         person.sees("$ ");
@@ -162,7 +163,7 @@ fn one_who_watches() {
 
 #[test]
 fn the_plugins_client_leaves_too() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(client(flavor, Mode::Uwsgi, &server.path("u")), (24, 80));
         person.sees("$ ");
@@ -178,7 +179,7 @@ fn the_plugins_client_leaves_too() {
 
 #[test]
 fn a_program_that_ended_meanwhile() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, "stty -echo; echo last; read x; sleep 0.3; echo words; exit 7");
         let mut person = Person::runs(fpty(&server, &["-n", "job"]), (24, 80));
         person.sees("last");
@@ -195,50 +196,53 @@ fn a_program_that_ended_meanwhile() {
 /// of one that never was left.
 #[track_caller]
 fn looks_the_same(flavor: &Flavor, script: &str, before: &[(&str, &str)], after: &[(&str, &str)]) {
-    for (left_in, found_in, hands_over) in [
-        ((24, 80), (24, 80), true),
-        ((24, 80), (24, 80), false),
-        ((24, 80), (30, 100), true),
-        ((40, 120), (20, 70), false),
-    ] {
-        let screens = |leaves: bool| {
-            let server = either(flavor, script, hands_over);
-            let mut person = Person::runs(fpty(&server, &["-n", "x"]), left_in);
-            for (keys, seen) in before {
-                person.send(keys);
-                person.sees(seen);
-            }
-            person.settles();
-            if leaves {
-                person.vanishes();
-                person = Person::runs(fpty(&server, &["-a", "x", "--steal"]), found_in);
-                person.sees(before.last().unwrap().1.trim_end());
-            } else {
-                person.resize(found_in);
-            }
-            person.settles();
-            let mut screens = vec![person.cells()];
-            for (keys, seen) in after {
-                person.send(keys);
-                person.sees(seen);
+    side_by_side(
+        [
+            ((24, 80), (24, 80), true),
+            ((24, 80), (24, 80), false),
+            ((24, 80), (30, 100), true),
+            ((40, 120), (20, 70), false),
+        ],
+        |(left_in, found_in, hands_over)| {
+            let screens = |leaves: bool| {
+                let server = either(flavor, script, hands_over);
+                let mut person = Person::runs(fpty(&server, &["-n", "x"]), left_in);
+                for (keys, seen) in before {
+                    person.send(keys);
+                    person.sees(seen);
+                }
                 person.settles();
-                screens.push(person.cells());
+                if leaves {
+                    person.vanishes();
+                    person = Person::runs(fpty(&server, &["-a", "x", "--steal"]), found_in);
+                    person.sees(before.last().unwrap().1.trim_end());
+                } else {
+                    person.resize(found_in);
+                }
+                person.settles();
+                let mut screens = vec![person.cells()];
+                for (keys, seen) in after {
+                    person.send(keys);
+                    person.sees(seen);
+                    person.settles();
+                    screens.push(person.cells());
+                }
+                screens
+            };
+            for (step, (found, wanted)) in screens(true).iter().zip(&screens(false)).enumerate() {
+                assert_same(
+                    found,
+                    wanted,
+                    &format!("{script}: {left_in:?} {found_in:?} {hands_over}, step {step}"),
+                );
             }
-            screens
-        };
-        for (step, (found, wanted)) in screens(true).iter().zip(&screens(false)).enumerate() {
-            assert_same(
-                found,
-                wanted,
-                &format!("{script}: {left_in:?} {found_in:?} {hands_over}, step {step}"),
-            );
-        }
-    }
+        },
+    );
 }
 
 #[test]
 fn a_shell_with_a_line_half_typed() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         looks_the_same(
             flavor,
             SHELL,
@@ -250,7 +254,7 @@ fn a_shell_with_a_line_half_typed() {
 
 #[test]
 fn vim_and_less() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         looks_the_same(
             flavor,
             "seq -f 'line %g of it' 200 > $0.txt; \
@@ -271,7 +275,7 @@ fn vim_and_less() {
 /// there, is there once, and in its order.
 #[test]
 fn killed_while_it_floods() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for round in 0..8 {
             let script = "stty -echo; seq 100000 160000; echo end; read x";
             let server = either(flavor, script, round % 4 != 3);
@@ -295,7 +299,7 @@ fn killed_while_it_floods() {
 
 #[test]
 fn where_it_cannot_be_left_one_is_told() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = both(Setup::new(flavor).script(SHELL));
         let server = setup.start();
         let mut person = Person::runs(fpty(&server, &[]), (24, 80));

@@ -10,7 +10,7 @@ use crate::addresses::free_port;
 use crate::harness::client::{Finished, Mode, Pipes, client_of, own_lines};
 use crate::harness::process::{self, signal};
 use crate::harness::terminal::Terminal;
-use crate::harness::{Server, Setup, assert_same, noise, on_every_server, servers, wait_until};
+use crate::harness::{Server, Setup, assert_same, noise, on_one_server, servers, wait_until};
 
 /// A server, and its addresses: passed, relayed, and relayed over TCP.
 fn start(setup: Setup) -> (Server, Vec<String>) {
@@ -37,8 +37,8 @@ fn run(address: &str, words: &[&str]) -> Finished {
 }
 
 /// A case on every server, by each way.
-fn in_every_way(case: impl Fn(&Server, &str)) {
-    on_every_server(|flavor| {
+fn in_every_way(case: impl Fn(&Server, &str) + Sync) {
+    on_one_server(|flavor| {
         for pass in ["true", "false"] {
             let setup = Setup::new(flavor).option("forkptyrouter-pass-stdio", pass);
             let (server, ways) = start(setup);
@@ -237,7 +237,7 @@ fn what_is_left_in_the_background_lives() {
 
 #[test]
 fn an_output_that_something_else_holds_is_waited_for_or_left() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (server, ways) = start(Setup::new(flavor));
         let to = ways[1].clone();
         let mut pipes = Pipes::reading(fpty(&to, &["sleep 1000 & echo started"]), Stdio::null());
@@ -260,7 +260,7 @@ fn an_output_that_something_else_holds_is_waited_for_or_left() {
 
 #[test]
 fn they_are_off_by_default_and_the_configured_program_is_not() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).option("forkpty-urouter", "{dir}/u").start();
         let to = server.path("u");
         for words in [&["true"][..], &["true", "x"]] {
@@ -285,7 +285,7 @@ fn they_are_off_by_default_and_the_configured_program_is_not() {
 
 #[test]
 fn with_a_terminal_where_both_ends_are_ones() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (_server, ways) = start(Setup::new(flavor));
         let to = &ways[0];
         let mut terminal = Terminal::run(fpty(to, &["stty size; tty; exit 5"]), 33, 99);
@@ -306,7 +306,7 @@ fn with_a_terminal_where_both_ends_are_ones() {
 
 #[test]
 fn the_plugins_client_runs_them_too() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (server, _) = start(Setup::new(flavor));
         let mut command = client_of(flavor, &server, Mode::Uwsgi);
         command.args(["--pty-command", "cat; echo err >&2; exit 7"]);
@@ -326,7 +326,7 @@ fn the_plugins_client_runs_them_too() {
 
 #[test]
 fn routers_that_run_none_are_told_from_those_that_do() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let Some(setup) = crate::harness::client::c_router() else { return };
         let server = setup.option("forkpty-urouter", "{dir}/u").start();
         let _ = flavor;

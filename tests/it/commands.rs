@@ -90,7 +90,7 @@ const COMMANDS: &[(&str, How)] = &[
          | socat -t 5 - UNIX-CONNECT:/tmp/uwsgi.socket",
         Prints(SOCAT, "50 132\r\n"),
     ),
-    // docs/options.md
+    // docs/options-pty.md, docs/options-statistics.md
     (
         "uwsgi --plugin ./pty_plugin.so --master --pty-socket /tmp/pty.socket \
          --pty-exec 'exec /bin/sh -i' --socket /tmp/app.socket",

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::servers::all;
-use crate::harness::{Server, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Server, Setup, Wire, on_one_server, side_by_side, wait_until};
 
 /// A shell with a foreground job; the terminal is the client's.
 #[track_caller]
@@ -20,7 +19,7 @@ fn busy_shell(address: &str, server: &Server) -> Wire {
 
 #[test]
 fn a_client_that_leaves_takes_shell_and_job_with_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
         let server = Setup::new(flavor)
@@ -45,7 +44,7 @@ fn a_client_that_leaves_takes_shell_and_job_with_it() {
 /// A connection that is torn down, with output unread on its way.
 #[test]
 fn a_connection_that_is_reset_ends_its_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
         let server =
@@ -62,7 +61,7 @@ fn a_connection_that_is_reset_ends_its_session() {
 /// A stopped job gets its hang-up, and is woken up to take it.
 #[test]
 fn a_client_that_leaves_takes_a_stopped_job_with_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).raw();
         let client = busy_shell(&server.path("s"), &server);
         client.send([26]);
@@ -79,7 +78,7 @@ fn a_client_that_leaves_takes_a_stopped_job_with_it() {
 /// A client that dies while its terminal floods it, with input unread.
 #[test]
 fn a_client_that_leaves_in_the_midst_of_output() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).raw();
         for _ in 0..10 {
             let mut client = server.connect("s");
@@ -96,16 +95,14 @@ fn a_client_that_leaves_in_the_midst_of_output() {
 /// reads none of that.
 #[test]
 fn a_client_that_leaves_after_input_that_nobody_reads() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
-        let server = Setup::new(flavor)
-            .script("stty raw -echo; echo ready; exec sleep 1000")
-            .inherit(listener)
-            .option("forkpty-router", "fd://900")
-            .option("forkpty-router", "{dir}/s")
-            .start();
-        for address in [server.path("s"), tcp] {
+        // Either with a server of its own.
+        let setup = || Setup::new(flavor).script("stty raw -echo; echo ready; exec sleep 1000");
+        let unix = setup().raw();
+        let inherits = setup().inherit(listener).option("forkpty-router", "fd://900").start();
+        side_by_side([(unix.path("s"), &unix), (tcp, &inherits)], |(address, server)| {
             // As much as waits in the gateway, and more than all buffers take.
             for amount in [30_000, 64_000_000] {
                 let mut client = Wire::connect(&address);
@@ -120,13 +117,13 @@ fn a_client_that_leaves_after_input_that_nobody_reads() {
                     server.session_processes().is_empty()
                 });
             }
-        }
+        });
     });
 }
 
 #[test]
 fn a_shell_that_ignores_the_hangup_is_killed() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .script("trap '' HUP; echo ready; while :; do sleep 1000; done")
             .option("forkptyrouter-hangup-grace", "1")
@@ -143,7 +140,7 @@ fn a_shell_that_ignores_the_hangup_is_killed() {
 
 #[test]
 fn a_background_job_does_not_hold_the_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "(trap '' HUP; exec sleep 1000) & echo 'last words'";
         let server = Setup::new(flavor).script(script).raw();
         assert_eq!(server.connect("s").text_to_end(), "last words\r\n");
@@ -154,7 +151,7 @@ fn a_background_job_does_not_hold_the_session() {
 /// A program may close its terminal and work on; its end is the end.
 #[test]
 fn a_program_that_closed_its_terminal_is_waited_for() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "echo here; exec 0<&- 1>&- 2>&-; sleep 0.5; : > {dir}/done";
         let server = Setup::new(flavor).script(script).raw();
         let output = server.connect("s").text_to_end();
@@ -166,60 +163,45 @@ fn a_program_that_closed_its_terminal_is_waited_for() {
 /// Nothing of its client is read any more, so the end of it is not, either.
 #[test]
 fn a_client_that_leaves_a_program_which_closed_its_terminal() {
-    on_every_server(|flavor| {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let tcp = listener.local_addr().unwrap().to_string();
+    on_one_server(|flavor| {
         let script = "echo here; exec 0<&- 1>&- 2>&-; sleep 3; : > {dir}/done; sleep 1000";
-        let server = Setup::new(flavor)
-            .script(script)
-            .inherit(listener)
-            .option("forkpty-router", "fd://900")
-            .option("forkpty-router", "{dir}/s")
-            .start();
-        for address in [server.path("s"), tcp] {
-            for unread in ["", "nobody reads this\n"] {
-                let mut client = Wire::connect(&address);
-                client.read_until("here\r\n");
-                client.send(unread);
-                // One that sends no more has not left.
-                client.end_of_input();
-                wait_until("the program works on", || {
-                    std::fs::remove_file(server.path("done")).is_ok()
-                });
-                drop(client);
-                wait_until(&format!("{address} was left"), || {
-                    server.session_processes().is_empty()
-                });
-            }
-        }
+        let ways = [(true, ""), (true, "unread\n"), (false, ""), (false, "unread\n")];
+        side_by_side(ways, |(is_tcp, unread)| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let tcp = listener.local_addr().unwrap().to_string();
+            let setup = Setup::new(flavor).script(script).inherit(listener);
+            let server = setup.option("forkpty-router", "fd://900").raw();
+            let address = if is_tcp { tcp } else { server.path("s") };
+            let mut client = Wire::connect(&address);
+            client.read_until("here\r\n");
+            client.send(unread);
+            // One that sends no more has not left.
+            client.end_of_input();
+            wait_until("the program works on", || {
+                std::fs::remove_file(server.path("done")).is_ok()
+            });
+            drop(client);
+            wait_until(&format!("{address} was left"), || server.session_processes().is_empty());
+        });
     });
 }
 
 /// The C plugin ends them after a minute.
 #[test]
 fn idle_sessions_live_for_more_than_a_minute() {
-    let idle: Vec<_> = all()
-        .iter()
-        .map(|flavor| {
-            let server = Setup::new(flavor).script("stty -echo; echo ready; exec cat").raw();
-            let mut client = server.connect("s");
-            client.read_until("ready\r\n");
-            (server, client)
-        })
-        .collect();
-    let end = Instant::now() + Duration::from_secs(63);
-    for (server, mut client) in idle {
-        let rest = end.saturating_duration_since(Instant::now());
-        assert!(client.is_silent_for(rest), "{}", client.text_to_end());
+    on_one_server(|flavor| {
+        let server = Setup::new(flavor).script("stty -echo; echo ready; exec cat").raw();
+        let mut client = server.connect("s");
+        client.read_until("ready\r\n");
+        assert!(client.is_silent_for(Duration::from_secs(63)), "{}", client.text_to_end());
         client.send("still here\n");
         client.read_until("still here\r\n");
-        drop(server);
-    }
+    });
 }
 
 #[test]
 fn the_timeout_ends_idle_sessions_and_says_so() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .script("stty -echo; echo ready; exec cat")
             .option("forkptyrouter-timeout", "1")

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::audit::{audited, lines, wait_for};
 use crate::harness::leaver::Leaver;
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_one_server, process, servers, wait_until};
 use crate::slow_start::Lease;
 
 #[track_caller]
@@ -27,7 +27,7 @@ fn steals(server: &Server, name: &str) -> Leaver {
 
 #[test]
 fn who_waits_and_is_overtaken_hears_who_took_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor);
         // It does not go when it is told to, so that the next one waits.
         let mut first = seated(&server, "one");
@@ -43,7 +43,7 @@ fn who_waits_and_is_overtaken_hears_who_took_it() {
 
 #[test]
 fn who_waits_for_one_that_ends_sees_how() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor);
         let mut first = seated(&server, "one");
         first.terminal().send("read A; exit 5\n");
@@ -59,7 +59,7 @@ fn who_waits_for_one_that_ends_sees_how() {
 
 #[test]
 fn a_name_is_free_again_where_its_program_could_not_be_started() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.script("#!/bin/sh\nexec /bin/sh -i\n").uwsgi();
         let script = server.path("script");
@@ -93,7 +93,7 @@ fn limit_descriptors(server: &Server, soft: libc::rlim_t) -> libc::rlim_t {
 /// Whoever was told that the session goes on finds it.
 #[test]
 fn who_cannot_leave_for_want_of_something_stays() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor);
         let mut client = seated(&server, "one");
         let before = limit_descriptors(&server, 3);
@@ -113,7 +113,7 @@ fn who_cannot_leave_for_want_of_something_stays() {
 /// what leads the session ignores that it is hung up.
 #[test]
 fn the_foreground_job_of_one_that_was_taken_up_is_hung_up() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-hangup-grace", "60").uwsgi();
         let jobs = || server.session_processes().iter().filter(|it| it.name == "sleep").count();
@@ -150,7 +150,7 @@ fn the_foreground_job_of_one_that_was_taken_up_is_hung_up() {
 
 #[test]
 fn one_that_was_left_keeps_its_place_and_whoever_comes_back_needs_none() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-max-user-sessions", "1").uwsgi();
         let id = seated(&server, "one").leaves();
@@ -184,7 +184,7 @@ fn story(server: &Server) -> Vec<String> {
 /// Whoever looks on does so no more when it is over, and that comes first.
 #[test]
 fn the_end_of_one_that_is_watched_is_told_last() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for is_left in [false, true] {
             let server = audited(flavor).option("forkptyrouter-detach", "10").uwsgi();
             let mut client = seated(&server, "one");
@@ -218,7 +218,7 @@ fn the_end_of_one_that_is_watched_is_told_last() {
 
 #[test]
 fn one_that_nobody_comes_back_to_ends_by_a_limit() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = audited(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-detach-time", "1").uwsgi();
         seated(&server, "one").leaves();

@@ -142,17 +142,26 @@ fn options(rows: &[Row]) -> Vec<(String, String)> {
     rows.iter().flat_map(|row: &Row| -> Vec<_> { each(row) }).collect()
 }
 
-/// Compares a section's first two cells with the options of the code.
+/// The rows of all tables of options in these documents.
+fn rows_of_options(documents: &[documents::Document]) -> String {
+    let tables = documents.iter().flat_map(|document| {
+        let tables = document.text.split("\n| option | default | |\n").skip(1);
+        tables.map(|table| table.split("\n\n").next().unwrap_or_default())
+    });
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+/// Compares the first two cells of these rows with the options of the code.
 #[track_caller]
-fn check_options(section: &str, options: &[(String, String)]) {
+fn check_options(table: &str, options: &[(String, String)]) {
     assert!(options.len() > 5, "the options are written in another way");
-    let rows = || section.lines().filter(|line| line.starts_with("| `"));
-    let told: Vec<&str> =
+    let rows = || table.lines().filter(|line| line.starts_with("| `"));
+    let listed: Vec<&str> =
         rows().flat_map(|row| quoted(row.split('|').nth(1).unwrap_or_default())).collect();
     let known: Vec<&str> = options.iter().map(|(name, _)| name.as_str()).collect();
     let set = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-    assert_eq!(set(&told), set(&known), "docs/options.md (left), the code (right)");
-    assert_eq!(told.len(), known.len(), "an option is told twice");
+    assert_eq!(set(&listed), set(&known), "docs/options*.md (left), the code (right)");
+    assert_eq!(listed.len(), known.len(), "an option is listed twice");
     for (name, help) in options {
         assert!(!help.is_empty(), "{name}");
         let Some((_, default)) = help.split_once("(default: ") else {
@@ -166,23 +175,32 @@ fn check_options(section: &str, options: &[(String, String)]) {
 }
 
 #[test]
-fn every_option_is_told_with_its_default() {
-    let document = documents::read("docs/options.md");
-    check_options(document.section("The router"), &options(&rows("src/config/options.rs")));
-    check_options(document.section("The pty plugin"), &options(&rows("src/config/pty.rs")));
+fn every_option_is_listed_with_its_default() {
+    let pages = documents::all().into_iter().filter(|it| it.name.starts_with("docs/options"));
+    let (of_pty, of_gateway): (Vec<_>, Vec<_>) =
+        pages.partition(|page| page.name == "docs/options-pty.md");
+    assert!(of_gateway.len() > 5, "the pages have other names");
+    let of_code = |source| options(&rows(source));
+    check_options(
+        &rows_of_options(&of_gateway),
+        &of_code("crates/fpty-gateway/src/config/options.rs"),
+    );
+    check_options(&rows_of_options(&of_pty), &of_code("src/pty_options.rs"));
 }
 
 #[test]
-fn every_key_of_a_socket_is_told() {
-    let document = documents::read("docs/options.md");
+fn every_key_of_a_socket_is_listed() {
+    let document = documents::read("docs/options-rules.md");
     let table = document.section("Sockets with rules of their own");
     let rows_of = table.lines().filter(|line| line.starts_with("| `"));
     let first = rows_of.filter_map(|row| row.split('|').nth(1)).collect::<Vec<_>>().join(" ");
-    let keys: Vec<String> =
-        rows("src/config/options.rs").into_iter().filter_map(|row| row.key).collect();
+    let keys: Vec<String> = rows("crates/fpty-gateway/src/config/options.rs")
+        .into_iter()
+        .filter_map(|row| row.key)
+        .collect();
     assert!(keys.len() > 30, "the keys are written in another way");
     for key in keys {
-        assert!(first.contains(&format!("`{key}`")), "docs/options.md has no key {key}");
+        assert!(first.contains(&format!("`{key}`")), "{} has no key {key}", document.name);
     }
 }
 
@@ -215,8 +233,9 @@ fn the_lines_of_the_log_are_in_the_code() {
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
     sources(&root().join("crates/fpty/src/sys"), &mut code);
-    let document = documents::read("docs/options.md");
-    let rows = document.section("The log").lines().filter(|line| line.starts_with("| `"));
+    sources(&root().join("crates/fpty-gateway/src"), &mut code);
+    let document = documents::read("docs/options-log.md");
+    let rows = document.text.lines().filter(|line| line.starts_with("| `"));
     let lines: Vec<&str> = rows.filter_map(|row| quoted(row).first().copied()).collect();
     assert!(lines.len() > 15, "the table is written in another way");
     for line in lines {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::measure::{ECHO, Holdings, echo_session, echoes, wait_until_as_before};
 use crate::harness::process::{self, Process};
-use crate::harness::{Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Setup, Wire, on_every_server, on_one_server, wait_until};
 
 /// A shell that ignores its hang-up, with a job that does, too.
 const STUBBORN: &str = "trap '' HUP; echo ready; sleep 1000; sleep 1000";
@@ -17,7 +17,7 @@ const STUBBORN: &str = "trap '' HUP; echo ready; sleep 1000; sleep 1000";
 /// Killed in the midst of everything, twice.
 #[test]
 fn a_gateway_killed_in_the_midst_of_traffic() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).raw();
         for _ in 0..2 {
             let gateway = server.gateway();
@@ -47,7 +47,7 @@ fn a_gateway_killed_in_the_midst_of_traffic() {
 /// behind who ignores the hang-up.
 #[test]
 fn nobody_outlives_the_gateway_by_ignoring_the_hangup() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let mut server =
             Setup::new(flavor).script(STUBBORN).option("forkptyrouter-hangup-grace", "1").raw();
         for end in [Signal::SIGKILL, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
@@ -81,7 +81,7 @@ fn nobody_outlives_the_gateway_by_ignoring_the_hangup() {
 /// SIGSTOP, of the shell itself: it is woken up to take its hang-up.
 #[test]
 fn a_client_that_leaves_takes_a_stopped_shell_with_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).raw();
         let mut client = server.connect("s");
         client.shell("true");
@@ -98,7 +98,7 @@ fn a_client_that_leaves_takes_a_stopped_shell_with_it() {
 /// Hundreds connect at once over TCP, and half of them are reset at once.
 #[test]
 fn a_storm_of_connections_half_of_them_reset() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
         let server = Setup::new(flavor)
@@ -146,7 +146,7 @@ fn a_storm_of_connections_half_of_them_reset() {
 /// A client whose machine vanished is noticed in the end.
 #[test]
 fn tcp_connections_are_probed() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = Setup::new(flavor)

@@ -1,6 +1,6 @@
 //! A bug ends what it was about, and nothing else: the gateway and all others
 //! go on, and nothing is left behind. The library of this very build has
-//! panics on demand (`src/router/fault.rs`): whoever sends
+//! panics on demand (`crates/fpty-gateway/src/event_loop/fault_injection.rs`): whoever sends
 //! `forkpty-fault-in-PLACE` panics there, and a session that types
 //! `forkpty-fault-at-PLACE;` has the next one panic who comes there.
 

@@ -14,7 +14,9 @@ use crate::harness::client::{Pipes, both};
 use crate::harness::measure::load;
 use crate::harness::process::{self, descriptors};
 use crate::harness::terminal::Terminal;
-use crate::harness::{DEADLINE, Flavor, Server, Setup, on_every_server, servers, wait_until};
+use crate::harness::{
+    DEADLINE, Flavor, Server, Setup, on_every_server, on_one_server, servers, wait_until,
+};
 
 fn fpty(server: &Server) -> Command {
     let mut fpty = Command::new(servers::fpty());
@@ -59,7 +61,7 @@ fn ends_with(mut terminal: Terminal, line: &str, status: i32) {
 
 #[test]
 fn nothing_changes_for_the_person() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor)).start();
         let mut terminal = seated(&server);
         terminal.resize(41, 120);
@@ -116,7 +118,7 @@ fn a_stop_ends_it() {
 
 #[test]
 fn it_can_be_turned_off_and_a_killed_gateway_is_no_success() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).option("forkptyrouter-handover", "false")).start();
         let mut terminal = Terminal::run(fpty(&server), 30, 100);
         terminal.wire.read_until("$ ");
@@ -132,7 +134,7 @@ fn it_can_be_turned_off_and_a_killed_gateway_is_no_success() {
 /// for as long as the program runs.
 #[test]
 fn a_program_that_outlives_its_client_costs_nothing() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor)
             .script("trap '' HUP; echo ready; sleep 1000")
             .option("forkptyrouter-hangup-grace", "0");
@@ -154,7 +156,7 @@ fn a_program_that_outlives_its_client_costs_nothing() {
 /// A client that is stopped before it takes what is offered loses nothing.
 #[test]
 fn a_stopped_client_holds_up_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("sleep 0.2; seq 1 30000; exit 5")).start();
         let mut command = fpty(&server);
         command.stdin(Stdio::piped());
@@ -221,7 +223,7 @@ impl Liar {
 
 #[test]
 fn what_is_no_terminal_is_not_taken() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let open = |path: &str| std::fs::File::open(path).unwrap();
         let (null, folder, file) = (open("/dev/null"), open("/"), open("/etc/passwd"));
         let pty = nix::pty::openpty(None, None).unwrap();
@@ -257,7 +259,7 @@ fn what_is_no_terminal_is_not_taken() {
 
 #[test]
 fn texts_are_harmless_and_the_first_end_counts() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let liar = Liar::met(flavor);
         let text = [b"\x1b[2Jclear\n".as_slice(), &[b'x'; 60_000]].concat();
         let size = (text.len() as u16).to_le_bytes();

@@ -2,7 +2,7 @@
 //! does what they do, as for a person who sits at it.
 
 use crate::harness::wire::{header, input};
-use crate::harness::{Server, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Server, Setup, Wire, on_one_server, wait_until};
 
 const INT: u8 = 2;
 
@@ -25,7 +25,7 @@ fn wait_for_sleep(server: &Server) {
 /// What was typed ahead is cancelled, too, be it a line or a flood.
 #[test]
 fn what_was_not_read_is_dropped() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let mut client = shell(&server);
         let long = "echo R''AN\n".repeat(4_000);
@@ -49,7 +49,7 @@ fn what_was_not_read_is_dropped() {
 /// Ctrl-S stops the output; Ctrl-C starts it again.
 #[test]
 fn a_stopped_terminal_goes_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let mut client = shell(&server);
         client.input("sleep 1000\n");
@@ -63,7 +63,7 @@ fn a_stopped_terminal_goes_on() {
 
 #[test]
 fn a_raw_program_reads_the_byte_and_another_key_is_another_byte() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (settings, byte) in [("raw", "03"), ("raw intr ^X", "18"), ("-icanon -isig", "03")] {
             let script =
                 format!("stty -echo {settings}; echo ready; head -c 3 | od -An -tx1; echo end");
@@ -81,7 +81,7 @@ fn a_raw_program_reads_the_byte_and_another_key_is_another_byte() {
 /// A terminal that has no such key, and a program that reads its own.
 #[test]
 fn without_a_key_it_is_a_signal() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "stty -echo intr undef; trap 'echo got-INT; exit 3' INT; echo ready; \
                       while :; do sleep 0.05; done";
         let server = Setup::new(flavor).script(script).uwsgi();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::harness::leaver::{Leaver, comes_to_be_kept};
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_one_server, process, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -26,7 +26,7 @@ fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
 
 #[test]
 fn one_leaves_and_comes_back() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.terminal().send("(sleep 0.3; echo la''ter)& echo ye''s\n");
@@ -51,7 +51,7 @@ fn one_leaves_and_comes_back() {
 
 #[test]
 fn who_is_lost_leaves() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let client = seated(&server, &[("fpty.name", "build")]);
         let pid = server.programs()[0].pid;
@@ -72,7 +72,7 @@ fn who_is_lost_leaves() {
 
 #[test]
 fn a_program_never_waits_and_is_answered() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach-buffer", "16384")]);
         let mut client = seated(&server, &[]);
         let script = "sleep 0.2; seq 1 300000; stty raw -echo min 0 time 50; \
@@ -90,7 +90,7 @@ fn a_program_never_waits_and_is_answered() {
 
 #[test]
 fn the_limit_is_told_and_what_cannot_be_left_says_so() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "1")]);
         let first = seated(&server, &[]);
         first.leaves();
@@ -109,7 +109,7 @@ fn the_limit_is_told_and_what_cannot_be_left_says_so() {
 
 #[test]
 fn with_the_option_off_all_is_as_before() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let mut client = Leaver::begins(&server, &[("fpty.name", "x")]).takes();
         assert_eq!(client.offer, "mp");
@@ -132,7 +132,7 @@ fn with_the_option_off_all_is_as_before() {
 
 #[test]
 fn one_is_attached_others_are_refused_or_steal_or_watch() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut first = seated(&server, &[("fpty.name", "one")]);
         let mut second = Leaver::comes(&server, "one", &[]);
@@ -169,7 +169,7 @@ fn one_is_attached_others_are_refused_or_steal_or_watch() {
 /// A client that does not go when it is told to.
 #[test]
 fn who_does_not_go_is_let_go() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let first = seated(&server, &[("fpty.name", "one")]);
         let mut thief = Leaver::comes(&server, "one", &[("fpty.steal", "1")]).takes();
@@ -189,7 +189,7 @@ fn who_does_not_go_is_let_go() {
 
 #[test]
 fn what_ended_meanwhile_is_told_once() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         for (line, kind, value) in [("exit 5", 0, 5), ("kill -9 $$", 1, 9)] {
             let mut client = seated(&server, &[("fpty.name", "gone")]);
@@ -210,7 +210,7 @@ fn what_ended_meanwhile_is_told_once() {
 
 #[test]
 fn begin_or_attach() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let either = [("fpty.begin", "1"), ("fpty.name", "work")];
         let mut client = Leaver::comes(&server, "work", &either).takes();
@@ -248,7 +248,7 @@ fn others_sessions_do_not_exist() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let id = as_user(4001, || seated(&server, &[("fpty.name", "own")]).leaves());
         let refused = |which: &str, variables: &[(&str, &str)]| {
@@ -270,7 +270,7 @@ fn others_sessions_do_not_exist() {
 
 #[test]
 fn where_terminals_are_not_handed_over_output_is_relayed_and_kept() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-handover", "false")]);
         let mut client = Leaver::begins(&server, &[]).takes();
         assert_eq!(client.offer, "r");
@@ -295,7 +295,7 @@ fn where_terminals_are_not_handed_over_output_is_relayed_and_kept() {
 
 #[test]
 fn each_socket_has_its_own() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor)
             .option("forkpty-urouter2", "addr={dir}/u,detach=1,detach_buffer=20000")
             .option("forkpty-urouter2", "addr={dir}/v,detach=1")
@@ -318,7 +318,7 @@ fn each_socket_has_its_own() {
 
 #[test]
 fn one_is_left_only_so_long() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach-time", "1")]);
         seated(&server, &[]).leaves();
         wait_until("it has ended", || server.programs().is_empty());
@@ -328,7 +328,7 @@ fn one_is_left_only_so_long() {
 /// One that takes a flag away which keeps reads from waiting holds up nobody.
 #[test]
 fn a_hostile_client_holds_up_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.terminal().send("while :; do echo; done\n");

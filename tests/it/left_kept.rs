@@ -4,7 +4,9 @@
 use nix::sys::signal::Signal;
 
 use crate::harness::leaver::{Leaver, comes_to_be_kept};
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, on_every_server, on_one_server, process, side_by_side, wait_until,
+};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -59,7 +61,7 @@ fn one_that_was_left_is_found_by_the_next_gateway() {
 
 #[test]
 fn one_that_is_attached_goes_on_and_its_client_notices_nothing() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         for way in ["kill", "reload"] {
             let mut client = seated(&server, &[("fpty.name", "job")]);
@@ -83,8 +85,8 @@ fn one_that_is_attached_goes_on_and_its_client_notices_nothing() {
 /// Lost while there is no gateway.
 #[test]
 fn a_client_that_is_lost_with_its_gateway_has_left() {
-    on_every_server(|flavor| {
-        for options in [&[][..], &[("forkptyrouter-handover", "false")]] {
+    on_one_server(|flavor| {
+        side_by_side([&[][..], &[("forkptyrouter-handover", "false")]], |options| {
             let server = server(flavor, options);
             let mut client = Leaver::begins(&server, &[("fpty.name", "job")]).takes();
             client.types("A=7\n");
@@ -97,7 +99,7 @@ fn a_client_that_is_lost_with_its_gateway_has_left() {
                 back.waits("anything", |it| it.end.is_some() || !it.offer.is_empty());
                 back.end.is_none()
             });
-        }
+        });
     });
 }
 
@@ -107,7 +109,7 @@ fn without_root_it_is_the_same() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "3");
         let folder = setup.bytes_path(b"");
         std::os::unix::fs::chown(folder, Some(4003), Some(4003)).expect("tests run as root");
@@ -127,7 +129,7 @@ fn without_root_it_is_the_same() {
 
 #[test]
 fn what_ended_is_told_by_the_next_gateway() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.terminal().send("sleep 0.2; echo la''st; exit 5\n");
@@ -163,7 +165,7 @@ fn what_ended_is_told_by_the_next_gateway() {
 /// What keeps the sessions is killed, and then the gateway.
 #[test]
 fn what_keeps_them_is_replaced() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let client = seated(&server, &[("fpty.name", "job")]);
         client.leaves();
@@ -188,7 +190,7 @@ fn what_keeps_them_is_replaced() {
 #[test]
 fn one_that_was_left_takes_two_descriptors() {
     const COUNT: usize = 8;
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let supervisor = || {
             let all = server.processes().into_iter();
@@ -296,7 +298,7 @@ fn a_reload_without_the_option_ends_them() {
 
 #[test]
 fn a_session_of_somebody_before_is_ended_like_others() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-hangup-grace", "1")]);
         let mut client = seated(&server, &[("fpty.name", "job")]);
         client.terminal().send("trap '' HUP; echo tr''apped\n");
@@ -312,9 +314,9 @@ fn a_session_of_somebody_before_is_ended_like_others() {
 /// Half of them flood.
 #[test]
 fn many_disturb_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
-        for number in 0..100 {
+        for number in 0..40 {
             let mut client = Leaver::begins(&server, &[]).takes();
             if number % 2 == 0 {
                 client.terminal().send("yes\n");

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::terminal::Terminal;
-use crate::harness::{Server, Setup, on_every_server, servers, wait_until};
+use crate::harness::{Server, Setup, on_one_server, servers, wait_until};
 
 #[track_caller]
 fn run(server: &Server, arguments: &[&str]) -> Terminal {
@@ -14,7 +14,7 @@ fn run(server: &Server, arguments: &[&str]) -> Terminal {
 
 #[test]
 fn a_person_leaves_and_comes_back() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for handover in ["true", "false"] {
             let setup = Setup::new(flavor).option("forkptyrouter-detach", "5");
             let server = setup.option("forkptyrouter-handover", handover).uwsgi();

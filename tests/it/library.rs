@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::servers::all;
-use crate::harness::{Flavor, Setup, on_every_server};
+use crate::harness::{Flavor, Setup, on_every_server, side_by_side};
 
 fn library(flavor: &Flavor) -> PathBuf {
     flavor.plugins.join("forkptyrouter_plugin.so")
@@ -142,7 +142,7 @@ fn refuses(name: &str, binary: &Path, plugins: &Path, facts: &[&str]) {
 #[test]
 fn another_version_is_refused_by_all() {
     on_every_server(|server| {
-        for library in all().iter().filter(|other| other.version() != server.version()) {
+        side_by_side(all().iter().filter(|other| other.version() != server.version()), |library| {
             eprintln!("the library for {} in {}", library.name, server.name);
             let (built, running) = (
                 format!("built for uWSGI {}", library.version()),
@@ -160,7 +160,7 @@ fn another_version_is_refused_by_all() {
                 .launch();
             server.wait_for_log("spawned uWSGI master process");
             assert_refused(&server.log(), &facts);
-        }
+        });
     });
 }
 

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::extended::open;
-use crate::harness::{Server, Setup, Wire, on_every_server, process, wait_until};
+use crate::harness::{Server, Setup, Wire, on_one_server, process, side_by_side, wait_until};
 
 const MOST: usize = 6;
 
@@ -49,8 +49,8 @@ fn lives(client: &Wire) -> bool {
 /// What a gateway had that is killed is free, and nothing else is.
 #[test]
 fn they_are_exact_over_killed_gateways() {
-    on_every_server(|flavor| {
-        for rule in ["max", "max_user"] {
+    on_one_server(|flavor| {
+        side_by_side(["max", "max_user"], |rule| {
             let value = format!("addr={{dir}}/u,{rule}={MOST}");
             let server = Setup::new(flavor)
                 .option("forkptyrouter-processes", "3")
@@ -70,6 +70,6 @@ fn they_are_exact_over_killed_gateways() {
             fill(&server, &mut clients);
             clients.clear();
             fill(&server, &mut clients);
-        }
+        });
     });
 }

@@ -15,7 +15,7 @@ use crate::harness::client::{Finished, Pipes};
 use crate::harness::terminal::Terminal;
 use crate::harness::wire::header;
 use crate::harness::wire::packet;
-use crate::harness::{Server, Setup, Wire, on_every_server, process, servers, wait_until};
+use crate::harness::{Server, Setup, Wire, on_one_server, process, servers, wait_until};
 
 /// A user who has only a number.
 const SOMEBODY: u32 = 4001;
@@ -82,7 +82,7 @@ fn raw(server: &Server, socket: &str) -> Wire {
 
 #[test]
 fn a_session_is_described_when_somebody_asks() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -154,7 +154,7 @@ fn what_is_not_ones_own_does_not_exist() {
     if !is_root() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let tcp = free_port();
         let server = open(
             Setup::new(flavor)
@@ -223,7 +223,7 @@ fn what_is_not_ones_own_does_not_exist() {
 
 #[test]
 fn a_terminal_that_was_handed_over_is_listed_and_ended() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -251,7 +251,7 @@ fn a_terminal_that_was_handed_over_is_listed_and_ended() {
 /// What waits for a gateway that hangs goes on, and what is full still answers.
 #[test]
 fn a_gateway_that_hangs_and_a_house_that_is_full() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkptyrouter-processes", "2")
@@ -284,7 +284,7 @@ fn a_gateway_that_hangs_and_a_house_that_is_full() {
 /// Those that can be left have more to tell, and are ended without a client.
 #[test]
 fn sessions_that_were_left() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -339,7 +339,7 @@ fn sessions_that_were_left() {
 /// By the protocol's reference, with bytes of our own; and nonsense.
 #[test]
 fn what_goes_over_the_wire() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")

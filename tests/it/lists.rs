@@ -11,7 +11,7 @@ use crate::extended::to_the_end;
 use crate::harness::client::Pipes;
 use crate::harness::leaver::Leaver;
 use crate::harness::wire::{header, packet};
-use crate::harness::{Flavor, Server, Setup, on_every_server, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_one_server, servers, wait_until};
 
 /// What both have to say.
 const ALIKE: [&str; 13] = [
@@ -127,7 +127,7 @@ fn ends_alone(server: &Server, name: &str, status: i32) {
 
 #[test]
 fn each_of_them_before_and_after() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for options in [&[][..], &[("forkptyrouter-audit", "json")]] {
             let server = server(flavor, options);
             let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap();
@@ -190,7 +190,7 @@ fn each_of_them_before_and_after() {
 
 #[test]
 fn who_watches_is_counted() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let client = Leaver::begins(&server, &[("fpty.name", "job")]).at_the_prompt();
         let other = Leaver::begins(&server, &[("fpty.name", "other")]).takes();

@@ -1,6 +1,7 @@
 //! The product as its users meet it: real servers, real sockets, real
-//! terminals. Every case runs on every server that `make` has built for (see
-//! `harness/servers.rs`), each in a folder of its own.
+//! terminals. Where servers differ a case runs on each of those that `make` has
+//! built for, elsewhere on one of them (see `harness/servers.rs`); and always in a
+//! folder of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

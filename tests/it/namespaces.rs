@@ -10,7 +10,9 @@ use nix::unistd::geteuid;
 
 use crate::harness::measure::{RUN, echo_session, echoes};
 use crate::harness::process::{self, Process};
-use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, on_every_server, on_one_server, side_by_side, wait_until,
+};
 
 /// Nobody else has this number.
 const SOMEBODY: &str = "54321";
@@ -78,10 +80,14 @@ fn are_gone(processes: &[Process]) -> bool {
         .all(|one| Process::of(one.pid).is_none_or(|now| now.is_zombie() || now.name != one.name))
 }
 
-/// What outlives its client is killed, and then what outlives its gateway, and
-/// then what outlives the server; other sessions live.
-#[track_caller]
-fn are_found(server: &Server) {
+/// What outlives its client is killed while other sessions live, and what outlives its
+/// gateway, and what outlives its server.
+fn are_found(setup: impl Fn() -> Setup + Sync) {
+    let parts = [outlives_its_client, outlives_its_gateway, outlives_its_server];
+    side_by_side(parts, |part| part(&setup().raw()));
+}
+
+fn outlives_its_client(server: &Server) {
     let mut calm: Vec<_> = (0..4).map(|_| echo_session(server, "s")).collect();
     for client in &mut calm {
         client.send("exec cat\n");
@@ -93,15 +99,19 @@ fn are_found(server: &Server) {
     for client in &mut calm {
         echoes(client, 1);
     }
+    assert_eq!(server.count_in_log("outlived its client"), 1);
+}
 
+fn outlives_its_gateway(server: &Server) {
     let (client, stubborn) = begin_stubborn(server);
     let gateway = Process::of(stubborn[0].session).unwrap().parent;
     process::signal(gateway, Signal::SIGKILL);
     wait_until("what outlived its gateway is killed", || are_gone(&stubborn));
     drop(client);
-    assert_eq!(server.count_in_log("outlived its client"), 1);
     assert_eq!(server.count_in_log("outlived its gateway"), 1);
+}
 
+fn outlives_its_server(server: &Server) {
     let (client, stubborn) = begin_stubborn(server);
     let gateway = Process::of(Process::of(stubborn[0].session).unwrap().parent).unwrap();
     process::signal(gateway.parent, Signal::SIGINT);
@@ -148,12 +158,11 @@ fn the_proc_of_an_outer_namespace() {
     if !can(&UNSHARE, &format!("echo 300 > {LAST}")) {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let mut outside = Outside::start();
         let first = outside.0[0].id();
         let prepare = format!("echo {} > {LAST}", first.saturating_sub(12));
-        let server = within(flavor, &UNSHARE, &prepare).raw();
-        are_found(&server);
+        are_found(|| within(flavor, &UNSHARE, &prepare));
         assert!(outside.are_all_there(), "somebody else was killed");
     });
 }
@@ -165,10 +174,10 @@ fn no_proc_at_all() {
     if !can(&UNSHARE, PREPARE) {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
+        are_found(|| within(flavor, &UNSHARE, PREPARE));
         let server = within(flavor, &UNSHARE, PREPARE).raw();
         server.wait_for_log("no /proc/net/tcp here");
-        are_found(&server);
     });
 }
 
@@ -181,18 +190,18 @@ fn a_proc_that_hides_processes() {
     if !geteuid().is_root() || !can(&UNSHARE, PREPARE) {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let prepare =
             format!("{PREPARE}; cp $(command -v sleep) {{dir}}/sleep; chmod 711 {{dir}}/sleep");
-        let setup = within(flavor, &UNSHARE, &prepare);
-        let path = format!("{}:/usr/bin:/bin", setup.path(""));
-        let server = setup
-            .env("PATH", &path)
-            .option("uid", SOMEBODY)
-            .option("gid", SOMEBODY)
-            .option("chown-socket", SOMEBODY)
-            .raw();
-        are_found(&server);
+        are_found(|| {
+            let setup = within(flavor, &UNSHARE, &prepare);
+            let path = format!("{}:/usr/bin:/bin", setup.path(""));
+            setup
+                .env("PATH", &path)
+                .option("uid", SOMEBODY)
+                .option("gid", SOMEBODY)
+                .option("chown-socket", SOMEBODY)
+        });
     });
 }
 

@@ -1,14 +1,14 @@
 //! What a person types to the client itself: `~.` and its like.
 
 use crate::harness::client::{MODES, Pipes, Seat, both, client_of};
-use crate::harness::{Setup, on_every_server};
+use crate::harness::{Setup, on_one_server};
 
 /// Says so when it is there, and repeats what it reads.
 const ECHOES: &str = "stty raw -echo; echo ready; exec cat";
 
 #[test]
 fn after_a_newline_only() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for mode in MODES {
             let mut seat = Seat::attached(&client_of(flavor, &server, mode));
@@ -35,7 +35,7 @@ fn after_a_newline_only() {
 
 #[test]
 fn help_is_for_the_person_only() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for mode in MODES {
             let mut seat = Seat::attached(&client_of(flavor, &server, mode));
@@ -56,7 +56,7 @@ fn help_is_for_the_person_only() {
 
 #[test]
 fn they_can_be_turned_off() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "stty raw -echo; echo ready; head -c 9 | od -An -c";
         let server = both(Setup::new(flavor).script(script)).start();
         for mode in MODES {
@@ -75,7 +75,7 @@ fn they_can_be_turned_off() {
 
 #[test]
 fn a_pipe_has_none() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for mode in MODES {
             let mut client = Pipes::open(client_of(flavor, &server, mode));

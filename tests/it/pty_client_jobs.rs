@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{MODES, Mode, Seat, both, client_of};
 use crate::harness::process::Process;
 use crate::harness::terminal::Terminal;
-use crate::harness::{Setup, on_every_server, wait_until};
+use crate::harness::{Setup, on_one_server, wait_until};
 
 /// Says so when it is there, and repeats what it reads.
 const ECHOES: &str = "stty raw -echo; echo ready; exec cat";
@@ -16,7 +16,7 @@ const STOPPED: i32 = 128 + Signal::SIGTSTP as i32;
 
 #[test]
 fn without_isig_they_are_bytes() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "stty raw -echo; echo ready; head -c 4 | od -An -tx1";
         let server = both(Setup::new(flavor).script(script)).start();
         for mode in MODES {
@@ -34,7 +34,7 @@ fn without_isig_they_are_bytes() {
 /// Ctrl-Z and `fg`, twice, and the session goes on as if nothing had been.
 #[test]
 fn control_z_in_raw_mode_stops_the_client() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         let mut seat = Seat::attached(&client_of(flavor, &server, Mode::Raw));
         seat.terminal.wire.read_until("ready");
@@ -56,7 +56,7 @@ fn control_z_in_raw_mode_stops_the_client() {
 /// `~^Z` stops it in either mode; what the program says meanwhile waits.
 #[test]
 fn the_escape_stops_the_client() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "stty -echo -isig; echo ready; read x; echo meanwhile; exec cat";
         let server = both(Setup::new(flavor).script(script)).start();
         for mode in MODES {
@@ -85,7 +85,7 @@ fn the_escape_stops_the_client() {
 /// and nothing that is typed is the client's.
 #[test]
 fn in_the_background() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         let mut seat = Seat::attached(&client_of(flavor, &server, Mode::Raw));
         seat.terminal.wire.read_until("ready");
@@ -113,7 +113,7 @@ fn in_the_background() {
 /// A job-control shell at the other end, and a job in its foreground.
 #[test]
 fn in_uwsgi_mode_the_other_ends_job_gets_them() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor)).start();
         let mut terminal = Terminal::run(client_of(flavor, &server, Mode::Uwsgi), 24, 80);
         terminal.wire.read_until("$ ");

@@ -12,7 +12,7 @@ use crate::harness::client::{
 use crate::harness::fake::Fake;
 use crate::harness::process::Process;
 use crate::harness::terminal::Terminal;
-use crate::harness::{Setup, on_every_server, wait_until};
+use crate::harness::{Setup, on_one_server, wait_until};
 
 const STOPPED: i32 = 128 + Signal::SIGTSTP as i32;
 
@@ -20,7 +20,7 @@ const STOPPED: i32 = 128 + Signal::SIGTSTP as i32;
 /// plain mode, the script and the pipeline hear nothing of a key.
 #[test]
 fn nobody_beside_the_client_hears_them() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for command in [
             |flavor: &_, address: &str| client(flavor, Mode::Uwsgi, address),
             |_: &_, address: &str| fpty(Mode::Uwsgi, address),
@@ -54,7 +54,7 @@ fn nobody_beside_the_client_hears_them() {
 /// Whoever has turned them off before has bytes.
 #[test]
 fn a_terminal_without_such_keys() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for command in [
             |flavor: &_, address: &str| client(flavor, Mode::Uwsgi, address),
             |_: &_, address: &str| fpty(Mode::Uwsgi, address),
@@ -74,7 +74,7 @@ fn a_terminal_without_such_keys() {
 /// Standard input is a pipe that stays open: the keys are for the client.
 #[test]
 fn a_way_out_without_a_terminal_on_standard_input() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = both(Setup::new(flavor).script("trap '' INT QUIT; echo ready; exec cat"));
         let fifo = setup.path("fifo");
         nix::unistd::mkfifo(Path::new(&fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -124,7 +124,7 @@ fn other_sessions(client: &Command) -> Vec<Command> {
 
 #[test]
 fn a_terminal_of_another_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor)).start();
         for mode in MODES {
             for client in
@@ -168,7 +168,7 @@ fn a_terminal_of_another_session() {
 /// The same with a router that knows only the plain mode: packets.
 #[test]
 fn a_terminal_of_another_session_and_an_old_router() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let fake = Fake::new();
         for client in [client(flavor, Mode::Uwsgi, &fake.address), fpty(Mode::Uwsgi, &fake.address)]
         {

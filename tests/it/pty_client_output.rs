@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::harness::client::{both, clients_of, own_lines, wrapped};
 use crate::harness::process::Process;
-use crate::harness::{Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Setup, Wire, on_one_server, wait_until};
 
 /// Runs it to its end; its status and standard error.
 #[track_caller]
@@ -22,7 +22,7 @@ fn ended(mut command: Command) -> (Option<i32>, String) {
 /// the program is silent.
 #[test]
 fn a_reader_at_a_socket_leaves() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("trap '' HUP; echo ready; sleep 1000")).start();
         for input_too in [false, true] {
             for (mode, mut client) in clients_of(flavor, &server) {
@@ -54,7 +54,7 @@ fn a_reader_at_a_socket_leaves() {
 /// A peer that only writes no more is one that still reads.
 #[test]
 fn a_reader_that_writes_no_more_stays() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "echo ready; sleep 0.5; echo late";
         let server = both(Setup::new(flavor).script(script)).start();
         for (_, mut client) in clients_of(flavor, &server) {
@@ -74,7 +74,7 @@ fn a_reader_that_writes_no_more_stays() {
 /// While its output is not taken and the server is gone it rests.
 #[test]
 fn a_server_that_is_gone_and_a_reader_that_waits() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("stty -opost; exec seq 1 30000")).start();
         for (mode, mut client) in clients_of(flavor, &server) {
             client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -96,7 +96,7 @@ fn a_server_that_is_gone_and_a_reader_that_waits() {
 
 #[test]
 fn a_file_that_takes_no_more() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("exec seq 1 100000")).start();
         let file = server.path("out");
         let limited = format!("ulimit -f 8; exec \"$@\" > {file}");

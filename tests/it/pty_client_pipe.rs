@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::harness::client::{MODES, Pipes, both, c_router, client_of};
 use crate::harness::process::Process;
-use crate::harness::{Flavor, Server, Setup, assert_same, on_every_server, sequence, wait_until};
+use crate::harness::{Flavor, Server, Setup, assert_same, on_one_server, sequence, wait_until};
 
 /// Prints about five megabytes, as they are.
 const FIVE_MEGABYTES: &str = "stty -opost; exec seq 1 740000";
@@ -29,7 +29,7 @@ fn commands_print(flavor: &Flavor, server: &Server, commands: &str, wanted: &str
 
 #[test]
 fn commands_in_a_pipe() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor)).start();
         commands_print(flavor, &server, "echo hel''lo; exit\n", "hello\r\n");
         commands_print(flavor, &server, "echo fi''rst\nsleep 0.3\necho la''st\n", "last\r\n");
@@ -38,7 +38,7 @@ fn commands_in_a_pipe() {
 
 #[test]
 fn commands_in_a_pipe_to_the_c_router() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let Some(setup) = c_router() else { return };
         let server = setup.start();
         commands_print(flavor, &server, "echo hel''lo; exit\n", "hello\r\n");
@@ -50,7 +50,7 @@ fn commands_in_a_pipe_to_the_c_router() {
 /// The whole line as a person types it.
 #[test]
 fn commands_in_a_shells_pipeline() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor)).start();
         for mode in MODES {
             let client = client_of(flavor, &server, mode);
@@ -65,7 +65,7 @@ fn commands_in_a_shells_pipeline() {
 
 #[test]
 fn five_megabytes_of_output() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(FIVE_MEGABYTES)).start();
         let wanted = sequence(740_000);
         for mode in MODES {
@@ -84,7 +84,7 @@ fn five_megabytes_of_output() {
 /// The client waits for whoever reads it, at rest, and holds little.
 #[test]
 fn a_slow_reader_of_the_output() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(FIVE_MEGABYTES)).start();
         for mode in MODES {
             let client = Pipes::open(client_of(flavor, &server, mode));
@@ -108,7 +108,7 @@ fn a_slow_reader_of_the_output() {
 
 #[test]
 fn two_megabytes_of_input() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let content = crate::harness::noise(5, 2_000_000);
         let script = "stty raw -echo; echo ready; head -c 2000000 | sha256sum; wc -c < /dev/null";
         let setup = both(Setup::new(flavor).script(script));
@@ -129,7 +129,7 @@ fn two_megabytes_of_input() {
 
 #[test]
 fn input_from_a_file_and_from_nowhere() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = both(Setup::new(flavor)).file("commands", "echo fi''le\nexit\n");
         let server = setup.start();
         for mode in MODES {
@@ -154,7 +154,7 @@ fn input_from_a_file_and_from_nowhere() {
 /// `client | head -1`: an end without complaint, as other programs' is.
 #[test]
 fn nobody_reads_the_output_any_more() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("trap '' HUP; echo ready; sleep 1000")).start();
         for mode in MODES {
             let mut client = Pipes::open(client_of(flavor, &server, mode));
@@ -172,7 +172,7 @@ fn nobody_reads_the_output_any_more() {
 /// Waiting for either end costs nothing, however half the session is.
 #[test]
 fn an_idle_client_costs_no_processor() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("trap '' HUP; echo ready; sleep 1000")).start();
         let mut clients: Vec<Pipes> = MODES
             .into_iter()

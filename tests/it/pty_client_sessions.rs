@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::client::{Mode, Pipes, both, client};
 use crate::harness::person::Person;
-use crate::harness::{Flavor, Server, Setup, on_every_server};
+use crate::harness::{Flavor, Server, Setup, on_one_server};
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
 
@@ -30,7 +30,7 @@ fn last_line(stderr: &str) -> &str {
 
 #[test]
 fn a_person_leaves_and_comes_back() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let size = (24, 100);
         let named = asks(flavor, &server, &["--pty-name", "build", "--pty-quiet"]);
@@ -60,7 +60,7 @@ fn a_person_leaves_and_comes_back() {
 
 #[test]
 fn a_screen_that_is_drawn_as_a_whole_is_left_to_its_program() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let draws = "trap 'printf \"\\033[H\\033[J\"; stty size' WINCH; \
                      printf '\\033[?1049h\\033[?1000hfirst'; while :; do sleep 0.05; done";
         let server = server(flavor, draws);
@@ -81,7 +81,7 @@ fn a_screen_that_is_drawn_as_a_whole_is_left_to_its_program() {
 
 #[test]
 fn who_is_there_and_how_it_ended() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, SHELL);
         let named = asks(flavor, &server, &["--pty-name", "build", "--pty-escape", "%"]);
         let mut person = Person::runs(named, (24, 80));
@@ -114,7 +114,7 @@ fn who_is_there_and_how_it_ended() {
 
 #[test]
 fn what_does_not_go_together_is_refused() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (options, why) in [
             (&["--pty-steal"][..], "pty-steal goes with"),
             (&["--pty-name", "a b"], "neither a session's id nor its name"),

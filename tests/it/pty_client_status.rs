@@ -12,7 +12,7 @@ use crate::harness::client::{
     Finished, MODES, Mode, Pipes, both, client, client_of, fpty, own_lines, wrapped,
 };
 use crate::harness::process;
-use crate::harness::{DEADLINE, Setup, on_every_server};
+use crate::harness::{DEADLINE, Setup, on_every_server, on_one_server};
 
 /// Ended with this status and one line, which holds all of `words`.
 #[track_caller]
@@ -27,7 +27,7 @@ fn assert_said(finished: &Finished, status: i32, words: &[&str]) {
 
 #[test]
 fn the_programs_status_where_the_mode_tells_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script("exit 3")).start();
         for (mode, status) in [(Mode::Raw, 0), (Mode::Uwsgi, 3)] {
             for stdin in [Stdio::null(), Stdio::piped()] {
@@ -103,7 +103,7 @@ fn permission_denied() {
 
 #[test]
 fn the_server_is_killed_while_attached() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for mode in MODES {
             // With the master, and the gateway alone, which comes back.
             for master_too in [false, true] {
@@ -131,7 +131,7 @@ fn the_server_is_killed_and_the_client_is_elsewhere() {
         eprintln!("skipped: needs root");
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let start = || both(Setup::new(flavor).script("echo ready; read x; exit")).start();
         let socket = Mode::Raw.socket();
         for killed in [true, false] {
@@ -161,7 +161,7 @@ fn the_server_is_killed_and_the_client_is_elsewhere() {
 /// client finds out when it reads or when it writes.
 #[test]
 fn a_reset_over_tcp() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for mode in MODES {
             for writes in [false, true] {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();

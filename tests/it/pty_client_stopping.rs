@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{Mode, Seat, both, clients_of, wrapped};
 use crate::harness::process::Process;
 use crate::harness::terminal::Terminal;
-use crate::harness::{Setup, on_every_server, wait_until};
+use crate::harness::{Setup, on_one_server, wait_until};
 
 /// Says so when it is there, and repeats what it reads.
 const ECHOES: &str = "stty raw -echo; echo ready; exec cat";
@@ -19,7 +19,7 @@ const STOPPED: i32 = 128 + Signal::SIGTSTP as i32;
 /// nobody could let it go on again.
 #[test]
 fn where_nobody_could_continue_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for (mode, client) in clients_of(flavor, &server) {
             let mut terminal = Terminal::run(client, 24, 80);
@@ -45,7 +45,7 @@ fn where_nobody_could_continue_it() {
 /// The escape stops a script around it, too, and both go on.
 #[test]
 fn the_whole_job_stops() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for (mode, client) in clients_of(flavor, &server) {
             let script = wrapped("\"$@\"; echo script-ends", &client);
@@ -75,7 +75,7 @@ fn the_whole_job_stops() {
 /// An escape that was begun before a stop is none after it.
 #[test]
 fn a_stop_ends_an_escape() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for (_, client) in clients_of(flavor, &server) {
             let mut seat = Seat::attached(&client);
@@ -99,7 +99,7 @@ fn a_stop_ends_an_escape() {
 /// `kill -STOP`, then `bg`: the terminal is the shell's, whose settings stay.
 #[test]
 fn continued_in_the_background() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for (mode, client) in clients_of(flavor, &server) {
             let mut seat = Seat::attached(&client);
@@ -131,7 +131,7 @@ fn continued_in_the_background() {
 /// bash continues no job that runs already: nothing tells it but the terminal.
 #[test]
 fn from_the_background_to_the_foreground_by_bash() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         for (_, client) in clients_of(flavor, &server) {
             let mut bash = std::process::Command::new("/bin/bash");

@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::harness::client::{Mode, Pipes, Seat, both, client, client_of};
 use crate::harness::fake::Fake;
 use crate::harness::terminal::Terminal;
-use crate::harness::{DEADLINE, Setup, assert_same, on_every_server, sequence, wait_until};
+use crate::harness::{DEADLINE, Setup, assert_same, on_one_server, sequence, wait_until};
 
 /// What the client says first, and an old router ignores.
 const HELLO: [u8; 4] = [0, 1, 0, 102];
 
 #[test]
 fn exactly_these_packets() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let fake = Fake::new();
         let mut seat = Seat::prepared(&client(flavor, Mode::Uwsgi, &fake.address), ":");
         let mut peer = fake.accept();
@@ -40,7 +40,7 @@ fn exactly_these_packets() {
 /// Resizes while a paste is stuck halfway, and while it goes on.
 #[test]
 fn a_storm_of_resizes_in_a_paste() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let fake = Fake::new();
         let terminal = Terminal::run(client(flavor, Mode::Uwsgi, &fake.address), 24, 80);
         let mut peer = fake.accept();
@@ -75,7 +75,7 @@ fn a_storm_of_resizes_in_a_paste() {
 /// Input from a pipe: packets, without a size that nobody has.
 #[test]
 fn input_from_a_pipe_is_framed() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let fake = Fake::new();
         let mut pipes = Pipes::open(client(flavor, Mode::Uwsgi, &fake.address));
         let mut peer = fake.accept();
@@ -99,7 +99,7 @@ fn input_from_a_pipe_is_framed() {
 
 #[test]
 fn the_size_arrives_first_and_after_each_change() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         // Printed by the program's first breath.
         let script =
             "stty size; trap 'stty size' WINCH; stty -echo; echo ready; while :; do read x; done";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::process::{self, Process};
 use crate::harness::shared::{join, request, shared, start, worker};
-use crate::harness::{DEADLINE, assert_same, on_every_server, sequence, wait_until};
+use crate::harness::{DEADLINE, assert_same, on_one_server, sequence, wait_until};
 
 /// What the worker may hold of its own; it has a megabyte for each client.
 const MEMORY_KIB: u64 = 40 * 1024;
@@ -19,7 +19,7 @@ const FLOODS: &str =
 /// echo takes no longer than a person would notice.
 #[test]
 fn a_client_that_does_not_read_is_dropped() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = start(shared(flavor).option("pty-exec", FLOODS));
         let worker = worker(&server);
         let mut silent = join(&server);
@@ -56,7 +56,7 @@ fn a_client_that_does_not_read_is_dropped() {
 /// Who reads, however slowly for a while, gets everything.
 #[test]
 fn a_client_that_reads_gets_everything() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let command = "stty -opost -echo; echo ready; read x; seq 1 740000; echo end";
         let server = start(shared(flavor).option("pty-exec", command));
         let mut clients = [join(&server), join(&server)];
@@ -81,7 +81,7 @@ fn a_client_that_reads_gets_everything() {
 /// see what the program says.
 #[test]
 fn a_flood_of_input_at_a_deaf_program() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let command = "stty raw -echo; echo ready; while sleep 0.02; do echo tick; done";
         let server = start(shared(flavor).option("pty-exec", command));
         let worker = worker(&server);
@@ -117,7 +117,7 @@ fn a_flood_of_input_at_a_deaf_program() {
 /// A large paste is whole at a program that takes its time.
 #[test]
 fn two_megabytes_of_input() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = shared(flavor);
         let path = setup.path("content");
         let content = crate::harness::noise(9, 2_000_000);

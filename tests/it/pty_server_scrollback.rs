@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::shared::{join, shared, start};
-use crate::harness::{Server, Wire, assert_same, on_every_server, sequence};
+use crate::harness::{Server, Wire, assert_same, on_every_server, on_one_server, sequence};
 
 /// A program that prints this much, and then repeats what it reads.
 const PRINTS: &str = "stty -echo -opost; seq 1 30000; echo ready; exec cat";
@@ -27,7 +27,7 @@ fn shown(server: &Server) -> Vec<u8> {
 
 #[test]
 fn the_last_64_kilobytes_from_the_beginning_of_a_line() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = start(shared(flavor).option("pty-exec", PRINTS));
         let all = printed(&server);
         let shown = shown(&server);
@@ -56,7 +56,7 @@ fn all_of_it_where_there_is_room() {
 
 #[test]
 fn a_small_one() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = shared(flavor).option("pty-exec", PRINTS).option("pty-scrollback", "32");
         let server = start(setup);
         printed(&server);
@@ -70,7 +70,7 @@ fn a_small_one() {
 
 #[test]
 fn none() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = shared(flavor).option("pty-exec", PRINTS).option("pty-scrollback", "0");
         let server = start(setup);
         let mut first = join(&server);
@@ -87,7 +87,7 @@ fn none() {
 /// one's terminal would type its answer at whatever runs now.
 #[test]
 fn queries_are_not_shown_again() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = shared(flavor).option("pty-exec", "stty raw -echo; echo ready; exec cat");
         let server = start(setup);
         let mut first = join(&server);
@@ -129,7 +129,7 @@ fn nonsense_is_refused() {
 
 #[test]
 fn watchers_see_and_cannot_type() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = shared(flavor).option("pty-readonly-socket", "{dir}/watch");
         let server = start(setup.option("pty-exec", "stty -echo; echo ready; exec cat"));
         let mut watcher = server.connect("watch");
@@ -154,7 +154,7 @@ fn watchers_see_and_cannot_type() {
 /// Watching is all that is to be had there.
 #[test]
 fn only_for_watchers() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = crate::harness::Setup::bare(&flavor.name, &flavor.binary)
             .plugin(&flavor.plugins, "pty")
             .option("pty-readonly-socket", "{dir}/watch")

@@ -12,7 +12,7 @@ use crate::harness::breaker::Breaker;
 use crate::harness::client::{Finished, Mode, Pipes, client};
 use crate::harness::person::Person;
 use crate::harness::{
-    Flavor, Server, Setup, Wire, comes_true, on_every_server, process, servers, wait_until,
+    Flavor, Server, Setup, Wire, comes_true, on_one_server, process, servers, wait_until,
 };
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
@@ -90,7 +90,7 @@ fn replaces_gateway(server: &Server, way: &str) {
 
 #[test]
 fn after_a_killed_gateway_and_a_reload() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let server = setup.start();
         let mut people =
@@ -116,7 +116,7 @@ fn after_a_killed_gateway_and_a_reload() {
 
 #[test]
 fn over_tcp_be_the_router_told_or_not() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
         let line = Breaker::to(&tcp);
@@ -143,7 +143,7 @@ fn over_tcp_be_the_router_told_or_not() {
 
 #[test]
 fn a_program_that_ends_while_the_line_is_down() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) =
             setup(flavor, "stty -echo; echo here; read x; sleep 0.3; echo words; exit 7");
         let server = setup.start();
@@ -165,7 +165,7 @@ fn a_program_that_ends_while_the_line_is_down() {
 
 #[test]
 fn a_word_is_good_for_one_return_and_an_id_for_none() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
         let mut person = Person::runs(fpty(&["-n", "build", &tcp]), SIZE);
@@ -205,7 +205,7 @@ fn a_word_is_good_for_one_return_and_an_id_for_none() {
 
 #[test]
 fn whichever_gateway_has_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let server = setup.option("forkptyrouter-processes", "4").start();
         let line = Breaker::to(&tcp);
@@ -242,7 +242,7 @@ fn whichever_gateway_has_it() {
 
 #[test]
 fn nobody_else_learns_the_secret() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let stats = format!("127.0.0.1:{}", free_port());
         let server = setup
@@ -278,7 +278,7 @@ fn nobody_else_learns_the_secret() {
 
 #[test]
 fn where_it_is_not_wanted_it_is_lost() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
         let line = Breaker::to(&tcp);
@@ -307,7 +307,7 @@ fn where_it_is_not_wanted_it_is_lost() {
 
 #[test]
 fn where_sessions_cannot_be_left_it_is_as_before() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let server = Setup::new(flavor).script(SHELL).option("forkpty-urouter", &address).start();
         let line = Breaker::to(&address);
@@ -341,7 +341,7 @@ fn a_network_that_is_silent() {
     if !nix::unistd::getuid().is_root() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let alone = || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network");
             network(true);

@@ -13,7 +13,7 @@ use crate::extended::{open, to_the_end};
 use crate::harness::client::both;
 use crate::harness::process::{self, Process};
 use crate::harness::{
-    Flavor, Server, Setup, assert_same, noise, on_every_server, sequence, wait_until,
+    Flavor, Server, Setup, assert_same, noise, on_every_server, on_one_server, sequence, wait_until,
 };
 
 /// The audit's lines of ends that tell of a recording.
@@ -203,7 +203,7 @@ fn played(record: &Value, output: &[u8]) {
 
 #[test]
 fn input_is_recorded_where_that_is_asked_for() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "stty -echo; printf ready; read secret; printf thanks; exit 0";
         for input in ["true", "false"] {
             let server = recorded(flavor)
@@ -224,7 +224,7 @@ fn input_is_recorded_where_that_is_asked_for() {
 
 #[test]
 fn who_is_recorded_does_not_own_the_file() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let Some(setup) = dropping(flavor) else { return };
         let server = setup
             .script(
@@ -259,7 +259,7 @@ fn who_is_recorded_does_not_own_the_file() {
 
 #[test]
 fn without_privileges_the_log_says_that_recordings_are_not_protected() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor).script("exit 3").start();
         server.wait_for_log("recordings are not protected");
         server.connect("s").read_to_end();
@@ -308,7 +308,7 @@ fn a_reload_keeps_the_recorder() {
 /// Sockets with rules of their own, one of whose sessions are somebody else's.
 #[test]
 fn each_socket_is_recorded_as_its_rules_say() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let root = nix::unistd::getuid().is_root();
         let uid = if root { ",uid=54321,gid=54321" } else { "" };
         let other = "addr={dir}/other,record={dir}/o,record_format=v2,record_input=yes";
@@ -379,7 +379,7 @@ fn another_folder_takes_privileges_and_else_a_line_in_the_log() {
 
 #[test]
 fn a_recorder_that_was_killed_is_replaced() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for on_error in ["continue", "close"] {
             let server = recorded(flavor)
                 .script("stty raw -echo; printf ready; read x; printf second; read x; exit 4")
@@ -424,7 +424,7 @@ fn a_recorder_that_was_killed_is_replaced() {
 
 #[test]
 fn without_any_recorder_sessions_go_on_or_do_not_begin() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for on_error in ["continue", "close"] {
             let server = recorded(flavor)
                 .script("stty raw -echo; printf ready; read x; printf second; exit 4")
@@ -460,7 +460,7 @@ fn without_any_recorder_sessions_go_on_or_do_not_begin() {
 
 #[test]
 fn a_limit_ends_the_recording_or_the_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for on_error in ["continue", "close"] {
             let server = recorded(flavor)
                 .script("stty raw -echo; seq 1 5000; read x; seq 5001 6000; exit 5")
@@ -526,7 +526,7 @@ impl Drop for Mounted {
 
 #[test]
 fn a_full_disk_ends_the_recording_or_the_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for on_error in ["continue", "close"] {
             let Some(setup) = small_disk(recorded(flavor)) else { return };
             let _mounted = Mounted(setup.path("r"));
@@ -576,7 +576,7 @@ fn a_full_disk_ends_the_recording_or_the_session() {
 
 #[test]
 fn what_is_laid_in_the_way_is_not_touched() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let Some(setup) = dropping(flavor) else { return };
         let server = setup.script("printf hello").start();
         // The folder's name means something else from here on.
@@ -607,7 +607,7 @@ fn a_folder_that_cannot_be_used_ends_the_start() {
 /// Nobody writes the files: sessions go on, and what is missing is counted.
 #[test]
 fn a_recorder_that_stands_still_stops_no_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor)
             .script("stty raw -echo; printf ready; read x; seq 1 2000000; exit 6")
             .start();
@@ -636,7 +636,7 @@ fn a_recorder_that_stands_still_stops_no_session() {
 
 #[test]
 fn a_recorded_terminal_is_not_handed_over_and_the_statistics_know() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor)
             .script("printf ready; read x")
             .option("forkptyrouter-stats", "{dir}/stats")
@@ -656,7 +656,7 @@ fn a_recorded_terminal_is_not_handed_over_and_the_statistics_know() {
 /// More than there is room for on its way: nothing is missing.
 #[test]
 fn a_flood_is_recorded_whole() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor).script("stty raw -echo; seq 1 2000000").start();
         let output = server.connect("s").read_to_end();
         assert_same(&output, &sequence(2_000_000));
@@ -670,7 +670,7 @@ fn a_flood_is_recorded_whole() {
 
 #[test]
 fn each_of_many_short_sessions_has_a_recording() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor)
             .script("echo $$; exit 3")
             .option("forkptyrouter-processes", "3")

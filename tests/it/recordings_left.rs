@@ -13,7 +13,8 @@ use crate::harness::client::both;
 use crate::harness::leaver::{Leaver, comes_to_be_kept};
 use crate::harness::wire::header;
 use crate::harness::{
-    Flavor, Server, Setup, assert_same, on_every_server, process, sequence, servers, wait_until,
+    Flavor, Server, Setup, assert_same, on_one_server, process, sequence, servers, side_by_side,
+    wait_until,
 };
 use crate::recordings::{
     Cast, ends, files, find, record, recorded, recorder, running, wait_until_written,
@@ -93,7 +94,7 @@ fn replace(server: &Server, way: &str) {
 
 #[test]
 fn one_file_has_what_came_while_nobody_was_there() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for input in ["false", "true"] {
             let server = server(flavor, &[("forkptyrouter-record-input", input)]);
             let mut client = seated(&server, &[]);
@@ -128,7 +129,7 @@ fn one_file_has_what_came_while_nobody_was_there() {
 
 #[test]
 fn one_that_is_stolen_and_watched_has_one_file() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut first = seated(&server, &[("fpty.name", "job")]);
         first.types("printf one\n");
@@ -150,9 +151,9 @@ fn one_that_is_stolen_and_watched_has_one_file() {
 
 #[test]
 fn a_killed_gateway_and_a_reload_leave_one_file() {
-    on_every_server(|flavor| {
-        for ways in [&["kill"][..], &["reload"], &["kill", "keeper", "reload", "kill"]] {
-            for left in [true, false] {
+    on_one_server(|flavor| {
+        side_by_side([&["kill"][..], &["reload"], &["kill", "keeper", "reload", "kill"]], |ways| {
+            side_by_side([true, false], |left| {
                 let server = server(flavor, &[("forkptyrouter-record-input", "true")]);
                 let mut client = seated(&server, &[("fpty.name", "job")]);
                 client.types("(sleep 1; printf la''ter)& printf one\n");
@@ -189,14 +190,14 @@ fn a_killed_gateway_and_a_reload_leave_one_file() {
                 assert!((0.9..20.0).contains(&between), "{between}");
                 assert_eq!(server.count_in_log("is recorded in another file"), 0);
                 assert_eq!(server.count_in_log("is not recorded"), 0);
-            }
-        }
+            });
+        });
     });
 }
 
 #[test]
 fn a_program_that_ends_while_there_is_no_gateway_is_recorded_to_its_end() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.types("sleep 0.5; printf last; exit 5\n");
@@ -222,8 +223,8 @@ fn a_program_that_ends_while_there_is_no_gateway_is_recorded_to_its_end() {
 /// Ended while nobody is there: by itself, by an operator, by a limit.
 #[test]
 fn the_end_without_a_client_is_in_the_file() {
-    on_every_server(|flavor| {
-        for way in ["exit", "signal", "operator", "time"] {
+    on_one_server(|flavor| {
+        side_by_side(["exit", "signal", "operator", "time"], |way| {
             let options: &[_] =
                 if way == "time" { &[("forkptyrouter-detach-time", "1")] } else { &[] };
             let server = server(flavor, options);
@@ -253,7 +254,7 @@ fn the_end_without_a_client_is_in_the_file() {
             };
             assert_eq!(cast.all("x"), status, "{way}");
             wait_until("nothing runs", || server.programs().is_empty());
-        }
+        });
     });
 }
 
@@ -261,8 +262,8 @@ fn the_end_without_a_client_is_in_the_file() {
 /// on without it where the recorder stands still: what is missing is counted.
 #[test]
 fn a_flood_without_a_client_is_recorded_whole_or_counted() {
-    on_every_server(|flavor| {
-        for stops in [false, true] {
+    on_one_server(|flavor| {
+        side_by_side([false, true], |stops| {
             let server = server(flavor, &[]);
             let mut client = seated(&server, &[]);
             client.types("sleep 0.3; seq 1 2000000; exit 4\n");
@@ -294,14 +295,14 @@ fn a_flood_without_a_client_is_recorded_whole_or_counted() {
                 assert_same(there.as_bytes(), &whole);
             }
             assert_eq!(cast.all("x"), "4");
-        }
+        });
     });
 }
 
 /// Whoever is there again is shown what came while it had to wait for the recorder.
 #[test]
 fn a_flood_after_the_return_goes_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let id = seated(&server, &[]).leaves();
         let mut client = back(&server, &id);
@@ -323,9 +324,9 @@ fn a_flood_after_the_return_goes_on() {
 /// nobody knows any more what it had not written.
 #[test]
 fn a_recorder_killed_meanwhile_begins_the_next_file_or_ends_the_session() {
-    on_every_server(|flavor| {
-        for on_error in ["continue", "close"] {
-            for both in [false, true] {
+    on_one_server(|flavor| {
+        side_by_side(["continue", "close"], |on_error| {
+            side_by_side([false, true], |both| {
                 let server = server(flavor, &[("forkptyrouter-record-on-error", on_error)]);
                 let mut client = seated(&server, &[]);
                 client.types("printf one\n");
@@ -348,7 +349,7 @@ fn a_recorder_killed_meanwhile_begins_the_next_file_or_ends_the_session() {
                     let all = || server.processes().into_iter().any(|one| one.name == "script");
                     wait_until("its program has ended", || !all());
                     assert_eq!(Leaver::comes(&server, &id, &[]).ended().0, 3);
-                    continue;
+                    return;
                 }
                 server.wait_for_log("is recorded in another file from here on");
                 let mut client = back(&server, &id);
@@ -364,14 +365,14 @@ fn a_recorder_killed_meanwhile_begins_the_next_file_or_ends_the_session() {
                 let cast = Cast::read(second);
                 assert_eq!((cast.all("o").as_str(), cast.all("x").as_str()), ("two", "8"));
                 assert!(fs::read_to_string(first).unwrap().contains("one"));
-            }
-        }
+            });
+        });
     });
 }
 
 #[test]
 fn a_limit_that_is_reached_without_a_client_ends_the_recording_or_the_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for on_error in ["continue", "close"] {
             let options = [
                 ("forkptyrouter-record-limit", "8192"),
@@ -409,7 +410,7 @@ fn a_limit_that_is_reached_without_a_client_ends_the_recording_or_the_session() 
 /// on, and what cannot is complete.
 #[test]
 fn a_gateway_takes_up_its_own_recordings_alone() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-processes", "2")]);
         let mut clients: Vec<Leaver> = (0..8).map(|_| seated(&server, &[])).collect();
         let cannot_be_left = server.connect("s");
@@ -448,7 +449,7 @@ fn a_gateway_takes_up_its_own_recordings_alone() {
 /// A reload changes the folder, or turns recordings off, while a session is left.
 #[test]
 fn another_folder_is_another_file_and_off_is_the_end_of_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (folder, on_error) in [("other", "close"), ("off", "close")] {
             let server = both(Setup::new(flavor))
                 .script(SHELL)

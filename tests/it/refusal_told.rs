@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::addresses::free_port;
 use crate::harness::client::{MODES, Mode, Pipes, client};
-use crate::harness::{Setup, on_every_server, servers};
+use crate::harness::{Setup, on_one_server, servers};
 
 #[test]
 fn a_refusal_by_rule_is_beside_the_terminal() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (raw, uwsgi) = (free_port(), free_port());
         let denied =
             |port| format!("addr=127.0.0.1:{port},allow_command=true,deny_addr=127.0.0.0/8");

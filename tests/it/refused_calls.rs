@@ -13,7 +13,7 @@ use crate::harness::client::both;
 use crate::harness::process::{self, Process, descriptors};
 use crate::harness::refusal::{Call, Filter, call, call_with};
 use crate::harness::terminal::Terminal;
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, on_one_server, servers, wait_until};
 
 const ERRNOS: [i32; 2] = [libc::EPERM, libc::ENOSYS];
 
@@ -58,7 +58,7 @@ const REFUSED: [(&str, &[Call]); 8] = [
 /// Runs a case for everything that is refused, on a server of which it may make
 /// what it likes. Most of the time they wait, so they do it together.
 fn with_each_refused(case: impl Fn(Setup, &str) + Sync) {
-    on_every_server(|flavor: &Flavor| {
+    on_one_server(|flavor: &Flavor| {
         let case = &case;
         for errno in ERRNOS {
             std::thread::scope(|scope| {
@@ -191,7 +191,7 @@ fn a_promise_that_cannot_be_kept_is_none() {
     if !works.is_ok_and(|status| status.success()) {
         return eprintln!("skipped: needs a mount namespace");
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let filter = || Filter::refusing(&[call(libc::SYS_pidfd_open)], libc::EPERM);
         let server = Setup::new(flavor).filter(filter()).raw();
         server.wait_for_log("no pidfd here");

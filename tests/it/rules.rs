@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::addresses::free_port;
 use crate::harness::client::{Finished, Pipes};
-use crate::harness::{Server, Setup, Wire, on_every_server, servers, wait_until};
+use crate::harness::{Server, Setup, Wire, on_every_server, on_one_server, servers, wait_until};
 
 /// The line for whoever may not come in.
 const NOT_PERMITTED: &str = "forkptyrouter: session refused: not permitted\r\n";
@@ -60,7 +60,7 @@ fn users_and_groups() {
     if !is_root() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let rules = [
             ("a", "allow_user=4001"),
             ("b", "allow_group=5001"),
@@ -134,7 +134,7 @@ fn global_rules_are_for_all_but_those_with_their_own() {
 
 #[test]
 fn addresses_over_tcp() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (one, two) = (free_port(), free_port());
         let _server = Setup::new(flavor)
             .option("forkptyrouter-deny-addr", "127.0.0.1")
@@ -153,7 +153,7 @@ fn programs_run_as_whom_the_socket_says() {
     if !is_root() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option(
                 "forkpty-router2",
@@ -242,7 +242,7 @@ fn nonsense_ends_the_start() {
 
 #[test]
 fn limits_hold_over_all_gateways_and_silent_ones_count() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-processes", "3")
             .option("forkptyrouter-max-sessions", "5")
@@ -283,7 +283,7 @@ fn limits_hold_over_all_gateways_and_silent_ones_count() {
 
 #[test]
 fn a_rate_slows_and_refuses_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-processes", "3")
             .option("forkpty-router2", "addr={dir}/s,rate=10,cmd=/bin/true")
@@ -306,7 +306,7 @@ fn a_rate_slows_and_refuses_nobody() {
 
 #[test]
 fn a_session_has_its_time() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-router2", "addr={dir}/s,max_time=1s")
             .option("forkpty-urouter2", "addr={dir}/u,max_time=1s,allow_command=true")

@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use crate::extended::open;
 use crate::harness::client::Pipes;
 use crate::harness::users::{as_user, can_be_others, fpty_as};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, process, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, Wire, on_every_server, on_one_server, process, wait_until,
+};
 
 /// A user that nobody is, and groups likewise.
 const ONE: u32 = 48_001;
@@ -53,7 +55,7 @@ fn users_and_groups_come_in_or_stay_out() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let start =
             |rules: &str| by_rules(flavor, "urouter", &format!("chmod=666,{rules}")).start();
         let server = start(&format!("allow_user={ONE}"));
@@ -148,7 +150,7 @@ fn a_program_runs_as_another_user_in_another_folder() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let rules =
             format!("uid={ONE},gid={OTHER},groups={GROUP};7,chdir=/tmp,env=HOME=/a\\,b;WHO=me");
         let server = by_rules(flavor, "router", &rules).start();
@@ -176,7 +178,7 @@ fn a_program_runs_as_another_user_in_another_folder() {
 
 #[test]
 fn there_are_only_so_many_over_all_gateways() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-router", "{dir}/s")
             .option("forkpty-urouter", "{dir}/u")
@@ -212,7 +214,7 @@ fn one_user_has_only_so_many() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = by_rules(flavor, "urouter", "chmod=666,max_user=2,max=3").start();
         let hold = |uid: u32| Pipes::open(fpty_as(&server, uid, &[uid], &[&server.path("s")]));
         let (one, two) = (hold(ONE), hold(ONE));
@@ -240,7 +242,7 @@ fn one_user_has_only_so_many() {
 /// A minute before.
 #[test]
 fn its_client_is_told_before() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = by_rules(flavor, "urouter", "max_time=61,handover=false").start();
         let mut client = server.connect("s");
         open(&client, &[]);
@@ -255,7 +257,7 @@ fn who_has_no_number_here_matches_no_name() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         // The server is in a namespace in which only its own user has a number.
         let setup = Setup::new(flavor);
         std::fs::set_permissions(setup.path(""), PermissionsExt::from_mode(0o777)).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::harness::measure::{ECHO, RUN, echoes, load, running};
 use crate::harness::process;
-use crate::harness::{Server, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Server, Setup, Wire, on_one_server, wait_until};
 
 /// Connects until a session is refused; returns those that live, and what
 /// the other one was told.
@@ -31,7 +31,7 @@ fn fill(server: &Server, most: usize) -> (Vec<Wire>, String) {
 /// for it must not keep the gateway busy.
 #[test]
 fn clients_of_the_statistics_wait_quietly_for_a_descriptor() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .script(ECHO)
             .option("max-fd", "40")
@@ -58,7 +58,7 @@ fn clients_of_the_statistics_wait_quietly_for_a_descriptor() {
 /// A storm of clients that all have to be refused.
 #[test]
 fn a_storm_of_refusals_is_logged_in_a_few_lines() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).script(ECHO).option("max-fd", "40").raw();
         let (mut living, _) = fill(&server, 40);
         std::thread::scope(|scope| {
@@ -93,7 +93,7 @@ fn out_of_terminals_a_client_is_told_and_others_live() {
     if !works {
         return eprintln!("skipped: needs a mount namespace with a devpts of its own");
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script =
             format!("#!/bin/sh\n{MOUNT} || exit 1\nexec {} \"$@\"\n", flavor.binary.display());
         let folder = tempfile::tempdir_in("/tmp").unwrap();
@@ -126,7 +126,7 @@ fn out_of_terminals_a_client_is_told_and_others_live() {
 /// others live on, and so does the gateway.
 #[test]
 fn out_of_memory_the_gateway_lives() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         // What the gateway takes by itself, and a few MiB more.
         let free = Setup::new(flavor).script(RUN).raw();
         let size = process::status(free.gateway(), "VmSize").unwrap();

@@ -13,7 +13,7 @@ use crate::harness::leaver::Leaver;
 use crate::harness::person::Person;
 use crate::harness::wire::{header, packet};
 use crate::harness::{
-    Flavor, Server, Setup, comes_true, on_every_server, process, servers, wait_until,
+    Flavor, Server, Setup, comes_true, on_every_server, on_one_server, process, servers, wait_until,
 };
 
 const GATEWAYS: usize = 4;
@@ -83,7 +83,7 @@ fn shows_its_mark(client: &mut Leaver, mark: &str) {
 
 #[test]
 fn whichever_takes_the_connection_all_sessions_are_there() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let mut client = begins(&server, 2, "job");
         client.terminal().send("MARK=first\n");
@@ -153,7 +153,7 @@ fn is_shell(pid: i32) -> bool {
 
 #[test]
 fn a_name_is_one_sessions() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let client = begins(&server, 1, "job");
         for number in 0..GATEWAYS {
@@ -177,7 +177,7 @@ fn a_name_is_one_sessions() {
 /// At the same time, at whichever gateway: one session begins.
 #[test]
 fn of_those_that_begin_it_at_once_one_does() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "50")]);
         for round in 0..15 {
             let name = format!("job{round}");
@@ -246,7 +246,7 @@ fn a_reload_begins_none_anew() {
 
 #[test]
 fn the_limit_of_those_without_a_client_is_one() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let options = [("forkptyrouter-detach", "3"), ("forkptyrouter-detach-user", "2")];
         let is_root = nix::unistd::getuid().is_root();
         let server = server(flavor, &options);
@@ -275,7 +275,7 @@ fn the_limit_of_those_without_a_client_is_one() {
 /// A gateway that hangs, or is killed, with the session that a client wants.
 #[test]
 fn whoever_has_it_may_hang_or_be_killed() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let mut client = begins(&server, 1, "job");
         client.terminal().send("MARK=first\n");
@@ -335,7 +335,7 @@ fn whoever_has_it_may_hang_or_be_killed() {
 
 #[test]
 fn nothing_is_left_of_clients_that_went_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let limits = [
             ("forkptyrouter-detach", "9"),
             ("forkptyrouter-max-user-sessions", "3"),
@@ -381,7 +381,7 @@ fn leaves(mut person: Person) -> String {
 /// Nobody knows who they are: the word that they were given is all that they have.
 #[test]
 fn over_tcp_a_session_is_found_by_its_word() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let options = [
             ("forkptyrouter-detach", "9"),

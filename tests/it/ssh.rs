@@ -13,7 +13,8 @@ use crate::harness::documents::root;
 use crate::harness::process::{Process, signal};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
-    DEADLINE, Server, Setup, assert_same, comes_true, noise, on_every_server, servers, wait_until,
+    DEADLINE, Server, Setup, assert_same, comes_true, noise, on_one_server, servers, side_by_side,
+    wait_until,
 };
 
 const SSHD: &str = "/usr/sbin/sshd";
@@ -145,8 +146,8 @@ impl Sshd {
 }
 
 /// A case with an instance behind an sshd.
-fn behind_sshd(case: impl Fn(&Server, &Sshd)) {
-    on_every_server(|flavor| {
+fn behind_sshd(case: impl Fn(&Server, &Sshd) + Sync) {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-urouter", "{dir}/u")
             .option("forkptyrouter-allow-command", "true")
@@ -163,7 +164,7 @@ fn behind_sshd(case: impl Fn(&Server, &Sshd)) {
 #[test]
 fn commands_are_what_they_are_without_us() {
     behind_sshd(|_, sshd| {
-        for line in [
+        let lines = [
             "exit 7",
             "echo out; echo err >&2",
             "kill -9 $$",
@@ -174,7 +175,8 @@ fn commands_are_what_they_are_without_us() {
             "yes | head -c 100000",
             "false | true",
             "tty",
-        ] {
+        ];
+        side_by_side(lines, |line| {
             let ran = |port| sshd.ssh(port, &[line]).output().expect("ssh runs");
             let (ours, plain) = (ran(0), ran(1));
             assert_same(&ours.stdout, &plain.stdout);
@@ -187,7 +189,7 @@ fn commands_are_what_they_are_without_us() {
             if line.starts_with("kill") {
                 assert_same(&ours.stderr, b"fpty: killed by SIGKILL\n");
             }
-        }
+        });
     });
 }
 
@@ -222,12 +224,12 @@ fn a_session_has_the_terminal_that_ssh_asked_for() {
 #[test]
 fn short_commands_one_after_the_other_and_at_a_time() {
     behind_sshd(|_, sshd| {
-        for _ in 0..20 {
+        for _ in 0..10 {
             let ran = sshd.ssh(0, &["true"]).output().expect("ssh runs");
             assert!(ran.status.success(), "{ran:?}");
         }
         std::thread::scope(|scope| {
-            for number in 0..20 {
+            for number in 0..10 {
                 scope.spawn(move || {
                     let line = format!("echo {number}; exit {number}");
                     let output = sshd.ssh(0, &[&line]).output().expect("ssh runs");
@@ -242,7 +244,7 @@ fn short_commands_one_after_the_other_and_at_a_time() {
 #[test]
 fn files_go_both_ways() {
     behind_sshd(|server, sshd| {
-        let bytes = noise(3, 20_000_000);
+        let bytes = noise(3, 4_000_000);
         let here = sshd.folder.path().display().to_string();
         let there = server.path("there");
         fs::create_dir(&there).expect("a folder");
@@ -345,7 +347,7 @@ fn a_job_in_the_background_is_waited_for_as_by_sshd() {
 
 #[test]
 fn where_there_is_no_sftp_server_it_is_said() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-urouter", "{dir}/u")
             .option("forkptyrouter-allow-command", "true")
@@ -365,7 +367,7 @@ fn where_there_is_no_sftp_server_it_is_said() {
 /// The example: namespaces and a root of its own.
 #[test]
 fn the_example_is_a_jail() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let jail = tempfile::Builder::new().prefix("jail").tempdir_in("/tmp").expect("a folder");
         let at = jail.path().display().to_string();
         let example = root().join("examples/ssh-forcecommand");

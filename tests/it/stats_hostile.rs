@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use crate::harness::measure::{ECHO, Holdings, echo_session, echoes, load, wait_until_as_before};
-use crate::harness::{Setup, Wire, noise, on_every_server};
+use crate::harness::{Setup, Wire, noise, on_one_server, side_by_side};
 
 const QUICK: Duration = Duration::from_millis(500);
 
 #[test]
 fn clients_that_never_ask_or_never_read_or_ask_without_end() {
-    on_every_server(|flavor| {
-        for with_http in [false, true] {
+    on_one_server(|flavor| {
+        side_by_side([false, true], |with_http| {
             let setup =
                 Setup::new(flavor).script(ECHO).option("forkptyrouter-stats", "{dir}/stats");
             let server = if with_http { setup.switch("stats-http").raw() } else { setup.raw() };
@@ -52,14 +52,14 @@ fn clients_that_never_ask_or_never_read_or_ask_without_end() {
             ask();
             drop(other);
             wait_until_as_before(gateway, before);
-        }
+        });
     });
 }
 
 /// A thousand, one after the other, none of whom waits for the answer.
 #[test]
 fn a_thousand_clients_of_the_statistics() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server =
             Setup::new(flavor).script(ECHO).option("forkptyrouter-stats", "{dir}/stats").raw();
         let gateway = server.gateway();

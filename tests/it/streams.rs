@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::measure::{Holdings, RUN, echoes, running, wait_until_as_before};
 use crate::harness::wire::{header, input};
-use crate::harness::{Flavor, Setup, noise, on_every_server};
+use crate::harness::{Flavor, Setup, noise, on_one_server};
 
 /// A stream of packets, then damaged, by its number.
 fn stream(number: u64) -> Vec<u8> {
@@ -79,11 +79,11 @@ fn streams_harm_nobody(flavor: &Flavor, count: u64) {
 
 #[test]
 fn two_thousand_senseless_streams() {
-    on_every_server(|flavor| streams_harm_nobody(flavor, 2000));
+    on_one_server(|flavor| streams_harm_nobody(flavor, 2000));
 }
 
 #[test]
 #[ignore = "soak: takes minutes"]
 fn soak_a_hundred_thousand_senseless_streams() {
-    on_every_server(|flavor| streams_harm_nobody(flavor, 100_000));
+    on_one_server(|flavor| streams_harm_nobody(flavor, 100_000));
 }

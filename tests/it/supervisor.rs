@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use crate::audit::{lines, of, wait_for};
 use crate::harness::leaver::Leaver;
 use crate::harness::process::{self, Process};
-use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, on_every_server, on_one_server, side_by_side, wait_until,
+};
 
 /// What it is called.
 const NAME: &str = "fpty-supervisor";
@@ -112,7 +114,7 @@ fn nothing_is_left(server: &Server) {
 /// The next one is told of all, and the next gateway by that.
 #[test]
 fn what_it_kept_is_known_to_the_next_one() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for way in ["exit", "kill", "reload"] {
             let server = server(flavor);
             let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
@@ -167,7 +169,7 @@ fn killed_before_a_stop_it_leaves_nothing() {
 /// Nobody has their terminals any more but their clients.
 #[test]
 fn killed_with_its_gateway_it_leaves_nothing() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor);
         let _kept = Kept::new(&server, "trap '' HUP");
         let gateway = server.gateway();
@@ -191,7 +193,7 @@ fn killed_with_its_gateway_it_leaves_nothing() {
 /// Another gateway has started the next supervisor, which never heard of them.
 #[test]
 fn killed_with_one_of_two_gateways_it_leaves_nothing_of_that() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = setup(flavor).option("forkptyrouter-processes", "2").uwsgi();
         server.wait_for_log("spawned uWSGI forkptyrouter 2 (pid: ");
         let (one, of_one) = (server.gateway(), |gateway| process::children(gateway).len());
@@ -253,7 +255,7 @@ fn a_killed_master_leaves_nothing() {
 /// writes the log, by way of a pipe that is another one after a reload.
 #[test]
 fn ends_without_a_gateway_have_their_status() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (log_master, reloaded) in [(false, false), (true, false), (true, true)] {
             let setup = setup(flavor);
             let setup = if log_master { setup.switch("log-master") } else { setup };
@@ -297,7 +299,7 @@ fn ends_without_a_gateway_have_their_status() {
 #[test]
 fn a_stop_tells_of_all() {
     on_every_server(|flavor| {
-        for (log_master, reloaded) in [(false, false), (true, false), (true, true)] {
+        side_by_side([(false, false), (true, false), (true, true)], |(log_master, reloaded)| {
             let setup = setup(flavor);
             let setup = if log_master { setup.switch("log-master") } else { setup };
             let mut server = setup.uwsgi();
@@ -312,14 +314,14 @@ fn a_stop_tells_of_all() {
             nothing_is_left(&server);
             let lost = (json!("lost"), Value::Null);
             assert_eq!(ends(&server), vec![lost; 4], "{log_master}");
-        }
+        });
     });
 }
 
 /// It began once, and ends once, over any number of gateways.
 #[test]
 fn one_that_goes_on_has_one_beginning_and_one_end() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor);
         let client = Leaver::begins(&server, &[]).takes();
         let mut client = at_the_prompt(client, "true");
@@ -343,7 +345,7 @@ fn one_that_goes_on_has_one_beginning_and_one_end() {
 /// It needs more descriptors for a session than the gateway.
 #[test]
 fn what_it_has_no_room_for_ends_with_its_gateway() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = setup(flavor).option("max-fd", "200").uwsgi();
         let mut clients = Vec::new();
         while clients.len() < 90 && server.count_in_log("it could not be kept") == 0 {
@@ -367,7 +369,7 @@ fn what_it_has_no_room_for_ends_with_its_gateway() {
 /// One that is stopped keeps nobody waiting for ever.
 #[test]
 fn one_that_says_nothing_is_replaced() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor);
         let Kept { mut bound, .. } = Kept::new(&server, "true");
         let before = supervisor(&server).expect("something keeps them");

@@ -10,7 +10,9 @@ use crate::extended::open;
 use crate::harness::client::Pipes;
 use crate::harness::leaver::Leaver;
 use crate::harness::wire::{input, packet, variable};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, process, servers, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, Wire, on_one_server, process, servers, side_by_side, wait_until,
+};
 
 const PING: u8 = 107;
 const TERMINAL: u8 = 103;
@@ -73,7 +75,7 @@ fn alarms(gateway: i32) -> Vec<String> {
 /// nothing is that far there is nothing of the kind.
 #[test]
 fn a_limit_is_told_of_by_the_clock_that_counts_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (option, least) in
             [("forkptyrouter-max-time", 7100), ("forkptyrouter-timeout", 7100), ("", 0)]
         {
@@ -103,8 +105,8 @@ fn a_limit_is_told_of_by_the_clock_that_counts_on() {
 /// Forth and back by a day: what is limited goes on, and what is told is true.
 #[test]
 fn a_wall_clock_that_is_set_changes_no_limit_and_no_duration() {
-    on_every_server(|flavor| {
-        for day in [86_400, -86_400] {
+    on_one_server(|flavor| {
+        side_by_side([86_400, -86_400], |day| {
             let Some(setup) = with_a_wall_clock(flavor) else {
                 return;
             };
@@ -143,7 +145,7 @@ fn a_wall_clock_that_is_set_changes_no_limit_and_no_duration() {
                 let duration = end["duration"].as_f64().unwrap();
                 assert!((0.0..=most).contains(&duration), "{day}: {end}");
             }
-        }
+        });
     });
 }
 
@@ -176,8 +178,8 @@ fn with_commands(flavor: &Flavor, rules: &str) -> Server {
 /// On standard error, a minute before.
 #[test]
 fn a_command_is_told_before_it_ends() {
-    on_every_server(|flavor| {
-        for rules in ["max_time=61", "idle_commands=61"] {
+    on_one_server(|flavor| {
+        side_by_side(["max_time=61", "idle_commands=61"], |rules| {
             let server = with_commands(flavor, rules);
             let mut sleeper = fpty(&["-T", &server.path("u"), "sleep 1000"]);
             let log = std::fs::File::create(server.path("said")).unwrap();
@@ -188,14 +190,14 @@ fn a_command_is_told_before_it_ends() {
             assert_eq!(child.try_wait().unwrap(), None, "{rules}");
             child.kill().unwrap();
             child.wait().unwrap();
-        }
+        });
     });
 }
 
 /// Be its streams the client's pipes: they are relayed then, and count.
 #[test]
 fn a_command_that_is_idle_ends_and_one_that_is_not_goes_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = with_commands(flavor, "idle_commands=2");
         let began = Instant::now();
         let idle = Pipes::open(fpty(&["-T", &server.path("u"), "echo begun; exec sleep 1000"]));
@@ -222,11 +224,11 @@ fn a_command_that_is_idle_ends_and_one_that_is_not_goes_on() {
 /// That a client is there is no traffic: it asks by itself, over TCP all the time.
 #[test]
 fn who_only_asks_whether_we_are_there_is_idle() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = with_commands(flavor, "idle=2,idle_commands=2,handover=false");
         let terminal = server.connect("u");
         open(&terminal, &[]);
-        for client in [terminal, command(&server, "exec sleep 1000")] {
+        side_by_side([terminal, command(&server, "exec sleep 1000")], |client| {
             let began = Instant::now();
             let mut client = client;
             let fd = client.fd().try_clone().unwrap();
@@ -244,14 +246,14 @@ fn who_only_asks_whether_we_are_there_is_idle() {
                 client.wait_for_end();
                 assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
             });
-        }
+        });
     });
 }
 
 /// One that never wrote or read anything has as long as another.
 #[test]
 fn who_was_never_heard_is_told_a_minute_before_like_others() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).script("stty -echo; exec sleep 1000");
         let server = setup.option("forkptyrouter-timeout", "61").uwsgi();
         let mut client = Leaver::connects(&server, "u", None, &[]);
@@ -264,7 +266,7 @@ fn who_was_never_heard_is_told_a_minute_before_like_others() {
 /// A command whose client reads nothing ends at its limit all the same.
 #[test]
 fn a_command_whose_client_does_not_read_ends_at_its_limit() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = with_commands(flavor, "max_time=1");
         let client = command(&server, "exec cat /dev/zero");
         client.send(input("x"));
@@ -283,7 +285,7 @@ fn a_limit_is_kept_where_the_clock_is_another() {
         eprintln!("skipped: cannot have a time namespace");
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::bare(&flavor.name, Path::new("/usr/bin/unshare")).killed_at_end();
         let setup = elsewhere.into_iter().fold(setup, Setup::argument);
         let server = setup

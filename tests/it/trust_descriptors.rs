@@ -17,7 +17,8 @@ use crate::harness::refusal::{Filter, call_with};
 use crate::harness::users::can_be_others;
 use crate::harness::wire::{header, packet, variable};
 use crate::harness::{
-    Flavor, Server, Setup, Wire, comes_true, on_every_server, servers, shared, wait_until,
+    Flavor, Server, Setup, Wire, comes_true, on_one_server, servers, shared, side_by_side,
+    wait_until,
 };
 
 const HELLO: u8 = 102;
@@ -115,8 +116,8 @@ fn at(server: &Server, socket: &str, said: &[Vec<u8>], answers: usize) -> UnixSt
 /// Wherever somebody can connect, at every stage, read or not.
 #[test]
 fn nobody_waits_for_what_nobody_asked_for() {
-    on_every_server(|flavor| {
-        for (is_old, setup) in servers_of(flavor) {
+    on_one_server(|flavor| {
+        side_by_side(servers_of(flavor), |(is_old, setup)| {
             let server = setup.raw();
             let gateway = server.gateway();
             let mut other = echo_session(&server, "s");
@@ -163,7 +164,7 @@ fn nobody_waits_for_what_nobody_asked_for() {
             }
             wait_until_as_before(gateway, before);
             assert_eq!(server.gateway(), gateway);
-        }
+        });
     });
 }
 
@@ -173,7 +174,7 @@ fn who_is_kept_out_holds_up_nobody() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (is_old, setup) in kernels(|| {
             Setup::new(flavor)
                 .script(ECHO)
@@ -211,8 +212,8 @@ fn as_user<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
 /// sockets, and neither threads nor descriptors pile up.
 #[test]
 fn one_user_has_no_more_than_a_share() {
-    on_every_server(|flavor| {
-        for (_, setup) in servers_of(flavor) {
+    on_one_server(|flavor| {
+        side_by_side(servers_of(flavor), |(_, setup)| {
             let server = setup.raw();
             let gateway = server.gateway();
             let mut other = echo_session(&server, "s");
@@ -243,13 +244,13 @@ fn one_user_has_no_more_than_a_share() {
             assert_eq!(child.wait().unwrap().code(), Some(0));
             wait_until_as_before(gateway, before);
             wait_until("no threads are left", || threads() == 1);
-        }
+        });
     });
 }
 
 #[test]
 fn a_shared_terminal_holds_up_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (is_old, setup) in kernels(|| shared::shared(flavor)) {
             let server = shared::start(setup);
             let worker = shared::worker(&server);
@@ -275,7 +276,7 @@ fn a_shared_terminal_holds_up_nobody() {
 /// Of what is cut, for want of descriptors, what was delivered is closed.
 #[test]
 fn a_gateway_near_its_limit_lets_people_in() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let refused = [call_with(libc::SYS_setsockopt, 2, SO_PASSRIGHTS)];
         for filter in [None, Some(Filter::refusing(&refused, libc::ENOPROTOOPT))] {
             let setup = Setup::bare(&flavor.name, std::path::Path::new("/bin/sh"))
@@ -317,7 +318,7 @@ fn a_gateway_near_its_limit_lets_people_in() {
 /// sockets that are none of a stream's.
 #[test]
 fn a_listening_socket_is_no_stream() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let tcp: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
         let unix: OwnedFd = UnixListener::bind(server.path("listens")).unwrap().into();
@@ -349,7 +350,7 @@ fn a_listening_socket_is_no_stream() {
 /// The client is not held up by its server, either.
 #[test]
 fn a_router_that_sends_such_things_does_not_hold_its_client() {
-    on_every_server(|_| {
+    on_one_server(|_| {
         let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
         let address = folder.path().join("liar");
         let listener = UnixListener::bind(&address).unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::leaver::Leaver;
 use crate::harness::process::{self, Process};
-use crate::harness::{Server, Setup, Wire, on_every_server, servers, users, wait_until};
+use crate::harness::{Server, Setup, Wire, on_one_server, servers, users, wait_until};
 
 /// A client that has its terminal, and cannot leave the session.
 #[track_caller]
@@ -61,7 +61,7 @@ fn is_dead(terminal: &Wire) {
 /// The client ignores that its session has ended.
 #[test]
 fn who_keeps_the_terminal_has_nothing_of_it() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (options, way) in [
             (&[][..], "kill"),
             (&[("forkptyrouter-max-time", "2")], "max-time"),
@@ -96,7 +96,7 @@ fn without_the_right_to_hang_it_up_its_users_end() {
     if !users::can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("uid", "65534").option("gid", "65534");
         std::os::unix::fs::chown(setup.path(""), Some(65534), Some(65534)).unwrap();
         let server = setup.option("forkptyrouter-hangup-grace", "1").uwsgi();
@@ -125,7 +125,7 @@ fn is_kept(server: &Server) {
 /// It is in the list as it was, and is ended like any other.
 #[test]
 fn the_next_gateway_has_what_was_handed_over() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for way in ["kill", "reload"] {
             let server = Setup::new(flavor)
                 .option("forkptyrouter-allow-command", "true")
@@ -175,7 +175,7 @@ fn the_next_gateway_has_what_was_handed_over() {
 /// Its time began when it did.
 #[test]
 fn the_time_of_what_was_handed_over_goes_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-max-time", "4").uwsgi();
         let began = Instant::now();
         let mut client = seated(&server);
@@ -191,7 +191,7 @@ fn the_time_of_what_was_handed_over_goes_on() {
 /// It holds its seat, over a kill and a reload, and gives it back.
 #[test]
 fn the_seat_of_what_was_handed_over_is_taken() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for (option, why) in [
             ("forkptyrouter-max-sessions", "max-sessions"),
             ("forkptyrouter-max-user-sessions", "max-user-sessions"),
@@ -219,7 +219,7 @@ fn the_seat_of_what_was_handed_over_is_taken() {
 /// Where no gateway comes for a while, clients are told of the end all the same.
 #[test]
 fn an_end_is_told_while_there_is_no_gateway() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-audit", "json").uwsgi();
         let (mut one, mut other) = (seated(&server), seated(&server));
         is_kept(&server);

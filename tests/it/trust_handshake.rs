@@ -11,7 +11,9 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{Mode, Pipes, Seat, both, fpty};
 use crate::harness::proxy::{Line, Proxy};
 use crate::harness::wire::{header, input, packet, variable};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, process, servers, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, Wire, on_one_server, process, servers, side_by_side, wait_until,
+};
 
 const HELLO: u8 = 102;
 const VARIABLES: u8 = 103;
@@ -65,7 +67,7 @@ fn assert_refused(what: &str, client: &mut Wire, why: &str) {
 
 #[test]
 fn silence_and_a_half_close_are_no_consent() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = setup(flavor, "touch {dir}/ran; exec cat");
         let server = server.option("forkptyrouter-handshake-timeout", "1").start();
         let mut silent = Vec::new();
@@ -93,12 +95,12 @@ fn silence_and_a_half_close_are_no_consent() {
 
 #[test]
 fn a_slow_request_is_done_as_a_whole() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = setup(flavor, "exec cat");
         let server = server.option("forkptyrouter-handshake-timeout", "1").start();
         let line = Line { piece: 20_000, pause: Duration::from_millis(100), ..Line::default() };
         let proxy = Proxy::of_tcp(&server.path("u"), line);
-        for terminal in ["-T", "-t"] {
+        side_by_side(["-T", "-t"], |terminal| {
             let mut client = fpty(Mode::Uwsgi, &proxy.address);
             client.arg(terminal).args(["--", "sh", "-c", "echo $#", "sh"]);
             client.args((0..50_000).map(|number| number.to_string()));
@@ -106,23 +108,23 @@ fn a_slow_request_is_done_as_a_whole() {
             let text = Pipes::open(client).finish().text();
             assert_eq!(text.trim_end(), "50000");
             assert!(begin.elapsed() > Duration::from_secs(1));
-        }
+        });
     });
 }
 
 /// The gateway is stopped in the meantime, for longer than a clock of old had.
 #[test]
 fn who_was_stopped_goes_on_where_he_was() {
-    on_every_server(|flavor| {
-        let server = server(flavor, "PS1= exec sh");
-        let gateway = server.gateway();
+    on_one_server(|flavor| {
         let cases: [(&[&str], &str, &str); 4] = [
             (&["-T", "echo out; exit 7"], "", "out\n"),
             (&["-t", "echo out; exit 7"], "", "out\r\n"),
             (&[], "stty -echo; echo out; exit 7\n", "out\r\n"),
             (&["-T", "cat; exit 7"], "out\n", "out\n"),
         ];
-        for (arguments, typed, shown) in cases {
+        side_by_side(cases, |(arguments, typed, shown)| {
+            let server = server(flavor, "PS1= exec sh");
+            let gateway = server.gateway();
             process::signal(gateway, Signal::SIGSTOP);
             let mut client = fpty(Mode::Uwsgi, &server.path("u"));
             client.args(arguments);
@@ -135,7 +137,7 @@ fn who_was_stopped_goes_on_where_he_was() {
             let text = String::from_utf8_lossy(&finished.stdout);
             assert_eq!(finished.status.code(), Some(7), "{arguments:?} {finished:?}");
             assert!(text.ends_with(shown), "{arguments:?} {text:?}");
-        }
+        });
     });
 }
 
@@ -143,7 +145,7 @@ fn who_was_stopped_goes_on_where_he_was() {
 /// waits for it meanwhile.
 #[test]
 fn a_job_that_is_stopped_asks_for_nothing() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, "echo configured; exec cat");
         let mut client = fpty(Mode::Uwsgi, &server.path("u"));
         client.arg("echo here; exit 9");
@@ -161,9 +163,6 @@ fn a_job_that_is_stopped_asks_for_nothing() {
     });
 }
 
-/// A router waits longer for who was late, for so long.
-const REMEMBERED: Duration = Duration::from_secs(11);
-
 fn through(proxy: &Proxy, arguments: &[&str]) -> Command {
     let mut client = fpty(Mode::Uwsgi, &proxy.address);
     client.args(arguments);
@@ -174,22 +173,28 @@ fn through(proxy: &Proxy, arguments: &[&str]) -> Command {
 /// programs that say nothing, that show something at once, and that have ended.
 #[test]
 fn a_late_hello_ends_in_no_other_program() {
-    on_every_server(|flavor| {
-        for script in ["exec cat", "echo configured; exec cat", "echo configured; exit 5", "exit 5"]
-        {
-            let script = format!("echo started >> {{dir}}/started; {script}");
-            let server = setup(flavor, &script).start();
-            let delay = Duration::from_millis(70);
-            let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
-            for terminal in ["-T", "-t"] {
-                let client = through(&proxy, &[terminal, "echo out; exit 7"]);
-                let finished = Pipes::open(client).finish();
-                let text = String::from_utf8_lossy(&finished.stdout).into_owned();
-                assert_eq!((finished.status.code(), text.trim_end()), (Some(7), "out"), "{script}");
-            }
-            let finished = Pipes::open(through(&proxy, &["-l"])).finish();
-            assert_eq!(finished.status.code(), Some(0), "{script} {finished:?}");
-        }
+    on_one_server(|flavor| {
+        side_by_side(
+            ["exec cat", "echo configured; exec cat", "echo configured; exit 5", "exit 5"],
+            |script| {
+                let script = format!("echo started >> {{dir}}/started; {script}");
+                let server = setup(flavor, &script).start();
+                let delay = Duration::from_millis(70);
+                let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
+                for terminal in ["-T", "-t"] {
+                    let client = through(&proxy, &[terminal, "echo out; exit 7"]);
+                    let finished = Pipes::open(client).finish();
+                    let text = String::from_utf8_lossy(&finished.stdout).into_owned();
+                    assert_eq!(
+                        (finished.status.code(), text.trim_end()),
+                        (Some(7), "out"),
+                        "{script}"
+                    );
+                }
+                let finished = Pipes::open(through(&proxy, &["-l"])).finish();
+                assert_eq!(finished.status.code(), Some(0), "{script} {finished:?}");
+            },
+        );
     });
 }
 
@@ -223,10 +228,15 @@ fn a_late_request_is_heard_where_all_seats_are_taken() {
 /// A session, where the first of its programs had a prompt to show.
 #[test]
 fn a_late_session_is_begun_anew_or_refused() {
-    on_every_server(|flavor| {
-        let server = server(flavor, "echo ready; read line; exit $line");
-        let delay = Duration::from_millis(150);
-        let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
+    on_one_server(|flavor| {
+        // A router waits longer for who was late: each has a server of its own.
+        let late = |milliseconds: u64| {
+            let server = server(flavor, "echo ready; read line; exit $line");
+            let delay = Duration::from_millis(milliseconds);
+            let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
+            (server, proxy)
+        };
+        let (_server, proxy) = late(150);
         let mut client = Pipes::open(through(&proxy, &[]));
         client.stdout.read_until("ready\r\n");
         client.stdout.read_until("the request came too late");
@@ -235,23 +245,23 @@ fn a_late_session_is_begun_anew_or_refused() {
         client.send("7\n");
         assert_eq!(client.finish().status.code(), Some(7));
         // What was typed for the first one as well.
-        std::thread::sleep(REMEMBERED);
+        let (_server, proxy) = late(150);
         let mut client = Pipes::open(through(&proxy, &[]));
         client.send("7\n");
         client.stdin = None;
         assert_eq!(client.finish().status.code(), Some(7));
 
         // So late that nobody waits for it.
-        let delay = Duration::from_millis(700);
-        let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
-        let ran = server.path("ran");
-        for arguments in [vec!["-T", "touch ran"], vec!["-t", "touch ran"], vec![], vec!["-l"]] {
+        let requests = [vec!["-T", "touch ran"], vec!["-t", "touch ran"], vec![], vec!["-l"]];
+        side_by_side(requests, |arguments| {
+            let (server, proxy) = late(700);
+            let ran = server.path("ran");
             let arguments: Vec<&str> =
                 arguments.into_iter().map(|it| if it == "touch ran" { &ran } else { it }).collect();
             let finished = Pipes::open(through(&proxy, &arguments)).finish();
             assert_eq!(finished.status.code(), Some(255), "{arguments:?} {finished:?}");
             assert!(finished.stderr.contains("before our request arrived"), "{finished:?}");
-        }
-        assert!(!Path::new(&ran).exists());
+            assert!(!Path::new(&ran).exists());
+        });
     });
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::audit::wait_for;
 use crate::harness::users::{can_be_others, connecting_as};
-use crate::harness::{Setup, Wire, on_every_server};
+use crate::harness::{Setup, Wire, on_one_server};
 
 /// One that hangs for whoever asks as the plugin does: what the server asks at
 /// its start is its own.
@@ -19,7 +19,7 @@ fn nobody_waits_for_a_name() {
         return;
     }
     const ONE: u32 = 48_001;
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor)
             .file("hangs.c", HANGS)
             .option("forkpty-router2", "addr={dir}/s,chmod=666,audit=json")

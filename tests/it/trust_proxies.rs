@@ -9,7 +9,9 @@ use crate::addresses::free_port;
 use crate::harness::client::{Pipes, both};
 use crate::harness::person::Person;
 use crate::harness::proxy::{Line, Proxy};
-use crate::harness::{Flavor, Server, Setup, on_every_server, sequence, servers, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, on_one_server, sequence, servers, side_by_side, wait_until,
+};
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
 
@@ -99,19 +101,19 @@ fn works_at(address: &str, what: &str) {
 
 #[test]
 fn everything_works_through_socat() {
-    on_every_server(|flavor| {
-        for options in RELAYS {
+    on_one_server(|flavor| {
+        side_by_side(RELAYS, |options| {
             let server = setup(flavor, options).start();
             let (from, to) = ("UNIX-LISTEN:{dir}/proxy,fork", "UNIX-CONNECT:{dir}/u");
             let _socat = Socat::starts(&server, from, to);
             works_at(&server.path("proxy"), &format!("{options:?}"));
-        }
+        });
     });
 }
 
 #[test]
 fn and_between_two_kinds_of_sockets() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let server = setup(flavor, &[]).option("forkpty-urouter", &address).start();
         let proxy = Proxy::of_tcp(&server.path("u"), Line::default());
@@ -186,36 +188,36 @@ fn comes_back(begun: &str, at: &str, what: &str) {
 
 #[test]
 fn who_comes_back_does_so_relayed_or_not() {
-    on_every_server(|flavor| {
-        for options in RELAYS {
+    on_one_server(|flavor| {
+        side_by_side(RELAYS, |options| {
             let server = setup(flavor, options).start();
             let address = server.path("u");
             comes_back(&address, &address, &format!("{options:?}"));
-        }
+        });
     });
 }
 
 #[test]
 fn who_comes_back_does_so_through_a_proxy() {
-    on_every_server(|flavor| {
-        for options in &RELAYS[..2] {
+    on_one_server(|flavor| {
+        let ways = [(0, true, true), (0, false, true), (0, true, false), (1, true, true)];
+        side_by_side(ways, |(relays, begins_there, returns_there)| {
+            let options = RELAYS[relays];
             let server = setup(flavor, options).start();
             let (from, to) = ("UNIX-LISTEN:{dir}/proxy,fork", "UNIX-CONNECT:{dir}/u");
             let _socat = Socat::starts(&server, from, to);
-            let (direct, proxy) = (server.path("u"), server.path("proxy"));
-            let all = [(&proxy, &proxy), (&direct, &proxy), (&proxy, &direct)];
-            for (begun, at) in all.into_iter().take(if options.is_empty() { 3 } else { 1 }) {
-                comes_back(begun, at, &format!("{options:?} {begun} {at}"));
-            }
-        }
+            let address = |is_there| server.path(if is_there { "proxy" } else { "u" });
+            let (begun, at) = (address(begins_there), address(returns_there));
+            comes_back(&begun, &at, &format!("{options:?} {begun} {at}"));
+        });
     });
 }
 
 /// A pipe that has ended before anything was offered, often.
 #[test]
 fn a_pipe_comes_back_each_time() {
-    on_every_server(|flavor| {
-        for options in RELAYS {
+    on_one_server(|flavor| {
+        side_by_side(RELAYS, |options| {
             let server = setup(flavor, options).start();
             for round in 0..12 {
                 let mut person = Person::runs(run(&server.path("u"), &["-n", "z"]), (24, 80));
@@ -230,6 +232,6 @@ fn a_pipe_comes_back_each_time() {
                 let finished = client.finish();
                 assert_eq!(finished.status.code(), Some(5), "{options:?} {round} {finished:?}");
             }
-        }
+        });
     });
 }

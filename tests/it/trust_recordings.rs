@@ -10,14 +10,14 @@ use crate::extended::{open, to_the_end};
 use crate::harness::client::{Mode, fpty};
 use crate::harness::leaver::Leaver;
 use crate::harness::{
-    DEADLINE, Server, assert_same, on_every_server, process, sequence, wait_until,
+    DEADLINE, Server, assert_same, on_one_server, process, sequence, side_by_side, wait_until,
 };
 use crate::recordings::{Cast, ends, files, record, recorded, recorder, running};
 
 /// Of clients that can leave: see `recordings_left.rs`.
 #[test]
 fn a_session_whose_client_takes_terminals_is_recorded_to_its_end() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for handover in ["true", "false"] {
             let server = recorded(flavor)
                 // Long after its terminal would have been offered.
@@ -45,7 +45,7 @@ fn a_session_whose_client_takes_terminals_is_recorded_to_its_end() {
 
 #[test]
 fn a_command_without_a_terminal_is_refused_where_nothing_goes_unrecorded() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let other = "addr={dir}/skips,record=yes,record_commands=skip";
         let all = "addr={dir}/refuses,record=yes,record_on_error=continue,record_commands=refuse";
         let server = recorded(flavor)
@@ -71,7 +71,7 @@ fn a_command_without_a_terminal_is_refused_where_nothing_goes_unrecorded() {
 /// Recordings are turned on while sessions go on that are in none.
 #[test]
 fn what_began_before_recordings_ends_or_is_said_to_go_on() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for on_error in ["close", "continue"] {
             let server = crate::harness::client::both(crate::harness::Setup::new(flavor))
                 .option("forkptyrouter-detach", "5")
@@ -125,8 +125,8 @@ fn kill_recorder(server: &Server, number: i32) {
 
 #[test]
 fn what_a_killed_recorder_had_not_written_is_written_by_the_next() {
-    on_every_server(|flavor| {
-        for on_error in ["continue", "close"] {
+    on_one_server(|flavor| {
+        side_by_side(["continue", "close"], |on_error| {
             let server = recorded(flavor)
                 .script("stty raw -echo; printf ready; read x; seq 1 40000; printf done; read y; exit 4")
                 .option("forkptyrouter-record-on-error", on_error)
@@ -158,7 +158,7 @@ fn what_a_killed_recorder_had_not_written_is_written_by_the_next() {
             assert_eq!(files(&server).len(), 2);
             // It begins when its first bytes came, not when the session did.
             assert!(cast.events[0].0 < 0.1, "{:?}", cast.events[0]);
-        }
+        });
     });
 }
 
@@ -166,9 +166,9 @@ fn what_a_killed_recorder_had_not_written_is_written_by_the_next() {
 /// nothing is there twice.
 #[test]
 fn what_was_half_written_is_there_once() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor)
-            .script("stty raw -echo; printf ready; read x; seq 1 3000000; exit 6")
+            .script("stty raw -echo; printf ready; read x; seq 1 1000000; exit 6")
             .start();
         let mut client = server.connect("s");
         client.read_until("ready");
@@ -197,7 +197,7 @@ fn what_was_half_written_is_there_once() {
             number = recorder(&server).expect("another one").pid;
         }
         let output = client.read_to_end();
-        assert_same(&output, &[b"ready".as_slice(), &sequence(3_000_000)].concat());
+        assert_same(&output, &[b"ready".as_slice(), &sequence(1_000_000)].concat());
         let record = record(&server, 1);
         let dropped = record["dropped"].as_u64().expect("a number");
         let there = all_output(&server);
@@ -212,7 +212,7 @@ fn what_was_half_written_is_there_once() {
 /// An end whose last words no recorder took; and one that nobody writes.
 #[test]
 fn ends_that_wait_for_a_killed_recorder_are_told_as_they_are() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = recorded(flavor)
             .script("stty raw -echo; printf ready; read x; seq 1 2000; exit 7")
             .start();
@@ -251,7 +251,7 @@ fn ends_that_wait_for_a_killed_recorder_are_told_as_they_are() {
 #[test]
 fn a_link_of_somebody_elses_ends_the_start() {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for mode in [0o755, 0o777] {
             let setup = crate::harness::client::both(crate::harness::Setup::new(flavor))
                 .option("forkptyrouter-record", "{dir}/place/link/r")

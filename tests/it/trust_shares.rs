@@ -10,7 +10,7 @@ use crate::extended::{open, to_the_end};
 use crate::harness::leaver::Leaver;
 use crate::harness::users::{can_be_others, connecting_as};
 use crate::harness::wire::header;
-use crate::harness::{Flavor, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Flavor, Setup, Wire, on_one_server, side_by_side, wait_until};
 
 const ONE: u32 = 48_001;
 const OTHER: u32 = 48_002;
@@ -24,7 +24,7 @@ fn whoever_is_kept_out_does_not_use_the_rate_up() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = ruled(flavor, &format!("allow_user={ONE},rate=1")).start();
         let path = server.path("u");
         for _ in 0..50 {
@@ -45,8 +45,8 @@ fn a_storm_of_refusals_is_counted_in_the_audit() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
-        for format in ["json", "keyval"] {
+    on_one_server(|flavor| {
+        side_by_side(["json", "keyval"], |format| {
             let rules = format!("addr={{dir}}/u,chmod=666,allow_user={ONE},audit={format}");
             let server = Setup::new(flavor).option("forkpty-urouter2", &rules).start();
             let path = server.path("u");
@@ -80,7 +80,7 @@ fn a_storm_of_refusals_is_counted_in_the_audit() {
             assert!(
                 server.log().lines().any(|line| line.contains("audit: ") && line.contains(&uid))
             );
-        }
+        });
     });
 }
 
@@ -89,7 +89,7 @@ fn one_user_leaves_places_of_detach_to_others() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = ruled(flavor, "detach=4").start();
         let begins = |uid| connecting_as(uid, || Leaver::begins(&server, &[])).takes();
         begins(ONE).leaves();
@@ -114,7 +114,7 @@ fn ended_sessions_of_one_user_do_not_push_out_anothers() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let script = "trap '' HUP; sleep 1; exit 5";
         let server = ruled(flavor, "detach=300,detach_user=300").script(script).start();
         let ends = |uid| connecting_as(uid, || Leaver::begins(&server, &[])).takes().leaves();
@@ -133,7 +133,7 @@ fn one_user_leaves_places_to_other_watchers() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = ruled(flavor, "detach=4").start();
         let watches = |uid: u32, id: &str| {
             let variables = [("fpty.readonly", "1")];
@@ -153,7 +153,7 @@ fn clients_of_the_statistics_that_say_nothing_lose_their_own_places() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-stats", "{dir}/stats")
             .switch("stats-http")
@@ -175,7 +175,7 @@ fn clients_of_the_statistics_that_say_nothing_lose_their_own_places() {
 
 #[test]
 fn connections_that_say_nothing_keep_no_seat() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = ruled(flavor, "max=2").start();
         let silent: Vec<Wire> = (0..20)
             .map(|_| {
@@ -195,7 +195,7 @@ fn connections_that_say_nothing_keep_no_seat() {
 
 #[test]
 fn refusals_have_a_line_each_where_there_are_few() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).option("forkptyrouter-command", "/no/such").uwsgi();
         for _ in 0..20 {
             server.connect("u").text_to_end();

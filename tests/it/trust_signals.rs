@@ -10,7 +10,7 @@ use crate::harness::leaver::Leaver;
 use crate::harness::numbers::Stranger;
 use crate::harness::process::{self, Process};
 use crate::harness::wire::header;
-use crate::harness::{Server, Setup, on_every_server, wait_until};
+use crate::harness::{Server, Setup, on_one_server, side_by_side, wait_until};
 
 /// What [`as_a_program`] is to do.
 const PART: &str = "FPTY_TEST_PART";
@@ -62,7 +62,7 @@ fn of_a_foreground_group_that_has_ended() {
     if !Stranger::can_be() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = playing(Setup::new(flavor), "ended");
         let mut client = server.connect("s");
         let text = client.read_until(".\r\n");
@@ -77,7 +77,7 @@ fn of_a_foreground_group_that_has_ended() {
 /// hang-up, be their leader deaf.
 #[test]
 fn a_foreground_group_without_its_head_is_hung_up() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-hangup-grace", "300");
         let server = playing(setup, "headless");
         let mut client = server.connect("s");
@@ -109,8 +109,8 @@ fn of_the_program_of_a_session_from_an_earlier_gateway() {
     if !Stranger::can_be() {
         return;
     }
-    on_every_server(|flavor| {
-        for detach in ["300", "0"] {
+    on_one_server(|flavor| {
+        side_by_side(["300", "0"], |detach| {
             let server = Setup::new(flavor).option("forkptyrouter-detach", detach).uwsgi();
             let asks = [("fpty.detach", "1"), ("fpty.take", "1")];
             let mut client = Leaver::connects(&server, "u", None, &asks).takes();
@@ -132,7 +132,7 @@ fn of_the_program_of_a_session_from_an_earlier_gateway() {
             let end = client.ended();
             assert_eq!((end.0, end.1), (1, 9));
             assert!(stranger.lives(), "detach {detach}");
-        }
+        });
     });
 }
 
@@ -142,8 +142,8 @@ fn of_what_a_killed_gateway_had_listed() {
     if !Stranger::can_be() {
         return;
     }
-    on_every_server(|flavor| {
-        for (socket, command) in [("s", false), ("u", true)] {
+    on_one_server(|flavor| {
+        side_by_side([("s", false), ("u", true)], |(socket, command)| {
             let server = Setup::new(flavor)
                 .script("trap '' HUP; echo \"pid $$.\"; sleep 1000; sleep 1000")
                 .option("forkptyrouter-hangup-grace", "1")
@@ -176,6 +176,6 @@ fn of_what_a_killed_gateway_had_listed() {
                 Process::of(stubborn_pid).is_none_or(|it| it.is_zombie())
             });
             assert!(stranger.lives(), "command {command}");
-        }
+        });
     });
 }

@@ -8,7 +8,7 @@ use crate::harness::client::{Mode, fpty};
 use crate::harness::leaver::Leaver;
 use crate::harness::users::can_be_others;
 use crate::harness::wire::input;
-use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_one_server, side_by_side, wait_until};
 
 /// What a line of bash does, in which `fpty` is the client for this address.
 #[track_caller]
@@ -44,9 +44,9 @@ fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
 
 #[test]
 fn the_reader_of_one_output_leaves() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (_servers, ways) = ways(flavor);
-        for address in &ways {
+        side_by_side(&ways, |address| {
             let line = "fpty 'sleep .5; echo done; exit 5' 2> >(exec true) | cat; \
                         exit ${PIPESTATUS[0]}";
             let (stdout, _, status) = bash(address, line);
@@ -60,28 +60,28 @@ fn the_reader_of_one_output_leaves() {
                         exit ${PIPESTATUS[0]}";
             let (stdout, _, status) = bash(address, line);
             assert_eq!((stdout.as_str(), status), ("3000000\n", Some(5)), "much, {address}");
-        }
+        });
     });
 }
 
 #[test]
 fn whoever_writes_where_nobody_reads_is_told_by_a_signal() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (_servers, ways) = ways(flavor);
-        for address in &ways {
+        side_by_side(&ways, |address| {
             let line = "fpty 'exec yes' 2> >(cat >&2) | head -n 1; exit ${PIPESTATUS[0]}";
             let (stdout, _, status) = bash(address, line);
             assert_eq!((stdout.as_str(), status), ("y\n", Some(141)), "stdout, {address}");
             let line = "fpty 'sleep .5; exec yes >&2' 2> >(exec true) | cat; exit ${PIPESTATUS[0]}";
             let (_, _, status) = bash(address, line);
             assert_eq!(status, Some(141), "stderr, {address}");
-        }
+        });
     });
 }
 
 #[test]
 fn an_output_that_the_program_closes_ends_at_once() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (_servers, ways) = ways(flavor);
         for address in &ways {
             // Its reader ends, and so does what it was to wait for.
@@ -97,9 +97,9 @@ fn an_output_that_the_program_closes_ends_at_once() {
 
 #[test]
 fn the_readers_of_both_leave() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (_servers, ways) = ways(flavor);
-        for address in &ways {
+        side_by_side(&ways, |address| {
             for line in [
                 "fpty 'sleep 100' 2>&1 | true",
                 "fpty 'sleep 100' 2> >(exec true) | true",
@@ -109,7 +109,7 @@ fn the_readers_of_both_leave() {
                 let line = format!("{line}; exit ${{PIPESTATUS[0]}}");
                 assert_eq!(bash(address, &line).2, Some(141), "{line}, {address}");
             }
-        }
+        });
     });
 }
 
@@ -120,7 +120,7 @@ fn another_users_program_opens_its_streams_once_more() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let tcp = format!("127.0.0.1:{}", free_port());
         let rules = format!("uid={NOBODY},gid={NOBODY},allow_command=true,chdir=/");
         let server = Setup::new(flavor)
@@ -160,11 +160,11 @@ fn terminals(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
 
 #[test]
 fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (_servers, ways) = terminals(flavor);
-        for address in &ways {
+        side_by_side(&ways, |address| {
             // Before the terminal changes hands, at that moment, and after it.
-            for pause in ["0", ".03", ".5"] {
+            side_by_side(["0", ".03", ".5"], |pause| {
                 for (input, command, wanted) in [
                     // More than waits anywhere: the last of it has to wait for room.
                     ("yes $(printf %0100d 0) | head -800", "wc -c", "80800"),
@@ -185,8 +185,8 @@ fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
                      exit ${{PIPESTATUS[1]}}"
                 );
                 assert_eq!(bash(address, &line).2, Some(3), "{line}");
-            }
-        }
+            });
+        });
     });
 }
 
@@ -232,44 +232,50 @@ fn shown(piece: &str) -> String {
 
 #[test]
 fn a_question_in_pieces_is_answered_once() {
-    on_every_server(|flavor| {
-        for handover in ["true", "false"] {
+    on_one_server(|flavor| {
+        side_by_side(["true", "false"], |handover| {
             let server = Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
                 .option("forkptyrouter-handover", handover)
-                .option("forkptyrouter-detach", "9")
+                .option("forkptyrouter-detach", "20")
                 .start();
-            for pieces in [
-                &["\\033[c"][..],
-                &["\\033[", "c"],
-                &["\\033", "[c"],
-                &["\\033", "[", "c"],
-                &["\\033[0", "c", "more"],
-                &["\\033", "Z"],
-                &["some\\033[", "0", "c\\033", "[1mmore"],
-            ] {
-                assert_eq!(answers(&server, "", pieces), 1, "handover {handover}: {pieces:?}");
-            }
-            for pieces in [&["\\033[1", "c"][..], &["\\033[>", "c"], &["\\033[", "\\030c"], &["c"]]
-            {
-                assert_eq!(answers(&server, "", pieces), 0, "handover {handover}: {pieces:?}");
-            }
-        }
+            let all: [(&[&str], usize); 11] = [
+                (&["\\033[c"], 1),
+                (&["\\033[", "c"], 1),
+                (&["\\033", "[c"], 1),
+                (&["\\033", "[", "c"], 1),
+                (&["\\033[0", "c", "more"], 1),
+                (&["\\033", "Z"], 1),
+                (&["some\\033[", "0", "c\\033", "[1mmore"], 1),
+                (&["\\033[1", "c"], 0),
+                (&["\\033[>", "c"], 0),
+                (&["\\033[", "\\030c"], 0),
+                (&["c"], 0),
+            ];
+            side_by_side(all, |(pieces, wanted)| {
+                assert_eq!(answers(&server, "", pieces), wanted, "{handover}: {pieces:?}");
+            });
+        });
     });
 }
 
 #[test]
 fn a_question_is_whoevers_who_was_there_at_its_end() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-urouter", "{dir}/u")
             .option("forkptyrouter-handover", "false")
             .option("forkptyrouter-detach", "9")
             .start();
         // The client's terminal has answered that, or not.
-        assert_eq!(answers(&server, "\\033[c", &["more", "and more"]), 0);
-        assert_eq!(answers(&server, "\\033[c", &["\\033[", "c"]), 1);
-        assert_eq!(answers(&server, "\\033[", &["c"]), 1);
-        assert_eq!(answers(&server, "\\033", &["[", "c"]), 1);
+        let all: [(&str, &[&str], usize); 4] = [
+            ("\\033[c", &["more", "and more"], 0),
+            ("\\033[c", &["\\033[", "c"], 1),
+            ("\\033[", &["c"], 1),
+            ("\\033", &["[", "c"], 1),
+        ];
+        side_by_side(all, |(before, after, wanted)| {
+            assert_eq!(answers(&server, before, after), wanted, "{before} {after:?}");
+        });
     });
 }

@@ -16,7 +16,7 @@ use crate::harness::client::{Mode, fpty};
 use crate::harness::measure::Holdings;
 use crate::harness::servers::{C_BINARY, C_PLUGINS};
 use crate::harness::wire::{header, input, packet, variable};
-use crate::harness::{Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Setup, Wire, on_every_server, on_one_server, side_by_side, wait_until};
 
 /// More than one read takes, and less than a connection holds.
 const OUTPUT: &str = "head -c 100000 /dev/zero | tr '\\0' x; exit 7";
@@ -68,7 +68,7 @@ fn late(mut client: Wire, what: &str, is_there: impl Fn(&[u8]) -> bool) -> Vec<u
 
 #[test]
 fn whoever_still_speaks_gets_every_kind_of_end() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let tcp = || format!("127.0.0.1:{}", free_port());
         let (raw, uwsgi, denied, stats) = (tcp(), tcp(), tcp(), tcp());
         let server = Setup::new(flavor)
@@ -136,27 +136,25 @@ fn narrow(address: &str) -> Wire {
 #[test]
 fn what_has_not_left_the_gateways_kernel_is_not_thrown_away() {
     const OUTPUT: &str = "head -c 9000 /dev/zero | tr '\\0' x; exit 7";
-    on_every_server(|flavor| {
-        let (raw, uwsgi) =
-            (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-        let server = Setup::new(flavor)
-            .script(&format!("#!/bin/sh\n{OUTPUT}\n"))
-            .option("forkpty-router", &raw)
-            .option("forkpty-urouter", &uwsgi)
-            .option("forkptyrouter-allow-command", "true")
-            .start();
+    on_one_server(|flavor| {
         let no_terminal = packet(103, &variable("fpty.terminal", "0"));
         let command = packet(105, &[b"c", OUTPUT.as_bytes()].concat());
         let sizes = [header(24, 100), header(80, 101)].concat();
         let cases = [
-            ("raw", &raw, Vec::new()),
-            ("uwsgi", &uwsgi, sizes),
-            ("extended", &uwsgi, asks(&[])),
-            ("a command", &uwsgi, asks(&[no_terminal, command])),
+            ("raw", "forkpty-router", Vec::new()),
+            ("uwsgi", "forkpty-urouter", sizes),
+            ("extended", "forkpty-urouter", asks(&[])),
+            ("a command", "forkpty-urouter", asks(&[no_terminal, command])),
         ];
-        for (what, address, packets) in cases {
+        side_by_side(cases, |(what, router, packets)| {
+            let address = format!("127.0.0.1:{}", free_port());
+            let server = Setup::new(flavor)
+                .script(&format!("#!/bin/sh\n{OUTPUT}\n"))
+                .option(router, &address)
+                .option("forkptyrouter-allow-command", "true")
+                .start();
             for _ in 0..3 {
-                let mut client = narrow(address);
+                let mut client = narrow(&address);
                 client.send(&packets);
                 wait_until("it has begun", || peek(&client).len() > 100);
                 wait_until("the program has ended", || server.programs().is_empty());
@@ -172,7 +170,7 @@ fn what_has_not_left_the_gateways_kernel_is_not_thrown_away() {
                     "{what}: its end"
                 );
             }
-        }
+        });
     });
 }
 
@@ -193,7 +191,7 @@ fn the_shared_terminals_refusal() {
 
 #[test]
 fn whoever_does_not_close_is_closed_and_counts_for_nothing() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let server = Setup::new(flavor)
             .script("#!/bin/sh\necho hello\n")
@@ -237,7 +235,7 @@ fn runs(address: &str, times: usize) -> Vec<(Option<i32>, usize)> {
 
 #[test]
 fn three_megabytes_and_the_status() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let _server = Setup::new(flavor)
             .option("forkpty-urouter", &address)
@@ -254,7 +252,7 @@ fn the_same_behind_a_rawrouter() {
     if !Path::new(C_PLUGINS).join("rawrouter_plugin.so").exists() {
         return eprintln!("skipped: there is no rawrouter");
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let tcp = || format!("127.0.0.1:{}", free_port());
         let (node, one, other) = (tcp(), tcp(), tcp());
         let server = Setup::new(flavor)
@@ -279,7 +277,7 @@ fn the_same_behind_a_rawrouter() {
 
 #[test]
 fn a_slow_reader_gets_all() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let _server = Setup::new(flavor)
             .option("forkpty-urouter", &address)

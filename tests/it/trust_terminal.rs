@@ -11,7 +11,7 @@ use crate::harness::client::both;
 use crate::harness::leaver::Leaver;
 use crate::harness::measure::{ECHO, echoes, load};
 use crate::harness::wire::{input, packet};
-use crate::harness::{Flavor, Server, Setup, Wire, comes_true, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, comes_true, on_one_server, wait_until};
 
 /// What tells those two apart who come to one server: the first line.
 const EITHER: &str = "read line; case $line in echo) stty raw -echo; echo ready; exec cat;; \
@@ -65,7 +65,7 @@ fn while_it_is_cleared(fd: &OwnedFd, body: impl FnOnce()) {
 /// not read.
 #[test]
 fn who_takes_the_flag_away_and_types_holds_up_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (server, mut other) = start(flavor, false);
         let mut hostile = Leaver::connects(&server, "u", None, &[("fpty.take", "1")]);
         hostile.say(&input("sleep\n"));
@@ -110,7 +110,7 @@ fn who_takes_the_flag_away_and_types_holds_up_nobody() {
 /// Ioctls, the end of the input, output: the same of what is relayed on.
 #[test]
 fn what_is_asked_of_such_a_terminal_holds_up_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (server, mut other) = start(flavor, false);
         let mut hostile = Leaver::connects(&server, "u", None, &[("fpty.take", "1")]);
         hostile.say(&input("talk\n"));
@@ -130,7 +130,7 @@ fn what_is_asked_of_such_a_terminal_holds_up_nobody() {
 /// A terminal that was left is read on, and its old client has it still.
 #[test]
 fn a_terminal_that_was_left_holds_up_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let (server, mut other) = start(flavor, true);
         for line in ["talk\n", "sleep\n"] {
             let mut leaver = Leaver::begins(&server, &[]);
@@ -161,7 +161,7 @@ fn a_terminal_that_was_left_holds_up_nobody() {
 /// Its program, too, is as ever where nobody does such a thing.
 #[test]
 fn who_never_answers_an_offer_has_a_session() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = both(Setup::new(flavor).script(ECHO)).start();
         let mut client = Leaver::connects(&server, "u", None, &[("fpty.take", "1")]);
         client.waits("its program", |client| client.output.ends_with(b"ready\n"));

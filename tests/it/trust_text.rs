@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::audit::{audited, lines, of, wait_for};
 use crate::harness::fake::Fake;
 use crate::harness::wire::packet;
-use crate::harness::{on_every_server, servers, wait_until};
+use crate::harness::{on_every_server, on_one_server, servers, wait_until};
 
 const HELLO: [u8; 4] = [0, 1, 0, 102];
 
@@ -71,7 +71,7 @@ fn nobody_writes_a_line_of_the_log_or_of_the_audit() {
 
 #[test]
 fn a_long_name_is_cut_between_its_characters() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let address = server.path("u");
         for (unit, count) in
@@ -95,7 +95,7 @@ fn a_long_name_is_cut_between_its_characters() {
 
 #[test]
 fn a_list_is_harmless_and_says_what_is() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let address = server.path("u");
         let line = format!("sleep 1000 # {EVIL}");
@@ -119,7 +119,7 @@ fn a_list_is_harmless_and_says_what_is() {
 /// A recording's first line.
 #[test]
 fn a_recording_begins_harmlessly() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         for format in ["v2", "v3"] {
             let server = audited(flavor)
                 .option("forkptyrouter-allow-command", "true")

@@ -13,7 +13,9 @@ use crate::harness::fake::Fake;
 use crate::harness::leaver::Leaver;
 use crate::harness::terminal::Terminal;
 use crate::harness::users::{can_be_others, connecting_as, fpty_as};
-use crate::harness::{Flavor, Server, Setup, on_every_server, servers, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, on_every_server, on_one_server, servers, side_by_side, wait_until,
+};
 
 fn fpty(arguments: &[&str]) -> Command {
     let mut fpty = Command::new(servers::fpty());
@@ -45,8 +47,8 @@ fn silence_is_no_success() {
 /// Whatever the output ended with, and whoever has the terminal.
 #[test]
 fn its_own_words_stand_on_a_line_of_their_own() {
-    on_every_server(|flavor| {
-        for handover in ["true", "false"] {
+    on_one_server(|flavor| {
+        side_by_side(["true", "false"], |handover| {
             let setup = Setup::new(flavor)
                 .option("forkptyrouter-handover", handover)
                 .option("forkptyrouter-allow-command", "true");
@@ -75,7 +77,7 @@ fn its_own_words_stand_on_a_line_of_their_own() {
                 assert_eq!(said, before, "{end}");
                 terminal.wait();
             }
-        }
+        });
     });
 }
 
@@ -91,7 +93,7 @@ fn begun(server: &Server, name: &str) -> Leaver {
 /// Two within one second.
 #[test]
 fn the_one_left_last_is_the_one_left_last() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = leaving(flavor).uwsgi();
         for _ in 0..5 {
             let (one, other) = (begun(&server, "one"), begun(&server, "other"));
@@ -112,7 +114,7 @@ fn a_name_is_ones_own_and_an_id_is_an_id() {
     if !can_be_others() {
         return;
     }
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = leaving(flavor).uwsgi();
         let address = server.path("u");
         let stranger = connecting_as(4001, || begun(&server, "job").leaves());
@@ -148,7 +150,7 @@ fn users_have_names() {
         return;
     }
     let Some(daemon) = nix::unistd::User::from_name("daemon").expect("accounts") else { return };
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = leaving(flavor).uwsgi();
         let uid = daemon.uid.as_raw();
         let first = connecting_as(uid, || begun(&server, "one"));
@@ -221,35 +223,36 @@ fn a_socket_of_the_servers_own_user() {
 /// A minute before, and not where that is all of its time.
 #[test]
 fn who_is_idle_is_told_before() {
-    on_every_server(|flavor| {
-        for (option, name) in
-            [("forkptyrouter-timeout", "timeout"), ("forkptyrouter-max-time", "max")]
-        {
-            for handover in ["true", "false"] {
-                let server = Setup::new(flavor)
-                    .script("stty -echo; echo begun; exec sleep 1000")
-                    .option(option, "61")
-                    .option("forkptyrouter-handover", handover)
-                    .option("forkptyrouter-allow-command", "true")
-                    .uwsgi();
-                let mut client = Leaver::connects(&server, "u", None, &[]);
-                client.waits("a notice", |client| !client.notices.is_empty());
-                assert!(client.notices[0].contains("ends in a minute"), "{:?}", client.notices);
-                if name == "max" {
-                    let sleeper = Pipes::open(fpty(&["-T", &server.path("u"), "sleep 1000"]));
-                    let path = format!("/proc/{}", sleeper.pid());
-                    std::thread::sleep(Duration::from_millis(1500));
-                    assert!(std::path::Path::new(&path).exists());
-                }
-            }
-        }
+    on_one_server(|flavor| {
+        side_by_side(
+            [("forkptyrouter-timeout", "timeout"), ("forkptyrouter-max-time", "max")],
+            |(option, name)| {
+                side_by_side(["true", "false"], |handover| {
+                    let server = Setup::new(flavor)
+                        .script("stty -echo; echo begun; exec sleep 1000")
+                        .option(option, "61")
+                        .option("forkptyrouter-handover", handover)
+                        .option("forkptyrouter-allow-command", "true")
+                        .uwsgi();
+                    let mut client = Leaver::connects(&server, "u", None, &[]);
+                    client.waits("a notice", |client| !client.notices.is_empty());
+                    assert!(client.notices[0].contains("ends in a minute"), "{:?}", client.notices);
+                    if name == "max" {
+                        let sleeper = Pipes::open(fpty(&["-T", &server.path("u"), "sleep 1000"]));
+                        let path = format!("/proc/{}", sleeper.pid());
+                        std::thread::sleep(Duration::from_millis(1500));
+                        assert!(std::path::Path::new(&path).exists());
+                    }
+                });
+            },
+        );
     });
 }
 
 /// A command whose terminal is somebody else's for a while.
 #[test]
 fn a_job_in_the_background_waits_for_nobody() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-allow-command", "true");
         let server = both(setup).start();
         let line =
@@ -282,7 +285,7 @@ fn a_job_in_the_background_waits_for_nobody() {
 /// Bytes are bytes.
 #[test]
 fn a_variable_needs_no_text() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-allow-command", "true")
             .option("forkptyrouter-accept-env", "BAR")
@@ -300,7 +303,7 @@ fn a_variable_needs_no_text() {
 /// In a terminal a line is a line, elsewhere it is whole.
 #[test]
 fn a_list_fits_the_terminal() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = audited(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let address = server.path("u");
         let line = format!("sleep 1000 # {}", "x".repeat(200));

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::harness::measure::{RUN, echoes, running};
 use crate::harness::wire::{header, input};
-use crate::harness::{Setup, on_every_server, wait_until};
+use crate::harness::{Setup, on_one_server, wait_until};
 
 /// Keys that drop the input, sizes, signals: each is some system calls of the
 /// gateway's, and a read has room for 16,000.
 #[test]
 fn ten_floods_of_keys_keep_nobody_waiting() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).script(RUN).option("forkpty-urouter", "{dir}/u").raw();
         let mut other = running(&server, "s", "cat");
         // Interrupt and quit in turn, so that none is like the one before.
@@ -42,7 +42,7 @@ fn ten_floods_of_keys_keep_nobody_waiting() {
 /// What was read of a client that has left is heard to its end, and in order.
 #[test]
 fn nothing_of_a_flood_is_lost() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         // Its terminal is hung up when all was heard.
         let script = "trap '' HUP; trap 'echo >{dir}/last; exit' TERM
             stty raw -echo; echo ready; while :; do sleep 0.01; done";
@@ -61,7 +61,7 @@ fn nothing_of_a_flood_is_lost() {
 /// Where nothing else happens the rest is heard all the same.
 #[test]
 fn a_flood_is_heard_to_its_end_where_nobody_else_is() {
-    on_every_server(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).script("stty raw -echo; echo ready; exec cat").uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready\n");

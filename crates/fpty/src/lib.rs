@@ -14,12 +14,15 @@
 
 #![deny(unsafe_code)]
 
+pub mod backlog;
 pub mod client;
-pub mod ended;
 pub mod error;
+pub mod exit_status;
+#[cfg(feature = "server")]
+pub mod fair_share;
 pub mod proto;
-pub mod relay;
-pub mod remains;
+pub mod scrollback;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod terminal;
 pub mod text;

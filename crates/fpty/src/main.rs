@@ -16,7 +16,7 @@ fn main() {
     });
     let status = match read {
         Ok((None, client)) => client::run(&client),
-        Ok((Some(question), client)) => client::listing::run(&client, &question),
+        Ok((Some(question), client)) => client::control::run(&client, &question),
         Err((text, 0)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             0

@@ -6,6 +6,7 @@
 //! `\u001b`. So what is JSON already stays JSON, and is read as it was; what was
 //! written so before stays as it is.
 
+use std::any::Any;
 use std::borrow::Cow;
 
 /// What stands for what was cut off.
@@ -220,6 +221,15 @@ fn escape<const QUOTED: bool>(mut text: &[u8], out: &mut Vec<u8>) {
         text = &text[at + length..];
     }
     out.extend_from_slice(text);
+}
+
+/// What a panic said.
+pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use server::{Server, Setup};
-pub use servers::{Flavor, on_every_server};
+pub use servers::{Flavor, on_every_server, on_one_server};
 pub use wire::Wire;
 
 /// How long anything may take before it counts as never happening. The
@@ -67,16 +67,35 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 
 /// Whether a condition comes true within a time.
 pub fn comes_true(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + within;
+    let begin = Instant::now();
     loop {
         if condition() {
             return true;
         }
-        if Instant::now() >= end {
+        let waited = begin.elapsed();
+        if waited >= within {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        // Whatever takes long is not asked for all the time: others need the processor.
+        std::thread::sleep(
+            (waited / 16).clamp(Duration::from_millis(2), Duration::from_millis(50)),
+        );
     }
+}
+
+/// Does the same for each of these side by side: what mostly waits does not wait for
+/// the others.
+///
+/// # Panics
+/// One of them did.
+#[track_caller]
+pub fn side_by_side<T: Send>(all: impl IntoIterator<Item = T>, part: impl Fn(T) + Sync) {
+    let part = &part;
+    std::thread::scope(|scope| {
+        for one in all {
+            scope.spawn(move || part(one));
+        }
+    });
 }
 
 /// Bytes that look random and are the same each time (xorshift64).

@@ -3,7 +3,6 @@
 //! `plugins/`, our library built for it under all of its names. With
 //! `FORKPTY_SERVER` only those that have this in their name.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -82,15 +81,29 @@ pub fn any() -> &'static Flavor {
     plain.unwrap_or(&all()[0])
 }
 
-/// Runs a case on every server, and says at the end on which it failed.
-pub fn on_every_server(case: impl Fn(&Flavor)) {
-    let failed: Vec<&str> = all()
-        .iter()
-        .filter(|flavor| {
-            eprintln!("=== on {} ===", flavor.name);
-            catch_unwind(AssertUnwindSafe(|| case(flavor))).is_err()
-        })
-        .map(|flavor| flavor.name.as_str())
-        .collect();
+/// Runs a case on every server, side by side, and says at the end on which it failed.
+/// For what servers do differently: their options, start, hooks, reload, signals, log,
+/// metrics, workers, and the interface that the plugin is built for.
+pub fn on_every_server(case: impl Fn(&Flavor) + Sync) {
+    let case = &case;
+    let failed: Vec<&str> = std::thread::scope(|scope| {
+        let start = |flavor: &'static Flavor| (flavor, scope.spawn(move || case(flavor)));
+        let running: Vec<_> = all().iter().map(start).collect();
+        let failed = running
+            .into_iter()
+            .filter_map(|(flavor, thread)| thread.join().is_err().then_some(flavor.name.as_str()));
+        failed.collect()
+    });
     assert!(failed.is_empty(), "failed on {}: see above", failed.join(", "));
+}
+
+/// Runs a case on one server. For what the gateway, its supervisor and its clients do
+/// by themselves, with code that is the same for every server. With
+/// `FORKPTY_EVERY_SERVER` set it runs on all of them nevertheless.
+pub fn on_one_server(case: impl Fn(&Flavor) + Sync) {
+    if std::env::var_os("FORKPTY_EVERY_SERVER").is_some() {
+        on_every_server(case);
+    } else {
+        case(any());
+    }
 }

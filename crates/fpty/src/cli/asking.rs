@@ -1,7 +1,7 @@
 //! Arguments that ask who is there.
 
 use clap::ValueHint;
-use fpty::client::listing::Question;
+use fpty::client::control::Question;
 use fpty::proto::is_name;
 
 /// What is asked, instead of a session.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::ValueHint;
 use fpty::client::Which;
-use fpty::proto::key::of_word;
+use fpty::proto::session_key::of_word;
 use fpty::proto::{LONGEST_NAME, is_name};
 
 /// Which session, and how.

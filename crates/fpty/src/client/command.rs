@@ -5,24 +5,24 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::hearing::{Hearing, Said};
+use super::decoder::{Hearing, Said};
 use super::outcome::{self, End};
-use super::outputs::Outputs;
+use super::output_streams::Outputs;
 use super::session::{ASKED_FOR_MORE, PING};
-use super::stopping::LOOK;
-use super::{Client, introduction, obeying, read_signals};
+use super::signals::LOOK;
+use super::{Client, events, introduction, read_signals};
+use crate::backlog::Backlog;
 use crate::error::{Error, Result};
 use crate::proto::{
     self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
     collect, encode_bare, text_of, window,
 };
-use crate::relay::Backlog;
 use crate::sys::Read;
-use crate::sys::peer::Peer;
+use crate::sys::peer_process::Peer;
 use crate::sys::poll::Several;
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::{Stream, Transport};
-use crate::sys::{stdio, streams};
+use crate::sys::{stdio, stdio_pass};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
@@ -236,7 +236,7 @@ impl Running<'_> {
             return Ok(None);
         }
         match self.stage {
-            Stage::Asked(_) => obeying::ended_plainly(&self.plain).map(Some),
+            Stage::Asked(_) => events::ended_plainly(&self.plain).map(Some),
             Stage::Requested | Stage::Started => {
                 Ok(outcome::why_lost(&self.peer, true).map(End::Lost))
             }
@@ -278,7 +278,7 @@ impl Running<'_> {
             self.plain = plain;
             if said != Some(Said::Agreed) {
                 // A refusal comes whole, and then the end; a prompt does not.
-                let is_more = self.hearing.is_undecided() || obeying::may_be_refusal(&self.plain);
+                let is_more = self.hearing.is_undecided() || events::may_be_refusal(&self.plain);
                 // Nothing more of it is of use.
                 self.server_ended |= !is_more;
                 return Ok(());
@@ -297,8 +297,8 @@ impl Running<'_> {
                 break;
             }
             match answer {
-                Answer::Output(bytes) => self.outputs.show(streams::OUTPUT, bytes),
-                Answer::ErrorOutput(bytes) => self.outputs.show(streams::ERROR, bytes),
+                Answer::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
+                Answer::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
                 Answer::Hello(_) => {}
                 Answer::Part(kind, part, last) => {
                     if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
@@ -326,17 +326,18 @@ impl Running<'_> {
     }
 
     fn pass(&mut self) {
-        let numbers = [streams::INPUT, streams::OUTPUT, streams::ERROR];
-        let passed = numbers.into_iter().filter(|n| streams::may_be_passed(streams::own(*n), *n));
+        let numbers = [stdio_pass::INPUT, stdio_pass::OUTPUT, stdio_pass::ERROR];
+        let passed =
+            numbers.into_iter().filter(|n| stdio_pass::may_be_passed(stdio_pass::own(*n), *n));
         // Where its last line is to be ours we have to know where the others end.
         let is_ours = self.config.status_json;
-        let passed = passed.filter(|number| !(is_ours && *number == streams::ERROR));
+        let passed = passed.filter(|number| !(is_ours && *number == stdio_pass::ERROR));
         let passed: Vec<usize> = passed.collect();
         if passed.is_empty() || !self.to_server.is_empty() {
             return;
         }
         let names: Vec<u8> = passed.iter().map(|number| b'0' + *number as u8).collect();
-        let descriptors: Vec<_> = passed.into_iter().map(streams::own).collect();
+        let descriptors: Vec<_> = passed.into_iter().map(stdio_pass::own).collect();
         let mut packet = Vec::new();
         proto::encode_packet(OFFER, &names, &mut packet);
         // Where they cannot be sent everything is relayed.
@@ -353,7 +354,7 @@ impl Running<'_> {
                 self.stage = Stage::Started;
                 if names.contains(&b'0') {
                     self.input = Input::Done;
-                    streams::give_up(streams::INPUT);
+                    stdio_pass::give_up(stdio_pass::INPUT);
                 }
                 self.outputs.passed(names);
             }
@@ -366,7 +367,7 @@ impl Running<'_> {
             (END_OF_STREAM, [0]) if self.input != Input::Done => {
                 self.input = Input::Done;
                 // Whoever writes there learns that nobody reads.
-                streams::give_up(streams::INPUT);
+                stdio_pass::give_up(stdio_pass::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
             (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, text_of(text))),

@@ -4,48 +4,48 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | what is asked for; from the address to the exit status |
-//! | `request.rs` | what is to run there, with a terminal or without |
-//! | `command.rs`, `outputs.rs` | a command without a terminal |
-//! | `session.rs` | the session: one loop, and what is written |
-//! | `waiting.rs` | what is waited for |
-//! | `typing.rs` | input: keys, pipes, and their end |
+//! | `bracketed_paste.rs` | pastes, which somebody else may have to end |
+//! | `command.rs` | a command without a terminal |
+//! | `control.rs` | who is there, and the end of one of those |
+//! | `decoder.rs` | what the server says, in whatever mode it speaks |
 //! | `escape.rs` | `~.` and its like |
-//! | `stopping.rs` | signals: forwarded, stopped by, ended by |
-//! | `hearing.rs` | what the server says, in whatever mode it speaks |
-//! | `obeying.rs` | what the server says is done |
-//! | `takeover.rs` | the terminal itself, where the server hands it over |
-//! | `listing.rs` | who is there, and the end of one of those |
-//! | `coming.rs` | a session that can be left and found again |
-//! | `reconnect.rs` | a connection that broke is taken up again |
-//! | `pastes.rs` | pastes, which somebody else may have to end |
-//! | `painting.rs` | its screen, as it was |
-//! | `replay.rs` | about that, where no terminal emulator is part of the program |
-//! | `ending_line.rs` | whether the output ended within a line |
+//! | `events.rs` | what the server says is done |
+//! | `handover.rs` | the terminal itself, where the server hands it over |
+//! | `input.rs` | input: keys, pipes, and their end |
+//! | `line_position.rs` | whether the output ended within a line |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
+//! | `output_streams.rs` | a command without a terminal |
+//! | `poll.rs` | what is waited for |
+//! | `reattach.rs` | a session that can be left and found again |
+//! | `reconnect.rs` | a connection that broke is taken up again |
+//! | `replay.rs` | about that, where no terminal emulator is part of the program |
+//! | `request.rs` | what is to run there, with a terminal or without |
+//! | `restore_screen.rs` | its screen, as it was |
+//! | `session.rs` | the session: one loop, and what is written |
+//! | `signals.rs` | signals: forwarded, stopped by, ended by |
 
-mod coming;
+pub(crate) mod bracketed_paste;
 mod command;
-mod ending_line;
+pub mod control;
+pub mod decoder;
 pub mod escape;
-pub mod hearing;
-pub mod listing;
-mod obeying;
+pub(crate) mod events;
+pub(crate) mod handover;
+pub(crate) mod input;
+pub(crate) mod line_position;
 mod outcome;
-mod outputs;
-#[cfg(feature = "paint")]
-#[doc(hidden)]
-pub mod painting;
-mod pastes;
+pub(crate) mod output_streams;
+pub(crate) mod poll;
+pub(crate) mod reattach;
 mod reconnect;
 #[cfg(any(test, not(feature = "paint")))]
 mod replay;
 pub mod request;
+#[cfg(feature = "paint")]
+#[doc(hidden)]
+pub mod restore_screen;
 mod session;
-mod stopping;
-mod takeover;
-mod typing;
-mod waiting;
+pub(crate) mod signals;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -60,9 +60,9 @@ use crate::sys::socket::{Stream, Transport, connect};
 use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{self, Raises, RawMode};
 
-use outcome::End;
-use request::{Terminal, Wanted};
-use session::Session;
+use crate::client::outcome::End;
+use crate::client::request::{Terminal, Wanted};
+use crate::client::session::Session;
 
 /// Exit status where the end was not the program's own.
 pub const LOST: i32 = 254;

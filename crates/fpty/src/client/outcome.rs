@@ -5,9 +5,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{Client, LOST};
-use crate::proto::key::of_word;
+use crate::proto::session_key::of_word;
 use crate::proto::{Ended, Ending};
-use crate::sys::peer::Peer;
+use crate::sys::peer_process::Peer;
 use crate::sys::{accounts, stdio};
 use crate::text::is_control;
 

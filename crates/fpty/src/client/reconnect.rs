@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::input::Input;
 use super::outcome::End;
 use super::session::Session;
-use super::typing::Input;
 use super::{Client, Which, call};
 use crate::error::Result;
-use crate::proto::key::{Finds, Secret, SessionKey, of_word};
+use crate::proto::session_key::{Finds, Secret, SessionKey, of_word};
 use crate::proto::{Ended, Ending, NO_SUCH};
 use crate::sys;
 use crate::sys::poll::Several;

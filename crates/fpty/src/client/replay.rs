@@ -1,9 +1,9 @@
 //! What a session has shown, for who comes back by a program that has no terminal
 //! emulator: its last output once more, less what terminals answer.
 
-use crate::relay::Queries;
-use crate::relay::modes::Modes;
-use crate::relay::trail::Past;
+use crate::scrollback::checkpoints::Past;
+use crate::terminal::Queries;
+use crate::terminal::modes::Modes;
 
 /// What makes a terminal of so many rows show about the same, and what is in force
 /// in it then. What was on it goes into its scrollback. The alternate screen is left empty: whoever
@@ -33,7 +33,7 @@ pub fn replay(past: Past, output: &[u8], rows: u16) -> (Vec<u8>, Modes) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remains::{Remains, Seen};
+    use crate::scrollback::{Remains, Seen};
     use crate::sys::Size;
 
     /// What another terminal shows then.

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use super::{Client, Which};
 use crate::proto::request::{self, Verb};
 use crate::proto::variables::is_environment_name;
-use crate::sys::{stdio, streams};
+use crate::sys::{stdio, stdio_pass};
 
 /// What is to run at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Client {
             Terminal::OfSshd => stdin || std::env::var_os("SSH_TTY").is_some(),
             Terminal::Usual if self.wanted == Wanted::Configured => true,
             Terminal::Usual => {
-                stdin && nix::unistd::isatty(streams::own(streams::OUTPUT)).unwrap_or(false)
+                stdin && nix::unistd::isatty(stdio_pass::own(stdio_pass::OUTPUT)).unwrap_or(false)
             }
         }
     }

@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 use super::Client;
-use super::coming::Coming;
-use super::ending_line::Tail;
+use super::decoder::Hearing;
 use super::escape::Escapes;
-use super::hearing::Hearing;
+use super::handover::Takeover;
+use super::input::Input;
+use super::line_position::Tail;
 use super::outcome::{self, End};
+use super::reattach::Coming;
 use super::reconnect::Again;
-use super::takeover::Takeover;
-use super::typing::Input;
+use crate::backlog::Backlog;
 use crate::proto::{self, Ended, Protocol};
-use crate::relay::Backlog;
-use crate::sys::peer::{Passed, Peer};
+use crate::sys::peer_process::{Passed, Peer};
 use crate::sys::signal::Signals;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::stdio::{self, Failure, Output};

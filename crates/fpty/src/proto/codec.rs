@@ -189,8 +189,8 @@ fn header(modifier2: u8, size: u16) -> [u8; HEADER] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::TAKEN;
     use super::*;
+    use crate::proto::packet::TAKEN;
     use proptest::prelude::*;
 
     /// Everything a decoder says of `pieces`, with adjacent input joined.

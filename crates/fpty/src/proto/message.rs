@@ -9,7 +9,7 @@ pub const OFFER_MASTER: u8 = b'm';
 /// In an offer: a pidfd of the session's process.
 pub const OFFER_PIDFD: u8 = b'p';
 
-/// In an offer: the ring of the last output ([`crate::remains`]).
+/// In an offer: the ring of the last output ([`crate::scrollback`]).
 pub const OFFER_RING: u8 = b'r';
 
 /// The longest text of a person's, in bytes; the rest of it is not shown.

@@ -3,28 +3,31 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `packet.rs` | what each end can say, by number |
 //! | `codec.rs` | packets from and to bytes, in any fragmentation |
 //! | `message.rs` | payloads of the router |
+//! | `packet.rs` | what each end can say, by number |
 //! | `request.rs` | what a client asks for beside a terminal |
-//! | `key.rs` | by what a client finds its session again |
-//! | `window.rs` | how much of a relayed stream may be on its way |
+//! | `session_key.rs` | by what a client finds its session again |
 //! | `variables.rs` | payloads of the client: its environment, what it can do |
+//! | `window.rs` | how much of a relayed stream may be on its way |
 
 mod codec;
-pub mod key;
+pub mod http_request;
 mod message;
 mod packet;
 pub mod request;
+pub mod session_key;
 pub mod variables;
 pub mod window;
 
-pub use codec::{
+pub use crate::proto::codec::{
     AnswerDecoder, Decoder, encode_bare, encode_input, encode_packet, encode_rows_and_cols,
     encode_signal,
 };
-pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of};
-pub use packet::{
+pub use crate::proto::message::{
+    Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of,
+};
+pub use crate::proto::packet::{
     Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, KEY,
     NO_SUCH, NOTICE, OFFER, PING, PONG, Packet, REQUEST, RING_PIECE, TAKEN, TOO_LATE, VARIABLES,
     VERSION, WINDOW, collect,

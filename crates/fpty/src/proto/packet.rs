@@ -60,10 +60,10 @@ pub const OFFER: u8 = 112;
 /// (u64, little-endian): the ring has it up to there.
 pub const GO: u8 = 113;
 /// From the router: a piece of what is kept of the output, for who got no ring
-/// ([`crate::remains::Pieces`]).
+/// ([`crate::scrollback::Pieces`]).
 pub const RING_PIECE: u8 = 114;
 /// From the router: by what the client finds its session again
-/// ([`super::key::SessionKey`]).
+/// ([`super::session_key::SessionKey`]).
 pub const KEY: u8 = 115;
 /// What everybody is told of a session that there is not, and who has no right
 /// of one that there is.

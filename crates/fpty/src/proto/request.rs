@@ -139,8 +139,8 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::HEADER;
     use super::*;
+    use crate::proto::packet::HEADER;
     use proptest::prelude::*;
 
     /// What is read of packets, each in pieces of `cut` bytes.

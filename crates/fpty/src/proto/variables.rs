@@ -29,7 +29,7 @@ pub const STEAL: &[u8] = b"fpty.steal";
 /// The client only watches (value 1).
 pub const READ_ONLY: &[u8] = b"fpty.readonly";
 /// The secret of the session that is asked for (16 bytes), or nothing: the client
-/// keeps the one that it gets; see [`super::key`].
+/// keeps the one that it gets; see [`super::session_key`].
 pub const SECRET: &[u8] = b"fpty.secret";
 /// Where the client's person was logged in from, as sshd(8) says it.
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
@@ -152,8 +152,8 @@ pub fn is_environment_name(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::HEADER;
     use super::*;
+    use crate::proto::packet::HEADER;
     use proptest::prelude::*;
 
     #[test]

@@ -47,8 +47,8 @@ impl Taken {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::HEADER;
     use super::*;
+    use crate::proto::packet::HEADER;
 
     #[test]
     fn what_was_taken_is_told_in_time() {

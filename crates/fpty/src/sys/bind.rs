@@ -55,7 +55,7 @@ pub fn path(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> 
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = open(path, flags, Mode::empty()).context("cannot open it")?;
         let status = fstat(&file).context("cannot look at it")?;
-        let is_socket = super::asked::kind_of(status.st_mode) == SFlag::S_IFSOCK;
+        let is_socket = super::fd_query::kind_of(status.st_mode) == SFlag::S_IFSOCK;
         if !is_socket || status.st_uid != nix::unistd::geteuid().as_raw() {
             return Err(Error::new("somebody has put something else in its place"));
         }

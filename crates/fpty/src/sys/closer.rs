@@ -21,10 +21,10 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::asked;
-use super::interrupt::Hurried;
+use super::fd_query;
+use super::itimer_guard::Hurried;
 use super::signal::Blocked;
-use super::streams::NULL;
+use super::stdio_pass::NULL;
 
 /// Threads at most, and for one user.
 const THREADS: usize = 32;
@@ -85,7 +85,7 @@ impl Foreign {
 
     /// Whether it is a socket.
     pub fn is_socket(&self) -> bool {
-        self.fd.as_ref().is_some_and(|fd| asked::kind(fd) == SFlag::S_IFSOCK)
+        self.fd.as_ref().is_some_and(|fd| fd_query::kind(fd) == SFlag::S_IFSOCK)
     }
 
     /// The descriptor.
@@ -105,7 +105,7 @@ impl Drop for Foreign {
 /// Closes a descriptor that somebody has sent; pipes, whose close does not wait,
 /// at once.
 pub fn close(fd: OwnedFd, user: u32) {
-    let is_quick = fstat(&fd).is_ok_and(|status| match asked::kind_of(status.st_mode) {
+    let is_quick = fstat(&fd).is_ok_and(|status| match fd_query::kind_of(status.st_mode) {
         SFlag::S_IFIFO => true,
         SFlag::S_IFCHR => status.st_rdev == NULL,
         _ => false,

@@ -9,10 +9,10 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
-use super::asked;
 use super::child::Pid;
+use super::fd_query;
 use super::pidfd::PidFd;
-use super::proc;
+use super::procfs;
 use super::socket::Stream;
 
 /// The process that connected to a UNIX socket, as it was then.
@@ -89,7 +89,7 @@ impl Stream {
 
     /// The process itself (Linux 6.5).
     fn peer_pidfd(&self, pid: Pid) -> Option<PidFd> {
-        let fd = asked::option(self, SO_PEERPIDFD).ok().filter(|fd| *fd >= 0)?;
+        let fd = fd_query::option(self, SO_PEERPIDFD).ok().filter(|fd| *fd >= 0)?;
         // SAFETY: it was just made for this process, and nobody else knows it.
         Some(PidFd::reopened(pid, unsafe { OwnedFd::from_raw_fd(fd) }))
     }
@@ -111,7 +111,7 @@ impl Logins {
                 return *login;
             }
         }
-        let pid = Pid::new(peer.pid).filter(|_| proc::is_ours())?;
+        let pid = Pid::new(peer.pid).filter(|_| procfs::is_ours())?;
         let told = client.peer_pidfd(pid);
         let is_certain = told.is_some();
         // Before Linux 6.5 whoever has its number by now.

@@ -3,78 +3,97 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | **descriptors** | |
-//! | `asked.rs` | what any descriptor is asked or told in one number |
-//! | `poll.rs`, `signal.rs`, `clock.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `stdio.rs`, `streams.rs`, `termios.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `closer.rs`, `interrupt.rs`, `fork.rs` | closing, calling and forking where others have copies |
-//! | **terminals** | |
-//! | `pty.rs`, `pty/shared.rs` | a pseudo-terminal; one that others have, too |
-//! | `pipe.rs`, `tick.rs`, `processors.rs` | its output without a copy, and soon |
-//! | `reader.rs`, `terminal_users.rs`, `foreground.rs` | who reads it, who has it open, its foreground group |
-//! | **sockets** | |
-//! | `socket.rs`, `socket/passing.rs`, `bind.rs` | streams and listeners; descriptors that strangers send |
-//! | `peer.rs`, `credentials.rs`, `sender.rs`, `control.rs` | who is at the other end, and what comes beside the bytes |
-//! | `local_tcp.rs` | whether a TCP peer on this machine has closed |
-//! | **processes** | |
-//! | `spawn.rs`, `spawn/program.rs`, `spawn.c`, `environment.rs` | the program of a session, and its start |
-//! | `child.rs`, `pidfd.rs`, `process.rs`, `noted.rs` | a child, any process, either, one that is known again later |
-//! | `sessions.rs` | sessions of processes, and what is looked for among all |
-//! | `detached.rs`, `proc.rs`, `accounts.rs` | a process of nobody's, /proc, users and groups |
-//! | **memory and files** | |
-//! | `memory.rs` | files of memory, and mappings |
-//! | `shared.rs`, `queue.rs`, `ring.rs`, `memory_file.rs` | words, a queue, the last output, bytes to be sent |
-//! | `folder.rs`, `lock.rs` | files below a folder, a lock |
+//! | `accounts.rs` | a process of nobody's, /proc, users and groups |
+//! | `ancillary_data.rs` | who is at the other end, and what comes beside the bytes |
+//! | `bind.rs` | streams and listeners; descriptors that strangers send |
+//! | `child.rs` | a child, any process, either, one that is known again later |
+//! | `clock.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
+//! | `closer.rs` | closing, calling and forking where others have copies |
+//! | `credentialed_messages.rs` | who is at the other end, and what comes beside the bytes |
+//! | `credentials.rs` | who is at the other end, and what comes beside the bytes |
+//! | `daemonize.rs` | a process of nobody's, /proc, users and groups |
+//! | `dir.rs` | files below a folder, a lock |
+//! | `environment.rs` | the program of a session, and its start |
+//! | `fd_query.rs` | what any descriptor is asked or told in one number |
+//! | `foreground_group.rs` | who reads it, who has it open, its foreground group |
+//! | `itimer_guard.rs` | closing, calling and forking where others have copies |
+//! | `memfd.rs` | files of memory, and mappings |
+//! | `memfd_message.rs` | words, a queue, the last output, bytes to be sent |
+//! | `peer_process.rs` | who is at the other end, and what comes beside the bytes |
+//! | `pid_guard.rs` | a child, any process, either, one that is known again later |
+//! | `pidfd.rs` | a child, any process, either, one that is known again later |
+//! | `pipe.rs` | its output without a copy, and soon |
+//! | `poll.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
+//! | `private_fd.rs` | closing, calling and forking where others have copies |
+//! | `proc_net_tcp.rs` | whether a TCP peer on this machine has closed |
+//! | `process_identity.rs` | a child, any process, either, one that is known again later |
+//! | `process_lock.rs` | files below a folder, a lock |
+//! | `process_session.rs` | sessions of processes, and what is looked for among all |
+//! | `processors.rs` | its output without a copy, and soon |
+//! | `procfs.rs` | a process of nobody's, /proc, users and groups |
+//! | `pty.rs`, `pty/` | a pseudo-terminal; one that others have, too |
+//! | `ring.rs` | words, a queue, the last output, bytes to be sent |
+//! | `shm.rs` | words, a queue, the last output, bytes to be sent |
+//! | `shm_queue.rs` | words, a queue, the last output, bytes to be sent |
+//! | `signal.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
+//! | `socket.rs`, `socket/` | streams and listeners; descriptors that strangers send |
+//! | `spawn.rs`, `spawn/` | the program of a session, and its start |
+//! | `stdio.rs` | standard descriptors, those of a command, the terminal of a person |
+//! | `stdio_pass.rs` | standard descriptors, those of a command, the terminal of a person |
+//! | `termios.rs` | standard descriptors, those of a command, the terminal of a person |
+//! | `tick.rs` | its output without a copy, and soon |
+//! | `tty_holders.rs` | who reads it, who has it open, its foreground group |
+//! | `tty_waiters.rs` | who reads it, who has it open, its foreground group |
 
 pub mod accounts;
-mod asked;
+pub mod ancillary_data;
 pub mod bind;
 pub mod child;
 pub mod clock;
 pub mod closer;
-pub mod control;
+#[cfg(feature = "server")]
+pub mod credentialed_messages;
 pub mod credentials;
-pub mod detached;
+pub mod daemonize;
+#[cfg(feature = "server")]
+pub mod dir;
 pub mod environment;
-#[cfg(feature = "server")]
-pub mod folder;
-pub mod foreground;
-#[cfg(feature = "server")]
-pub mod fork;
-pub mod interrupt;
-pub mod local_tcp;
-#[cfg(feature = "server")]
-pub mod lock;
-mod memory;
-pub mod memory_file;
-pub mod noted;
-pub mod peer;
+pub(crate) mod fd_query;
+pub mod foreground_group;
+pub mod itimer_guard;
+pub(crate) mod memfd;
+pub mod memfd_message;
+pub mod peer_process;
+pub mod pid_guard;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
-pub mod proc;
-pub mod process;
+#[cfg(feature = "server")]
+pub mod private_fd;
+pub mod proc_net_tcp;
+pub mod process_identity;
+#[cfg(feature = "server")]
+pub mod process_lock;
+pub mod process_session;
 pub mod processors;
+pub mod procfs;
 pub mod pty;
-#[cfg(feature = "server")]
-pub mod queue;
-#[cfg(feature = "server")]
-pub mod reader;
 pub mod ring;
 #[cfg(feature = "server")]
-pub mod sender;
-pub mod sessions;
+pub mod shm;
 #[cfg(feature = "server")]
-pub mod shared;
+pub mod shm_queue;
 pub mod signal;
 pub mod socket;
 #[cfg(feature = "server")]
 pub mod spawn;
 pub mod stdio;
-pub mod streams;
-pub mod terminal_users;
+pub mod stdio_pass;
 pub mod termios;
 pub mod tick;
+pub mod tty_holders;
+#[cfg(feature = "server")]
+pub mod tty_waiters;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -218,7 +237,7 @@ pub fn what_is_missing() -> Vec<&'static str> {
             "no pidfd here (Linux before 5.3, or forbidden): terminals that were handed over end with their gateway",
         );
     }
-    if !proc::is_ours() && !pidfd::have_inodes() {
+    if !procfs::is_ours() && !pidfd::have_inodes() {
         missing.push(
             "no /proc of this PID namespace and no pidfs (Linux 6.9): what ignores SIGHUP may outlive its gateway",
         );
@@ -239,7 +258,7 @@ pub fn host_name() -> String {
 pub fn is_executable(path: &std::ffi::CStr) -> bool {
     use nix::unistd::{AccessFlags, access};
     let is_file = nix::sys::stat::stat(path)
-        .is_ok_and(|status| asked::kind_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG);
+        .is_ok_and(|status| fd_query::kind_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG);
     is_file && access(path, AccessFlags::X_OK).is_ok()
 }
 

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use once_cell::sync::OnceCell;
 
-use super::asked;
 use super::child::{Exit, Pid};
-use super::proc;
+use super::fd_query;
+use super::procfs;
 
 /// A process, and no other that gets its number later.
 #[derive(Debug)]
@@ -118,11 +118,11 @@ impl PidFd {
 
     /// exit_code of proc(5)'s stat, while the number is its own.
     fn of_zombie(&self) -> Option<Exit> {
-        if proc::stat(self.pid, 3)? != "Z" {
+        if procfs::stat(self.pid, 3)? != "Z" {
             return None;
         }
         // 0 also for those who may not know.
-        let status: i32 = proc::number(self.pid, 52)?;
+        let status: i32 = procfs::number(self.pid, 52)?;
         (status != 0 && send(&self.fd, 0, 0).is_ok()).then(|| Exit::of_wait_status(status))
     }
 
@@ -153,7 +153,7 @@ impl PidFd {
 
     /// Whether it has ended, as far as the kernel itself tells.
     pub fn is_over(&self) -> bool {
-        !asked::has_now(self, PollFlags::POLLIN).is_empty()
+        !fd_query::has_now(self, PollFlags::POLLIN).is_empty()
     }
 
     /// Whether it has ended, or is about to: a process closes its
@@ -163,7 +163,7 @@ impl PidFd {
         if self.is_over() {
             return true;
         }
-        let flags: Option<u64> = proc::number(self.pid, 9);
+        let flags: Option<u64> = procfs::number(self.pid, 9);
         // Reaped meanwhile; or there is no /proc for us.
         flags.map_or_else(|| self.is_over(), |flags| flags & PF_EXITING != 0)
     }
@@ -175,8 +175,8 @@ impl PidFd {
         if self.has_ended() {
             return true;
         }
-        let nobody_tells = self.pid == Pid::UNKNOWN || !proc::is_ours();
-        let ends = || asked::wait_for(self, PollFlags::POLLIN, MOMENT);
+        let nobody_tells = self.pid == Pid::UNKNOWN || !procfs::is_ours();
+        let ends = || fd_query::wait_for(self, PollFlags::POLLIN, MOMENT);
         nobody_tells && ends().is_ok_and(|found| !found.is_empty())
     }
 }

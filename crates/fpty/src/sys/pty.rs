@@ -1,5 +1,7 @@
 //! Pseudo-terminals (pty(7), ioctl_tty(2)).
 
+pub(crate) mod untrusted;
+
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -11,10 +13,8 @@ use nix::sys::stat::{Mode, SFlag};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use once_cell::sync::OnceCell;
 
-mod shared;
-
-use super::asked::{self, Number, Switch};
-use super::streams::{ERROR, INPUT, OUTPUT, own};
+use super::fd_query::{self, Number, Switch};
+use super::stdio_pass::{ERROR, INPUT, OUTPUT, own};
 use super::{Read, Size, Written};
 use crate::error::{Context, Error, Result};
 
@@ -72,7 +72,7 @@ pub fn look_up_group() {
 pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = open_master()?;
     // The slave starts locked (unlockpt(3)).
-    asked::switch(&master, Switch::Lock, false).context("cannot unlock the new terminal")?;
+    fd_query::switch(&master, Switch::Lock, false).context("cannot unlock the new terminal")?;
     let slave = open_slave(&master)?;
     let master = Master::of(master, false);
     master.resize(size).context("cannot set the size of the new terminal")?;
@@ -145,7 +145,7 @@ fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
 
 /// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
 fn path_of_slave(master: impl AsFd) -> io::Result<String> {
-    Ok(format!("/dev/pts/{}", asked::number(master, Number::Terminal)?))
+    Ok(format!("/dev/pts/{}", fd_query::number(master, Number::Terminal)?))
 }
 
 fn ioctl(result: libc::c_int) -> io::Result<()> {
@@ -163,7 +163,7 @@ impl Master {
     /// Its size as it is now, whoever has set it (TIOCGWINSZ).
     pub fn size(&self) -> Option<Size> {
         let _armed = self.arm();
-        asked::window(self)
+        fd_query::window(self)
     }
 
     /// The name of its slave, where devpts is mounted as usual (ptsname(3)).
@@ -179,7 +179,7 @@ impl Master {
     pub fn received(fd: OwnedFd) -> Result<Self> {
         let not = |what: &str| Error::new(format!("the router sent {what} instead of a terminal"));
         let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
-        let is_device = asked::kind_of(status.st_mode) == SFlag::S_IFCHR;
+        let is_device = fd_query::kind_of(status.st_mode) == SFlag::S_IFCHR;
         // /dev/ptmx, of whatever devpts (devices.txt of the kernel).
         if !is_device || status.st_rdev != libc::makedev(5, 2) {
             return Err(not("something else"));
@@ -251,9 +251,9 @@ impl Master {
         // SAFETY: TIOCVHANGUP takes nothing.
         let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
         // Whoever has a copy may have locked it.
-        let _ = asked::switch(self, Switch::Lock, false);
+        let _ = fd_query::switch(self, Switch::Lock, false);
         let slave = open_slave(&self.fd);
-        let _ = asked::switch(self, Switch::Lock, true);
+        let _ = fd_query::switch(self, Switch::Lock, true);
         let _ = slave.as_ref().map(hang_up);
         hang_up(&self.fd)
     }
@@ -357,7 +357,7 @@ impl Master {
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
         let _armed = self.arm();
-        asked::number(self, Number::ForegroundGroup).ok().filter(|group| *group > 1)
+        fd_query::number(self, Number::ForegroundGroup).ok().filter(|group| *group > 1)
     }
 
     /// Lets the program's next read see the end of file, as the terminal's
@@ -389,7 +389,7 @@ impl Master {
 /// Whether there is input that no program has read; the kernel first brings
 /// there what is on its way (n_tty_poll in drivers/tty/n_tty.c).
 fn has_input(slave: BorrowedFd<'_>) -> bool {
-    asked::wait_for(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
+    fd_query::wait_for(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
 impl AsFd for Master {
@@ -468,5 +468,5 @@ impl AsFd for Slave {
 /// does not know its size.
 pub fn size_of_ours() -> Option<Size> {
     let known = |size: &Size| size.rows > 0 && size.cols > 0;
-    [INPUT, OUTPUT].into_iter().find_map(|number| asked::window(own(number)).filter(known))
+    [INPUT, OUTPUT].into_iter().find_map(|number| fd_query::window(own(number)).filter(known))
 }

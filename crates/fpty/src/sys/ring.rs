@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use super::Read;
-use super::memory::{self, BOTH, Mapping};
+use super::memfd::{self, BOTH, Mapping};
 
 /// What such a file begins with, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
@@ -57,7 +57,7 @@ impl Ring {
     /// memfd_create(2), ftruncate(2), mmap(2).
     pub fn new(capacity: usize) -> io::Result<Self> {
         let capacity = capacity.clamp(SMALLEST, LARGEST);
-        let file = memory::sealed(c"fpty ring", OUTPUT_AT + capacity)?;
+        let file = memfd::sealed(c"fpty ring", OUTPUT_AT + capacity)?;
         let memory = map(&file, OUTPUT_AT + capacity, true)?;
         let ring = Self { file: Some(file), memory, capacity, writes: true, zeros: Cell::new(0) };
         ring.put(0, &MAGIC);
@@ -72,7 +72,7 @@ impl Ring {
     /// It is none, or its memory could go away.
     pub fn received(file: OwnedFd, writes: bool) -> io::Result<Self> {
         let none = || io::Error::from_raw_os_error(libc::EINVAL);
-        let length = memory::length_of_sealed(&file).map_err(|_| none())?;
+        let length = memfd::length_of_sealed(&file).map_err(|_| none())?;
         let capacity = length.checked_sub(OUTPUT_AT).ok_or_else(none)?;
         if !(SMALLEST..=LARGEST).contains(&capacity) {
             return Err(none());

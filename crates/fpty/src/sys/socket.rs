@@ -1,5 +1,7 @@
 //! Stream sockets, of the UNIX and the TCP kind (unix(7), tcp(7)).
 
+pub(crate) mod fd_passing;
+
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
@@ -18,15 +20,13 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
-use super::asked::{self, Number};
 use super::credentials::OF_ELSEWHERE;
-use super::peer::room;
+use super::fd_query::{self, Number};
+use super::peer_process::room;
 use super::{Read, Written};
 use crate::error::{Context, Error, Result};
 
-mod passing;
-
-use passing::{Passing, finish, has_passing_refused, passes_descriptors};
+use super::socket::fd_passing::{Passing, finish, has_passing_refused, passes_descriptors};
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ impl Listener {
 
     /// What connections come over.
     pub fn transport(self) -> Transport {
-        match asked::option(self.fd, libc::SO_DOMAIN) {
+        match fd_query::option(self.fd, libc::SO_DOMAIN) {
             Ok(libc::AF_UNIX) => Transport::Unix,
             _ => Transport::Tcp,
         }
@@ -181,12 +181,12 @@ impl Stream {
 
     /// Waits until something can be written; not for long.
     pub fn wait_for_room(&self, longest: Duration) {
-        let _ = asked::wait_for(self, PollFlags::POLLOUT, longest);
+        let _ = fd_query::wait_for(self, PollFlags::POLLOUT, longest);
     }
 
     /// Waits until something can be read; not for long. Whether it can.
     pub fn wait_for_more(&self, longest: Duration) -> bool {
-        asked::wait_for(self, PollFlags::POLLIN, longest).is_ok_and(|found| !found.is_empty())
+        fd_query::wait_for(self, PollFlags::POLLIN, longest).is_ok_and(|found| !found.is_empty())
     }
 
     /// Reads bytes from a peer that may send more than those: that is closed, and
@@ -242,19 +242,20 @@ impl Stream {
 
     /// Whether the other end was closed.
     pub fn has_hung_up(&self) -> bool {
-        !asked::has_now(self, PollFlags::empty()).is_empty()
+        !fd_query::has_now(self, PollFlags::empty()).is_empty()
     }
 
     /// Whether it is a UNIX socket.
     pub fn is_unix(&self) -> bool {
-        asked::option(self, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
+        fd_query::option(self, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
     }
 
     /// How many bytes the peer has not taken: over TCP its kernel, on a UNIX
     /// socket itself, and there with what the kernel needs for them (SIOCOUTQ,
     /// tcp(7), unix(7)).
     pub fn untaken(&self) -> usize {
-        asked::number(self, Number::Untaken).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+        fd_query::number(self, Number::Untaken)
+            .map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
     /// Tells the peer that no more will come.
@@ -285,7 +286,7 @@ impl Stream {
 
     /// Whether there is something to read, before the end.
     pub fn has_unread(&self) -> bool {
-        asked::number(self, Number::Unread).is_ok_and(|count| count > 0)
+        fd_query::number(self, Number::Unread).is_ok_and(|count| count > 0)
     }
 
     /// Has a TCP peer that sends no more asked whether it is there every few

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
-use super::memory::{BOTH, Mapping};
+use super::memfd::{BOTH, Mapping};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
-use program::same_name;
-pub use program::{Program, with_variables};
+use super::spawn::program::same_name;
+pub use super::spawn::program::{Program, with_variables};
 
 /// The same in spawn.c.
 #[repr(C)]

@@ -13,8 +13,8 @@ use nix::poll::PollFlags;
 use nix::sys::stat::{SFlag, fstat};
 use once_cell::sync::OnceCell;
 
-use super::asked::{self, Number, kind_of};
-use super::streams::{ERROR, INPUT, OUTPUT, own};
+use super::fd_query::{self, Number, kind_of};
+use super::stdio_pass::{ERROR, INPUT, OUTPUT, own};
 use super::{Read, Written};
 
 /// Standard input. Reads wait, unless a poll said that there is something.
@@ -109,7 +109,7 @@ pub fn stderr_takes() -> bool {
     if IS_FILE.load(Ordering::Relaxed) {
         return true;
     }
-    let found = asked::wait_for(stderr(), PollFlags::POLLOUT, Duration::ZERO);
+    let found = fd_query::wait_for(stderr(), PollFlags::POLLOUT, Duration::ZERO);
     if found == Ok(PollFlags::empty()) {
         return false;
     }
@@ -130,7 +130,7 @@ static MOST_UNREAD: AtomicUsize = AtomicUsize::new(0);
 /// may look at once whether it takes a line: then there is to be room for all
 /// of them.
 pub fn stderr_stays(others_write: bool) {
-    let kind = asked::kind(stderr());
+    let kind = fd_query::kind(stderr());
     IS_FILE.store(kind == SFlag::S_IFREG, Ordering::Relaxed);
     if others_write && kind == SFlag::S_IFIFO {
         let size = nix::fcntl::fcntl(stderr(), nix::fcntl::FcntlArg::F_GETPIPE_SZ);
@@ -141,7 +141,7 @@ pub fn stderr_stays(others_write: bool) {
 }
 
 fn unread(pipe: BorrowedFd<'_>) -> usize {
-    asked::number(pipe, Number::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    fd_query::number(pipe, Number::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
 /// Reads from a descriptor that was inherited.
@@ -191,7 +191,7 @@ fn own_terminal() -> Option<&'static File> {
 
 /// Whether a read of standard input finds something, or its end.
 fn has_input() -> bool {
-    let found = asked::wait_for(stdin(), PollFlags::POLLIN, Duration::ZERO);
+    let found = fd_query::wait_for(stdin(), PollFlags::POLLIN, Duration::ZERO);
     found != Ok(PollFlags::empty())
 }
 
@@ -211,7 +211,7 @@ pub fn stdin_is_a_terminal() -> bool {
 /// How wide the terminal on standard output is; `None`: it is none, or does not
 /// know.
 pub fn columns_of_output() -> Option<usize> {
-    let cols = asked::window(stdout())?.cols;
+    let cols = fd_query::window(stdout())?.cols;
     (cols > 0).then_some(cols.into())
 }
 
@@ -325,7 +325,7 @@ impl Output {
                 nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
             )),
             Self::Inherited(fd) => {
-                if asked::has_now(fd, PollFlags::POLLOUT).is_empty() {
+                if fd_query::has_now(fd, PollFlags::POLLOUT).is_empty() {
                     return Written::Blocked;
                 }
                 let piece = &bytes[..bytes.len().min(PIECE)];

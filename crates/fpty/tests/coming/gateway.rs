@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fpty::proto::key::{Finds, Secret, SessionKey};
+use fpty::proto::session_key::{Finds, Secret, SessionKey};
 use fpty::proto::{self, Decoder, Ended, Ending, Packet};
-use fpty::remains::{Remains, Seen};
+use fpty::scrollback::{Remains, Seen};
 use fpty::sys::Size;
 use fpty::sys::pty::{self, Master, Slave};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -144,7 +144,7 @@ impl Gateway {
         let end = Instant::now() + DEADLINE;
         while note != [1] {
             assert!(Instant::now() < end, "no paste is noted");
-            file.read_exact_at(&mut note, 64 + fpty::relay::trail::AREA as u64).unwrap();
+            file.read_exact_at(&mut note, 64 + fpty::scrollback::checkpoints::AREA as u64).unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -1,0 +1,389 @@
+//! The tree is what CONTRIBUTING.md says it is: its folders, who imports whom, and the
+//! table that each `mod.rs` begins with. What holds is read from those tables, so that
+//! they cannot say anything else than the code does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A row of the map: files or folders of a package, and what they may import.
+struct Row {
+    names: Vec<String>,
+    may_import: Vec<String>,
+}
+
+/// A table of the map: the folder of a package's sources, its rows, and the files with
+/// Rust that are there, by their paths in the package. (Tests import what they like.)
+struct Package {
+    root: String,
+    rows: Vec<Row>,
+    files: Vec<String>,
+}
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What a text has between backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Before the gateway is a package of its own the map says what is to be.
+fn is_built() -> bool {
+    top().join("crates/fpty-gateway").exists()
+}
+
+/// The tables of CONTRIBUTING.md, by the headings that name a folder.
+fn map() -> Vec<Package> {
+    let text = read(&top().join("CONTRIBUTING.md"));
+    let tables = text.split("\n### `").skip(1).map(|table| {
+        let (root, rest) = table.split_once('`').expect("a heading ends");
+        let rest = rest.split("\n#").next().unwrap_or_default();
+        let rows = rest.lines().filter(|line| line.starts_with("| `")).map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
+            assert_eq!(cells.len(), 3, "{root}: {line}");
+            let names = |cell: &str| quoted(cell).map(str::to_owned).collect::<Vec<_>>();
+            let mut may_import = names(cells[2]);
+            if cells[2].trim() == "all" {
+                may_import.push(String::from("all"));
+            }
+            Row { names: names(cells[0]), may_import }
+        });
+        Package { root: root.to_owned(), rows: rows.collect(), files: files(root) }
+    });
+    let tables: Vec<Package> = tables.collect();
+    assert!(tables.len() > 2 && tables.iter().all(|table| table.rows.len() > 3));
+    tables
+}
+
+fn files(root: &str) -> Vec<String> {
+    let root = top().join(root);
+    let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(&root).expect("below it").to_string_lossy();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if name.ends_with("tests.rs") => {}
+                false if name.ends_with(".rs") => found.push(name.into_owned()),
+                false => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+impl Package {
+    /// What other packages call it.
+    fn name(&self) -> String {
+        let of_crate = self.root.strip_prefix("crates/").and_then(|it| it.strip_suffix("/src"));
+        of_crate.unwrap_or("forkptyrouter").replace('-', "_")
+    }
+
+    /// The row of a file: the one that names the longest beginning of its path.
+    fn row_of(&self, file: &str) -> Option<&Row> {
+        let fits = |name: &&String| {
+            file.strip_prefix(name.as_str()).is_some_and(|it| it.is_empty() || it.starts_with('/'))
+        };
+        let length = |row: &&Row| row.names.iter().filter(fits).map(String::len).max();
+        self.rows.iter().filter(|row| length(row).is_some()).max_by_key(length)
+    }
+
+    /// The file of what has this path in the package: `a::b::C` may be in `a/b.rs`,
+    /// `a/b/mod.rs`, `a.rs` or `lib.rs`.
+    fn file_of(&self, path: &[&str]) -> String {
+        let file = (1..=path.len()).rev().find_map(|length| {
+            let stem = path[..length].join("/");
+            let known = [format!("{stem}.rs"), format!("{stem}/mod.rs")];
+            known.into_iter().find(|file| self.files.contains(file))
+        });
+        file.unwrap_or_else(|| String::from("lib.rs"))
+    }
+}
+
+/// The code of a file, without its comments and its tests.
+fn code(path: &Path) -> String {
+    let text = read(path);
+    let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Takes a tree of paths, as `a::{b, c::d}`, off the beginning of a text.
+fn take_tree<'a>(text: &mut &'a str, path: &mut Vec<&'a str>, found: &mut Vec<Vec<&'a str>>) {
+    let depth = path.len();
+    loop {
+        *text = text.trim_start();
+        if let Some(rest) = text.strip_prefix('{') {
+            *text = rest;
+            while !text.starts_with('}') && !text.is_empty() {
+                take_tree(text, path, found);
+                // Behind a path there may be `as`.
+                let end = text.find([',', '}']).unwrap_or(text.len());
+                *text = text[end..].trim_start_matches(',').trim_start();
+            }
+            *text = text.strip_prefix('}').unwrap_or(text);
+            break;
+        }
+        let end = text.find(|c| !is_of_word(c)).unwrap_or(text.len());
+        if end > 0 {
+            path.push(&text[..end]);
+        }
+        *text = &text[end..];
+        match text.strip_prefix("::") {
+            Some(rest) => *text = rest,
+            None => {
+                found.push(path.clone());
+                break;
+            }
+        }
+    }
+    path.truncate(depth);
+}
+
+/// The paths in a file's code that begin with one of these words.
+fn paths<'a>(code: &'a str, beginnings: &[&str]) -> Vec<Vec<&'a str>> {
+    let (mut rest, mut before, mut found) = (code, ' ', Vec::new());
+    while let Some(next) = rest.chars().next() {
+        let end = rest.find(|c| !is_of_word(c)).unwrap_or(rest.len());
+        let is_one = beginnings.contains(&&rest[..end]) && rest[end..].starts_with("::");
+        if is_one && before != ':' {
+            take_tree(&mut rest, &mut Vec::new(), &mut found);
+            continue;
+        }
+        let length = end.max(next.len_utf8());
+        before = rest[..length].chars().next_back().unwrap_or(' ');
+        rest = &rest[length..];
+    }
+    found
+}
+
+/// The path in its package of the module in this file.
+fn module(file: &str) -> Vec<&str> {
+    let mut parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+    if matches!(parts.last(), Some(&("mod" | "lib" | "main"))) {
+        parts.pop();
+    }
+    parts
+}
+
+#[test]
+fn the_map_has_each_folder_and_each_row_is_there() {
+    if !is_built() {
+        return;
+    }
+    for package in map() {
+        let root = top().join(&package.root);
+        for name in package.rows.iter().flat_map(|row| &row.names) {
+            assert!(root.join(name).exists(), "{} has no {name}", package.root);
+        }
+        for file in &package.files {
+            assert!(package.row_of(file).is_some(), "{}/{file} is in no row", package.root);
+        }
+        let first = package.rows.iter().flat_map(|row| &row.names);
+        let names: BTreeSet<&String> = first.clone().collect();
+        assert_eq!(names.len(), first.count(), "{} names one twice", package.root);
+        for other in package.rows.iter().flat_map(|row| &row.may_import) {
+            let is_package = map().iter().any(|package| package.name() == *other);
+            let is_known = other == "all" || is_package || names.contains(other);
+            assert!(is_known, "{} names {other}, which has no row", package.root);
+        }
+    }
+}
+
+#[test]
+fn the_map_has_what_is_beside_the_packages() {
+    if !is_built() {
+        return;
+    }
+    let text = read(&top().join("CONTRIBUTING.md"));
+    let (_, beside) = text.split_once("\n### Beside").expect("a table");
+    let beside = beside.split("\n#").next().unwrap_or_default();
+    let rows = beside.lines().filter(|line| line.starts_with("| `"));
+    let named: Vec<&str> = rows.filter_map(|row| row.split('|').nth(1)).flat_map(quoted).collect();
+    for name in &named {
+        assert!(top().join(name).exists(), "there is no {name}");
+    }
+    let packages = map();
+    let is_named = |name: &str| {
+        let is_its =
+            |package: &Package| package.root == name || package.root == format!("{name}/src");
+        packages.iter().any(is_its) || named.contains(&name)
+    };
+    for folder in ["", "crates"] {
+        for entry in fs::read_dir(top().join(folder)).expect("a folder").flatten() {
+            let name = Path::new(folder).join(entry.file_name()).display().to_string();
+            let is_ours = entry.path().is_dir() && !name.starts_with('.');
+            if is_ours && !["crates", "target"].contains(&name.as_str()) {
+                assert!(is_named(&name), "CONTRIBUTING.md has no row for {name}");
+            }
+        }
+    }
+}
+
+/// The package that a path in a module leads to, and the path there.
+fn target<'a>(
+    packages: &'a [Package],
+    package: &'a Package,
+    module: &[&'a str],
+    path: &[&'a str],
+) -> (&'a Package, Vec<&'a str>) {
+    let ups = path.iter().take_while(|part| **part == "super").count();
+    match path[0] {
+        "crate" => (package, path[1..].to_vec()),
+        "super" => {
+            let base = &module[..module.len().saturating_sub(ups)];
+            (package, [base, &path[ups..]].concat())
+        }
+        name => {
+            let other = packages.iter().find(|package| package.name() == name);
+            (other.expect("a package"), path[1..].to_vec())
+        }
+    }
+}
+
+#[test]
+fn imports_keep_to_the_map() {
+    if !is_built() {
+        return;
+    }
+    let packages = map();
+    let names: Vec<String> = packages.iter().map(Package::name).collect();
+    let beginnings: Vec<&str> =
+        names.iter().map(String::as_str).chain(["crate", "super"]).collect();
+    let (mut broken, mut count) = (BTreeSet::new(), 0);
+    for package in &packages {
+        for row in &package.rows {
+            let mut unused: BTreeSet<&String> = row.may_import.iter().collect();
+            let is_of_row =
+                |file: &&String| package.row_of(file).is_some_and(|other| std::ptr::eq(other, row));
+            for file in package.files.iter().filter(is_of_row) {
+                let code = code(&top().join(&package.root).join(file));
+                for path in paths(&code, &beginnings) {
+                    count += 1;
+                    let (other, path) = target(&packages, package, &module(file), &path);
+                    let there = other.file_of(&path);
+                    let Some(its_row) = other.row_of(&there) else { continue };
+                    if std::ptr::eq(its_row, row) {
+                        continue;
+                    }
+                    // Of another package all is named at once.
+                    let names: Vec<String> = match std::ptr::eq(other, package) {
+                        true => its_row.names.clone(),
+                        false => vec![other.name()],
+                    };
+                    let may = |name: &&String| *name == "all" || names.contains(name);
+                    if !row.may_import.iter().any(|name| may(&name)) {
+                        broken.insert(format!("{}/{file} imports {there}", package.root));
+                    }
+                    unused.retain(|name| !may(name));
+                }
+            }
+            for name in unused {
+                let row = row.names.join(", ");
+                broken.insert(format!("{}: {row} may import {name}, and does not", package.root));
+            }
+        }
+    }
+    assert!(count > 1000, "imports are written in another way: {count}");
+    let broken: Vec<String> = broken.into_iter().collect();
+    assert!(broken.is_empty(), "CONTRIBUTING.md says otherwise:\n{}", broken.join("\n"));
+}
+
+/// What the table at the beginning of a module names; `None`: there is none.
+fn table(text: &str) -> Option<BTreeSet<&str>> {
+    let lines = text.lines().take_while(|line| line.starts_with("//!"));
+    let rows = lines.filter_map(|line| line.strip_prefix("//! | "));
+    let mut rows = rows.skip_while(|row| !row.starts_with("file | subject |")).peekable();
+    rows.peek()?;
+    Some(rows.flat_map(|row| quoted(row.split(" |").next().unwrap_or_default())).collect())
+}
+
+#[test]
+fn each_module_begins_with_a_table_of_its_files() {
+    if !is_built() {
+        return;
+    }
+    let mut count = 0;
+    for package in map() {
+        let files = &package.files;
+        for module in files.iter().filter(|file| file.ends_with("mod.rs")) {
+            let prefix = module.trim_end_matches("mod.rs");
+            let below: Vec<&str> = files.iter().filter_map(|it| it.strip_prefix(prefix)).collect();
+            let own: Vec<&str> = below.iter().copied().filter(|it| !it.contains('/')).collect();
+            let name = format!("{}/{module}", package.root);
+            let text = read(&top().join(&name));
+            let Some(named) = table(&text) else {
+                assert!(own.len() <= 3, "{name} has no table of its {} files", own.len());
+                continue;
+            };
+            count += 1;
+            for file in own.into_iter().filter(|file| *file != "mod.rs") {
+                assert!(named.contains(file), "the table of {name} has no {file}");
+            }
+            // A folder is named as such, or it is that of a file.
+            for file in &below {
+                let Some((folder, _)) = file.split_once('/') else { continue };
+                let is_named = named.contains(format!("{folder}/").as_str())
+                    || named.contains(format!("{folder}.rs").as_str());
+                assert!(is_named, "the table of {name} has no {folder}/");
+            }
+            for file in named {
+                let path = top().join(&package.root).join(prefix).join(file);
+                assert!(path.exists(), "the table of {name} has {file}, which is not there");
+            }
+        }
+    }
+    assert!(count > 10, "tables are written in another way");
+}
+
+#[test]
+fn paths_are_found_in_trees_and_in_code() {
+    let code = "use crate::a::{b, c::{D as E, f}, self};\nlet x = crate::g::H + self.super_::i();\n\
+                pub use super::super::j::*; my_crate::k; fpty::sys::{Read,\n Written};";
+    let found: Vec<String> =
+        paths(code, &["crate", "super", "fpty"]).iter().map(|path| path.join(" ")).collect();
+    let expected = [
+        "crate a b",
+        "crate a c D",
+        "crate a c f",
+        "crate a self",
+        "crate g H",
+        "super super j",
+        "fpty sys Read",
+        "fpty sys Written",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn files_that_documents_name_are_there() {
+    if !is_built() {
+        return;
+    }
+    let mut count = 0;
+    for document in ["CONTRIBUTING.md", "docs/architecture.md"] {
+        let text = read(&top().join(document));
+        let prose: String = text.split("```").step_by(2).collect();
+        for name in quoted(&prose).filter(|name| name.contains('/') && !name.contains(' ')) {
+            let is_path = name.chars().all(|c| is_of_word(c) || "/.-".contains(c));
+            let is_ours = is_path && !name.starts_with('/') && !name.starts_with("target/");
+            let places = ["", "crates/fpty-gateway/src", "crates/fpty/src"];
+            let is_there = places.iter().any(|place| top().join(place).join(name).exists());
+            count += usize::from(is_ours);
+            assert!(!is_ours || is_there, "{document} names {name}, which is not there");
+        }
+    }
+    assert!(count > 30, "paths are written in another way");
+}

@@ -1,0 +1,389 @@
+//! Commands of a gateway: events of their streams, timers and teardown.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::command_state::Command;
+use super::stdio::CommandIo;
+use crate::config::rules::Rules;
+use crate::connection::lingering_close::LastWord;
+use crate::event_loop::context::{BUFFER, Context};
+use crate::event_loop::fault_injection;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::{Key, Source, Table};
+use crate::event_loop::timers::{Due, LifeDue};
+use crate::observe::audit::{Gone, Refusal};
+use crate::process::table::Programs;
+use crate::session::byte_counts::ByteCounts;
+use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
+use crate::session::state::NextAction;
+use crate::session::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
+use fpty::exit_status::of_exit;
+use fpty::proto::{Ended, Ending, HEADER};
+use fpty::sys::Read;
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::poll::{Interest, Poller, Ready};
+
+/// The live commands of a gateway.
+#[derive(Default)]
+pub struct Commands {
+    pub(super) running: Table<LiveCommand>,
+    /// Commands by process, until it was reaped.
+    pub(super) by_program: HashMap<Pid, Key>,
+}
+
+impl Commands {
+    /// The command that deferred input is for.
+    pub fn input_target(&mut self, key: Key) -> Option<(&mut Command, &mut CommandIo)> {
+        self.running.get_mut(key).map(|one| (&mut one.command, &mut one.io))
+    }
+
+    /// Whether the command is live.
+    pub fn has(&self, key: Key) -> bool {
+        self.running.has(key)
+    }
+
+    /// Processes of the live commands.
+    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+        let theirs = self.by_program.iter().filter(|(_, key)| self.running.has(**key));
+        theirs.map(|(program, _)| *program)
+    }
+
+    /// Drops a command as it is.
+    pub fn drop_one(&mut self, key: Key) {
+        self.running.remove(key);
+        self.by_program.retain(|_, other| *other != key);
+    }
+}
+
+/// Interval of checks whether a slow program has been executed.
+const EXEC_POLL: Duration = Duration::from_millis(10);
+
+/// A command with its descriptors and what the event loop keeps of it.
+pub struct LiveCommand {
+    pub(crate) command: Command,
+    pub(crate) io: CommandIo,
+    /// Interest in the client's connection that the poller has.
+    pub(super) client_interest: Interest,
+    /// Interests in the streams that the poller has; `None`: not registered.
+    pub(super) interests: [Option<Interest>; 3],
+    /// The streams that are relayed.
+    pub(super) relayed: [bool; 3],
+    /// The program was executed, and the observers were told.
+    pub(crate) is_started: bool,
+    /// The program could not be executed, and the observers were told.
+    pub(crate) is_rejected: bool,
+    /// How the program ended.
+    pub(crate) exit: Option<Gone>,
+    /// The socket where the client came in, by its index.
+    pub(super) door: u16,
+}
+
+impl Commands {
+    /// Handles a timer of a command.
+    pub fn timer_fired(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+        due: LifeDue,
+    ) {
+        let Some(live) = self.running.get_mut(key) else {
+            return;
+        };
+        match due {
+            LifeDue::Unanswered => live.check_tcp_stall(cx, key),
+            LifeDue::Dismissed => return drop(self.end(cx, programs, key)),
+            LifeDue::Executed => live.check_started(cx, key),
+            due => live.on_time_limit(cx, key, due),
+        }
+        self.settle(cx, programs, key);
+    }
+
+    /// Handles an event of the client's connection: input, room for output, hang-up.
+    pub fn client_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
+        let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
+            return;
+        };
+        if ready.write {
+            command.client_writable(io);
+        }
+        if command.has_deferred_input() {
+            // Deferred input is handled first, then the connection is read to its end.
+        } else if ready.read {
+            match io.client.read_into(&mut cx.input) {
+                Read::Bytes(_) => {
+                    fault_injection::strike("command", || &cx.input);
+                    cx.hear_command(key, command, io);
+                }
+                // The end of the input has a packet of its own.
+                Read::End | Read::Gone => command.client_disconnected(),
+                Read::Blocked => {}
+            }
+        } else if ready.hang_up {
+            command.client_disconnected();
+        }
+    }
+
+    /// Handles an event of a stream: output, room for input, or closed by the program.
+    pub fn stream_ready(&mut self, cx: &mut Context, key: Key, number: u8, ready: Ready) {
+        let Some(live) = self.running.get_mut(key) else {
+            return;
+        };
+        let LiveCommand { command, io, .. } = live;
+        match number {
+            0 if ready.hang_up => command.input_closed(io),
+            0 => command.input_writable(io),
+            _ if command.room(number) > 0 => {
+                live.read_output(number, &mut cx.buffer[..]);
+            }
+            // A level-triggered hang-up is reported without end, asked for or not.
+            _ => live.unregister_stream(number, &cx.poller),
+        }
+    }
+
+    /// The program of a command was reaped, or could not be executed.
+    pub fn program_ended(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        exit: Exit,
+        failure: Option<Ended>,
+    ) {
+        let Some(live) = self.running.get_mut(key) else {
+            return;
+        };
+        if let Some(program) = live.io.program.take() {
+            self.by_program.remove(&program);
+        }
+        match &failure {
+            Some(why) => {
+                let origin = live.rejected(cx, key);
+                let client = Some(&live.io.client);
+                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+            }
+            None => live.exited(cx, key, exit),
+        }
+        let LiveCommand { command, io, .. } = live;
+        command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), io);
+        cx.then(Outcome::SettleCommand(key));
+    }
+
+    /// Ends a command at the operator's wish.
+    pub fn end_by_operator(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(live) = self.running.get_mut(key) {
+            live.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
+            self.settle(cx, programs, key);
+        }
+    }
+
+    /// Notifies all clients that the gateway ends.
+    pub fn stop(&mut self, why: Ending, line: &str) {
+        let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
+        for key in keys {
+            if let Some(live) = self.running.get_mut(key) {
+                live.terminate(why, line);
+            }
+        }
+    }
+
+    /// Settles a command after an event: updates the poller's interests, or ends it.
+    pub fn settle(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        let Some(live) = self.running.get_mut(key) else {
+            return;
+        };
+        match live.command.next_action() {
+            NextAction::Wait => live.update_interest(key, &cx.poller),
+            NextAction::Close => self.close(cx, programs, key),
+            NextAction::HangUp | NextAction::Detach | NextAction::LateHello => {
+                self.end(cx, programs, key);
+            }
+            NextAction::OutOfMemory => {
+                let LiveCommand { command, io, .. } = live;
+                if !command.has_output() {
+                    command.terminate(Ending::Lost, "command ended: out of memory", io);
+                }
+                cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
+                self.close(cx, programs, key);
+            }
+        }
+    }
+
+    /// Ends a command that a panic was about.
+    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
+        let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
+            return;
+        };
+        // The number of a process that was reaped may be another process's.
+        if let Some(program) = io.program.take_if(|program| !programs.has(*program)) {
+            self.by_program.remove(&program);
+        }
+        if !command.has_output() && command.termination().is_none() {
+            command.terminate(Ending::Lost, &format!("command ended: {why}"), io);
+        }
+        self.close(cx, programs, key);
+    }
+
+    /// Closes a command whose client was sent END.
+    pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(live) = self.end(cx, programs, key) {
+            let is_answered = live.command.awaits_window_update();
+            let LiveCommand { io, .. } = *live;
+            cx.close_when_read(io.client, LastWord::Packet { is_answered });
+        }
+    }
+
+    /// Ends a command. A program that still runs gets SIGHUP, with its process group. Where it has
+    /// ended, and a process that it left behind has the outputs open, the group gets it, too.
+    fn end(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+    ) -> Option<Box<LiveCommand>> {
+        let mut live = self.running.remove(key)?;
+        live.mark_closed(cx, key);
+        let outputs_open = live.io.outputs.iter().any(Option::is_some);
+        match (live.io.program, &live.io.leader) {
+            (Some(program), _) => {
+                self.by_program.remove(&program);
+                programs.hang_up_group(cx, program);
+            }
+            (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
+            _ => {}
+        }
+        Some(live)
+    }
+}
+
+impl TimeLimited for LiveCommand {
+    const WHAT: &'static str = "command";
+
+    fn due(key: Key, due: LifeDue) -> Due {
+        Due::Command(key, due)
+    }
+
+    fn timeout(rules: &Rules) -> Option<Duration> {
+        rules.command_timeout
+    }
+
+    fn door(&self) -> u16 {
+        self.door
+    }
+
+    fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {
+        &mut self.io.byte_counts
+    }
+
+    fn idle_for(&self) -> Option<Duration> {
+        Some(self.io.byte_counts.as_ref()?.last_activity()?.elapsed())
+    }
+
+    fn notice(&mut self, line: &str) {
+        self.command.notice(line, &mut self.io);
+    }
+
+    fn terminate(&mut self, why: Ending, line: &str) {
+        self.command.terminate(why, line, &mut self.io);
+    }
+}
+
+impl LiveCommand {
+    /// Checks whether the program has been executed: then the command has started.
+    pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
+        let program = self.io.program;
+        if !self.is_started && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
+            return cx.after(EXEC_POLL, Due::Command(key, LifeDue::Executed));
+        }
+        self.mark_started(cx, key);
+    }
+
+    /// Checks whether output over TCP is acknowledged: the peer's machine may have vanished.
+    fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) {
+        match self.io.client.unanswered_for() {
+            Some(silence) if silence >= TCP_STALL_TIMEOUT => self.command.client_disconnected(),
+            _ => cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered)),
+        }
+    }
+
+    pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+        let token = Source::CommandClient(key).token();
+        poller.add(self.io.client.as_fd(), token, Interest::READ)?;
+        self.register_streams(key, poller)
+    }
+
+    /// Updates the poller's interests.
+    fn update_interest(&mut self, key: Key, poller: &Poller) {
+        let wanted = self.command.client_interest();
+        if wanted != self.client_interest {
+            let token = Source::CommandClient(key).token();
+            let _ = poller.change(self.io.client.as_fd(), token, wanted);
+            self.client_interest = wanted;
+        }
+        let _ = self.register_streams(key, poller);
+    }
+
+    fn register_streams(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+        let Self { command, io, interests: [input, outputs @ ..], .. } = self;
+        let stream = io.input.as_ref().map(AsFd::as_fd);
+        let mut watched = register_stream(stream, key, 0, command.input_interest(), input, poller);
+        for ((stream, known), number) in io.outputs.iter().zip(outputs).zip(1..) {
+            let wanted = command.output_interest(number);
+            // A hang-up that is not read would be reported without end.
+            if known.is_some() || wanted.read {
+                let stream = stream.as_ref().map(AsFd::as_fd);
+                watched = watched.and(register_stream(stream, key, number, wanted, known, poller));
+            }
+        }
+        watched
+    }
+
+    fn unregister_stream(&mut self, number: u8, poller: &Poller) {
+        if let Some(output) = &self.io.outputs[usize::from(number - 1)] {
+            if self.interests[usize::from(number)].take().is_some() {
+                let _ = poller.remove(output.as_fd());
+            }
+        }
+    }
+
+    /// Reads an output, and passes it on.
+    fn read_output(&mut self, number: u8, buffer: &mut [u8]) {
+        let Some(output) = &self.io.outputs[usize::from(number - 1)] else {
+            return;
+        };
+        let most = self.command.room(number).min(BUFFER - HEADER - 1);
+        match output.read(&mut buffer[HEADER..HEADER + most]) {
+            Read::Bytes(count) => {
+                fault_injection::strike("stream", || &buffer[HEADER..HEADER + count]);
+                if let Some(byte_counts) = &mut self.io.byte_counts {
+                    byte_counts.count_output(count);
+                }
+                let packet = &mut buffer[..HEADER + count];
+                self.command.output_sent(number, packet, &mut self.io);
+            }
+            Read::Blocked => {}
+            Read::End | Read::Gone => self.command.output_eof(number, &mut self.io),
+        }
+    }
+}
+
+fn register_stream(
+    stream: Option<BorrowedFd<'_>>,
+    key: Key,
+    number: u8,
+    wanted: Interest,
+    known: &mut Option<Interest>,
+    poller: &Poller,
+) -> std::io::Result<()> {
+    let before = std::mem::replace(known, stream.map(|_| wanted));
+    let (Some(stream), token) = (stream, Source::CommandStream(key, number).token()) else {
+        return Ok(());
+    };
+    match before {
+        Some(before) if before == wanted => Ok(()),
+        Some(_) => poller.change(stream, token, wanted),
+        // A closed input is reported unasked (epoll_ctl(2), EPOLLERR).
+        None => poller.add(stream, token, wanted),
+    }
+}

@@ -1,0 +1,16 @@
+//! Commands without a terminal: three streams, passed to the program where
+//! they can be, and else relayed through pipes.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `command_state.rs` | a command and its client, as a state machine |
+//! | `command_view.rs` | what lists show of a command |
+//! | `commands.rs` | all commands, from the execution of a program to its end |
+//! | `start.rs` | a command is started |
+//! | `stdio.rs` | the three streams: passed descriptors and pipes |
+
+pub(crate) mod command_state;
+pub(crate) mod command_view;
+pub(crate) mod commands;
+pub(crate) mod start;
+pub(crate) mod stdio;

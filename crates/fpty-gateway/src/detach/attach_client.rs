@@ -1,0 +1,377 @@
+//! Attach: a client asks for an existing session, waits for it, steals it, or views it.
+
+use std::os::fd::AsFd;
+
+use super::attach_state::AttachDecision;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachedTerminal, PendingAttach, RegistryEntry, terminal_size,
+};
+use crate::config::rules::Rules;
+use crate::connection::client_hello::Opening;
+use crate::connection::listeners::Newcomer;
+use crate::connection::session_access::{self, NOBODY};
+use crate::control::peers::attach_request::{Fits, Found, Sought};
+use crate::event_loop::context::Context;
+use crate::event_loop::fault_injection;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::subject::Whose;
+use crate::observe::audit::timestamp;
+use crate::process::table::Programs;
+use crate::session::relay::{LiveSession, SessionIo, Sessions};
+use crate::session::state::Session;
+use crate::session::state::detach_state::DetachState;
+use crate::session::timeouts::TimeLimited;
+use fpty::error::reason;
+use fpty::proto::session_key::Secret;
+use fpty::proto::{Ended, Ending, NO_SUCH, is_name, variables};
+use fpty::sys::clock::Timestamp;
+use fpty::sys::pid_guard::Process;
+use fpty::sys::poll::Interest;
+
+/// Text for a client whose session was attached by another connection of its own.
+const TAKEN_OVER: &str = "its client has come back by another connection";
+
+/// Text for a client that waited for a session.
+pub(crate) const SESSION_ENDED: &str = "the session has ended";
+
+/// Added to the rank of a running session with the name: above the rank of any exited one.
+const RUNNING_BONUS: u8 = 4;
+
+/// Result of a request to attach.
+#[must_use]
+pub enum AttachResult {
+    /// The client has the session, waits for it, or views it.
+    Handled,
+    /// There is no such session: a new one is to be opened.
+    StartNew(Newcomer, Opening),
+    /// The client is rejected.
+    Rejected(Newcomer, Ended),
+}
+
+/// Options of a request to attach.
+struct AttachOptions {
+    target: String,
+    create: bool,
+    steal: bool,
+    read_only: bool,
+}
+
+impl AttachOptions {
+    fn of(opening: &Opening, target: Vec<u8>) -> Self {
+        let is_set = |name: &[u8]| opening.variables.get(name) == Some(b"1");
+        Self {
+            target: String::from_utf8_lossy(&target).into_owned(),
+            create: is_set(variables::BEGIN),
+            steal: is_set(variables::STEAL),
+            read_only: is_set(variables::READ_ONLY),
+        }
+    }
+}
+
+/// Attaches a client to an existing session. Input after the request stands in the turn's buffer.
+pub fn attach(
+    registry: Option<&mut DetachRegistry>,
+    cx: &mut Context,
+    sessions: &mut Sessions,
+    programs: &mut Programs,
+    newcomer: Newcomer,
+    mut opening: Opening,
+) -> AttachResult {
+    let refused = |why: &str| Ended::because(Ending::Refused, why);
+    let target = match std::mem::take(&mut opening.request).read() {
+        Ok(Some((_, target))) => target,
+        Ok(None) | Err(_) => return AttachResult::Rejected(newcomer, refused("bad request")),
+    };
+    let options = AttachOptions::of(&opening, target);
+    if options.create && !is_name(options.target.as_bytes()) {
+        return AttachResult::Rejected(newcomer, refused("bad request: no name"));
+    }
+    let allows = |rules: &Rules| rules.detach.sessions > 0;
+    let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
+    match registry.filter(|_| is_allowed) {
+        Some(registry) => registry.attach(cx, sessions, programs, newcomer, opening, options),
+        None if options.create => AttachResult::StartNew(newcomer, opening),
+        None => AttachResult::Rejected(
+            newcomer,
+            refused("sessions cannot be left here (forkptyrouter-detach)"),
+        ),
+    }
+}
+
+/// Name of a user for a text, where it is known without a lookup that could block; else the number.
+/// Clients may know each other's.
+fn user_label(cx: &Context, uid: u32) -> String {
+    if uid == NOBODY {
+        return String::from("somebody");
+    }
+    let root = || (uid == 0).then(|| String::from("root"));
+    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+}
+
+/// Text for clients that lose a session to this user.
+fn stolen_by(cx: &Context, uid: u32) -> String {
+    format!("{} has taken the session", user_label(cx, uid))
+}
+
+impl DetachRegistry {
+    fn attach(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        newcomer: Newcomer,
+        opening: Opening,
+        options: AttachOptions,
+    ) -> AttachResult {
+        let uid = session_access::user_of(&newcomer.client);
+        let presented_secret = opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let opened = presented_secret.as_ref().and_then(|secret| {
+            self.find_by_secret(sessions, newcomer.door, &options.target, secret)
+        });
+        let presented_secret = presented_secret.filter(|_| opened.is_some());
+        let find_target = || self.find_target(newcomer.door, uid, &options.target, options.create);
+        let found = opened.or_else(|| find_target().map(|(_, key)| key));
+        let Some(key) = found else {
+            return match options.create {
+                true => AttachResult::StartNew(newcomer, opening),
+                false => AttachResult::Rejected(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
+            };
+        };
+        let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
+        // The scrollback is offered with the terminal.
+        let entry = self.entries.get_mut(key).filter(|_| !options.read_only);
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
+            return AttachResult::Rejected(
+                newcomer,
+                Ended::because(Ending::Refused, error.to_string()),
+            );
+        }
+        let early_data = std::mem::take(&mut cx.input);
+        // The buffer has the capacity of a turn.
+        cx.input.reserve_exact(crate::event_loop::context::BUFFER);
+        let pending =
+            Box::new(PendingAttach { newcomer, opening, uid, presented_secret, early_data });
+        if options.read_only || has_exited {
+            self.add_viewer(cx, sessions, programs, key, *pending);
+            return AttachResult::Handled;
+        }
+        let session = sessions.vacant_key();
+        let client = |_: &_| Client { session, uid };
+        // The session's own client may have lost its earlier connection.
+        let is_its_client = pending.presented_secret.is_some();
+        let steal = options.steal || is_its_client;
+        let answer = self.update(key, |entry| {
+            entry.state.request_attach(pending, steal, client, Timestamp::now())
+        });
+        match answer {
+            Some(AttachDecision::Granted(detached, pending)) => {
+                self.complete_attach(cx, sessions, programs, key, detached, *pending);
+            }
+            Some(AttachDecision::ShowExited(pending)) => {
+                self.add_viewer(cx, sessions, programs, key, *pending)
+            }
+            Some(AttachDecision::InUse(pending)) => {
+                return AttachResult::Rejected(pending.newcomer, self.in_use(cx, key));
+            }
+            Some(AttachDecision::Wait { must_notify, displaced }) => {
+                let stolen_by = match is_its_client {
+                    true => TAKEN_OVER.to_owned(),
+                    false => stolen_by(cx, uid),
+                };
+                if let Some(displaced) = displaced {
+                    displaced.refuse(cx, &stolen_by);
+                }
+                if must_notify {
+                    self.ask_to_detach(sessions, key, stolen_by);
+                }
+                self.schedule(cx, key);
+            }
+            None => {}
+        }
+        AttachResult::Handled
+    }
+
+    /// END for a client that does not get a session in use.
+    fn in_use(&self, cx: &Context, key: Key) -> Ended {
+        let state = self.entries.get(key).map(|entry| &entry.state);
+        let client = state.and_then(|state| Some((state.client()?, state.since())));
+        let why = client.map(|(client, since)| {
+            let (who, since) = (user_label(cx, client.uid), timestamp::in_seconds(since.wall));
+            format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
+        });
+        Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
+    }
+
+    /// Asks the attached client to detach.
+    fn ask_to_detach(&mut self, sessions: &mut Sessions, key: Key, text: String) {
+        let client = self.entries.get(key).and_then(|entry| entry.state.client());
+        if let Some(live) = client.and_then(|client| sessions.get_mut(client.session)) {
+            let told = Ended { ending: Ending::Detached, value: 1, text };
+            live.session.detach_client(&told, &mut live.io);
+        }
+    }
+
+    /// Attaches a client to a detached session: offers the terminal or the scrollback, and lets the
+    /// client wait for GO.
+    pub(crate) fn complete_attach(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        detached: Box<DetachedTerminal>,
+        pending: PendingAttach,
+    ) {
+        let _ = self.poller.remove(&detached.master);
+        fault_injection::point("coming");
+        let PendingAttach { newcomer, mut opening, presented_secret, early_data, .. } = pending;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.secrets.renew(presented_secret);
+        let its_key = entry.secrets.key(&entry.id, entry.uid);
+        let (pid, since) = (entry.pid, entry.since);
+        let restored_pidfd = entry.restored_pidfd();
+        let program = match restored_pidfd {
+            // A program that cannot be signalled ends by other ways.
+            Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
+            None => Some(Process::child(pid)),
+        };
+        let is_restored = restored_pidfd.is_some();
+        let Newcomer { client, transport, seat, door, origin } = newcomer;
+        let size = terminal_size(Some(&detached.master));
+        let mut session = Session::from_hello(&mut opening, size);
+        session.make_detachable(DetachState {
+            remains: detached.remains,
+            awaiting_go: true,
+            relay_only: false,
+        });
+        let mut io = SessionIo::new(client, detached.master, program);
+        io.set_recording(detached.recording);
+        let session = sessions.insert(LiveSession::new(session, io, transport, door));
+        cx.faults.made = Some(Whose::Session(session));
+        fault_injection::point("back");
+        // The session holds a permit of its own.
+        drop(seat);
+        if !is_restored {
+            programs.belongs_to(pid, session);
+        }
+        let Some(live) = sessions.get_mut(session) else {
+            return;
+        };
+        live.set_attached(cx, session, key, &origin);
+        live.terminal_interest = Some(Interest::default());
+        let poller = &cx.poller;
+        let (client, terminal) =
+            (Source::Client(session).token(), Source::Terminal(session).token());
+        let registered = poller
+            .add(live.io.client.as_fd(), client, Interest::READ)
+            .and_then(|()| poller.add(live.io.master.as_fd(), terminal, Interest::default()));
+        let LiveSession { session: state, io, .. } = live;
+        if let Err(error) = registered {
+            let why = format!("cannot wait for the session: {}", reason(&error));
+            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
+            state.detach_client(&Ended::because(Ending::Refused, why), io);
+            return cx.then(Outcome::DropClient(session));
+        }
+        if let Some(its_key) = its_key {
+            state.send_key(&its_key, io);
+        }
+        let armed = io.master.arm();
+        state.early_input(&opening.input, io);
+        if !early_data.is_empty() {
+            cx.input.clear();
+            cx.input.extend_from_slice(&early_data);
+            cx.hear(session, state, io);
+        }
+        drop(armed);
+        self.sync_supervisor(cx, sessions, programs, key);
+        self.schedule(cx, key);
+        if let Some(live) = sessions.get_mut(session) {
+            live.start_timers(cx, session, since.elapsed());
+            fault_injection::point("back-again");
+            live.offer(cx, session);
+        }
+        cx.then(Outcome::Settle(session));
+    }
+
+    /// The session of this id, where the secret is the session's.
+    fn find_by_secret(
+        &mut self,
+        sessions: &Sessions,
+        door: u16,
+        id: &str,
+        secret: &Secret,
+    ) -> Option<Key> {
+        let is_it = |key: &Key| {
+            self.entries.get(*key).is_some_and(|entry| entry.door == door && *entry.id == *id)
+        };
+        let key = self.index.with_id_prefix(id).find(is_it)?;
+        self.note_confirmed(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
+    }
+
+    /// The best match in this gateway for a search among all gateways.
+    pub fn find_for_peer(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
+        let target = sought.which.map(|target| target.to_string()).unwrap_or_default();
+        let secret = sought.secret.as_ref();
+        let opened =
+            secret.and_then(|secret| self.find_by_secret(sessions, sought.door, &target, secret));
+        let (fits, key) = match opened {
+            Some(key) => (Fits::Whole, key),
+            None => self.find_target(sought.door, sought.uid, &target, false)?,
+        };
+        let entry = self.entries.get(key)?;
+        // A running session of that name comes before exited ones.
+        let is_named = fits == Fits::Is && !target.is_empty();
+        let above = if is_named && !entry.state.has_exited() { RUNNING_BONUS } else { 0 };
+        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
+        Some(Found { fits, rank, since })
+    }
+
+    /// The session that a target selects: by its id; by its name, which is the user's own, for
+    /// root, too; by a unique prefix of an id. An empty target: the session that was detached last
+    /// and runs, else the last that has exited. An exited session is no target of a request that
+    /// may `create`, which goes by name alone.
+    fn find_target(&self, door: u16, uid: u32, target: &str, create: bool) -> Option<(Fits, Key)> {
+        if uid == NOBODY {
+            return None;
+        }
+        if target.is_empty() {
+            return self.index.default_target(door, uid).map(|key| (Fits::Is, key));
+        }
+        let is_known = |entry: &&RegistryEntry| {
+            entry.door == door && session_access::is_open_to(entry.uid, uid)
+        };
+        let known = |key: &Key| self.entries.get(*key).filter(is_known);
+        // A session may be named like another one's id.
+        if !create {
+            // A full id comes before prefixes.
+            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *target);
+            let mut whole = self.index.with_id_prefix(target).take_while(is_whole);
+            if let Some(key) = whole.find(|key| known(key).is_some()) {
+                return Some((Fits::Whole, key));
+            }
+        }
+        let rank = |entry: &RegistryEntry| {
+            (!entry.state.has_exited(), entry.state.rank(), entry.state.since().boot)
+        };
+        let named = self.index.named(uid, target);
+        let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
+        let is_one =
+            |entry: &RegistryEntry| entry.door == door && !(create && entry.state.has_exited());
+        let named = named.filter(|(_, entry)| is_one(entry));
+        if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
+            return Some((Fits::Is, key));
+        }
+        if create {
+            return None;
+        }
+        let mut by_id = self.index.with_id_prefix(target).filter(|key| known(key).is_some());
+        let key = by_id.next()?;
+        by_id.next().is_none().then_some((Fits::Begins, key))
+    }
+}

@@ -1,0 +1,381 @@
+//! Detach: a client leaves, is lost or is dropped, and the session goes on.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::attach_client::SESSION_ENDED;
+use super::attach_state::{self, Released};
+use super::detached::drain_terminal;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
+    terminal_size,
+};
+use crate::connection::shared_counts::Tally;
+use crate::event_loop::context::Context;
+use crate::event_loop::fault_injection;
+use crate::event_loop::slab::{Key, Source};
+use crate::log::log;
+use crate::observe::audit;
+use crate::process::hang_up::Copies;
+use crate::process::table::Programs;
+use crate::session::relay::{LiveSession, Sessions};
+use fpty::error::reason;
+use fpty::proto::Ended;
+use fpty::scrollback::Remains;
+use fpty::sys::clock::Timestamp;
+use fpty::sys::poll::Interest;
+use fpty::sys::socket::Stream;
+
+/// Text for a client that may not detach.
+pub const DETACH_NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
+
+/// Cause of a detach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetachCause {
+    /// The client has asked for it.
+    Requested,
+    /// The client's connection is lost.
+    Lost,
+    /// The client does not confirm or detach in time.
+    Dropped,
+    /// The session is over, and the client has all output.
+    Closing,
+}
+
+/// What is to be done with a session whose client goes.
+#[must_use]
+pub enum DetachPlan {
+    /// The session ends.
+    End,
+    /// The client stays, with this reason.
+    Refuse(String),
+    /// The session goes on; all resources for that are reserved.
+    Detach(DetachAs, audit::Parted),
+}
+
+/// State in which a session goes on without its client.
+pub enum DetachAs {
+    /// The program runs. A new scrollback, where another process has corrupted the one that was
+    /// shared.
+    Running(Option<Box<Remains>>),
+    /// The program has ended, and no client was sent the END.
+    Exited(Ended),
+}
+
+impl DetachRegistry {
+    /// Id of a session's entry, by which a client attaches again.
+    pub fn id_of(&self, session: Key) -> Option<String> {
+        let entry = self.index.by_session(session)?;
+        self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
+    }
+
+    /// Claims a place in the quota of detached sessions, or says why there is none.
+    fn claim_quota(
+        &self,
+        cx: &Context,
+        door: u16,
+        entry: Option<&RegistryEntry>,
+    ) -> Result<[Tally; 2], String> {
+        let detach = cx.doors.rules(door).map(|rules| &rules.detach);
+        let most = detach.map_or(0, |detach| u64::from(detach.sessions));
+        let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
+        if most == 0 {
+            return Err(DETACH_NOT_ALLOWED.to_owned());
+        }
+        let Some(uid) = entry.map(|entry| entry.uid) else {
+            return Err(String::from("this session cannot be left"));
+        };
+        let all = self.tallies.claim(DetachedCount::PerSocket(door), most);
+        let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
+        // root may have all of them.
+        let most_of_one = if uid == 0 { most } else { most_of_one };
+        let own = self.tallies.claim(DetachedCount::PerUser(door, uid), most_of_one);
+        let own = own.map_err(|_| {
+            let before = self.tallies.sum(DetachedCount::PerUser(door, uid));
+            format!("{before} sessions of yours are without a client already (detach-user)")
+        })?;
+        Ok([all, own])
+    }
+
+    /// Plans the detach of a client. Everything that the session needs to go on is reserved before
+    /// anybody is told that it does.
+    pub fn plan_detach(
+        &mut self,
+        cx: &Context,
+        sessions: &mut Sessions,
+        session: Key,
+        why: DetachCause,
+    ) -> DetachPlan {
+        let key = self.index.by_session(session);
+        let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.no_detach.is_none());
+        let Some(live) = sessions.get_mut(session) else {
+            return DetachPlan::End;
+        };
+        let next = entry.and_then(|entry| entry.state.pending());
+        let has_pending = next.is_some();
+        let how = match (next, why) {
+            // The same client has attached by another connection.
+            (Some(pending), _) if pending.presented_secret.is_some() => audit::Parted::Lost,
+            (Some(pending), _) => audit::Parted::Stolen(pending.uid),
+            (None, DetachCause::Requested) => audit::Parted::Asked,
+            (None, DetachCause::Lost | DetachCause::Dropped | DetachCause::Closing) => {
+                audit::Parted::Lost
+            }
+        };
+        let place = match (entry, why) {
+            // The pending client attaches at once: the session is not detached for long.
+            (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
+                Some(claim_detached(&self.tallies, entry.door, entry.uid))
+            }
+            (_, DetachCause::Requested) => match self.claim_quota(cx, live.door, entry) {
+                Ok(place) => Some(place),
+                Err(why_not) => return DetachPlan::Refuse(why_not),
+            },
+            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.door, entry).ok(),
+            (None, DetachCause::Lost) | (_, DetachCause::Dropped | DetachCause::Closing) => None,
+        };
+        let (Some(key), Some(entry)) = (key, entry) else {
+            return DetachPlan::End;
+        };
+        // Who terminated the session meant the program.
+        if live.session.termination().is_some() {
+            return DetachPlan::End;
+        }
+        if let Some(ended) = live.session.take_unsent_end(has_pending) {
+            return DetachPlan::Detach(DetachAs::Exited(ended), how);
+        }
+        let may_not =
+            why == DetachCause::Lost && !has_pending && !live.session.may_outlive_client();
+        if why == DetachCause::Closing || may_not || place.is_none() || live.io.program.is_none() {
+            return DetachPlan::End;
+        }
+        match self.reserve(cx, live, key) {
+            Ok(remains) => {
+                if let Some(entry) = self.entries.get_mut(key) {
+                    entry.detached_claims = place;
+                }
+                DetachPlan::Detach(DetachAs::Running(remains), how)
+            }
+            Err(error) if why == DetachCause::Requested => DetachPlan::Refuse(error),
+            Err(error) => {
+                let id = &entry.id;
+                log(&format!("forkptyrouter: session {id} cannot go on without a client: {error}"));
+                DetachPlan::End
+            }
+        }
+    }
+
+    /// Reserves what a detached terminal needs.
+    fn reserve(
+        &self,
+        cx: &Context,
+        live: &mut LiveSession,
+        key: Key,
+    ) -> Result<Option<Box<Remains>>, String> {
+        fault_injection::point("reserving");
+        let is_theirs = live.session.is_handed_over();
+        let kept = live.session.detach_state_mut();
+        // Another process may have written into a shared scrollback.
+        let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
+        let remains = match is_good {
+            true => None,
+            false => {
+                let buffer = cx.doors.rules(live.door).map_or(0, |rules| rules.detach.buffer);
+                let size = terminal_size(Some(&live.io.master));
+                let made = Remains::new(buffer as usize, size);
+                Some(Box::new(made.map_err(|error| error.to_string())?))
+            }
+        };
+        let (master, token) = (live.io.master.as_fd(), Source::Terminal(key).token());
+        let waits = self.poller.add(master, token, Interest::READ);
+        waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
+        Ok(remains)
+    }
+
+    /// Detaches the client. Returns its connection, where it can be told: after the supervisor.
+    pub fn detach(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        session: Key,
+        detach_as: DetachAs,
+        how: audit::Parted,
+    ) -> Option<Stream> {
+        let key = self.index.by_session(session)?;
+        match detach_as {
+            DetachAs::Running(remains) => {
+                let mut live = sessions.detach(cx, session, key, how)?;
+                fault_injection::point("leaving");
+                live.unregister_both(cx);
+                self.finish_detach(cx, sessions, programs, key, *live, remains)
+            }
+            DetachAs::Exited(ended) => {
+                let ring = final_output(cx, sessions, session);
+                let command = self.command_of(cx, key);
+                self.end_viewers(cx, key, &ended);
+                let mut live = sessions.end(cx, session);
+                if let Some(live) = &mut live {
+                    live.unregister_both(cx);
+                }
+                match ring {
+                    Some(ring) => {
+                        let last = ExitedSession { ring, ended, command };
+                        self.set_exited(cx, sessions, programs, key, last);
+                    }
+                    None => self.forget_entry(cx, key),
+                }
+                let LiveSession { mut session, mut io, .. } = *live?;
+                session.release_client(&mut io).then_some(io.client)
+            }
+        }
+    }
+
+    fn finish_detach(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        live: LiveSession,
+        remains: Option<Box<Remains>>,
+    ) -> Option<Stream> {
+        let was_theirs = live.session.is_handed_over();
+        let LiveSession { mut session, mut io, .. } = live;
+        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
+            entry.secrets.settle();
+        }
+        let can_notify = session.release_client(&mut io);
+        // The recording goes on with the terminal.
+        let recording =
+            io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
+        let master = io.master;
+        if master.is_shared() {
+            master.take_back();
+        }
+        let kept = remains.map(|remains| *remains);
+        let Some(mut remains) = kept.or_else(|| Some(session.take_detach_state()?.remains)) else {
+            self.forget_entry(cx, key);
+            return None;
+        };
+        if was_theirs {
+            // Output since the last look, from before the client was detached. Where that is
+            // corrupt the scrollback goes on from the last good state.
+            let _ = remains.catch_up();
+        } else {
+            // Queries of the program from before (DA1) were answered by the client's terminal. (The
+            // client's own writes to the scrollback are looked at from its last count on.)
+            remains.take_asked();
+        }
+        let detached = Box::new(DetachedTerminal::new(master, remains, recording));
+        let next = sessions.vacant_key();
+        let left = self.update(key, |entry| {
+            let client = |uid: u32| Client { session: next, uid };
+            entry.state.detach(detached, |pending| client(pending.uid), Timestamp::now())
+        });
+        match left {
+            Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
+                self.complete_attach(cx, sessions, programs, key, detached, *pending);
+            }
+            Some(attach_state::DetachResult::Detached) => {
+                self.sync_supervisor(cx, sessions, programs, key);
+                self.schedule(cx, key);
+            }
+            // The session is gone.
+            Some(attach_state::DetachResult::NotAttached(detached)) => {
+                let _ = self.poller.remove(&detached.master);
+                if let Some(program) = io.program {
+                    programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
+                }
+            }
+            None => {}
+        }
+        can_notify.then_some(io.client)
+    }
+
+    /// The program of a session has ended: the session is kept as exited.
+    pub(crate) fn set_exited(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        last: ExitedSession,
+    ) {
+        let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
+        self.trim_exited(cx);
+        self.sync_supervisor(cx, sessions, programs, key);
+        self.schedule(cx, key);
+        if let Some(Some(pending)) = waited {
+            self.add_viewer(cx, sessions, programs, key, *pending);
+        }
+    }
+
+    /// Forgets a session with a client that is over.
+    pub fn forget_session(&mut self, cx: &mut Context, session: Key) {
+        if let Some(key) = self.index.by_session(session) {
+            self.forget_entry(cx, key);
+        }
+    }
+
+    fn forget_entry(&mut self, cx: &mut Context, key: Key) {
+        let Some(entry) = self.remove(cx, key) else {
+            return;
+        };
+        if let Some(pending) = entry.state.release().pending {
+            pending.refuse(cx, SESSION_ENDED);
+        }
+    }
+
+    /// Drops the entries of live sessions that a panic has removed.
+    pub fn drop_orphaned_entries(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        programs: &mut Programs,
+    ) {
+        let is_lost = |entry: &RegistryEntry| {
+            entry.state.client().is_some_and(|it| !sessions.has(it.session))
+        };
+        let all = self.entries.iter();
+        let lost: Vec<Key> = all.filter(|(_, one)| is_lost(one)).map(|(key, _)| key).collect();
+        for key in lost {
+            let Some(entry) = self.remove(cx, key) else {
+                continue;
+            };
+            let Released { program, pending, .. } = entry.state.release();
+            // Processes of this gateway are seen to by hang_up_orphans.
+            if let Some(pidfd) = program.and_then(|program| program.pidfd) {
+                programs.killing.end_program(cx, pidfd);
+            }
+            if let Some(pending) = pending {
+                pending.refuse(cx, SESSION_ENDED);
+            }
+        }
+    }
+}
+
+impl LiveSession {
+    /// Unregisters both ends: tokens lead nowhere from now on, and other processes may have copies
+    /// of the descriptors.
+    fn unregister_both(&mut self, cx: &Context) {
+        let _ = cx.poller.remove(self.io.client.as_fd());
+        self.unregister_terminal(&cx.poller);
+    }
+}
+
+/// Scrollback of a session whose program has ended and whose client was not sent END: the next
+/// client reads it.
+fn final_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
+    let live = sessions.get_mut(session)?;
+    let was_theirs = live.session.is_handed_over();
+    let mut kept = live.session.take_detach_state()?.remains;
+    if was_theirs {
+        kept.catch_up().ok()?;
+        // Takes back the terminal with the program's last output.
+        live.io.master.take_back();
+    }
+    let recording = live.io.recording().map(AsRef::as_ref);
+    drain_terminal(cx, &live.io.master, &mut kept, recording);
+    kept.share().ok()
+}

@@ -1,0 +1,95 @@
+//! Detachable sessions as lists show them.
+
+use super::registry::DetachRegistry;
+use super::registry_entry::RegistryEntry;
+use crate::connection::session_access::NOBODY;
+use crate::event_loop::slab::Key;
+use crate::event_loop::subject::Subject;
+use crate::session::selector::SessionSelector;
+use fpty::sys::clock::Timestamp;
+use fpty::sys::pty::Master;
+
+/// A detachable session as lists show it.
+pub struct EntryView<'a> {
+    /// The session's id.
+    pub id: &'a str,
+    /// The session's name; may be empty.
+    pub name: &'a str,
+    /// The owner's user id, where it is known.
+    pub uid: Option<u32>,
+    /// The socket where the session was opened, by its index.
+    pub door: u16,
+    /// The process id; of an exited session the former one.
+    pub pid: i32,
+    /// The command of an exited session, where it is known.
+    pub command: Option<&'a str>,
+    /// Time of the start.
+    pub since: Timestamp,
+    /// Time of the detach.
+    pub left: Option<Timestamp>,
+    /// Exit status as a shell's `$?`, of an exited session.
+    pub status: Option<u8>,
+    /// The session ends with its client.
+    pub ends_with_client: bool,
+    /// The address of the socket, where that exists no more.
+    pub socket: Option<&'a str>,
+    /// The terminal of a detached session.
+    pub master: Option<&'a Master>,
+    /// Number of viewers.
+    pub viewers: u32,
+}
+
+impl RegistryEntry {
+    fn view(&self) -> EntryView<'_> {
+        let (detached, over) = (self.state.terminal(), self.state.exited());
+        let left = self.state.client().is_none().then(|| self.state.since());
+        EntryView {
+            id: &self.id,
+            name: &self.name,
+            uid: (self.uid != NOBODY).then_some(self.uid),
+            door: self.door,
+            pid: self.pid.as_raw(),
+            command: over.and_then(|over| over.command.as_deref()),
+            since: self.since,
+            left,
+            status: over.map(|over| over.ended.status()),
+            ends_with_client: self.no_detach.is_some(),
+            socket: self.no_detach.as_ref().and_then(|bound| bound.socket.as_deref()),
+            master: detached.map(|detached| &detached.master),
+            viewers: self.viewers,
+        }
+    }
+}
+
+impl DetachRegistry {
+    /// Whether there is such an entry.
+    pub fn has_entry(&self, key: Key) -> bool {
+        self.entries.has(key)
+    }
+
+    /// Keys of the entries from this place of the table on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.entries.from(place)
+    }
+
+    /// Sessions that a selector matches: by id or prefix of one, and by name among the user's own
+    /// (another user's names are no match: anybody may have chosen them).
+    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = Subject> {
+        let text = by.to_string();
+        let by_id = self.index.with_id_prefix(&text.to_ascii_lowercase());
+        let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));
+        let by_name = self.index.named(uid, &text).filter(is_another);
+        by_id.chain(by_name).map(|key| self.subject_of(key))
+    }
+
+    /// A session that is detached or has exited.
+    pub fn detached_or_exited(&self, key: Key) -> Option<EntryView<'_>> {
+        let is_left = |entry: &&RegistryEntry| entry.state.client().is_none();
+        self.entries.get(key).filter(is_left).map(RegistryEntry::view)
+    }
+
+    /// The entry of a live session.
+    pub fn by_session(&self, session: Key) -> Option<EntryView<'_>> {
+        self.entries.get(self.index.by_session(session)?).map(RegistryEntry::view)
+    }
+}

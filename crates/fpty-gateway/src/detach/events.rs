@@ -1,0 +1,102 @@
+//! Events of the registry's epoll, and deadlines: each is handed to the loop, which handles one
+//! after the other and guards each against a panic.
+
+use std::time::Duration;
+
+use super::attach_state::Overdue;
+use super::registry::{DetachRegistry, RETRY_DELAY};
+use crate::event_loop::context::Context;
+use crate::event_loop::fault_injection;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::{Key, Source};
+use crate::observe::audit::Gone;
+use crate::process::table::Programs;
+use crate::session::relay::Sessions;
+use fpty::sys::clock::BootInstant;
+use fpty::sys::poll::{Interest, Ready};
+
+impl DetachRegistry {
+    /// Hands all events of the registry's epoll to the loop.
+    pub fn on_ready(&mut self, cx: &mut Context) {
+        let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
+        for index in 0..count {
+            cx.then(Outcome::DetachedReady(self.poller.ready(index)));
+        }
+    }
+
+    /// Handles one event.
+    pub fn on_event(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        ready: Ready,
+    ) {
+        match Source::of(ready.token) {
+            Source::Terminal(entry) => self.terminal_ready(cx, programs, entry),
+            Source::Caller(entry) => self.restored_exited(cx, sessions, programs, entry),
+            Source::Client(viewer) => self.viewer_ready(cx, viewer, ready),
+            Source::Children => cx.then(Outcome::SupervisorReady),
+            _ => {}
+        }
+    }
+
+    /// Handles what is overdue, session by session, and sets the next timer.
+    pub fn run_due(&mut self, cx: &mut Context) {
+        let now = BootInstant::now();
+        while self.wakeups.last().is_some_and(|next| *next <= now) {
+            self.wakeups.pop();
+        }
+        self.bytes_read = 0;
+        if std::mem::take(&mut self.is_throttled) {
+            let _ = cx.poller.change(&self.poller, Source::Detached.token(), Interest::READ);
+        }
+        while let Some((_, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.pop_first();
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.scheduled = None;
+            }
+            cx.then(Outcome::DetachedDeadline(key));
+        }
+        let next = self.due.first().map(|(at, _)| at.since(now));
+        let again = self.supervisor.flush().then_some(RETRY_DELAY).into_iter().chain(next);
+        if let Some(wait) = again.chain(self.schedule_feeds(cx)).min() {
+            self.wake_in(cx, wait);
+        }
+    }
+
+    /// Handles a session's deadline.
+    pub fn on_due(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+    ) {
+        fault_injection::point("left");
+        self.note_confirmed(sessions, key);
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let ends = entry.state.program().is_some_and(|program| program.status_deadline.is_some());
+        let now = BootInstant::now();
+        let closed = entry.state.terminal().and_then(|detached| detached.closed);
+        let is_closed = closed.is_some_and(|at| now >= at);
+        if entry.dirty {
+            self.sync_supervisor(cx, sessions, programs, key);
+        }
+        if ends {
+            self.check_restored_exit(cx, sessions, programs, key);
+        } else if is_closed {
+            self.slave_reopened(cx, programs, key);
+        }
+        let Some(entry) = self.entries.get(key) else {
+            return;
+        };
+        match entry.state.overdue(entry.times(cx), now) {
+            Some(Overdue::DropClient(client)) => cx.then(Outcome::DropClient(client.session)),
+            Some(Overdue::Expired) => self.end_detached(cx, programs, key, Gone::Limit),
+            None => self.schedule(cx, key),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Synchronisation with the supervisor, which keeps each session's record and descriptors for the
+//! next gateway.
+
+use std::os::fd::AsFd;
+
+use super::registry::{DetachRegistry, RETRY_DELAY};
+use super::registry_entry::RegistryEntry;
+use crate::event_loop::context::Context;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::subject::Subject;
+use crate::process::supervisor::end_record::EndRecord;
+use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
+use crate::process::table::Programs;
+use crate::session::relay::Sessions;
+use fpty::sys::Written;
+use fpty::sys::child::Pid;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::Interest;
+use fpty::sys::socket::Stream;
+
+impl RegistryEntry {
+    pub(crate) fn record(&self, (door, nth): (&str, usize)) -> Record {
+        let since = self.state.since().into();
+        let (mut attached, mut left, mut ended) = (None, None, None);
+        if let Some(client) = self.state.client() {
+            attached = Some((client.uid, since));
+        }
+        if self.state.terminal().is_some() {
+            left = Some(since);
+        }
+        if let Some(over) = self.state.exited() {
+            left = Some(since);
+            let payload = over.ended.packet().split_off(fpty::proto::HEADER);
+            ended = Some((payload, since));
+        }
+        Record {
+            id: self.id.as_ref().to_owned(),
+            name: self.name.clone(),
+            uid: self.uid,
+            who: Some(self.who),
+            secrets: self.secrets.kept(),
+            door: door.to_owned(),
+            nth,
+            pid: self.pid.as_raw(),
+            since: self.since.into(),
+            attached,
+            left,
+            ended,
+            turned: self.state.since().boot.as_nanos(),
+            shared: true,
+            ..Record::default()
+        }
+    }
+}
+
+impl RegistryEntry {
+    /// Opens the descriptors for the supervisor that were not worth it before: the pidfd of a child
+    /// that was not reaped, and the scrollback's file.
+    ///
+    /// # Errors
+    /// There is no descriptor or memory now.
+    fn open_for_supervisor(&mut self, programs: &Programs) -> Result<Option<PidFd>, ()> {
+        if let Some(detached) = self.state.terminal_mut() {
+            detached.remains.open_file().map_err(drop)?;
+        }
+        let is_ours = self.state.program().is_some() && self.restored_pidfd().is_none();
+        match is_ours && programs.has(self.pid) {
+            true => PidFd::open(self.pid).map(Some).ok_or(()),
+            false => Ok(None),
+        }
+    }
+
+    /// Closes the scrollback's file: two descriptors are enough for a detached session, of which
+    /// there may be thousands. A viewer has a copy of the file, and is to see more.
+    fn close_ring_file(&mut self) {
+        if self.restored_pidfd().is_some() && self.viewers == 0 {
+            if let Some(detached) = self.state.terminal_mut() {
+                detached.remains.close_file();
+            }
+        }
+    }
+}
+
+impl DetachRegistry {
+    /// Registers the supervisor's connection with the registry's poller.
+    pub(crate) fn watch_supervisor(&self) {
+        if let Some(stream) = self.supervisor.stream() {
+            let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
+        }
+    }
+
+    /// The next process whose session the supervisor could not keep.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        self.supervisor.could_not_be_kept()
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn supervisor_is_gone(&self) -> bool {
+        self.supervisor.stream().is_none_or(Stream::has_hung_up)
+    }
+
+    /// Connects to the new supervisor.
+    pub fn reconnect(&mut self) {
+        if let Some(stream) = self.supervisor.stream() {
+            let _ = self.poller.remove(stream.as_fd());
+        }
+        // This gateway still has all sessions that the supervisor could return.
+        let _ = self.supervisor.connect();
+        self.watch_supervisor();
+    }
+
+    /// Keys of all entries.
+    pub fn keys(&self) -> Vec<Key> {
+        self.entries.iter().map(|(key, _)| key).collect()
+    }
+
+    /// Tells the supervisor that a session is over, now or when it reads again.
+    pub fn unregister(&mut self, cx: &mut Context, id: String) {
+        if self.supervisor.tell_over(id) {
+            self.wake_in(cx, RETRY_DELAY);
+        }
+    }
+
+    /// Stores the current state of a session at the supervisor.
+    pub fn sync_supervisor(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        programs: &mut Programs,
+        entry: Key,
+    ) {
+        let Some(found) = self.entries.get_mut(entry).filter(|found| found.no_detach.is_none())
+        else {
+            return;
+        };
+        let Ok(opened) = found.open_for_supervisor(programs) else {
+            found.dirty = true;
+            return self.schedule(cx, entry);
+        };
+        let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
+        let client = found.state.client();
+        let subject = client.map_or(Subject::Detached(entry), |it| Subject::Session(it.session));
+        record.command = match found.state.exited() {
+            Some(over) => over.command.as_deref().map(str::to_owned),
+            None => cx.command_of(subject, found.door),
+        };
+        record.last = EndRecord::new(cx.told.in_advance(subject));
+        record.story = cx.told.story(subject);
+        let program = found.restored_pidfd().or(opened.as_ref()).map(AsFd::as_fd);
+        let attached = client.and_then(|client| sessions.get(client.session));
+        let held = match (found.state.exited(), found.state.terminal(), attached) {
+            (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
+            (_, Some(detached), _) => {
+                record.shared = detached.master.is_shared();
+                record.recording = detached.recording.as_ref().map(|recording| recording.kept());
+                let (master, ring) = (Some(detached.master.as_fd()), detached.remains.file());
+                Lent { master, program, ring, ..SessionFds::default() }
+            }
+            (_, _, Some(attached)) => {
+                let Some(kept) = attached.session.detach_state() else {
+                    return;
+                };
+                let io = &attached.io;
+                record.shared = io.master.is_shared() || !kept.relay_only;
+                record.recording = io.recording().map(|recording| recording.kept());
+                // A relayed session cannot go on with its client: output under way would be lost.
+                let is_theirs = attached.session.is_handed_over();
+                Lent {
+                    master: Some(io.master.as_fd()),
+                    program,
+                    ring: kept.remains.file(),
+                    client: is_theirs.then(|| io.client.as_fd()),
+                    memory: None,
+                }
+            }
+            (None, None, None) => return,
+        };
+        let told = self.supervisor.tell(&record, &held);
+        if matches!(told, Written::Bytes(_)) {
+            cx.told.entrusted(subject, true);
+        }
+        found.dirty = told == Written::Blocked;
+        let pid = found.pid;
+        match told {
+            Written::Blocked => self.schedule(cx, entry),
+            Written::Bytes(_) => {
+                found.close_ring_file();
+                programs.entrusted(pid);
+            }
+            Written::Gone => {}
+        }
+    }
+
+    /// Stores a detachable session at the supervisor whose terminal was handed over, then sends GO.
+    /// Whether the session is detachable.
+    pub fn hand_over_detachable(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        session: Key,
+    ) -> bool {
+        let Some(entry) = self.index.by_session(session) else {
+            return false;
+        };
+        if let Some(found) = self.entries.get_mut(entry) {
+            found.state.confirm_attach();
+            found.secrets.settle();
+        }
+        self.sync_supervisor(cx, sessions, programs, entry);
+        sessions.send_go(session);
+        cx.then(Outcome::Settle(session));
+        true
+    }
+}

@@ -1,0 +1,65 @@
+//! What the master of an instance does for its gateways: before it gives anything up,
+//! before it forks them, in each of them, and at its end or before it executes itself.
+
+use std::sync::atomic::AtomicU64;
+
+use crate::config::gateway_config::Router;
+use crate::control::peers;
+use crate::event_loop::{assemble, run};
+use crate::observe::metrics::counters;
+use crate::observe::recording::launcher;
+use crate::process::shared_memory::{self, Part, Wants};
+use crate::process::supervisor::{after_gateway, link};
+use crate::process::{memory_layout, proof};
+use fpty::error::Result;
+
+/// Before privileges, the root or a namespace are given up: what needs them is opened
+/// and started. `config`: as far as it is known by then, where there are clients at all.
+///
+/// # Errors
+/// A folder for recordings cannot be used, or the recorder cannot be started.
+pub fn before_jail(config: Option<&Router>) -> Result<()> {
+    if config.is_some() {
+        proof::reserve();
+    }
+    let rules = config.into_iter().flat_map(Router::early_rules);
+    launcher::open(rules.map(|rules| rules.record))
+}
+
+/// Before the gateways are forked: what they share, and how they reach each other.
+pub fn before_gateways(config: &Router) {
+    let wants = Wants {
+        gateways: config.processes as usize,
+        limits: config.has_limits(),
+        audit: config.any(|rules| rules.audit.is_some()),
+        detach: config.any(|rules| rules.detach.sessions > 0),
+    };
+    shared_memory::reserve(wants, memory_layout::words);
+    counters::register();
+    link::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
+    peers::reserve(config.processes);
+}
+
+/// Where each gateway says, by its process id, that its clients know that the instance
+/// stops; `None`: they share no memory.
+pub fn stop_words() -> Option<&'static [AtomicU64]> {
+    shared_memory::part(Part::HaveTold)
+}
+
+/// Is the gateway of this number; returns only when it cannot go on.
+///
+/// # Errors
+/// It cannot wait for anything.
+pub fn run_gateway(ordinal: usize, config: Router) -> Result<()> {
+    proof::i_am(ordinal);
+    run::run(assemble::assemble(ordinal, config)?)
+}
+
+/// At the end of the master, or before it executes itself: the gateways are gone.
+pub fn after_gateways(config: &Router) {
+    link::before_exec();
+    proof::before_exec();
+    shared_memory::before_exec();
+    after_gateway::after_the_end(config.hangup_grace);
+    launcher::keep();
+}

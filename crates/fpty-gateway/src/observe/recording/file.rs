@@ -1,0 +1,452 @@
+//! The file of one session, from its first line to its last.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+
+use sha2::{Digest, Sha256};
+
+use super::asciicast::{Cast, Totals};
+use super::journal::{Entry, Ledger};
+use super::protocol::{Begin, Failure, Kind, Message, Resume};
+use crate::observe::audit::Recorded;
+use fpty::error::reason;
+use fpty::sys::Size;
+use fpty::sys::dir::Folder;
+
+/// What stands at the end has so much room below the limit.
+const LAST_LINES: u64 = 512;
+
+/// Bytes of lines that a recording keeps room for.
+const ROOM: usize = 32 * 1024;
+
+/// How many names are tried where there is something of that name.
+const NAMES: u32 = 20;
+
+/// A recording.
+pub struct Recording {
+    name: String,
+    of: Of,
+    part: u32,
+    inode: u64,
+    file: File,
+    /// The last batch that wrote to it.
+    batch: u64,
+    cast: Cast,
+    hash: Sha256,
+    /// Lines that are not in the file yet.
+    lines: Vec<u8>,
+    /// Where among them each ends that has bytes of the session, and how many.
+    ends: Vec<(usize, usize)>,
+    /// How long the file is.
+    written: u64,
+    limit: u64,
+    dropped: u64,
+    /// When the last message was.
+    at: u64,
+    /// When the file begins, as messages have it.
+    from: u64,
+    /// Why nothing more is written but the last lines.
+    failure: Option<Failure>,
+}
+
+/// Which session it is of: its folder's number, and its name.
+pub type Of = (usize, String);
+
+impl Recording {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// The system's words.
+    pub fn begin(folder: &Folder, begin: &Begin, ledger: &Ledger) -> Result<Self, Failure> {
+        let mut failure = io::ErrorKind::AlreadyExists.into();
+        for number in 1..=NAMES {
+            let name = match number {
+                1 => begin.file(),
+                _ => format!("{}-{number}.cast", begin.stem()),
+            };
+            match folder.create(&name) {
+                Ok(file) => {
+                    let mut recording = Self::of(name, file, begin);
+                    recording.note_as_it_is(ledger, true);
+                    return Ok(recording);
+                }
+                Err(error) => failure = error,
+            }
+            if failure.kind() != io::ErrorKind::AlreadyExists {
+                break;
+            }
+        }
+        Err(Failure::Error(reason(&failure)))
+    }
+
+    /// Makes the next file of a session, of which this message is the next one.
+    ///
+    /// # Errors
+    /// The system's words.
+    pub fn resume(
+        folder: &Folder,
+        resume: &Resume,
+        message: Message<'_>,
+        ledger: &Ledger,
+    ) -> Result<Self, Failure> {
+        let mut begin = resume.begin.clone();
+        begin.part += 1;
+        begin.head.timestamp = begin.head.timestamp.saturating_add(message.at / 1_000_000);
+        let recording = Self::begin(folder, &begin, ledger)?;
+        Ok(Self { from: message.at, dropped: resume.dropped, ..recording })
+    }
+
+    fn of(name: String, file: File, begin: &Begin) -> Self {
+        let mut lines = Vec::new();
+        let cast = Cast::begin(&begin.head, &mut lines);
+        Self {
+            name,
+            of: (begin.folder, begin.name.clone()),
+            part: begin.part,
+            inode: file.metadata().map_or(0, |file| file.ino()),
+            file,
+            batch: 0,
+            cast,
+            hash: Sha256::new(),
+            lines,
+            ends: Vec::new(),
+            written: 0,
+            limit: begin.limit.map_or(u64::MAX, |limit| limit.saturating_sub(LAST_LINES)),
+            dropped: 0,
+            at: 0,
+            from: 0,
+            failure: None,
+        }
+    }
+
+    /// Which session it is of.
+    pub fn of_session(&self) -> &Of {
+        &self.of
+    }
+
+    /// Which of its files it is, how many bytes are missing so far, and why nothing
+    /// more is written, if that is so.
+    pub fn so_far(&self) -> (u32, u64, Option<Failure>) {
+        (self.part, self.dropped, self.failure.clone())
+    }
+
+    /// The batch is about to change the file: it is noted how it is.
+    fn note_as_it_is(&mut self, ledger: &Ledger, is_new: bool) {
+        if self.batch == ledger.batch() {
+            return;
+        }
+        self.batch = ledger.batch();
+        // It may be shorter than what was written: somebody has emptied it.
+        let length = self.file.metadata().map_or(self.written, |file| file.len());
+        let (folder, name, inode) = (self.of.0, self.name.clone(), self.inode);
+        ledger.note(&Entry { folder, name, inode, length, is_new });
+    }
+
+    /// Takes the room that nobody uses now, where it has none of its own.
+    pub fn take_room(&mut self, spare: &mut Vec<u8>) {
+        if self.lines.capacity() == 0 {
+            std::mem::swap(&mut self.lines, spare);
+        }
+    }
+
+    /// Gives room away that it needed for much: a thousand sessions that were
+    /// busy once do not hold it.
+    pub fn give_room(&mut self, spare: &mut Vec<u8>) {
+        if self.lines.is_empty() && self.lines.capacity() > ROOM {
+            let room = std::mem::take(&mut self.lines);
+            if room.capacity() > spare.capacity() {
+                *spare = room;
+            }
+        }
+    }
+
+    /// Notes what happened in the session.
+    ///
+    /// # Errors
+    /// Nothing more is written from here on, but the last lines.
+    pub fn note(&mut self, message: Message<'_>, ledger: &Ledger) -> Result<(), Failure> {
+        let message = Message { at: message.at.saturating_sub(self.from), ..message };
+        let Message { kind, at, body, .. } = message;
+        self.at = self.at.max(at);
+        let is_of_session = matches!(kind, Kind::Output | Kind::Input);
+        let lost = match kind {
+            Kind::Missing => message.lost(),
+            _ if self.failure.is_some() => message.lost(),
+            _ => 0,
+        };
+        self.dropped = self.dropped.saturating_add(lost);
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        let (before, cast) = (self.lines.len(), self.cast.clone());
+        self.line(message);
+        let mut there = body.len();
+        while self.written + self.lines.len() as u64 > self.limit {
+            // As much of it as there is room for.
+            self.lines.truncate(before);
+            self.cast = cast.clone();
+            there = if is_of_session { there * 3 / 4 } else { 0 };
+            if there == 0 {
+                break;
+            }
+            self.line(Message { body: &body[..there], ..message });
+        }
+        if is_of_session {
+            self.ends.push((self.lines.len(), there));
+            self.dropped += (body.len() - there) as u64;
+        }
+        if there == body.len() {
+            return Ok(());
+        }
+        self.write(ledger)?;
+        self.failure = Some(Failure::Full);
+        Err(Failure::Full)
+    }
+
+    fn line(&mut self, message: Message<'_>) {
+        let Message { kind, at, body, .. } = message;
+        match kind {
+            Kind::Output => self.cast.output(at, body, &mut self.lines),
+            Kind::Input => self.cast.input(at, body, &mut self.lines),
+            Kind::Missing => {
+                let missing = message.lost();
+                self.cast.mark(at, &format!("{missing} bytes are missing"), &mut self.lines);
+            }
+            Kind::Resize => {
+                if let [r1, r2, c1, c2] = *body {
+                    let (rows, cols) = (u16::from_le_bytes([r1, r2]), u16::from_le_bytes([c1, c2]));
+                    self.cast.resize(at, Size { rows, cols }, &mut self.lines);
+                }
+            }
+            Kind::Begin | Kind::End | Kind::Resume | Kind::Rest | Kind::Over => {}
+        }
+    }
+
+    /// Writes the lines that are not in the file yet.
+    ///
+    /// # Errors
+    /// As [`Recording::note`]. The file then ends with a whole line.
+    pub fn write(&mut self, ledger: &Ledger) -> Result<(), Failure> {
+        if !self.lines.is_empty() {
+            self.note_as_it_is(ledger, false);
+        }
+        let (count, outcome) = write_all(&mut self.file, &self.lines);
+        let whole = match outcome {
+            Ok(()) => count,
+            Err(_) => {
+                self.lines[..count].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+            }
+        };
+        self.hash.update(&self.lines[..whole]);
+        self.written += whole as u64;
+        self.lines.clear();
+        let lost: usize =
+            self.ends.drain(..).filter(|(end, _)| *end > whole).map(|(_, length)| length).sum();
+        self.dropped += lost as u64;
+        let Err(error) = outcome else {
+            return Ok(());
+        };
+        self.take_back(count - whole);
+        self.failure = Some(Failure::Error(reason(&error)));
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes so many bytes off its end, where there are any: it is shorter than
+    /// what was written if somebody has emptied it.
+    fn take_back(&self, count: usize) {
+        let length = self.file.metadata().map_or(0, |file| file.len());
+        if count > 0 && length >= count as u64 {
+            let _ = self.file.set_len(length - count as u64);
+        }
+    }
+
+    /// The session is over, with this status where it is known: what there is of it in
+    /// the file of this name.
+    pub fn end(mut self, status: Option<i32>, ledger: &Ledger) -> Recorded {
+        if matches!(self.failure, None | Some(Failure::Full)) {
+            self.cast.end(self.at, status, &mut self.lines);
+        }
+        let _ = self.write(ledger);
+        let sha256 = format!("{:x}", std::mem::take(&mut self.hash).finalize());
+        let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
+        let mut line = Vec::new();
+        self.cast.last_line(totals, &mut line);
+        self.note_as_it_is(ledger, false);
+        // Where it does not fit it is not there, and nothing of it.
+        match write_all(&mut self.file, &line) {
+            (count, Ok(())) => self.written += count as u64,
+            (count, Err(_)) => self.take_back(count),
+        }
+        let (path, bytes, dropped) = (self.name, Some(self.written), self.dropped);
+        // The hash is that of the whole file then.
+        Recorded { path, bytes, dropped, sha256: Some(sha256) }
+    }
+}
+
+/// Writes as much as there is room for, and says how much that was.
+fn write_all(file: &mut File, mut bytes: &[u8]) -> (usize, io::Result<()>) {
+    let all = bytes.len();
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return (all - bytes.len(), Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (all - bytes.len(), Err(error)),
+        }
+    }
+    (all, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(limit: Option<u64>) -> Begin {
+        Begin { limit, ..Begin::named("20260101T000000Z-root-0123abcd") }
+    }
+
+    fn output(body: &[u8]) -> Message<'_> {
+        Message { kind: Kind::Output, session: 0, at: 1, body }
+    }
+
+    /// What stands before the last line, whose hash is in there.
+    fn checked(text: &str) -> String {
+        let (before, last) = text.trim_end().rsplit_once('\n').expect("lines");
+        let before = format!("{before}\n");
+        let hash = format!("{:x}", Sha256::digest(before.as_bytes()));
+        assert!(last.contains(&format!("sha256={hash}")), "{last}");
+        assert!(last.contains(&format!("bytes={} ", before.len())), "{last}");
+        before
+    }
+
+    #[test]
+    fn the_last_line_has_the_hash_of_those_before_it() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
+        let path = place.path().join("20260101T000000Z-root-0123abcd.cast");
+        std::fs::write(&path, "foreign").expect("a foreign file");
+        let mut recording = Recording::begin(&folder, &begin(None), &ledger).expect("a file");
+        assert_eq!(recording.note(output(b"one\n"), &ledger), Ok(()));
+        assert_eq!(recording.write(&ledger), Ok(()));
+        assert_eq!(recording.note(output(b"two\n"), &ledger), Ok(()));
+        let outcome = recording.end(Some(3), &ledger);
+        assert_eq!(outcome.path, "20260101T000000Z-root-0123abcd-2.cast");
+        let text = std::fs::read_to_string(place.path().join(&outcome.path)).expect("a file");
+        assert_eq!(outcome.bytes, Some(text.len() as u64));
+        let before = checked(&text);
+        assert_eq!(Some(format!("{:x}", Sha256::digest(before.as_bytes()))), outcome.sha256);
+        assert!(before.ends_with("\"two\\n\"]\n[0.000000, \"x\", \"3\"]\n"), "{before}");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"foreign");
+    }
+
+    #[test]
+    fn a_file_becomes_no_longer_than_it_may() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
+        let mut recording = Recording::begin(&folder, &begin(Some(4096)), &ledger).expect("a file");
+        let mut given = 0;
+        let failure = loop {
+            if let Err(failure) = recording.note(output(&[b'\x1b'; 100]), &ledger) {
+                break failure;
+            }
+            given += 100;
+        };
+        assert_eq!(failure, Failure::Full);
+        assert_eq!(recording.note(output(b"more"), &ledger), Ok(()));
+        let outcome = recording.end(Some(0), &ledger);
+        assert!(outcome.bytes.is_some_and(|it| it <= 4096 && it > 3500), "{outcome:?}");
+        assert!(given > 300);
+        let text = std::fs::read_to_string(place.path().join(&outcome.path)).expect("a file");
+        checked(&text);
+        let there = text.matches("u001b").count() as u64;
+        assert!(there > given);
+        assert_eq!(there + outcome.dropped, given + 104);
+        assert!(
+            text.contains("\"x\", \"0\"")
+                && text.contains(&format!("dropped={} ", outcome.dropped))
+        );
+    }
+
+    #[test]
+    fn a_full_disk_leaves_whole_lines() {
+        // Every write to it fails.
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        let ledger = Ledger::new().expect("memory");
+        let mut recording = Recording::of(String::from("x"), full, &begin(None));
+        assert_eq!(recording.note(output(b"lost, too"), &ledger), Ok(()));
+        let failure = recording.write(&ledger).expect_err("no room");
+        assert!(matches!(failure, Failure::Error(why) if why.contains("space")));
+        assert_eq!(recording.note(output(b"lost"), &ledger), Ok(()));
+        let outcome = recording.end(None, &ledger);
+        assert_eq!((outcome.bytes, outcome.dropped), (Some(0), 13));
+    }
+
+    #[test]
+    fn one_that_is_emptied_meanwhile_has_no_hole() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
+        let mut recording = Recording::begin(&folder, &begin(None), &ledger).expect("a file");
+        let path = place.path().join(&recording.name);
+        assert_eq!(recording.note(output(b"one"), &ledger), Ok(()));
+        assert_eq!(recording.write(&ledger), Ok(()));
+        std::fs::File::options().write(true).truncate(true).open(&path).expect("emptied");
+        assert_eq!(recording.note(output(b"two"), &ledger), Ok(()));
+        recording.end(Some(0), &ledger);
+        let text = std::fs::read_to_string(&path).expect("a file");
+        assert!(text.starts_with("[0.000000, \"o\", \"two\"]\n"), "{text:?}");
+        assert!(text.ends_with('\n') && !text.contains('\0'), "{text:?}");
+    }
+
+    #[test]
+    fn what_goes_on_begins_with_its_next_message() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
+        let resume = Resume { begin: begin(None), dropped: 7, ends: false };
+        let message = Message { at: 65_000_000, ..output(b"later") };
+        let mut recording = Recording::resume(&folder, &resume, message, &ledger).expect("a file");
+        assert_eq!(recording.note(message, &ledger), Ok(()));
+        let outcome = recording.end(Some(0), &ledger);
+        let name = "20260101T000000Z-root-0123abcd-part2.cast";
+        assert_eq!((outcome.dropped, outcome.path.as_str()), (7, name));
+        let text = std::fs::read_to_string(place.path().join(name)).expect("a file");
+        assert!(text.contains("\"timestamp\":66,"), "{text}");
+        assert!(text.contains("\n[0.000000, \"o\", \"later\"]\n"), "{text}");
+        checked(&text);
+    }
+
+    /// Killed in the midst of a batch: what it has written is taken back.
+    #[test]
+    fn a_batch_notes_its_files_before_it_writes_to_them() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folders = [Folder::open(place.path()).expect("a folder")];
+        let ledger = Ledger::new().expect("memory");
+        ledger.begin(7, 1);
+        let mut recording = Recording::begin(&folders[0], &begin(None), &ledger).expect("a file");
+        let path = place.path().join(&recording.name);
+        assert_eq!(recording.note(output(b"one"), &ledger), Ok(()));
+        assert_eq!(recording.write(&ledger), Ok(()));
+        let before = std::fs::read_to_string(&path).expect("a file");
+        ledger.begin(7, 2);
+        for text in [b"two", b"six"] {
+            assert_eq!(recording.note(output(text), &ledger), Ok(()));
+            assert_eq!(recording.write(&ledger), Ok(()));
+        }
+        recording.end(Some(0), &ledger);
+        assert!(std::fs::read_to_string(&path).expect("a file").len() > before.len());
+        ledger.take().expect("a file").undo(1, &folders);
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), before);
+        // One that the batch has made is not there.
+        ledger.begin(7, 3);
+        let mut recording = Recording::begin(&folders[0], &begin(None), &ledger).expect("a file");
+        let path = place.path().join(&recording.name);
+        assert_eq!(recording.write(&ledger), Ok(()));
+        assert!(path.exists());
+        ledger.take().expect("a file").undo(2, &folders);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,137 @@
+//! By what the processes that a gateway talks to know that it is one: a number
+//! that only those know who have a page of memory which the master shares with
+//! its gateways, and nobody else has ([`crate::host::Host::inherited_by_gateways_only`]). A descriptor that went
+//! astray is not enough.
+//!
+//! The page outlives a reload, as what keeps sessions and the recorder do. Who keeps
+//! sessions has its lock.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::host::host;
+use fpty::sys::shm::SharedWords;
+
+/// What the page is called for the next image of the server.
+const NAME: &str = "FORKPTYROUTER_PROOF";
+
+/// Words of the page: whether the audit has all ends, the number, how many processes
+/// have kept sessions so far, and the gateways' processes.
+const ENDS: usize = 0;
+const KEEPERS: usize = TOKEN + LENGTH;
+const TOKEN: usize = 1;
+const LENGTH: usize = 4;
+const GATEWAYS: usize = 8;
+const WORDS: usize = GATEWAYS + 64;
+
+struct Page {
+    words: SharedWords,
+    fd: OwnedFd,
+}
+
+static PAGE: OnceLock<Page> = OnceLock::new();
+
+/// What proves a gateway.
+pub type Token = [i32; LENGTH];
+
+/// Makes the page, or takes over that of the server's image before a reload. In
+/// the master, before it starts anything that has to know it.
+pub fn reserve() {
+    let before = host().take_kept_memory(NAME);
+    let before = before.and_then(|(fd, _)| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
+    if let Some((words, _)) = &before {
+        // A server before this counted something there.
+        words.words()[ENDS].store(0, Ordering::Release);
+    }
+    let Some((words, fd)) = before.or_else(|| {
+        let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
+        let mut bytes = [0; LENGTH * 4];
+        fpty::sys::random(&mut bytes).ok()?;
+        for (word, four) in words.words()[TOKEN..].iter().zip(bytes.chunks_exact(4)) {
+            let four = four.try_into().unwrap_or_default();
+            word.store(i32::from_ne_bytes(four), Ordering::Relaxed);
+        }
+        Some((words, fd))
+    }) else {
+        // Nobody is proved then: no session can be left, nothing recorded.
+        return;
+    };
+    host().inherited_by_gateways_only(fd.as_fd());
+    let _ = PAGE.set(Page { words, fd });
+}
+
+/// The master is about to execute itself.
+pub fn before_exec() {
+    if let Some(page) = PAGE.get() {
+        host().keep_over_exec(NAME, &[page.fd.as_fd()], OsStr::new(""));
+    }
+}
+
+fn words() -> Option<&'static [AtomicI32]> {
+    PAGE.get().map(|page| page.words.words())
+}
+
+fn word(at: usize) -> Option<&'static AtomicI32> {
+    words()?.get(at)
+}
+
+/// The number; `None` for whoever has not the page: all zero there.
+pub fn token() -> Option<Token> {
+    let mut token = [0; LENGTH];
+    for (part, word) in token.iter_mut().zip(words()?.get(TOKEN..)?) {
+        *part = word.load(Ordering::Relaxed);
+    }
+    (token != [0; LENGTH]).then_some(token)
+}
+
+/// Whether somebody else has said it.
+pub fn is_proved_by(said: &Token) -> bool {
+    // One that guesses learns nothing of how much of it was right.
+    let is_it = |token: Token| token.iter().zip(said).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
+    token().is_some_and(is_it)
+}
+
+/// The page itself, for its lock.
+pub fn page() -> Option<BorrowedFd<'static>> {
+    PAGE.get().map(|page| page.fd.as_fd())
+}
+
+/// This process keeps sessions from now on.
+pub fn i_keep() {
+    if let Some(word) = word(KEEPERS) {
+        word.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The how manyth it is that does, or did last; 0: there was none.
+pub fn keeper() -> u64 {
+    word(KEEPERS).map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
+}
+
+/// The master, at its end, has written how all sessions ended, also of those that are
+/// kept by a process that outlives it.
+pub fn ends_are_told() {
+    if let Some(word) = word(ENDS) {
+        word.store(1, Ordering::Release);
+    }
+}
+
+/// Whether it has.
+pub fn are_ends_told() -> bool {
+    word(ENDS).is_some_and(|word| word.load(Ordering::Acquire) == 1)
+}
+
+/// This process is the gateway of that number.
+pub fn i_am(ordinal: usize) {
+    if let Some(word) = word(GATEWAYS + ordinal) {
+        // A pid is positive.
+        word.store(std::process::id() as i32, Ordering::Release);
+    }
+}
+
+/// Whether a process is the gateway of that number.
+pub fn is_gateway(ordinal: usize, pid: i32) -> bool {
+    pid > 0 && word(GATEWAYS + ordinal).is_some_and(|word| word.load(Ordering::Acquire) == pid)
+}

@@ -1,0 +1,172 @@
+//! Packets of a client: input as it comes, everything else within the budget of a turn.
+
+use fpty::proto::{Decoder, Packet};
+use nix::sys::signal::Signal;
+
+use super::{Client, Session, SessionEffects, SignalKey};
+
+/// Signals that a terminal has keys for.
+const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
+
+/// Input that is decoded and not yet sent.
+struct PendingInput<'a> {
+    /// Input of several packets: it goes to the terminal in one write.
+    gather: &'a mut Vec<u8>,
+    /// What is left of the turn's budget.
+    budget: &'a mut usize,
+    /// Whether the size has changed: rows and columns that come together make one change.
+    resized: bool,
+    /// A signal key, and how often it was pressed in a row.
+    pressed: Option<(u8, usize)>,
+}
+
+impl Session {
+    /// Takes input of the client, as far as this turn's `budget` goes, which is counted down.
+    /// `gather` is room for input that comes in many packets. The contents of both buffers are of
+    /// no use afterwards, but for the end of `sent`: returns how many of the last bytes are for
+    /// [`Session::resume_client`] in the next turn.
+    pub fn client_sent(
+        &mut self,
+        sent: &mut Vec<u8>,
+        gather: &mut Vec<u8>,
+        budget: &mut usize,
+        effects: &mut impl SessionEffects,
+    ) -> usize {
+        // All of the input is for the new handshake.
+        if self.client == Client::AwaitingHello && self.detect_late_hello(sent) {
+            return 0;
+        }
+        if self.decoder.is_none() {
+            self.send_owned_input(sent, effects);
+            return 0;
+        }
+        self.resume_client(sent, gather, budget, effects)
+    }
+
+    /// Resumes with deferred input of an earlier turn.
+    pub fn resume_client(
+        &mut self,
+        mut bytes: &[u8],
+        gather: &mut Vec<u8>,
+        budget: &mut usize,
+        effects: &mut impl SessionEffects,
+    ) -> usize {
+        let Some(mut decoder) = self.decoder.take() else {
+            return 0;
+        };
+        if self.has_deferred_input() {
+            self.client = Client::Open;
+        }
+        gather.clear();
+        let mut pending = PendingInput { gather, budget, resized: false, pressed: None };
+        self.decode(&mut decoder, &mut bytes, &mut pending, effects);
+        self.press_key(&mut pending, effects);
+        self.send_owned_input(pending.gather, effects);
+        self.complete_handover(effects);
+        if pending.resized {
+            self.resize(effects);
+        }
+        self.decoder = Some(decoder);
+        if !bytes.is_empty() && self.client == Client::Open {
+            self.client = Client::Deferred;
+        }
+        bytes.len()
+    }
+
+    fn decode(
+        &mut self,
+        decoder: &mut Decoder,
+        bytes: &mut &[u8],
+        pending: &mut PendingInput<'_>,
+        effects: &mut impl SessionEffects,
+    ) {
+        while *pending.budget > 0 {
+            let Some(packet) = decoder.next(bytes) else {
+                return;
+            };
+            match packet {
+                Packet::Input(input) => {
+                    if pending.resized || pending.pressed.is_some() {
+                        self.press_key(pending, effects);
+                        self.apply_resize(pending, effects);
+                    }
+                    // All input in one packet needs no copy.
+                    if pending.gather.is_empty() && bytes.is_empty() {
+                        self.send_input(input, effects);
+                    } else {
+                        pending.gather.extend_from_slice(input);
+                    }
+                }
+                Packet::Part(kind, part, last) => {
+                    self.flush_pending(pending, effects);
+                    self.apply_resize(pending, effects);
+                    *pending.budget = pending.budget.saturating_sub(1);
+                    self.extended_packet(kind, part, last, effects);
+                }
+                Packet::Rows(rows) => {
+                    self.flush_pending(pending, effects);
+                    self.size.rows = rows;
+                    pending.resized = true;
+                }
+                Packet::Cols(cols) => {
+                    self.flush_pending(pending, effects);
+                    self.size.cols = cols;
+                    pending.resized = true;
+                }
+                Packet::Signal(number) => match &mut pending.pressed {
+                    Some((pressed, times)) if *pressed == number => *times += 1,
+                    _ => {
+                        self.flush_pending(pending, effects);
+                        self.apply_resize(pending, effects);
+                        *pending.budget = pending.budget.saturating_sub(1);
+                        match KEYS.contains(&number.into()) {
+                            true => pending.pressed = Some((number, 1)),
+                            false => effects.signal(number),
+                        }
+                    }
+                },
+                Packet::Hello(_) | Packet::Unknown(..) => {}
+            }
+        }
+    }
+
+    /// Sends what came before, so that the order stays.
+    fn flush_pending(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
+        self.press_key(pending, effects);
+        self.send_input(pending.gather, effects);
+        pending.gather.clear();
+    }
+
+    fn apply_resize(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
+        if std::mem::take(&mut pending.resized) {
+            *pending.budget = pending.budget.saturating_sub(1);
+            self.resize(effects);
+        }
+    }
+
+    /// Presses a signal key as often as it was pressed. Where the key drops pending input one press
+    /// stands for a run of them: the signals of one moment are one to the program, too (signal(7):
+    /// standard signals do not queue).
+    fn press_key(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
+        let Some((number, times)) = pending.pressed.take() else {
+            return;
+        };
+        if !self.terminal_open || !self.program_runs {
+            return;
+        }
+        match effects.key(number) {
+            SignalKey::DropsInput(byte) => {
+                self.input.clear();
+                self.send_input(&[byte], effects);
+            }
+            // The program may read these bytes.
+            SignalKey::AsInput(byte) => {
+                pending.gather.clear();
+                pending.gather.resize(times, byte);
+                self.send_input(pending.gather, effects);
+                pending.gather.clear();
+            }
+            SignalKey::None => {}
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Teardown of sessions: the program has ended, or the client is gone.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::relay::{LiveSession, SessionAction, Sessions};
+use crate::connection::lingering_close::LastWord;
+use crate::event_loop::context::Context;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::panic_recovery::INTERNAL;
+use crate::event_loop::slab::Key;
+use crate::event_loop::timers::{Due, TerminalDue};
+use crate::process::supervisor;
+use crate::process::table::Programs;
+use fpty::proto::{Ended, Ending};
+use fpty::sys::child::Pid;
+use fpty::sys::pid_guard::Process;
+
+/// How long the terminal of an ended program may stay silent, where another process holds it open,
+/// before its output counts as ended.
+const DRAIN: Duration = Duration::from_millis(50);
+
+/// How often such a terminal may have more output.
+const DRAINS: u8 = 20;
+
+/// Sessions that one turn tears down at once; more of them wait for a turn with nothing else to do.
+const ENDED_PER_TURN: usize = 2;
+
+/// Queue of sessions that are still to be torn down: closing a terminal takes a while, and where a
+/// network breaks thousands of clients are lost in one moment. A person who types does not wait for
+/// that.
+#[derive(Default)]
+pub struct TeardownQueue {
+    waiting: VecDeque<(Key, Box<LiveSession>)>,
+    this_turn: usize,
+}
+
+impl TeardownQueue {
+    /// Whether no session waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Programs of the sessions that wait.
+    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+        let program = |live: &LiveSession| live.io.program.as_ref().map(Process::pid);
+        self.waiting.iter().filter_map(move |(_, live)| program(live))
+    }
+}
+
+impl TeardownQueue {
+    /// Tears a session down whose client is lost, now or in its turn.
+    pub fn teardown(
+        &mut self,
+        sessions: &mut Sessions,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+    ) {
+        // Over TCP the kernel was asked: the client has not said it.
+        if let Some(live) = sessions.get_mut(key) {
+            live.session.client_disconnected();
+        }
+        let Some(mut live) = sessions.end(cx, key) else {
+            return;
+        };
+        if self.this_turn < ENDED_PER_TURN && self.waiting.is_empty() {
+            self.this_turn += 1;
+            programs.release(cx, key, *live);
+            return;
+        }
+        // Tokens of this session lead nowhere from now on.
+        let _ = cx.poller.remove(live.io.client.as_fd());
+        live.unregister_terminal(&cx.poller);
+        self.waiting.push_back((key, live));
+    }
+
+    /// Schedules some of the waiting teardowns, where the turn had fewer events than the poller
+    /// takes.
+    pub fn run_teardowns(&mut self, cx: &mut Context, events: usize) {
+        self.this_turn = 0;
+        if events < cx.config.events as usize {
+            for _ in 0..ENDED_PER_TURN.min(self.waiting.len()) {
+                cx.then(Outcome::RunTeardown);
+            }
+        }
+    }
+
+    /// Tears the next session down.
+    pub fn release_next(&mut self, cx: &mut Context, programs: &mut Programs) {
+        if let Some((key, live)) = self.waiting.pop_front() {
+            programs.release(cx, key, *live);
+        }
+    }
+}
+
+impl LiveSession {
+    /// Drains a terminal that another process holds open after the program's end. All output of the
+    /// program was delivered; output of the other process is read for a limited time.
+    pub fn drained(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        if !self.session.terminal_open() {
+            return SessionAction::Wait;
+        }
+        // A client that is slow to read gets its time.
+        if self.session.has_output() {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            return SessionAction::Wait;
+        }
+        self.drains += 1;
+        let spoke = self.read_terminal(cx, false, |_| false);
+        if spoke && self.drains < DRAINS {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+        } else {
+            self.session.terminal_eof(&mut self.io);
+        }
+        self.settle(cx, key)
+    }
+}
+
+impl Sessions {
+    /// The program of a session has ended and was reaped.
+    pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
+        let Some(live) = self.get_mut(key) else {
+            return;
+        };
+        live.io.program = None;
+        // The program's last output is in the terminal by now.
+        if live.session.terminal_interest().read {
+            live.read_terminal(cx, true, |_| false);
+        }
+        live.session.program_ended(ended, &mut live.io);
+        if live.session.terminal_open() {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+        }
+        cx.then(Outcome::Settle(key));
+    }
+
+    /// Closes a session whose client has all output.
+    pub fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(live) = self.end(cx, key) {
+            let last = match live.session.is_extended() {
+                true => LastWord::Packet { is_answered: false },
+                false => {
+                    // Closing a terminal takes a while: by then most clients have closed, and need
+                    // not be waited for.
+                    live.io.client.end();
+                    LastWord::Ended
+                }
+            };
+            let client = programs.release(cx, key, *live);
+            cx.close_when_read(client, last);
+        }
+    }
+
+    /// Hangs a session up: its client is gone, or is dropped. A program that still runs gets
+    /// SIGHUP, with its foreground job.
+    pub fn hang_up(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(live) = self.end(cx, key) {
+            programs.release(cx, key, *live);
+        }
+    }
+
+    /// Notifies clients that the gateway ends, as far as their connections take it at once. A
+    /// handed-over terminal has the supervisor, which does that, and a client that can attach again
+    /// reads no more than after a gateway that is killed.
+    pub fn stop(&mut self, why: Ending, line: &str) {
+        let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
+        let is_held = supervisor::link::is_held();
+        for key in keys {
+            let is_ours = |live: &&mut LiveSession| {
+                let session = &live.session;
+                let comes_back = why == Ending::Lost && session.detach_state().is_some();
+                !is_held || !(comes_back || session.is_handed_over())
+            };
+            if let Some(live) = self.get_mut(key).filter(is_ours) {
+                if live.session.termination().is_none() {
+                    live.session.terminate(why, line, &mut live.io);
+                }
+            }
+        }
+    }
+}
+
+impl Sessions {
+    /// Ends a session that a panic was about.
+    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        self.forget_reaped(programs, key);
+        let Some(live) = self.get_mut(key) else {
+            return;
+        };
+        // In the midst of pending output the text would be misread.
+        if !live.session.has_output() && live.session.termination().is_none() {
+            let line = format!("session ended: {INTERNAL}");
+            live.session.terminate(Ending::Lost, &line, &mut live.io);
+        }
+        self.close(cx, programs, key);
+    }
+
+    /// Forgets a program that was reaped: its number may be another process's.
+    pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
+        let Some(live) = self.get_mut(key) else {
+            return;
+        };
+        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
+        live.io.program = live.io.program.take().filter(is_there);
+    }
+}

@@ -1,0 +1,433 @@
+//! Transitions of sessions: open, attach, detach, restore, close. A transition has all parts at
+//! hand that take part in it, and no other.
+
+use std::time::Duration;
+
+use super::open::SessionPlan;
+use super::relay::{LiveSession, SessionAction, Sessions};
+use super::teardown::TeardownQueue;
+use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
+use crate::connection::handshake::Opened;
+use crate::connection::listeners::Newcomer;
+use crate::detach::no_detach;
+use crate::detach::restore::{Restored, UNPOLLABLE};
+use crate::detach::viewers::end_for_viewers;
+use crate::detach::{self, AttachResult, DetachCause, DetachPlan, DetachRegistry};
+use crate::event_loop::context::Context;
+use crate::event_loop::fault_injection;
+use crate::event_loop::outcome::Closed;
+use crate::event_loop::outcome::Outcome;
+use crate::event_loop::slab::Key;
+use crate::event_loop::subject::{Subject, Whose};
+use crate::event_loop::timers::{Due, TerminalDue};
+use crate::log;
+use crate::observe::audit::Gone;
+use crate::observe::recording::{Recorder, Recording};
+use crate::process::hang_up::Copies;
+use crate::process::supervisor::protocol::{Record, SessionFds};
+use crate::process::table::Programs;
+use fpty::exit_status::of_exit;
+use fpty::proto::{Ended, Ending, variables};
+use fpty::sys::child::{Exit, Pid};
+
+/// Log line of a session that the supervisor has no room for.
+const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
+
+/// Age at which a terminal is offered to its client: a short session ends without that effort.
+const OFFER_AFTER: Duration = Duration::from_millis(30);
+
+/// The parts of the gateway that take part in a session's transitions.
+pub struct Transitions<'a> {
+    /// The context of the event loop.
+    pub cx: &'a mut Context,
+    /// Live sessions: those with a client.
+    pub sessions: &'a mut Sessions,
+    /// Processes of the gateway.
+    pub programs: &'a mut Programs,
+    /// Sessions that wait for their teardown.
+    pub teardowns: &'a mut TeardownQueue,
+    /// Detachable sessions; `None`: no session can outlive the gateway.
+    pub registry: Option<&'a mut DetachRegistry>,
+    /// The recorder, where sessions are recorded.
+    pub recorder: Option<&'a mut Recorder>,
+}
+
+impl Transitions<'_> {
+    pub fn open(&mut self, opened: Opened) {
+        let Opened { newcomer, mut opening, ended, name, .. } = opened;
+        let plan = match self.cx.plan(newcomer.door, &mut opening) {
+            Ok(plan) => plan,
+            Err(why) => return self.cx.reject(newcomer, opening.extended, why),
+        };
+        let registry = self.registry.as_ref();
+        let registration = registry.map_or(Ok(None), |registry| {
+            registry.plan_registration(self.cx, &newcomer, &opening, name)
+        });
+        let registration = match registration {
+            Ok(registration) => registration,
+            Err(why) => return self.cx.reject(newcomer, opening.extended, why),
+        };
+        let size = plan.size;
+        let Some(key) = self.open_terminal(newcomer, plan) else {
+            return;
+        };
+        self.sessions.feed_early_input(self.cx, key, &opening, ended);
+        let Some(LiveSession { session, io, .. }) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
+        if is_named && registration.is_none() {
+            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
+            session.notice(line, io);
+        }
+        fault_injection::point("opened");
+        let hands_over = self.sessions.may_be_handed_over(self.cx, key);
+        let Self { registry, cx, sessions, programs, .. } = &mut *self;
+        let kept = registration.zip(registry.as_mut()).map(|(registration, registry)| {
+            registry.register(cx, sessions, programs, key, registration, size, !hands_over)
+        });
+        let is_kept = kept.unwrap_or(false);
+        fault_injection::point("kept");
+        if is_kept || hands_over {
+            self.cx.after(OFFER_AFTER, Due::Terminal(key, TerminalDue::Offer));
+        }
+        self.settle(key);
+    }
+
+    /// Opens a terminal with the program on it, or rejects the client.
+    pub fn open_terminal(&mut self, newcomer: Newcomer, plan: SessionPlan) -> Option<Key> {
+        let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
+        if let Some(why) = recorder.and_then(|it| it.why_not(self.cx, newcomer.door)) {
+            self.cx.reject(newcomer, plan.session.is_extended(), why);
+            return None;
+        }
+        let key = self.sessions.open_terminal(self.cx, self.programs, newcomer, plan)?;
+        self.with_recorder(|it, cx, sessions| it.expect(cx, sessions, key, size));
+        if let Err(why) = self.sessions.register(self.cx, key) {
+            self.sessions.reject(self.cx, self.programs, key, &why);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Settles a session after an event.
+    pub fn settle(&mut self, key: Key) {
+        let next = self.sessions.settle(self.cx, key);
+        self.apply(key, next);
+    }
+
+    /// Applies what a session needs from the parts above it.
+    pub fn apply(&mut self, key: Key, next: SessionAction) {
+        match next {
+            SessionAction::Wait => {}
+            SessionAction::TerminalBlocked => {
+                self.sessions.terminate_blocked(self.cx, key);
+                self.close(key);
+            }
+            SessionAction::AwaitHello => self.sessions.linger(self.cx, key),
+            SessionAction::Close => self.close(key),
+            SessionAction::HangUp => self.hang_up(key),
+            SessionAction::Teardown => {
+                if !self.try_detach(key, DetachCause::Lost) {
+                    self.dismiss_viewers(key);
+                    self.teardowns.teardown(self.sessions, self.cx, self.programs, key);
+                }
+            }
+            SessionAction::Detach => self.detach_or_hang_up(key, DetachCause::Requested),
+            SessionAction::LateHello => {
+                if let Some(late) = self.sessions.take_late(self.cx, self.programs, key) {
+                    self.cx.then(Outcome::GreetLate(Box::new(late)));
+                }
+            }
+            SessionAction::HandedOver => self.handed_over(key),
+            SessionAction::SlaveClosed => {
+                self.sessions.watch_slave_reopen(self.cx, self.programs, key)
+            }
+        }
+    }
+
+    /// Hands the terminal over for good: from here on the supervisor sees to the session where the
+    /// gateway is killed.
+    pub fn handed_over(&mut self, key: Key) {
+        let Self { registry, cx, sessions, programs, .. } = &mut *self;
+        let can_leave = registry
+            .as_mut()
+            .is_some_and(|registry| registry.hand_over_detachable(cx, sessions, programs, key));
+        if !can_leave {
+            self.sessions.send_go(key);
+            self.supervise(key);
+        }
+    }
+
+    /// The program of a session was reaped; `failure`: it was not executed.
+    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
+        match failure {
+            Some(why) => {
+                if let Some(live) = self.sessions.get_mut(key) {
+                    live.io.program = None;
+                }
+                self.sessions.reject(self.cx, self.programs, key, &why.into());
+            }
+            None => {
+                self.sessions.exited(self.cx, key, exit);
+                self.announce_exit(key, of_exit(exit));
+            }
+        }
+    }
+
+    /// Announces the program's end to viewers and to the client.
+    pub fn announce_exit(&mut self, key: Key, ended: Ended) {
+        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
+        self.sessions.program_ended(self.cx, key, ended);
+    }
+
+    /// Announces the end of a session to viewers, who may have read the program's end already.
+    fn dismiss_viewers(&mut self, key: Key) {
+        let termination = self.sessions.get(key).and_then(|live| live.session.termination());
+        let ended = end_for_viewers(termination.map_or(Gone::Hangup, Gone::of));
+        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
+    }
+
+    /// Tells the observers that were not told at once that a session is closed.
+    pub fn closed(&mut self, closed: Closed) {
+        let Closed { subject, why, exit, last, recording, was_supervised } = closed;
+        match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.end(self.cx, recording, exit, last),
+            None => self.cx.told.tell_last(last.as_deref(), None),
+        }
+        if let Subject::Session(key) = subject {
+            self.with_registry(|registry, cx, _, _| {
+                registry.write_end_line(cx, key, why, exit);
+                if was_supervised {
+                    registry.no_longer_supervised(cx, key);
+                }
+                registry.forget_session(cx, key);
+            });
+        }
+    }
+
+    /// Tells the observers that a pending session and its recording are dropped.
+    pub fn rejected(&mut self, subject: Subject, recording: Option<&Recording>) {
+        if let Some(recording) = recording {
+            self.with_recorder(|it, _, _| it.forget(recording));
+        }
+        if let Subject::Session(key) = subject {
+            self.with_registry(|registry, cx, _, _| registry.forget_session(cx, key));
+        }
+    }
+
+    /// Ends a session at the operator's wish.
+    pub fn end_by_operator(&mut self, key: Key) {
+        if let Some(live) = self.sessions.get_mut(key) {
+            live.terminate_with(self.cx, key, Ending::Operator, ENDED_BY_OPERATOR);
+            self.settle(key);
+        }
+    }
+
+    pub fn supervise(&mut self, key: Key) {
+        let door = self.sessions.get(key).map(|live| live.door);
+        let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
+        if let Some(registry) = self.registry.as_deref_mut() {
+            registry.supervise(self.cx, self.sessions, self.programs, key, command);
+        }
+    }
+
+    /// Handles an event of the supervisor: a session that it could not keep, or its death, after
+    /// which a new supervisor is told of everything.
+    pub fn supervisor_ready(&mut self) {
+        while let Some(program) =
+            self.registry.as_ref().and_then(|registry| registry.could_not_be_kept())
+        {
+            let session = self.programs.not_entrusted(program).map(Subject::Session);
+            let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
+            if let Some(subject) = alone.map(Subject::Detached).or(session) {
+                self.cx.told.entrusted(subject, false);
+            }
+            self.cx.doors.log_refusal(NOT_SUPERVISED);
+        }
+        if !self.registry.as_ref().is_some_and(|registry| registry.supervisor_is_gone()) {
+            return;
+        }
+        self.programs.nothing_is_entrusted();
+        self.cx.told.nothing_is_entrusted();
+        let Some(registry) = self.registry.as_deref_mut() else {
+            return;
+        };
+        registry.reconnect();
+        for key in registry.keys() {
+            self.sync_supervisor(key);
+        }
+        for key in no_detach::handed_over_no_detach(self.sessions) {
+            self.cx.then(Outcome::Supervise(key));
+        }
+    }
+
+    /// Ends a session that the poller refuses.
+    pub fn end_unpollable(&mut self, key: Key) {
+        if let Some(live) = self.sessions.get_mut(key) {
+            log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
+            live.session.terminate(Ending::Lost, UNPOLLABLE, &mut live.io);
+            self.sessions.close(self.cx, self.programs, key);
+        }
+    }
+
+    pub fn restore(&mut self, record: Record, held: SessionFds) {
+        let Some(registry) = self.registry.as_deref_mut() else {
+            return;
+        };
+        let program = Pid::new(record.pid);
+        let recorder = self.recorder.as_deref_mut();
+        let restored = registry.restore(self.cx, self.sessions, recorder, (record, held));
+        if let (Restored::Detached { .. } | Restored::Attached { .. }, Some(program)) =
+            (&restored, program)
+        {
+            self.programs.restored(program);
+        }
+        match restored {
+            Restored::Nothing => {}
+            // The supervisor need not end the recording any more.
+            Restored::Exited(entry) => self.sync_supervisor(entry),
+            Restored::Detached { entry, info, lost } => {
+                self.cx.faults.made = Some(Whose::Detached(entry));
+                self.cx.restored_detached(entry, *info, lost);
+                if let Some(recording) = self.registry.as_ref().and_then(|it| it.recording(entry)) {
+                    Recorder::tell(self.cx, recording);
+                }
+                self.sync_supervisor(entry);
+            }
+            Restored::Attached { entry, session, info } => {
+                self.cx.faults.made = Some(Whose::Session(session));
+                let started = info.started;
+                if let Some(live) = self.sessions.get_mut(session) {
+                    live.set_restored(self.cx, session, *info);
+                    live.start_timers(self.cx, session, started.elapsed());
+                }
+                self.sync_supervisor(entry);
+            }
+            Restored::HangUp(master, program, last) => {
+                last.into_iter().for_each(|line| self.tell_last_line(line));
+                self.programs.hang_up_terminal(self.cx, &master, program, Copies::Ended);
+            }
+        }
+    }
+
+    /// Writes the end line of an earlier gateway's session, as soon as the result of its recording
+    /// is known.
+    pub fn tell_last_line(&mut self, line: String) {
+        let line = match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.tells_last(line),
+            None => Some(line),
+        };
+        line.into_iter().for_each(|line| self.cx.told.say(line));
+    }
+
+    /// Calls `does` with the registry of detachable sessions, where there is one.
+    pub fn with_registry(
+        &mut self,
+        does: impl FnOnce(&mut DetachRegistry, &mut Context, &mut Sessions, &mut Programs),
+    ) {
+        if let Some(registry) = self.registry.as_deref_mut() {
+            does(registry, self.cx, self.sessions, self.programs);
+        }
+    }
+
+    /// Calls `see_to` with the recorder, where there is one.
+    pub fn with_recorder(
+        &mut self,
+        see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions),
+    ) {
+        if let Some(recorder) = self.recorder.as_deref_mut() {
+            see_to(recorder, self.cx, self.sessions);
+        }
+    }
+
+    /// Attaches a client to an existing session. Input after the request stands in the buffer. A
+    /// request for a new session is returned.
+    pub fn attach(&mut self, opened: Opened) -> Option<Opened> {
+        let Opened { newcomer, opening, arrived, ended, name } = opened;
+        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
+        let registry = self.registry.as_deref_mut();
+        match detach::attach(registry, cx, sessions, programs, newcomer, opening) {
+            AttachResult::Handled => None,
+            AttachResult::StartNew(newcomer, opening) => {
+                Some(Opened { newcomer, opening, arrived, ended, name })
+            }
+            AttachResult::Rejected(newcomer, why) => {
+                cx.reject(newcomer, true, why);
+                None
+            }
+        }
+    }
+
+    /// Detaches a client that asks for it or is dropped, or hangs its session up.
+    pub fn detach_or_hang_up(&mut self, key: Key, why: DetachCause) {
+        if !self.try_detach(key, why) {
+            self.hang_up(key);
+        }
+    }
+
+    /// Closes a session whose client has all output, unless another client waits to read the end.
+    pub fn close(&mut self, key: Key) {
+        if !self.try_detach(key, DetachCause::Closing) {
+            self.dismiss_viewers(key);
+            self.sessions.close(self.cx, self.programs, key);
+        }
+    }
+
+    /// Hangs a session up: it ends with its client.
+    pub fn hang_up(&mut self, key: Key) {
+        self.dismiss_viewers(key);
+        self.sessions.hang_up(self.cx, self.programs, key);
+    }
+
+    /// Detaches the client if the session may go on without it. Whether the session goes on.
+    pub fn try_detach(&mut self, key: Key, why: DetachCause) -> bool {
+        let Some(registry) = self.registry.as_deref_mut() else {
+            return why == DetachCause::Requested
+                && self.refuse_detach(key, detach::DETACH_NOT_ALLOWED);
+        };
+        let (detach_as, how) = match registry.plan_detach(self.cx, self.sessions, key, why) {
+            DetachPlan::End => return false,
+            DetachPlan::Refuse(why_not) => return self.refuse_detach(key, &why_not),
+            DetachPlan::Detach(detach_as, how) => (detach_as, how),
+        };
+        let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
+        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
+        let client = registry.detach(cx, sessions, programs, key, detach_as, how);
+        // The supervisor has the session, whatever becomes of this gateway: now the client is told.
+        if let (Some(id), Some(client)) = (id, client) {
+            let _ = client.write(&Ended::because(Ending::Detached, id).packet());
+        }
+        true
+    }
+
+    fn refuse_detach(&mut self, key: Key, why_not: &str) -> bool {
+        if let Some(live) = self.sessions.get_mut(key) {
+            let behind = self.cx.behind.has(key);
+            live.session.refuse_detach(why_not, behind, &mut live.io);
+        }
+        self.settle(key);
+        true
+    }
+
+    /// Ends a session that nobody is attached to.
+    pub fn end_detached(&mut self, entry: Key, why: Gone) {
+        self.with_registry(|registry, cx, _, programs| {
+            registry.end_detached(cx, programs, entry, why)
+        });
+    }
+
+    /// Stores the current state of a session at the supervisor.
+    pub fn sync_supervisor(&mut self, entry: Key) {
+        self.with_registry(|registry, cx, sessions, programs| {
+            registry.sync_supervisor(cx, sessions, programs, entry);
+        });
+    }
+
+    /// The program of a detached session has ended.
+    pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
+        self.with_registry(|registry, cx, sessions, programs| {
+            registry.detached_exited(cx, sessions, programs, entry, Some(exit), of_exit(exit));
+        });
+    }
+}

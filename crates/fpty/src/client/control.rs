@@ -1,0 +1,444 @@
+//! Who is there, and the end of one of those sessions.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use super::decoder::{Hearing, Said};
+use super::outcome::End;
+use super::{Client, events};
+use crate::backlog::Backlog;
+use crate::error::{Error, Result, reason};
+use crate::proto::request::{self, Verb};
+use crate::proto::{self, Ending, encode_bare};
+use crate::sys::poll::Several;
+use crate::sys::{Read, accounts, stdio};
+use crate::text::{CUT, shown};
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Who is there; as JSON, or as a table for a person.
+    List {
+        /// As JSON.
+        json: bool,
+    },
+    /// The end of the session whose id begins like this.
+    Kill(String),
+}
+
+/// How long a server may say nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A list has no more bytes than this.
+const LONGEST: usize = 64 * 1024 * 1024;
+
+/// Asks a server, and returns the status to exit with.
+pub fn run(config: &Client, question: &Question) -> i32 {
+    super::conclude(config, || ask(config, question))
+}
+
+fn ask(config: &Client, question: &Question) -> Result<End> {
+    let mut answer = Vec::new();
+    let ended = match converse(config, question, &mut answer)? {
+        End::Told(ended) => ended,
+        end => return Ok(end),
+    };
+    if ended.ending == Ending::Refused {
+        return Ok(End::NotAttached(ended.text));
+    }
+    let Question::List { json } = question else {
+        return Ok(End::Told(ended));
+    };
+    let Ok(mut sessions) = serde_json::from_slice::<Vec<Map<String, Value>>>(&answer) else {
+        return Err(Error::new("the router sent no list of sessions"));
+    };
+    name_users(&mut sessions);
+    let text = match json {
+        // It is still JSON, and read as it was.
+        true => shown(&serde_json::to_string(&sessions).unwrap_or_default()).into_owned() + "\n",
+        false => table(&sessions, stdio::columns_of_output()),
+    };
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(End::Told(ended)),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(End::OutputClosed),
+        Err(error) => Ok(End::OutputFailed(format!("standard output: {}", reason(&error)))),
+    }
+}
+
+/// Asks, and hears the answer to its end.
+fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Result<End> {
+    let (stream, _) = super::call(config)?;
+    let mut to_server = Backlog::default();
+    let mut hearing = Hearing::asked();
+    let mut plain = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut until = Instant::now() + PATIENCE;
+    loop {
+        // What it said before it went is still to be read.
+        if !to_server.flush(|bytes| stream.write(bytes).taken()) {
+            to_server.clear();
+        }
+        let mut polled = Several::default();
+        let server = polled.add(stream.as_fd(), true, !to_server.is_empty());
+        let found = polled.wait(Some(until.saturating_duration_since(Instant::now())));
+        if !found.readable(server) {
+            if Instant::now() >= until {
+                return match hearing.is_undecided() {
+                    true => Ok(End::SpeaksPlainly),
+                    false => Err(Error::new("the router does not answer")),
+                };
+            }
+            continue;
+        }
+        until = Instant::now() + PATIENCE;
+        let read = stream.read(&mut buffer);
+        let mut bytes = match read {
+            Read::Bytes(count) => &buffer[..count],
+            Read::Blocked => continue,
+            Read::End | Read::Gone if hearing.is_extended() => {
+                return Ok(End::Lost(String::from("it ended without a word")));
+            }
+            Read::End | Read::Gone => return events::ended_plainly(&plain),
+        };
+        loop {
+            let output = if hearing.is_extended() { &mut *answer } else { &mut plain };
+            match hearing.next(&mut bytes, output) {
+                None => break,
+                Some(Said::Agreed) => to_server.push(&packets(question)),
+                Some(Said::Ended(ended)) => return Ok(End::Told(ended)),
+                Some(Said::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
+                Some(Said::Offer(_) | Said::Key(_) | Said::Piece(_) | Said::Go(_)) => {}
+            }
+        }
+        if !hearing.is_undecided() && !hearing.is_extended() && !events::may_be_refusal(&plain) {
+            return Ok(End::SpeaksPlainly);
+        }
+        if answer.len() > LONGEST {
+            return Err(Error::new("the router's list has no end"));
+        }
+    }
+}
+
+fn packets(question: &Question) -> Vec<u8> {
+    let mut packets = Vec::new();
+    match question {
+        Question::List { .. } => request::encode(Verb::List, b"", &mut packets),
+        Question::Kill(id) => request::encode(Verb::Kill, id.as_bytes(), &mut packets),
+    }
+    packets.extend(encode_bare(proto::VARIABLES, 0));
+    packets
+}
+
+/// A router does not look names up; they are this machine's.
+fn name_users(sessions: &mut [Map<String, Value>]) {
+    let mut names: HashMap<u32, Option<String>> = HashMap::new();
+    for session in sessions {
+        let uid =
+            session.get("uid").and_then(Value::as_u64).and_then(|uid| u32::try_from(uid).ok());
+        let is_named = session.get("user").is_some_and(|user| !user.is_null());
+        if let Some(uid) = uid.filter(|_| !is_named) {
+            let name = names.entry(uid).or_insert_with(|| accounts::name_of(uid));
+            session.insert(String::from("user"), name.clone().into());
+        }
+    }
+}
+
+/// The columns, and what they have of a session.
+type Column = (&'static str, fn(&Map<String, Value>) -> String);
+const COLUMNS: [Column; 11] = [
+    ("ID", |session| text(session, "id")),
+    ("NAME", |session| text(session, "name")),
+    ("STATE", state),
+    ("USER", |session| match text(session, "user") {
+        name if name == NOTHING => text(session, "uid"),
+        name => name,
+    }),
+    ("PEER", |session| text(session, "peer_pid")),
+    ("TTY", |session| {
+        let tty = text(session, "tty");
+        tty.strip_prefix("/dev/").map_or(tty.clone(), str::to_owned)
+    }),
+    ("SIZE", |session| match (text(session, "cols"), text(session, "rows")) {
+        (cols, rows) if cols != NOTHING && rows != NOTHING => format!("{cols}x{rows}"),
+        _ => String::from(NOTHING),
+    }),
+    ("STARTED", |session| time(session, "started")),
+    ("IDLE", |session| match session.get("idle").and_then(Value::as_f64) {
+        Some(idle) => duration(idle),
+        None => String::from(NOTHING),
+    }),
+    ("WATCHERS", |session| match session.get("watchers").and_then(Value::as_u64) {
+        Some(count @ 1..) => count.to_string(),
+        _ => String::from(NOTHING),
+    }),
+    // The last one has all the room that there is.
+    ("COMMAND", |session| text(session, "command")),
+];
+
+/// What is only shown where there is something in it.
+const OF_THOSE_THAT_CAN_BE_LEFT: [&str; 3] = ["NAME", "STATE", "WATCHERS"];
+
+const NOTHING: &str = "-";
+
+/// Whether anybody is there: nothing of a session that cannot be left.
+fn state(session: &Map<String, Value>) -> String {
+    match (session.get("ended"), session.get("attached")) {
+        (Some(Value::Bool(true)), _) => format!("ended {}", text(session, "status")),
+        (_, Some(Value::Bool(false))) => format!("left {}", time(session, "detached_since")),
+        (_, Some(Value::Bool(true))) => String::from("attached"),
+        _ => String::from(NOTHING),
+    }
+}
+
+/// A time without the milliseconds.
+fn time(session: &Map<String, Value>, key: &str) -> String {
+    let time = text(session, key);
+    time.split_once('.').map_or(time.clone(), |(seconds, _)| format!("{seconds}Z"))
+}
+
+/// What a terminal may be shown of a value.
+fn text(session: &Map<String, Value>, key: &str) -> String {
+    match session.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => shown(text).into_owned(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::from(NOTHING),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    // A negative one is 0.
+    let seconds = seconds as u64;
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A line for each; where it is to fit into so many columns first long names and
+/// times are cut, then columns are left out, and at last the command is cut.
+fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
+    let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != NOTHING);
+    let is_shown =
+        |column: &Column| !OF_THOSE_THAT_CAN_BE_LEFT.contains(&column.0) || has_something(column);
+    let columns: Vec<Column> = COLUMNS.into_iter().filter(is_shown).collect();
+    let titles: Vec<String> = columns.iter().map(|(title, _)| String::from(*title)).collect();
+    let row = |session| columns.iter().map(|(_, of)| of(session)).collect::<Vec<String>>();
+    let mut rows: Vec<_> = std::iter::once(titles).chain(sessions.iter().map(row)).collect();
+    if let Some(width) = width {
+        narrow(&mut rows, width);
+    }
+    let last = rows[0].len() - 1;
+    let widths: Vec<usize> = (0..last).map(|at| widest(&rows, at)).collect();
+    let before: usize = widths.iter().sum();
+    let mut table = String::new();
+    for row in &mut rows {
+        if let Some(width) = width {
+            fit(&mut row[last], width.saturating_sub(before).max(1));
+        }
+        let mut line = String::new();
+        for (field, width) in row.iter().zip(&widths) {
+            line.push_str(field);
+            line.extend(std::iter::repeat_n(' ', width - columns_of(field)));
+        }
+        line.push_str(&row[last]);
+        if let Some(width) = width {
+            fit(&mut line, width);
+        }
+        table.push_str(&line);
+        table.push('\n');
+    }
+    table
+}
+
+/// Makes room for the commands, which stand last; the first row has the titles.
+fn narrow(rows: &mut [Vec<String>], width: usize) {
+    let is_narrow = |rows: &[Vec<String>]| {
+        let others: usize = (0..rows[0].len() - 1).map(|at| widest(rows, at)).sum();
+        others + LEAST_COMMAND > width
+    };
+    let place = |rows: &[Vec<String>], name: &str| rows[0].iter().position(|title| title == name);
+    if let (true, Some(at)) = (is_narrow(rows), place(rows, "NAME")) {
+        rows.iter_mut().for_each(|row| fit(&mut row[at], SHORT_NAME));
+    }
+    for title in ["STARTED", "STATE"] {
+        if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
+            rows.iter_mut().for_each(|row| shorten_time(&mut row[at]));
+        }
+    }
+    for title in SPARED {
+        if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
+            rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+    }
+}
+
+/// A time at the end of a text without its year and seconds, `11-30 12:24`.
+fn shorten_time(text: &mut String) {
+    const LONG: usize = "2026-11-30T12:24:33Z".len();
+    let is_time = |time: &str| {
+        let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')];
+        marks.iter().all(|(at, mark)| time.as_bytes().get(*at) == Some(mark))
+    };
+    let begin = text.len().checked_sub(LONG).filter(|begin| text.is_char_boundary(*begin));
+    if let Some(begin) = begin.filter(|begin| text.is_ascii() && is_time(&text[*begin..])) {
+        let short = format!("{} {}", &text[begin + 5..begin + 10], &text[begin + 11..begin + 16]);
+        text.replace_range(begin.., &short);
+    }
+}
+
+fn widest(rows: &[Vec<String>], index: usize) -> usize {
+    rows.iter().map(|row| columns_of(&row[index])).max().unwrap_or(0) + GAP
+}
+
+/// What a narrow terminal does without, the first one first.
+const SPARED: [&str; 5] = ["SIZE", "TTY", "PEER", "IDLE", "WATCHERS"];
+
+/// Blanks between two columns, what a command has at least, and a long name.
+const GAP: usize = 2;
+const LEAST_COMMAND: usize = 16;
+const SHORT_NAME: usize = 16;
+
+/// How many columns of a terminal a text takes.
+fn columns_of(text: &str) -> usize {
+    text.chars().map(column_of).sum()
+}
+
+/// The same of a character: those of East Asia and emoji take two (Unicode's
+/// EastAsianWidth.txt, W and F, roughly), marks none.
+fn column_of(c: char) -> usize {
+    match c {
+        '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{303e}'
+        | '\u{3041}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{ffe0}'..='\u{ffe6}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
+    }
+}
+
+/// Cuts a text to so many columns; what is cut off leaves a mark.
+fn fit(text: &mut String, columns: usize) {
+    if columns_of(text) <= columns {
+        return;
+    }
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        taken += column_of(*c);
+        taken >= columns
+    });
+    text.truncate(end.map_or(text.len(), |(at, _)| at));
+    text.push(CUT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_line_a_session_and_does_nothing_to_a_terminal() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_str(
+            r#"[{"id":"0123abcd","user":"root","uid":0,"peer_pid":7,"tty":"/dev/pts/3","rows":24,
+            "cols":80,"started":"2026-11-25T13:00:00.123Z","idle":130.5,"command":"sh\u001b[2J\n"},
+            {"id":"k3x","uid":4001,"new":[1]}]"#,
+        )
+        .expect("sessions");
+        let table = table(&sessions, None);
+        let lines: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected: [Vec<&str>; 3] = [
+            vec!["ID", "USER", "PEER", "TTY", "SIZE", "STARTED", "IDLE", "COMMAND"],
+            vec![
+                "0123abcd",
+                "root",
+                "7",
+                "pts/3",
+                "80x24",
+                "2026-11-25T13:00:00Z",
+                "2m",
+                "sh\\u001b[2J\\n",
+            ],
+            vec!["k3x", "4001", "-", "-", "-", "-", "-", "-"],
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn who_can_come_back_sees_to_what() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_str(
+            r#"[{"id":"a","name":"job","attached":false,"ended":false,
+            "detached_since":"2026-11-25T13:32:08.000Z"},
+            {"id":"b","attached":true,"ended":false,"watchers":2},
+            {"id":"c","attached":false,"ended":true,"status":7}]"#,
+        )
+        .expect("JSON");
+        let table = table(&sessions, None);
+        for part in
+            ["NAME", "job", "left 2026-11-25T13:32:08Z", "attached", "ended 7", "WATCHERS", "  2  "]
+        {
+            assert!(table.contains(part), "{table}");
+        }
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_value(serde_json::json!([
+            {"id": "0123abcd", "user": "anna", "name": "n".repeat(64), "attached": true,
+             "peer_pid": 1234567, "tty": "/dev/pts/100", "rows": 50, "cols": 132,
+             "started": "2026-11-25T13:00:00.123Z", "idle": 5.0, "command": "x".repeat(900)},
+            {"id": "k3x9q2aa", "uid": 4001, "command": "\u{65e5}\u{672c}".repeat(90)},
+            {"id": "k3x9q2ab", "uid": 4001, "command": "sh"},
+        ]))
+        .expect("sessions");
+        for width in [200, 100, 80, 30, 1] {
+            let table = table(&sessions, Some(width));
+            assert_eq!(table.lines().count(), 4);
+            for line in table.lines() {
+                assert!(columns_of(line) <= width, "{width}: {line}");
+            }
+        }
+        let at_100 = table(&sessions[1..], Some(100));
+        assert!(at_100.lines().nth(2).is_some_and(|line| line.ends_with("  sh")), "{at_100}");
+        assert!(at_100.contains(CUT) && !at_100.contains(&"\u{65e5}\u{672c}".repeat(40)));
+        assert!(table(&sessions, None).contains(&"x".repeat(900)));
+    }
+
+    /// What runs there is what one looks for.
+    #[test]
+    fn commands_have_room_in_a_narrow_terminal() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_value(serde_json::json!([
+            {"id": "wp6dpf19", "user": "root", "name": "work", "attached": false, "ended": false,
+             "detached_since": "2026-11-30T12:24:45.467Z", "tty": "/dev/pts/1", "rows": 30,
+             "cols": 100, "started": "2026-11-30T12:24:33.1Z", "idle": 0.5, "command": "/bin/sh -l"},
+        ]))
+        .expect("sessions");
+        for width in [100, 80, 70] {
+            let table = table(&sessions, Some(width));
+            assert!(table.contains("/bin/sh -l") && table.contains("11-30 12:24"), "{table}");
+        }
+        assert!(table(&sessions, Some(130)).contains("left 2026-11-30T12:24:45Z"));
+        for text in ["left", "", "\u{e9}2026-11-30T12:24:33Z", "2026-11-30 12:24:33Z", "ended 7"] {
+            let mut same = String::from(text);
+            shorten_time(&mut same);
+            assert_eq!(same, text);
+        }
+    }
+
+    #[test]
+    fn times_are_short() {
+        let shown = [0.9, 119.0, 120.0, 7200.0, 172_800.0, -1.0, 1e30].map(duration);
+        assert_eq!(shown[..6], ["0s", "119s", "2m", "2h", "2d", "0s"]);
+    }
+}

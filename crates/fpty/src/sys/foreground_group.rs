@@ -1,0 +1,116 @@
+//! Hanging up the foreground process group of a terminal.
+//!
+//! The kernel remembers the group's number for as long as the terminal has a
+//! session, also when the group has ended, and somebody else may have that number
+//! by now. So a group is signalled only where a process of the terminal's own
+//! session is in it: a number keeps its meaning as long as anybody has it as
+//! his own, as his group's or as his session's.
+
+use nix::unistd::{Pid as Number, getpgid};
+
+use super::child::{self, Pid};
+use super::pid_guard::Process;
+use super::pidfd::{self, PidFd};
+use super::process_session::{Search, session_of};
+use super::pty::Master;
+
+/// A terminal's foreground process group.
+#[derive(Debug)]
+pub struct Foreground {
+    group: Pid,
+    /// The leader of the terminal's session.
+    leader: Process,
+}
+
+impl Foreground {
+    /// That of a terminal whose session this process leads; `None`: there is
+    /// none, or it is the leader's own group.
+    pub fn of(terminal: &Master, leader: Process) -> Option<Self> {
+        let group = terminal.foreground_group().and_then(Pid::new)?;
+        (group != leader.pid()).then_some(Self { group, leader })
+    }
+
+    /// Sends it SIGHUP and SIGCONT. Returns it where those who are in it have to
+    /// be looked for ([`HangUps`]): the process that it is named after has ended.
+    pub fn hang_up(self) -> Option<Self> {
+        let pidfd = PidFd::open(self.group);
+        let has_one = session_of(self.group).is_some();
+        if !has_one {
+            // Nobody is in it, neither ours nor another's; or just somebody.
+            return child::signal_group(self.group, 0).then_some(self);
+        }
+        if !self.is_session_of(self.group) || !self.leader.has_its_number() {
+            return None;
+        }
+        // First opened, then looked at: it has ended meanwhile.
+        if pidfd.as_ref().is_some_and(|pidfd| !pidfd.has_its_number()) {
+            return Some(self);
+        }
+        for number in [libc::SIGHUP, libc::SIGCONT] {
+            if !pidfd.as_ref().is_some_and(|pidfd| pidfd.signal_group(number)) {
+                child::signal_group(self.group, number);
+            }
+        }
+        None
+    }
+
+    fn is_session_of(&self, process: Pid) -> bool {
+        session_of(process) == Some(self.leader.pid())
+    }
+
+    fn has(&self, process: Pid) -> bool {
+        let group = getpgid(Some(Number::from_raw(process.as_raw())));
+        group.is_ok_and(|group| group.as_raw() == self.group.as_raw())
+            && self.is_session_of(process)
+            && self.leader.has_its_number()
+    }
+}
+
+/// Groups whose members are looked for: that takes a while on a large machine.
+#[derive(Default)]
+pub struct HangUps(Search<Foreground>);
+
+impl HangUps {
+    /// One more.
+    pub fn add(&mut self, group: Foreground) {
+        self.0.add(group);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A leader was reaped: its number is no longer its own. (The kernel has hung
+    /// its foreground group up then.)
+    pub fn forget(&mut self, leader: Pid) {
+        self.0.retain(|one| !one.leader.is_child() || one.leader.pid() != leader);
+    }
+
+    /// Takes so many steps.
+    pub fn step(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(some) = self.0.step() else {
+                return;
+            };
+            for pid in some {
+                if self.is_one(pid) {
+                    self.hang_up(pid);
+                }
+            }
+        }
+    }
+
+    fn is_one(&self, process: Pid) -> bool {
+        self.0.sought.iter().any(|group| group.has(process))
+    }
+
+    fn hang_up(&self, member: Pid) {
+        // First taken hold of, then looked at once more.
+        let pidfd = PidFd::open(member);
+        if self.is_one(member) {
+            pidfd::signal(member, pidfd.as_ref(), libc::SIGHUP);
+            pidfd::signal(member, pidfd.as_ref(), libc::SIGCONT);
+        }
+    }
+}

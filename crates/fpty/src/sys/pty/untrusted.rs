@@ -1,0 +1,176 @@
+//! A terminal that others have copies of, or had: none of our calls on it can
+//! wait, whatever they do to it.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::Master;
+use crate::sys::fd_query::{self, Switch};
+use crate::sys::itimer_guard::{self, Armed};
+
+/// A call may be ended by chance: after a while that is forgotten. (Seconds.)
+const PERIOD: i64 = 8;
+
+/// So often it is no chance.
+const STRIKES: u8 = 16;
+
+impl Master {
+    /// Somebody else gets a copy. (One that was sent back to us is shared from
+    /// the first moment, see [`Master::given_back`].)
+    pub fn share(&mut self) {
+        self.shared = true;
+    }
+
+    /// Whether anybody else has a copy, or had one.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Whether whoever has a copy has made our calls wait: it is not read and
+    /// not written any more.
+    pub fn is_held_up(&self) -> bool {
+        self.strikes.get() >= STRIKES
+    }
+
+    /// For several calls in a row on a terminal that others have: arms once. No
+    /// system call for one that is ours alone.
+    #[inline]
+    pub fn arm(&self) -> Option<Armed> {
+        self.shared.then(itimer_guard::arm)
+    }
+
+    /// It was somebody else's for a while: what he has set that our reads and
+    /// writes do not expect is undone (O_NONBLOCK; the packet mode of
+    /// ioctl_tty(2), in which each read begins with a byte of its own).
+    pub fn take_back(&self) {
+        self.forbid_waiting();
+        let _ = fd_query::switch(self, Switch::Packets, false);
+    }
+
+    /// A read or a write that is ended where it waits. Whoever has taken
+    /// O_NONBLOCK away since we set it is told from a slow machine by that; he may
+    /// have set it again, so what was ended without that counts, too. (What was
+    /// read or written in part says nothing: that is as ever.)
+    #[cold]
+    pub(super) fn guarded(&self, call: impl FnOnce() -> nix::Result<usize>) -> nix::Result<usize> {
+        if self.is_held_up() {
+            return Err(Errno::EAGAIN);
+        }
+        self.forbid_waiting();
+        let armed = itimer_guard::arm();
+        let result = call();
+        if armed.has_fired() {
+            let flags = fcntl(&self.fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+            if flags.is_ok_and(|flags| !flags.contains(OFlag::O_NONBLOCK)) {
+                self.strikes.set(STRIKES);
+            } else if result == Err(Errno::EINTR) {
+                self.strike();
+            }
+        }
+        result
+    }
+
+    fn strike(&self) {
+        // It comes round after half an hour.
+        let period = (crate::sys::wall_clock_seconds() / PERIOD) as u8;
+        if self.period.replace(period) != period {
+            self.strikes.set(0);
+        }
+        self.strikes.set(self.strikes.get() + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Read, Size, Written, pty};
+    use nix::unistd::ForkResult;
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    /// In a process of its own, which alone gets the signal.
+    fn alone(body: impl FnOnce() -> bool) {
+        // SAFETY: the child makes a few system calls, and ends.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            ForkResult::Child => {
+                let holds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+                // SAFETY: ends without the test's exit handlers.
+                unsafe { libc::_exit(i32::from(!holds.unwrap_or(false))) };
+            }
+            ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+    }
+
+    fn clear(master: &Master) {
+        let _ = fcntl(master, FcntlArg::F_SETFL(OFlag::O_RDWR));
+    }
+
+    fn opened() -> (Master, pty::Slave) {
+        let (mut master, slave) = pty::open(Size { rows: 24, cols: 80 }).unwrap();
+        master.share();
+        (master, slave)
+    }
+
+    /// Somebody takes the flag away between two system calls of ours.
+    #[test]
+    fn nothing_waits_for_a_terminal_that_others_have() {
+        alone(|| {
+            let (master, _slave) = opened();
+            let begin = Instant::now();
+            // We have set it before.
+            clear(&master);
+            let read = master.read(&mut [0; 100]);
+            let cleared = master.guarded(|| {
+                clear(&master);
+                nix::unistd::read(&master.fd, &mut [0; 100])
+            });
+            let later = (master.read(&mut [0; 100]), master.write(b"x"));
+            read == Read::Blocked
+                && cleared == Err(Errno::EINTR)
+                && master.is_held_up()
+                && later == (Read::Blocked, Written::Blocked)
+                && begin.elapsed() < Duration::from_secs(5)
+        });
+    }
+
+    /// He may set it again before we look.
+    #[test]
+    fn who_does_it_again_and_again_is_found_out() {
+        alone(|| {
+            let (master, _slave) = opened();
+            let mut rounds = 0;
+            while !master.is_held_up() && rounds < 10 * STRIKES {
+                rounds += 1;
+                let _ = master.guarded(|| {
+                    clear(&master);
+                    let read = nix::unistd::read(&master.fd, &mut [0; 100]);
+                    master.forbid_waiting();
+                    read
+                });
+            }
+            // A new period may begin meanwhile.
+            (STRIKES..=2 * STRIKES).contains(&rounds)
+        });
+    }
+
+    #[test]
+    fn a_slow_machine_is_no_offence() {
+        alone(|| {
+            let (master, slave) = opened();
+            for round in 0..2 * STRIKES {
+                // Less than there is room for, or nothing.
+                if round % 2 == 0 {
+                    let _ = nix::unistd::write(slave.as_fd(), b"output");
+                }
+                let _ = master.guarded(|| {
+                    std::thread::sleep(Duration::from_millis(3));
+                    nix::unistd::read(&master.fd, &mut [0; 100])
+                });
+            }
+            !master.is_held_up()
+        });
+    }
+}

@@ -1,0 +1,223 @@
+//! Descriptors that a stranger may send along (SCM_RIGHTS, unix(7)): where they
+//! are not wanted the kernel is told so; where it does not know that, or they
+//! are, each read has room for them, and a connection is closed with none in it.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::Stream;
+use crate::sys::closer::{self, NOBODY};
+use crate::sys::fd_query;
+use crate::sys::peer_process::receive;
+
+/// Whether a stranger can send descriptors along. What he sends may not be
+/// closed by us just so, nor by the kernel in our name (see `closer.rs`), so
+/// each read has room for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// Nothing can come, or nothing that would not be ours.
+    Never,
+    /// Nothing more can come; what came before may not have been read.
+    Refused,
+    /// He can.
+    Possible,
+}
+
+/// `SO_PASSRIGHTS` of asm-generic/socket.h (Linux 6.16): whether others may send
+/// descriptors to a UNIX socket; to what is accepted, of one that listens. Who
+/// tries gets EPERM.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Says whether others may send descriptors; whether the kernel knows that.
+pub(super) fn passes_descriptors(socket: impl AsFd, passes: bool) -> bool {
+    fd_query::set_option(socket, SO_PASSRIGHTS, passes.into()).is_ok()
+}
+
+pub(super) fn has_passing_refused(socket: impl AsFd) -> bool {
+    fd_query::option(socket, SO_PASSRIGHTS) == Ok(0)
+}
+
+impl Stream {
+    /// A connection of a stranger's that one of our processes has sent: it may
+    /// be the last that has it.
+    pub fn of_stranger(fd: OwnedFd) -> Self {
+        let stream = Self::from(fd);
+        stream.may_bring_descriptors();
+        stream.refuse_descriptors();
+        stream
+    }
+
+    /// Descriptors may come from now on, and may have before.
+    pub(super) fn may_bring_descriptors(&self) {
+        // A byte out of band would be dropped by a read that comes to it, and
+        // what was sent along with it.
+        let _ = fd_query::set_option(self, libc::SO_OOBINLINE, 1);
+        self.passing.set(Passing::Possible);
+    }
+
+    /// The peer on a UNIX socket may send descriptors from now on: they are taken
+    /// by [`Stream::read_into_with_descriptors`].
+    pub fn accept_descriptors(&self) {
+        self.may_bring_descriptors();
+        passes_descriptors(self.as_fd(), true);
+    }
+
+    /// No descriptors are wanted any more. Before Linux 6.16 they can be sent all
+    /// the same, and whoever does has left for us.
+    pub fn refuse_descriptors(&self) {
+        if self.passing.get() == Passing::Possible && passes_descriptors(self.as_fd(), false) {
+            self.passing.set(Passing::Refused);
+        }
+    }
+
+    /// Whom descriptors count for that came here.
+    pub(in crate::sys) fn user(&self) -> u32 {
+        self.peer_uid().unwrap_or(NOBODY)
+    }
+
+    #[cold]
+    pub(super) fn take_guarded(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
+        if closer::is_over(|| self.user()) {
+            return Err(Errno::EPROTO);
+        }
+        let buffer_is_empty = buffer.is_empty();
+        let received = receive(self.as_fd(), buffer);
+        // What came until then was read, and the kernel had said that before: a
+        // sender that was on its way held the same lock as this read. After the
+        // end nothing comes in any case.
+        let is_empty = matches!(&received, Err(Errno::EAGAIN));
+        let is_end = !buffer_is_empty
+            && received.as_ref().is_ok_and(|it| it.count == 0 && it.descriptors.is_empty());
+        if is_end || (is_empty && self.passing.get() == Passing::Refused) {
+            self.passing.set(Passing::Never);
+        }
+        let received = received?;
+        if !received.descriptors.is_empty() || received.truncated {
+            let user = self.user();
+            received.descriptors.into_iter().for_each(|fd| closer::close(fd, user));
+            return Err(Errno::EPROTO);
+        }
+        Ok(received.count)
+    }
+}
+
+/// Closes a connection in which there may be descriptors, but for those itself:
+/// first nothing more can come, then what is there is read.
+#[cold]
+pub(super) fn finish(fd: OwnedFd) {
+    const READS: usize = 16;
+    let stream = Stream::from(fd);
+    let _ = shutdown(stream.fd.as_raw_fd(), Shutdown::Both);
+    for _ in 0..READS {
+        if closer::is_over(|| stream.user()) {
+            break;
+        }
+        let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+        match receive(stream.as_fd(), &mut buffer) {
+            // Nothing is left.
+            Ok(received) if received.count == 0 && received.descriptors.is_empty() => return,
+            Err(Errno::EAGAIN) => return,
+            Ok(received) if received.descriptors.is_empty() && !received.truncated => {}
+            Ok(received) => {
+                let user = stream.user();
+                received.descriptors.into_iter().for_each(|fd| closer::close(fd, user));
+                break;
+            }
+            // An error is told once.
+            Err(_) => {}
+        }
+    }
+    let user = stream.user();
+    closer::later(stream.into(), user);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::closer::lingering;
+    use crate::sys::{Read, Written};
+    use std::io::{IoSlice, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    /// A stranger's connection, and his end of it.
+    fn pair() -> (Stream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let ours = Stream::from(OwnedFd::from(ours));
+        ours.may_bring_descriptors();
+        (ours, theirs)
+    }
+
+    fn send(to: &UnixStream, fds: Vec<OwnedFd>, flags: MsgFlags) -> nix::Result<usize> {
+        let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = [ControlMessage::ScmRights(&numbers)];
+        let sent = sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"x")], &control, flags, None);
+        // Those that did not go are ours to close.
+        fds.into_iter().for_each(|fd| closer::close(fd, 7));
+        sent
+    }
+
+    #[track_caller]
+    fn at_once<T>(body: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let result = body();
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        result
+    }
+
+    #[test]
+    fn who_sends_what_nobody_asked_for_has_left() {
+        for flags in [MsgFlags::empty(), MsgFlags::MSG_OOB] {
+            let (ours, mut theirs) = pair();
+            theirs.write_all(b"first").unwrap();
+            let mut buffer = [0; 100];
+            assert_eq!(ours.read(&mut buffer), Read::Bytes(5));
+            send(&theirs, lingering(3), flags).unwrap();
+            let read = at_once(|| ours.read(&mut buffer));
+            assert_eq!(read, Read::Gone, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unread_is_closed_elsewhere() {
+        for flags in [MsgFlags::empty(), MsgFlags::MSG_OOB] {
+            let (ours, theirs) = pair();
+            send(&theirs, lingering(3), flags).unwrap();
+            let _ = (&theirs).write_all(&[b'x'; 100_000][..50_000]);
+            send(&theirs, lingering(3), MsgFlags::empty()).unwrap();
+            at_once(|| drop(ours));
+            assert!(send(&theirs, Vec::new(), MsgFlags::empty()).is_err(), "it is closed");
+        }
+    }
+
+    /// Before Linux 6.16 they still can.
+    #[test]
+    fn after_the_last_one_a_read_is_a_read() {
+        let (ours, theirs) = pair();
+        send(&theirs, lingering(1), MsgFlags::empty()).unwrap();
+        ours.refuse_descriptors();
+        let is_new = ours.passing.get() == Passing::Refused;
+        assert_eq!(send(&theirs, lingering(1), MsgFlags::empty()).is_err(), is_new);
+        assert_eq!(at_once(|| ours.read(&mut [0; 1])), Read::Gone);
+        let (ours, mut theirs) = pair();
+        ours.refuse_descriptors();
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(ours.read(&mut [0; 10]), Read::Bytes(1));
+        assert_ne!(ours.passing.get(), Passing::Never);
+        assert_eq!(ours.read(&mut [0; 10]), Read::Blocked);
+        assert_eq!(ours.passing.get() == Passing::Never, is_new);
+        ours.accept_descriptors();
+        send(&theirs, lingering(1), MsgFlags::empty()).unwrap();
+        let mut passed = crate::sys::peer_process::Passed::default();
+        let mut buffer = Vec::with_capacity(10);
+        assert_eq!(ours.read_into_with_descriptors(&mut buffer, &mut passed), Read::Bytes(1));
+        assert_eq!(passed.descriptors.len(), 1);
+        at_once(|| drop(passed));
+        assert_eq!(ours.write(b"y"), Written::Bytes(1));
+    }
+}

@@ -1,0 +1,331 @@
+//! Finds what has a bearing on modes in a terminal's output, in pieces of any size,
+//! without memory beyond itself; what has none is passed by.
+
+use memchr::memchr3;
+
+use crate::terminal::escape_parser::{ESC, Escapes, State, Step, whole};
+
+/// The longest title that is kept, in bytes.
+pub const TITLE: usize = 160;
+
+/// Parameters of a control sequence; one with more means nothing.
+pub const PARAMETERS: usize = 32;
+
+const SHIFT_OUT: u8 = 0x0e;
+const SHIFT_IN: u8 = 0x0f;
+
+/// Where in the text of an operating system command the output stands; kept as
+/// numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Osc {
+    /// Its number.
+    #[default]
+    Number,
+    /// A title.
+    Title,
+    /// The parameters before the address of a link.
+    LinkParameters,
+    /// Where the address of a link begins, if there is one.
+    LinkAddress,
+    /// The number of a colour of the palette.
+    ColourNumber,
+    /// Where a colour begins, or a question for one.
+    Colour,
+    /// What has no bearing.
+    Other,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// Attributes: the numbers of a `CSI m`; see [`read`].
+    Rendition(&'a [u8]),
+    /// A control sequence that ends with this byte; see [`Parser::marker`],
+    /// [`Parser::intermediate`] and [`Parser::parameters`].
+    Csi(u8),
+    /// An escape sequence that ends with this byte; see
+    /// [`Parser::intermediate`].
+    Escape(u8),
+    /// The shift to the character set G1, or back to G0.
+    Shift(u8),
+    /// A title; see [`Parser::title`].
+    Title,
+    /// A link begins, or one ends.
+    Link(bool),
+    /// The colour of this number was set: that of the command that sets it.
+    Coloured(u16),
+    /// It is as it was before.
+    Discoloured(u16),
+}
+
+/// The parser.
+#[derive(Clone, Debug, Default)]
+pub struct Parser {
+    pub(crate) escapes: Escapes,
+    /// Within an operating system command.
+    pub(crate) osc: Osc,
+    /// `?`, `>`, `=`, `<` before the parameters, or 0.
+    pub(crate) marker: u8,
+    /// What stands before the last byte, or 0.
+    pub(crate) intermediate: u8,
+    pub(crate) parameters: [u16; PARAMETERS],
+    /// Parameters that follow a colon: they belong to the one before.
+    pub(crate) joined: u32,
+    /// How many there are; the last is under way.
+    pub(crate) count: u8,
+    /// No longer than TITLE.
+    pub(crate) title: Vec<u8>,
+}
+
+impl PartialEq for Parser {
+    /// What a sequence has left that has ended makes no difference, nor the kind
+    /// of a string that is passed by.
+    fn eq(&self, other: &Self) -> bool {
+        let under_way = |parser: &Self| {
+            let (parameters, joined) = parser.parameters();
+            let numbers = (parser.count, parameters.to_vec(), joined);
+            let is_title = parser.osc == Osc::Title && parser.osc().is_some();
+            let title = is_title.then(|| parser.title().to_vec());
+            (parser.marker, parser.intermediate, numbers, title)
+        };
+        let is_between = self.is_between() || under_way(self) == under_way(other);
+        self.to_number() == other.to_number() && is_between
+    }
+}
+
+impl Eq for Parser {}
+
+impl Parser {
+    /// Takes output off the front of `bytes` up to the end of the next thing
+    /// that counts; `None`: there is none.
+    #[inline]
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Found<'a>> {
+        loop {
+            match self.escapes.state() {
+                State::Ground => {
+                    *bytes = &bytes[ground(bytes)..];
+                    if let Some((found, length)) = self.whole_sequence(bytes) {
+                        *bytes = &bytes[length..];
+                        match found {
+                            Some(found) => return Some(found),
+                            None => continue,
+                        }
+                    }
+                }
+                State::Osc if self.osc != Osc::Other => {}
+                state if state.is_string() => *bytes = &bytes[self.escapes.string(bytes)..],
+                _ => {}
+            }
+            let (byte, rest) = bytes.split_first()?;
+            *bytes = rest;
+            if let Some(found) = self.byte(*byte) {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Takes a whole sequence at once, and says what it is, if it counts, and how
+    /// long. `None`: there is none, and nothing is taken.
+    #[inline(always)]
+    fn whole_sequence<'a>(&mut self, bytes: &'a [u8]) -> Option<(Option<Found<'a>>, usize)> {
+        let whole = whole(bytes)?;
+        let found = match (whole.is_private, whole.last) {
+            (false, b'm') => Some(Found::Rendition(whole.numbers)),
+            (is_private, last @ (b'c' | b'h' | b'l' | b'r' | b's' | b'u')) => {
+                let (parameters, count) = read(whole.numbers)?;
+                (self.parameters, self.count) = (parameters, count);
+                self.marker = if is_private { b'?' } else { 0 };
+                (self.intermediate, self.joined) = (0, 0);
+                Some(Found::Csi(last))
+            }
+            _ => None,
+        };
+        Some((found, whole.length))
+    }
+
+    /// All that is left of it has no bearing: there is nothing under way.
+    pub fn is_between(&self) -> bool {
+        self.escapes.state() == State::Ground
+    }
+
+    /// Where in an operating system command it stands.
+    pub fn osc(&self) -> Option<Osc> {
+        (self.escapes.state() == State::Osc).then_some(self.osc)
+    }
+
+    #[inline(never)]
+    fn byte(&mut self, byte: u8) -> Option<Found<'static>> {
+        let osc = self.osc();
+        match self.escapes.step(byte) {
+            Step::Text | Step::Control => {
+                return matches!(byte, SHIFT_OUT | SHIFT_IN).then_some(Found::Shift(byte));
+            }
+            Step::Escape => {
+                let found = osc.and_then(|osc| self.finished(osc));
+                self.begin();
+                return found;
+            }
+            Step::StringEnd => return osc.and_then(|osc| self.finished(osc)),
+            Step::Csi => self.begin(),
+            Step::String => {
+                self.begin();
+                self.osc = Osc::Number;
+            }
+            Step::Marker => self.marker = byte,
+            Step::Parameter => self.parameter(byte),
+            // Two of them mean nothing that is known here.
+            Step::Intermediate => {
+                self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
+            }
+            Step::EscapeEnd => return Some(Found::Escape(byte)),
+            Step::CsiEnd => return Some(Found::Csi(byte)),
+            Step::Put => return osc.and_then(|osc| self.text(osc, byte)),
+            Step::Terminator | Step::IgnoredEnd | Step::Cancel | Step::Nothing => {}
+        }
+        None
+    }
+
+    /// A byte of an operating system command.
+    fn text(&mut self, osc: Osc, byte: u8) -> Option<Found<'static>> {
+        match (osc, byte) {
+            // Controls have no meaning within a string.
+            (_, 0..0x20) => {}
+            (Osc::Number, b'0'..=b'9') => self.digit(byte),
+            (Osc::Number, b';') => {
+                self.title.clear();
+                self.osc = match (self.count, self.parameters[0]) {
+                    (1, 0 | 2) => Osc::Title,
+                    (1, 8) => Osc::LinkParameters,
+                    (1, 4) => Osc::ColourNumber,
+                    (1, 10..=19) => Osc::Colour,
+                    _ => Osc::Other,
+                };
+                return self.discoloured();
+            }
+            (Osc::Title, _) => {
+                if self.title.len() < TITLE {
+                    self.title.push(byte);
+                }
+            }
+            (Osc::LinkParameters, b';') => self.osc = Osc::LinkAddress,
+            (Osc::LinkAddress, _) => {
+                self.osc = Osc::Other;
+                return Some(Found::Link(true));
+            }
+            (Osc::ColourNumber, b';') => self.osc = Osc::Colour,
+            (Osc::LinkParameters | Osc::ColourNumber, _) => {}
+            (Osc::Colour, b'?' | b';') | (Osc::Number | Osc::Other, _) => self.osc = Osc::Other,
+            (Osc::Colour, _) => {
+                self.osc = Osc::Other;
+                return Some(Found::Coloured(self.parameters[0]));
+            }
+        }
+        None
+    }
+
+    /// What the end of a string means.
+    fn finished(&self, osc: Osc) -> Option<Found<'static>> {
+        match osc {
+            Osc::Title => Some(Found::Title),
+            Osc::LinkAddress => Some(Found::Link(false)),
+            Osc::Number => self.discoloured(),
+            _ => None,
+        }
+    }
+
+    /// What the number of a command means, if it takes a colour back.
+    fn discoloured(&self) -> Option<Found<'static>> {
+        let is_one = self.count == 1 && matches!(self.parameters[0], 104 | 110..=119);
+        is_one.then(|| Found::Discoloured(self.parameters[0] - 100))
+    }
+
+    fn begin(&mut self) {
+        (self.marker, self.intermediate, self.joined, self.count) = (0, 0, 0, 0);
+        self.parameters[0] = 0;
+    }
+
+    /// A byte of the parameters.
+    fn parameter(&mut self, byte: u8) {
+        if byte.is_ascii_digit() {
+            return self.digit(byte);
+        }
+        self.count = self.count.max(1);
+        let next = usize::from(self.count);
+        if next >= PARAMETERS {
+            self.escapes = Escapes::at(State::CsiIgnore);
+            return;
+        }
+        self.parameters[next] = 0;
+        self.joined |= u32::from(byte == b':') << next;
+        self.count += 1;
+    }
+
+    fn digit(&mut self, byte: u8) {
+        self.count = self.count.max(1);
+        let parameter = &mut self.parameters[usize::from(self.count) - 1];
+        *parameter = parameter.saturating_mul(10).saturating_add(u16::from(byte - b'0'));
+    }
+
+    /// The parameters, and which of them belong to the one before.
+    pub fn parameters(&self) -> (&[u16], u32) {
+        // A sequence without any has one, which is 0.
+        (&self.parameters[..usize::from(self.count.max(1))], self.joined)
+    }
+
+    /// How many parameters were written.
+    pub fn written(&self) -> usize {
+        self.count.into()
+    }
+
+    /// Whether there is neither a mark nor anything before the last byte.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.marker == 0 && self.intermediate == 0
+    }
+
+    /// The mark before the parameters, or 0.
+    pub fn marker(&self) -> u8 {
+        self.marker
+    }
+
+    /// What stands before the last byte, or 0.
+    pub fn intermediate(&self) -> u8 {
+        self.intermediate
+    }
+
+    /// The title that has ended.
+    pub fn title(&self) -> &[u8] {
+        &self.title
+    }
+}
+
+/// Reads numbers between semicolons, and counts them; `None`: they are more
+/// than any sequence has.
+pub fn read(numbers: &[u8]) -> Option<([u16; PARAMETERS], u8)> {
+    let (mut parameters, mut count) = ([0u16; PARAMETERS], 0);
+    for byte in numbers {
+        match byte {
+            b';' => count += 1,
+            digit => {
+                let parameter = parameters.get_mut(count)?;
+                *parameter = parameter.saturating_mul(10).saturating_add(u16::from(digit - b'0'));
+            }
+        }
+    }
+    // No number at all is none.
+    let count = if numbers.is_empty() { 0 } else { count + 1 };
+    (count <= PARAMETERS).then_some((parameters, count as u8))
+}
+
+/// Bytes that are looked at one by one: where there is one sequence, the next
+/// is near.
+const NEAR: usize = 16;
+
+/// How many bytes at the front are characters, or have no bearing.
+#[inline]
+fn ground(bytes: &[u8]) -> usize {
+    let counts = |byte: &u8| matches!(*byte, ESC | SHIFT_OUT | SHIFT_IN);
+    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    let far_one = || memchr3(ESC, SHIFT_OUT, SHIFT_IN, far).map(|at| near.len() + at);
+    near.iter().position(counts).or_else(far_one).unwrap_or(bytes.len())
+}

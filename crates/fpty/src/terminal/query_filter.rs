@@ -1,0 +1,421 @@
+//! Takes out of a terminal's output what a terminal answers, and what sets
+//! its clipboard: for output that is shown again, to another terminal, which
+//! would type its answers at whatever runs now.
+//!
+//! What is a query stands in the functions at the end of this file, by the
+//! names of ECMA-48, of DEC's manuals and of xterm's list of control
+//! sequences (ctlseqs). Sequences are found by [`super::escape_parser`]. C1 controls are
+//! known as two bytes of UTF-8 and, outside of a character, as one.
+
+use std::mem;
+
+use super::escape_parser::{CAN, Coded, Controls, ESC, Escapes, LEAD, SUB, State, Step, whole};
+
+/// The longest sequence that is kept until its end is seen. Every query is
+/// shorter, or known by how it begins.
+const LONGEST: usize = 4096;
+
+const ENQ: u8 = 0x05;
+const END_OF_STRING: &[u8] = b"\x1b\\";
+
+/// The filter; output goes through it in pieces of any size.
+#[derive(Clone, Debug, Default)]
+pub struct Queries {
+    escapes: Escapes,
+    controls: Controls,
+    /// The sequence that has begun, as far as it is not decided.
+    held: Vec<u8>,
+    fate: Fate,
+    /// What became of a string that an ESC has ended; `Held`: there is none.
+    string: Fate,
+    outside: Outside,
+}
+
+/// What becomes of a sequence, or of a string.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Fate {
+    /// It is not decided.
+    #[default]
+    Held,
+    /// A string that has been let through so far.
+    Passed,
+    /// It is left out, or a control sequence that is too long to be any.
+    Dropped,
+}
+
+/// Within what a program sends through tmux to the terminal outside: two ESC
+/// stand for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Outside {
+    #[default]
+    No,
+    Within,
+    /// After an ESC.
+    Escape,
+}
+
+impl Queries {
+    /// Lets output through, less the queries. What is not decided yet comes
+    /// with a later piece.
+    pub fn pass(&mut self, output: &[u8], through: &mut Vec<u8>) {
+        let mut rest = output;
+        while let [byte, after @ ..] = rest {
+            if !self.is_undecided() {
+                let mut plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+                // Most sequences are neither torn nor queries.
+                if let Some(whole) = whole(&rest[plain..]) {
+                    let sequence = &rest[plain..plain + whole.length];
+                    plain += if is_query(sequence) { 0 } else { whole.length };
+                }
+                if plain > 0 {
+                    through.extend_from_slice(&rest[..plain]);
+                    self.controls.skip_ascii();
+                    rest = &rest[plain..];
+                    continue;
+                }
+            }
+            self.byte(*byte, through);
+            rest = after;
+        }
+    }
+
+    /// Whether something has begun that is not decided: whoever was shown
+    /// what came through so far gets what follows from a copy of this filter,
+    /// until there is nothing undecided.
+    pub fn is_undecided(&self) -> bool {
+        self.escapes.state() != State::Ground
+            || self.controls.is_led()
+            || self.outside != Outside::No
+    }
+
+    /// Finds the controls among the bytes.
+    #[inline]
+    fn byte(&mut self, byte: u8, through: &mut Vec<u8>) {
+        let (was_part, coded) = self.controls.take(byte);
+        if was_part {
+            self.text(LEAD, through);
+        }
+        match coded {
+            // Nothing else is to come of it, wherever it stands.
+            Coded::Ascii if byte == ENQ => {}
+            Coded::Ascii => self.ascii(byte, &[byte], through),
+            Coded::Part => self.text(byte, through),
+            Coded::Lead => {}
+            Coded::Control { .. } if self.outside != Outside::No => self.outside = Outside::Within,
+            // What ESC and this character would begin, as it was written.
+            Coded::Control { led } => {
+                self.ascii(ESC, &[], through);
+                let written = [LEAD, byte];
+                self.ascii(byte - 0x40, &written[usize::from(!led)..], through);
+            }
+        }
+    }
+
+    /// Part of a character beyond ASCII.
+    #[inline]
+    fn text(&mut self, byte: u8, through: &mut Vec<u8>) {
+        match self.escapes.state() {
+            _ if self.outside != Outside::No => self.outside = Outside::Within,
+            State::Ground => through.push(byte),
+            string if string.is_string() => self.put(string, byte, through),
+            // None stands within a sequence, which ends here.
+            _ => {
+                self.finish_string(through);
+                self.held.clear();
+                self.escapes = Escapes::default();
+                through.push(byte);
+            }
+        }
+    }
+
+    /// A byte, and how it was written.
+    fn ascii(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
+        self.outside = match (self.outside, byte) {
+            (Outside::No, _) => return self.step(byte, written, through),
+            (Outside::Within, ESC) => Outside::Escape,
+            (Outside::Escape, b'\\') | (_, CAN | SUB) => Outside::No,
+            (_, _) => Outside::Within,
+        };
+    }
+
+    #[inline(never)]
+    fn step(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
+        let before = self.escapes.state();
+        let is_dropped = self.fate == Fate::Dropped;
+        match self.escapes.step(byte) {
+            Step::Text => through.extend_from_slice(written),
+            Step::Escape if written == [ESC] && self.is_for_outside(before) => {
+                self.goes_outside(Outside::Escape);
+            }
+            Step::Escape => {
+                self.leave(before, through);
+                self.held.extend_from_slice(written);
+            }
+            Step::Cancel => self.cancel(before, byte, through),
+            Step::Put => self.put(before, byte, through),
+            Step::StringEnd => {
+                let is_left_out = is_dropped || is_left_out(State::Osc, &self.held);
+                if !is_left_out {
+                    through.append(&mut self.held);
+                    through.push(byte);
+                }
+                self.held.clear();
+            }
+            Step::Csi | Step::String => {
+                self.finish_string(through);
+                self.hold(written, through);
+            }
+            Step::Terminator => {
+                if mem::take(&mut self.string) != Fate::Dropped && !is_dropped {
+                    through.append(&mut self.held);
+                    // What was left out before one byte may have kept it from being part
+                    // of a character.
+                    through.extend_from_slice(match written {
+                        [_] if byte != written[0] => END_OF_STRING,
+                        _ => written,
+                    });
+                }
+                self.held.clear();
+            }
+            Step::EscapeEnd => {
+                self.finish_string(through);
+                // DECID asks what the terminal is.
+                let is_query = byte == b'Z' && before == State::Escape;
+                if !is_query && !is_dropped {
+                    through.append(&mut self.held);
+                    through.extend_from_slice(written);
+                }
+                self.held.clear();
+            }
+            Step::CsiEnd | Step::IgnoredEnd => {
+                self.held.extend((!is_dropped).then_some(byte));
+                if is_query(&self.held) {
+                    // Controls within a sequence are obeyed by themselves.
+                    self.held.retain(|byte| *byte < 0x20 && *byte != ESC);
+                }
+                through.append(&mut self.held);
+            }
+            Step::Control | Step::Marker | Step::Parameter | Step::Intermediate | Step::Nothing => {
+                self.hold(written, through);
+            }
+        }
+    }
+
+    /// More of a sequence.
+    fn hold(&mut self, written: &[u8], through: &mut Vec<u8>) {
+        match self.fate {
+            Fate::Dropped => {}
+            _ if self.held.len() < LONGEST => self.held.extend_from_slice(written),
+            _ => {
+                self.finish_string(through);
+                self.held.clear();
+                self.fate = Fate::Dropped;
+            }
+        }
+    }
+
+    /// One more byte of a string.
+    fn put(&mut self, string: State, byte: u8, through: &mut Vec<u8>) {
+        match self.fate {
+            Fate::Held => self.held.push(byte),
+            Fate::Passed => through.push(byte),
+            Fate::Dropped => {}
+        }
+        if self.held.len() < LONGEST {
+            return;
+        }
+        if self.is_for_outside(string) {
+            self.goes_outside(Outside::Within);
+        } else if is_left_out(string, &self.held) {
+            self.fate = Fate::Dropped;
+        } else {
+            through.append(&mut self.held);
+            self.fate = Fate::Passed;
+        }
+        self.held.clear();
+    }
+
+    /// Whether what is held is such a string.
+    fn is_for_outside(&self, state: State) -> bool {
+        state == State::Dcs && self.fate == Fate::Held && is_for_outside(&self.held)
+    }
+
+    fn goes_outside(&mut self, outside: Outside) {
+        self.held.clear();
+        (self.escapes, self.outside) = (Escapes::default(), outside);
+    }
+
+    /// An ESC or a C1 control comes: what stood before it is over.
+    fn leave(&mut self, before: State, through: &mut Vec<u8>) {
+        // What is no string is given up, and its rest must not become another one's.
+        if before.is_string() {
+            self.string = match self.fate {
+                Fate::Held if is_left_out(before, &self.held) => Fate::Dropped,
+                Fate::Held | Fate::Passed => {
+                    through.append(&mut self.held);
+                    Fate::Passed
+                }
+                Fate::Dropped => Fate::Dropped,
+            };
+        }
+        self.held.clear();
+        self.fate = Fate::Held;
+    }
+
+    /// CAN and SUB: what stood before it is void.
+    fn cancel(&mut self, before: State, byte: u8, through: &mut Vec<u8>) {
+        match before {
+            // Some take a cancelled string for a complete one.
+            string if is_left_out(string, &self.held) => self.held.clear(),
+            _ => self.finish_string(through),
+        }
+        through.append(&mut self.held);
+        through.push(byte);
+        self.string = Fate::Held;
+    }
+
+    /// A string that was let through has ended by something that may be left
+    /// out: it gets an end of its own.
+    fn finish_string(&mut self, through: &mut Vec<u8>) {
+        if mem::take(&mut self.string) == Fate::Passed {
+            through.extend_from_slice(END_OF_STRING);
+        }
+    }
+}
+
+/// Whether a byte is nothing but itself.
+fn is_plain(byte: u8) -> bool {
+    byte < 0x80 && byte != ESC && byte != ENQ
+}
+
+fn is_left_out(string: State, held: &[u8]) -> bool {
+    match string {
+        State::Osc => sets_or_asks(held),
+        State::Dcs => is_request(held) || is_for_outside(held),
+        // The pictures of kitty's protocol: a terminal acknowledges each.
+        State::Apc => body(held).starts_with(b"G"),
+        _ => false,
+    }
+}
+
+/// What follows the introducer, which is ESC and a character, or a C1 control.
+fn body(held: &[u8]) -> &[u8] {
+    match held {
+        // Controls may stand between the two.
+        [ESC, rest @ ..] => match rest.iter().position(|byte| (0x30..0x7f).contains(byte)) {
+            Some(at) => &rest[at + 1..],
+            None => &[],
+        },
+        [LEAD, _, rest @ ..] | [_, rest @ ..] => rest,
+        [] => &[],
+    }
+}
+
+/// A mark of private use, parameters, intermediates, the final character.
+type Parts<'a> = (Option<u8>, &'a [u8], &'a [u8], u8);
+
+/// The parts of a control sequence, or of what a device control string
+/// begins with.
+fn parts(sequence: &[u8]) -> Option<Parts<'_>> {
+    let final_at = sequence.iter().position(|byte| (0x40..0x7f).contains(byte))?;
+    let (mut head, last) = (&sequence[..final_at], sequence[final_at]);
+    let mut private = None;
+    if let [first @ b'<'..=b'?', rest @ ..] = head {
+        (private, head) = (Some(*first), rest);
+    }
+    let intermediates = head.iter().position(|byte| (0x20..0x30).contains(byte));
+    let (parameters, intermediates) = head.split_at(intermediates.unwrap_or(head.len()));
+    Some((private, parameters, intermediates, last))
+}
+
+/// Whether a terminal answers a control sequence.
+fn is_query(held: &[u8]) -> bool {
+    let printable: Vec<u8> =
+        body(held).iter().copied().filter(|byte| (0x20..0x7f).contains(byte)).collect();
+    let Some((private, parameters, intermediates, last)) = parts(&printable) else {
+        return false;
+    };
+    match (private, intermediates, last) {
+        // DA: what it is. (CSI ? c is the Linux console's cursor.)
+        (None | Some(b'>' | b'='), b"", b'c') => true,
+        // DSR: how it is, where the cursor is. (CSI > n sets a mode of keys.)
+        (None | Some(b'?'), b"", b'n') => true,
+        // XTVERSION; kitty's keyboard; XTQMODKEYS and XTQFMTKEYS; XTSMGRAPHICS.
+        (Some(b'>'), b"", b'q') | (Some(b'?'), b"", b'u' | b'm' | b'g' | b'S') => true,
+        // DECREQTPARM.
+        (None, b"", b'x') => true,
+        // Of the window: its state, place, sizes and titles.
+        (None, b"", b't') => matches!(first_number(parameters), 11 | 13..=16 | 18..=21),
+        // DECRQM, DECRQPSR, DECRQTSR.
+        (_, b"$", b'p' | b'w' | b'u') => true,
+        // DECRQUPSS; DECRQDE; DECRQLP; DECRQCRA; a macro, of whatever it holds.
+        (_, b"&", b'u') | (_, b"\"", b'v') | (_, b"'", b'|') | (_, b"*", b'y' | b'z') => true,
+        // DECSR; XTREPORTCOLORS, XTREPORTSGR.
+        (_, b"+", b'p') | (_, b"#", b'R' | b'|') => true,
+        // The mode in which a terminal tells its size is told it at once.
+        (Some(b'?'), b"", b'h') => {
+            parameters.split(|byte| *byte == b';').any(|mode| mode == b"2048")
+        }
+        _ => false,
+    }
+}
+
+fn first_number(parameters: &[u8]) -> u32 {
+    parameters.iter().take_while(|byte| byte.is_ascii_digit()).fold(0, |number: u32, digit| {
+        number.saturating_mul(10).saturating_add(u32::from(digit - b'0'))
+    })
+}
+
+/// Whether an operating system command sets the clipboard or is answered.
+fn sets_or_asks(held: &[u8]) -> bool {
+    let body = body(held);
+    let (command, value) = match body.iter().position(|byte| *byte == b';') {
+        Some(at) => (&body[..at], &body[at + 1..]),
+        None => (body, [].as_slice()),
+    };
+    let number = match command.iter().all(u8::is_ascii_digit) && !command.is_empty() {
+        true => first_number(command),
+        false => return false,
+    };
+    match number {
+        // The clipboard, xterm's and kitty's.
+        52 | 5522 => true,
+        // What may be asked for (XTQALLOWED).
+        60 | 61 => true,
+        // Titles, the folder, a link, a notification, marks of a shell's
+        // prompt: texts, which may be a question mark.
+        0..=2 | 7..=9 | 133 | 777 => false,
+        // iTerm's.
+        1337 => [b"Report".as_slice(), b"Request", b"Copy", b"Capabilities"]
+            .iter()
+            .any(|question| value.starts_with(question)),
+        // A question mark in the place of a value.
+        _ => value
+            .split(|byte| matches!(byte, b';' | b'=' | b':'))
+            .any(|part| part.starts_with(b"?")),
+    }
+}
+
+/// Whether a device control string is answered.
+fn is_request(held: &[u8]) -> bool {
+    let body = body(held);
+    if body.starts_with(b"@kitty-") {
+        return true;
+    }
+    match parts(body) {
+        // DECRQSS; XTGETTCAP, XTGETXRES.
+        Some((None, _, b"$", b'q') | (None, _, b"+", b'q' | b'Q')) => true,
+        // ReGIS, which has reports of its own.
+        Some((None, _, b"", b'p')) => true,
+        _ => false,
+    }
+}
+
+/// Whether a device control string is for the terminal that tmux runs in:
+/// whatever it holds, it is not for the screen that is shown.
+fn is_for_outside(held: &[u8]) -> bool {
+    body(held).starts_with(b"tmux;")
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ DESTDIR ?=
 PLUGINDIR ?=
 # Arguments for `make bench`: --quick, --unconfined, --rounds N, --only NAME.
 BENCH ?=
-# Seconds for each fuzzer, and which ones: FUZZ='600 greeting'.
+# Seconds for each fuzzer, and which ones: FUZZ='600 handshake'.
 FUZZ ?=
 # 1: install over files that belong to a Debian package.
 FORCE ?=

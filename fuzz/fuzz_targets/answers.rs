@@ -19,7 +19,7 @@ fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<ServerEvent>, Vec<u8
             }
         }
     }
-    output.extend(hearing.rest());
+    output.extend(hearing.take_rest());
     (said, output)
 }
 

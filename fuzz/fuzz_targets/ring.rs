@@ -25,8 +25,8 @@ fuzz_target!(|data: &[u8]| {
     file.write_all_at(data, MAGIC).expect("it is written");
     if let Some(last) = data.last() {
         let output = data.repeat(1 + usize::from(*last));
-        let room = (16 * 1024 + SMALLEST - output.len().min(SMALLEST)) as u64;
-        file.write_all_at(&output[..output.len().min(SMALLEST)], room).expect("it is written");
+        let room = (16 * 1024 + MIN_CAPACITY - output.len().min(MIN_CAPACITY)) as u64;
+        file.write_all_at(&output[..output.len().min(MIN_CAPACITY)], room).expect("it is written");
     }
     let seen = ScrollbackReader::open(fd()).expect("a ring");
     let total = seen.total();
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         let Some((past, output)) = seen.output(until) else {
             continue;
         };
-        assert!(output.len() <= SMALLEST);
+        assert!(output.len() <= MIN_CAPACITY);
         let _ = past.size_after(&output);
         let mut shown = 0;
         past.clone()

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use fpty::sys::pty::Slave;
-use fpty::sys::tty_waiters::{self, Reader};
+use fpty::sys::tty_waiters::{self, InputWait};
 
 /// The first and the longest wait before looking again.
 const MIN_WAIT: Duration = Duration::from_millis(20);

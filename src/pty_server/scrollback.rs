@@ -38,7 +38,7 @@ impl Scrollback {
     /// Remembers output.
     pub fn push(&mut self, output: &[u8]) {
         self.through.clear();
-        self.queries.pass(output, &mut self.through);
+        self.queries.filter(output, &mut self.through);
         let output = &self.through[self.through.len().saturating_sub(self.limit)..];
         let over = (self.bytes.len() + output.len()).saturating_sub(self.limit);
         self.is_truncated |= over > 0;
@@ -111,7 +111,7 @@ mod tests {
         // Nor where it is not whole yet.
         let mut rest = scrollback.replay(&mut Backlog::default()).expect("something has begun");
         let mut through = Vec::new();
-        rest.pass(b"6n\x1b[1mx", &mut through);
+        rest.filter(b"6n\x1b[1mx", &mut through);
         assert_eq!(through, b"\x1b[1mx");
         scrollback.push(b"6n\x1b[1mx");
         assert!(scrollback.replay(&mut Backlog::default()).is_none());

@@ -19,7 +19,7 @@ use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share;
 use fpty::proto::http_request::HTTP_REJECTED;
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
 use fpty::sys::socket::Stream;
@@ -227,7 +227,7 @@ impl SharedTerminal {
 
     /// Passes output on; returns whether there was any.
     fn read_terminal(&mut self) -> bool {
-        let Read::Bytes(count) = self.master.read(&mut self.buffer) else {
+        let ReadOutcome::Bytes(count) = self.master.read(&mut self.buffer) else {
             return false;
         };
         let output = &self.buffer[..count];
@@ -298,10 +298,10 @@ impl SharedTerminal {
             return;
         };
         match stdio::read(input, &mut self.buffer) {
-            Read::Bytes(count) => self.write_input(count),
-            Read::WouldBlock => {}
+            ReadOutcome::Bytes(count) => self.write_input(count),
+            ReadOutcome::WouldBlock => {}
             // Readable for ever, were it still asked.
-            Read::Eof | Read::Closed => self.original_input = None,
+            ReadOutcome::Eof | ReadOutcome::Closed => self.original_input = None,
         }
     }
 

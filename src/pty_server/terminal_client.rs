@@ -8,7 +8,7 @@ use super::scrollback::{QUEUE_LIMIT, Scrollback};
 use fpty::backlog::Backlog;
 use fpty::fair_share::Principal;
 use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpProbe};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
 use fpty::terminal::QueryFilter;
@@ -112,16 +112,16 @@ impl Client {
             return ClientEvent::Nothing;
         }
         match self.stream.read(buffer) {
-            Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => return self.classify_input(&buffer[..count]),
-            Read::WouldBlock => {}
-            Read::Closed => self.state = State::Gone,
+            ReadOutcome::Bytes(_) if self.readonly => {}
+            ReadOutcome::Bytes(count) => return self.classify_input(&buffer[..count]),
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Closed => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
             // writing half was shut down is not.
-            Read::Eof if hung_up => self.state = State::Gone,
+            ReadOutcome::Eof if hung_up => self.state = State::Gone,
             // It has nothing to say and nothing to wait for.
-            Read::Eof if self.readonly => self.leave(),
-            Read::Eof => {
+            ReadOutcome::Eof if self.readonly => self.leave(),
+            ReadOutcome::Eof => {
                 if self.state == State::Open {
                     self.state = State::HalfClosed;
                 }
@@ -165,7 +165,7 @@ impl Client {
             None => self.queue.push(output),
             Some(queries) => {
                 let mut through = Vec::new();
-                queries.pass(output, &mut through);
+                queries.filter(output, &mut through);
                 self.queue.push(&through);
                 if !queries.is_undecided() {
                     self.query_filter = None;

@@ -14,7 +14,7 @@ use super::listener;
 use crate::uwsgi::guard::locked;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, FirstWorker};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::text::shown;
@@ -171,9 +171,9 @@ fn is_closed(client: &Stream) -> bool {
     let mut buffer = [0; 4096];
     for _ in 0..MAX_READS {
         match client.read(&mut buffer) {
-            Read::Bytes(_) => {}
-            Read::WouldBlock => return false,
-            Read::Eof | Read::Closed => return true,
+            ReadOutcome::Bytes(_) => {}
+            ReadOutcome::WouldBlock => return false,
+            ReadOutcome::Eof | ReadOutcome::Closed => return true,
         }
     }
     false

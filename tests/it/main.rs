@@ -2,107 +2,40 @@
 //! terminals. Where servers differ a case runs on each of those that `make` has
 //! built for, elsewhere on one of them (see `harness/servers.rs`); and always in a
 //! folder of its own.
+//!
+//! | folder | subject |
+//! | --- | --- |
+//! | `connection/` | how clients connect, and which of them are let in |
+//! | `session/` | a session: its program, its bytes, its end |
+//! | `command/` | commands of a client, with a terminal and without |
+//! | `detach/` | sessions that are detached and attached again |
+//! | `recording/` | recordings of sessions |
+//! | `audit/` | the audit: one start and one end line for each session |
+//! | `control/` | the list of sessions, and the end of one of them |
+//! | `metrics/` | numbers: statistics, Prometheus, uWSGI's metrics |
+//! | `process/` | processes: the supervisor, what a killed process leaves, and what runs out |
+//! | `config/` | rules of sockets, and what a configuration may not say |
+//! | `client/` | the command `fpty` and the plugin's client (`--pty-connect`) |
+//! | `pty_server/` | the shared terminal of a worker (`--pty-socket`) |
+//! | `uwsgi/` | the plugin in its server |
+//! | `documents/` | the documents agree with the product |
+//! | `harness/` | what all of them share |
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 
-mod addresses;
 mod audit;
-mod audit_commands;
-mod audit_lost;
-mod audit_routes;
-mod audit_story;
-mod coming_back;
+mod client;
 mod command;
-mod command_wire;
-mod commands;
-mod compat;
-mod departure;
-mod descriptors;
-mod detach_orders;
-mod documentation;
+mod config;
+mod connection;
+mod control;
+mod detach;
 mod documents;
-mod ends;
-mod extended;
-mod fault;
-mod fpty_command;
-mod gateway;
-mod handover;
-mod hostile;
-mod isolation;
-mod keys;
-mod left;
-mod left_kept;
-mod left_next;
-mod left_person;
-mod library;
-mod limits;
-mod listing;
-mod lists;
-mod load;
 mod metrics;
-mod namespaces;
-mod pressure;
-mod protocol;
-mod pty_client_escape;
-mod pty_client_jobs;
-mod pty_client_keys;
-mod pty_client_output;
-mod pty_client_pipe;
-mod pty_client_sessions;
-mod pty_client_smoke;
-mod pty_client_start;
-mod pty_client_status;
-mod pty_client_stopping;
-mod pty_client_terminal;
-mod pty_client_wire;
+mod process;
 mod pty_server;
-mod pty_server_absence;
-mod pty_server_flood;
-mod pty_server_life;
-mod pty_server_python;
-mod pty_server_scrollback;
-mod reconnect;
-mod recordings;
-mod recordings_left;
-mod refusal_told;
-mod refused_calls;
-mod resources;
-mod rules;
-mod rules_users;
-mod scarcity;
+mod recording;
 mod session;
-mod several;
-mod slow_start;
-mod square;
-mod square_deaths;
-mod square_left;
-mod ssh;
-mod start;
-mod stats;
-mod stats_hostile;
-mod stats_sessions;
-mod stream;
-mod streams;
-mod supervisor;
-mod times;
-mod trust_descriptors;
-mod trust_ends;
-mod trust_environment;
-mod trust_handshake;
-mod trust_inherit;
-mod trust_names;
-mod trust_proxies;
-mod trust_recordings;
-mod trust_rules;
-mod trust_shares;
-mod trust_signals;
-mod trust_streams;
-mod trust_tcp_end;
-mod trust_terminal;
-mod trust_text;
-mod trust_truth;
-mod trust_turns;
-mod trust_web;
-mod vanish;
+mod uwsgi;

@@ -2,6 +2,8 @@
 //! table that each `mod.rs` begins with. What holds is read from those tables, so that
 //! they cannot say anything else than the code does.
 
+#![allow(clippy::expect_used)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,11 +33,6 @@ fn read(path: &Path) -> String {
 /// What a text has between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
-}
-
-/// Before the gateway is a package of its own the map says what is to be.
-fn is_built() -> bool {
-    top().join("crates/fpty-gateway").exists()
 }
 
 /// The tables of CONTRIBUTING.md, by the headings that name a folder.
@@ -178,43 +175,49 @@ fn module(file: &str) -> Vec<&str> {
     parts
 }
 
+/// Fails with all that is wrong, at once.
+#[track_caller]
+fn is_right(wrong: BTreeSet<String>) {
+    let wrong: Vec<String> = wrong.into_iter().collect();
+    assert!(wrong.is_empty(), "CONTRIBUTING.md and the tree differ:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_map_has_each_folder_and_each_row_is_there() {
-    if !is_built() {
-        return;
-    }
-    for package in map() {
-        let root = top().join(&package.root);
-        for name in package.rows.iter().flat_map(|row| &row.names) {
-            assert!(root.join(name).exists(), "{} has no {name}", package.root);
+    let (packages, mut wrong) = (map(), BTreeSet::new());
+    for package in &packages {
+        let root = &package.root;
+        let names: Vec<&String> = package.rows.iter().flat_map(|row| &row.names).collect();
+        for name in &names {
+            if !top().join(root).join(name).exists() {
+                wrong.insert(format!("{root} has no {name}"));
+            }
+            if names.iter().filter(|other| *other == name).count() > 1 {
+                wrong.insert(format!("{root} has two rows for {name}"));
+            }
         }
-        for file in &package.files {
-            assert!(package.row_of(file).is_some(), "{}/{file} is in no row", package.root);
+        for file in package.files.iter().filter(|file| package.row_of(file).is_none()) {
+            wrong.insert(format!("{root}/{file} is in no row"));
         }
-        let first = package.rows.iter().flat_map(|row| &row.names);
-        let names: BTreeSet<&String> = first.clone().collect();
-        assert_eq!(names.len(), first.count(), "{} names one twice", package.root);
         for other in package.rows.iter().flat_map(|row| &row.may_import) {
-            let is_package = map().iter().any(|package| package.name() == *other);
-            let is_known = other == "all" || is_package || names.contains(other);
-            assert!(is_known, "{} names {other}, which has no row", package.root);
+            let is_package = packages.iter().any(|package| package.name() == *other);
+            if other != "all" && !is_package && !names.contains(&other) {
+                wrong.insert(format!("{root}: {other} may be imported, and has no row"));
+            }
         }
     }
+    is_right(wrong);
 }
 
 #[test]
 fn the_map_has_what_is_beside_the_packages() {
-    if !is_built() {
-        return;
-    }
     let text = read(&top().join("CONTRIBUTING.md"));
     let (_, beside) = text.split_once("\n### Beside").expect("a table");
     let beside = beside.split("\n#").next().unwrap_or_default();
     let rows = beside.lines().filter(|line| line.starts_with("| `"));
     let named: Vec<&str> = rows.filter_map(|row| row.split('|').nth(1)).flat_map(quoted).collect();
-    for name in &named {
-        assert!(top().join(name).exists(), "there is no {name}");
-    }
+    let missing = named.iter().filter(|name| !top().join(name).exists());
+    let mut wrong: BTreeSet<String> = missing.map(|name| format!("there is no {name}")).collect();
     let packages = map();
     let is_named = |name: &str| {
         let is_its =
@@ -225,11 +228,12 @@ fn the_map_has_what_is_beside_the_packages() {
         for entry in fs::read_dir(top().join(folder)).expect("a folder").flatten() {
             let name = Path::new(folder).join(entry.file_name()).display().to_string();
             let is_ours = entry.path().is_dir() && !name.starts_with('.');
-            if is_ours && !["crates", "target"].contains(&name.as_str()) {
-                assert!(is_named(&name), "CONTRIBUTING.md has no row for {name}");
+            if is_ours && !["crates", "target"].contains(&name.as_str()) && !is_named(&name) {
+                wrong.insert(format!("{name} is in no row"));
             }
         }
     }
+    is_right(wrong);
 }
 
 /// The package that a path in a module leads to, and the path there.
@@ -255,9 +259,6 @@ fn target<'a>(
 
 #[test]
 fn imports_keep_to_the_map() {
-    if !is_built() {
-        return;
-    }
     let packages = map();
     let names: Vec<String> = packages.iter().map(Package::name).collect();
     let beginnings: Vec<&str> =
@@ -297,8 +298,7 @@ fn imports_keep_to_the_map() {
         }
     }
     assert!(count > 1000, "imports are written in another way: {count}");
-    let broken: Vec<String> = broken.into_iter().collect();
-    assert!(broken.is_empty(), "CONTRIBUTING.md says otherwise:\n{}", broken.join("\n"));
+    is_right(broken);
 }
 
 /// What the table at the beginning of a module names; `None`: there is none.
@@ -312,40 +312,42 @@ fn table(text: &str) -> Option<BTreeSet<&str>> {
 
 #[test]
 fn each_module_begins_with_a_table_of_its_files() {
-    if !is_built() {
-        return;
-    }
-    let mut count = 0;
+    let (mut wrong, mut count) = (BTreeSet::new(), 0);
     for package in map() {
-        let files = &package.files;
-        for module in files.iter().filter(|file| file.ends_with("mod.rs")) {
+        for module in package.files.iter().filter(|file| file.ends_with("mod.rs")) {
             let prefix = module.trim_end_matches("mod.rs");
-            let below: Vec<&str> = files.iter().filter_map(|it| it.strip_prefix(prefix)).collect();
-            let own: Vec<&str> = below.iter().copied().filter(|it| !it.contains('/')).collect();
+            let below = package.files.iter().filter_map(|file| file.strip_prefix(prefix));
             let name = format!("{}/{module}", package.root);
             let text = read(&top().join(&name));
             let Some(named) = table(&text) else {
-                assert!(own.len() <= 3, "{name} has no table of its {} files", own.len());
+                if below.filter(|file| !file.contains('/')).count() > 3 {
+                    wrong.insert(format!("{name} has no table of its files"));
+                }
                 continue;
             };
             count += 1;
-            for file in own.into_iter().filter(|file| *file != "mod.rs") {
-                assert!(named.contains(file), "the table of {name} has no {file}");
-            }
-            // A folder is named as such, or it is that of a file.
-            for file in &below {
-                let Some((folder, _)) = file.split_once('/') else { continue };
-                let is_named = named.contains(format!("{folder}/").as_str())
-                    || named.contains(format!("{folder}.rs").as_str());
-                assert!(is_named, "the table of {name} has no {folder}/");
+            for file in below.filter(|file| *file != "mod.rs") {
+                let is_named = match file.split_once('/') {
+                    None => named.contains(file),
+                    // A folder is named as such, or it is that of a file.
+                    Some((folder, _)) => {
+                        let may_be = [format!("{folder}/"), format!("{folder}.rs")];
+                        may_be.iter().any(|name| named.contains(name.as_str()))
+                    }
+                };
+                if !is_named {
+                    wrong.insert(format!("the table of {name} has no {file}"));
+                }
             }
             for file in named {
-                let path = top().join(&package.root).join(prefix).join(file);
-                assert!(path.exists(), "the table of {name} has {file}, which is not there");
+                if !top().join(&package.root).join(prefix).join(file).exists() {
+                    wrong.insert(format!("the table of {name} has {file}, which is not there"));
+                }
             }
         }
     }
     assert!(count > 10, "tables are written in another way");
+    is_right(wrong);
 }
 
 #[test]
@@ -369,21 +371,22 @@ fn paths_are_found_in_trees_and_in_code() {
 
 #[test]
 fn files_that_documents_name_are_there() {
-    if !is_built() {
-        return;
-    }
-    let mut count = 0;
+    let (mut wrong, mut count) = (BTreeSet::new(), 0);
     for document in ["CONTRIBUTING.md", "docs/architecture.md"] {
         let text = read(&top().join(document));
         let prose: String = text.split("```").step_by(2).collect();
-        for name in quoted(&prose).filter(|name| name.contains('/') && !name.contains(' ')) {
+        for name in quoted(&prose).filter(|name| name.contains('/') && !name.starts_with('/')) {
             let is_path = name.chars().all(|c| is_of_word(c) || "/.-".contains(c));
-            let is_ours = is_path && !name.starts_with('/') && !name.starts_with("target/");
+            if !is_path || name.starts_with("target/") {
+                continue;
+            }
+            count += 1;
             let places = ["", "crates/fpty-gateway/src", "crates/fpty/src"];
-            let is_there = places.iter().any(|place| top().join(place).join(name).exists());
-            count += usize::from(is_ours);
-            assert!(!is_ours || is_there, "{document} names {name}, which is not there");
+            if !places.iter().any(|place| top().join(place).join(name).exists()) {
+                wrong.insert(format!("{document} names {name}, which is not there"));
+            }
         }
     }
     assert!(count > 30, "paths are written in another way");
+    is_right(wrong);
 }

@@ -16,7 +16,7 @@ use fpty::proto::SessionEnd;
 use fpty::sys::Size;
 
 /// What a gateway says to another.
-pub fn siblings(bytes: &[u8]) {
+pub fn peers(bytes: &[u8]) {
     if let Some(message) = Message::decode(bytes) {
         assert_eq!(
             Message::decode(&message.encode()).map(|it| it.encode()),
@@ -37,7 +37,7 @@ pub fn siblings(bytes: &[u8]) {
 }
 
 /// What the process that keeps sessions is told, and tells the next gateway.
-pub fn store(bytes: &[u8]) {
+pub fn supervisor(bytes: &[u8]) {
     let message = supervisor_protocol::decode(bytes, Vec::new());
     if let Some(supervisor_protocol::Message::Session(mut record, _)) = message {
         // What another process writes into the log, it writes once.

@@ -16,6 +16,7 @@
 //! | `log.rs`, `log_queue.rs` | lines for the server's log, and those that wait for it |
 //! | `observe/` | observers of sessions: audit, metrics, recordings |
 //! | `process/` | programs, hang-up and grace, the supervisor, shared memory |
+//! | `testing.rs` | an instance without uWSGI, for tests |
 //! | `session/` | a terminal and its client, from its opening to its end |
 
 #![forbid(unsafe_code)]
@@ -35,3 +36,5 @@ mod log_queue;
 pub(crate) mod observe;
 pub(crate) mod process;
 pub(crate) mod session;
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 /// Memory that must be left after everything that can wait for it.
-const TO_SPARE: usize = 512 * 1024;
+const MEMORY_RESERVE: usize = 512 * 1024;
 
 /// Whether so many bytes could be had, and some to spare.
-pub fn is_free(bytes: usize) -> bool {
+pub fn has_free_memory(bytes: usize) -> bool {
     let mut probe: Vec<u8> = Vec::new();
-    let there_is = probe.try_reserve_exact(bytes + TO_SPARE).is_ok();
+    let there_is = probe.try_reserve_exact(bytes + MEMORY_RESERVE).is_ok();
     // Or the compiler would take the answer for granted.
     std::hint::black_box(&probe);
     there_is
@@ -20,24 +20,24 @@ pub fn is_free(bytes: usize) -> bool {
 #[derive(Debug, Default)]
 pub struct Backlog {
     /// `None`: none wait. Most never have any, and there are two a session.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<Queue>>,
 }
 
-/// What became of bytes that were given to somebody; see [`Backlog::give`].
+/// The outcome of [`Backlog::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Given {
-    /// So many were taken at once, and the rest waits.
-    Taken(usize),
-    /// There is no memory for the rest.
-    Starved,
-    /// Nobody will ever take any.
-    Gone,
+pub enum SendOutcome {
+    /// Taken at once: this many bytes; the rest waits.
+    Sent(usize),
+    /// Out of memory for the rest.
+    OutOfMemory,
+    /// Closed: nobody will ever take any of the bytes.
+    Closed,
 }
 
 /// Pieces as they came. None is empty.
 #[derive(Debug, Default)]
-struct Waiting {
-    pieces: VecDeque<Vec<u8>>,
+struct Queue {
+    chunks: VecDeque<Vec<u8>>,
     /// What was taken of the first piece.
     taken: usize,
     /// What is left of all.
@@ -45,7 +45,7 @@ struct Waiting {
 }
 
 /// Room in a new piece for small ones that follow.
-const PIECE: usize = 4096;
+const CHUNK: usize = 4096;
 
 impl Backlog {
     /// How many bytes wait.
@@ -62,8 +62,8 @@ impl Backlog {
     /// where the last of it goes into what one client does not read, the next
     /// small allocation ends the process. Returns whether there was.
     #[must_use]
-    pub fn try_push(&mut self, bytes: &[u8]) -> bool {
-        if self.room() < bytes.len() && !is_free(bytes.len().max(PIECE)) {
+    fn try_push(&mut self, bytes: &[u8]) -> bool {
+        if self.room() < bytes.len() && !has_free_memory(bytes.len().max(CHUNK)) {
             return false;
         }
         self.push(bytes);
@@ -74,34 +74,39 @@ impl Backlog {
     /// large rest with the buffer itself, and leaves an empty one of the same
     /// capacity, so that it is not copied. Returns whether there was.
     #[must_use]
-    pub fn try_keep(&mut self, buffer: &mut Vec<u8>, from: usize) -> bool {
+    pub fn try_push_rest(&mut self, buffer: &mut Vec<u8>, from: usize) -> bool {
         let rest = buffer.len() - from;
         if rest == 0 || rest < buffer.capacity() / 2 {
             return self.try_push(&buffer[from..]);
         }
         let mut next = Vec::new();
-        if !is_free(buffer.capacity()) || next.try_reserve_exact(buffer.capacity()).is_err() {
+        if !has_free_memory(buffer.capacity()) || next.try_reserve_exact(buffer.capacity()).is_err()
+        {
             return false;
         }
         let waiting = self.waiting.get_or_insert_default();
-        if waiting.pieces.is_empty() {
+        if waiting.chunks.is_empty() {
             waiting.taken = from;
         } else {
             buffer.drain(..from);
         }
         waiting.len += rest;
-        waiting.pieces.push_back(std::mem::replace(buffer, next));
+        waiting.chunks.push_back(std::mem::replace(buffer, next));
         true
     }
 
     /// Has them written by `write`, as [`Backlog::flush`] does, behind those that
     /// wait, and keeps what that does not take.
-    pub fn give(&mut self, bytes: &[u8], write: impl FnOnce(&[u8]) -> Option<usize>) -> Given {
+    pub fn send(
+        &mut self,
+        bytes: &[u8],
+        write: impl FnOnce(&[u8]) -> Option<usize>,
+    ) -> SendOutcome {
         let taken = if self.is_empty() { write(bytes) } else { Some(0) };
         match taken {
-            Some(taken) if self.try_push(&bytes[taken..]) => Given::Taken(taken),
-            Some(_) => Given::Starved,
-            None => Given::Gone,
+            Some(taken) if self.try_push(&bytes[taken..]) => SendOutcome::Sent(taken),
+            Some(_) => SendOutcome::OutOfMemory,
+            None => SendOutcome::Closed,
         }
     }
 
@@ -113,19 +118,19 @@ impl Backlog {
         let fits = bytes.len() <= self.room();
         let waiting = self.waiting.get_or_insert_default();
         waiting.len += bytes.len();
-        match waiting.pieces.back_mut() {
+        match waiting.chunks.back_mut() {
             Some(last) if fits => last.extend_from_slice(bytes),
             _ => {
-                let mut piece = Vec::with_capacity(bytes.len().max(PIECE));
+                let mut piece = Vec::with_capacity(bytes.len().max(CHUNK));
                 piece.extend_from_slice(bytes);
-                waiting.pieces.push_back(piece);
+                waiting.chunks.push_back(piece);
             }
         }
     }
 
     /// Room in the last piece.
     fn room(&self) -> usize {
-        let last = self.waiting.as_ref().and_then(|waiting| waiting.pieces.back());
+        let last = self.waiting.as_ref().and_then(|waiting| waiting.chunks.back());
         last.map_or(0, |piece| piece.capacity() - piece.len())
     }
 
@@ -135,7 +140,7 @@ impl Backlog {
         let first = self
             .waiting
             .as_ref()
-            .and_then(|waiting| waiting.pieces.front().map(|piece| &piece[waiting.taken..]));
+            .and_then(|waiting| waiting.chunks.front().map(|piece| &piece[waiting.taken..]));
         first.unwrap_or_default()
     }
 
@@ -148,8 +153,8 @@ impl Backlog {
         };
         waiting.len -= count;
         waiting.taken += count;
-        if waiting.pieces.front().is_some_and(|piece| piece.len() == waiting.taken) {
-            waiting.pieces.pop_front();
+        if waiting.chunks.front().is_some_and(|piece| piece.len() == waiting.taken) {
+            waiting.chunks.pop_front();
             waiting.taken = 0;
         }
         if waiting.len == 0 {
@@ -189,15 +194,15 @@ mod tests {
     #[test]
     fn what_is_not_taken_at_once_waits_behind_the_rest() {
         let mut backlog = Backlog::default();
-        assert_eq!(backlog.give(b"abc", |_| Some(3)), Given::Taken(3));
+        assert_eq!(backlog.send(b"abc", |_| Some(3)), SendOutcome::Sent(3));
         assert!(backlog.is_empty());
-        assert_eq!(backlog.give(b"abc", |_| Some(1)), Given::Taken(1));
+        assert_eq!(backlog.send(b"abc", |_| Some(1)), SendOutcome::Sent(1));
         let never = |_: &[u8]| -> Option<usize> { panic!("others wait") };
-        assert_eq!(backlog.give(b"de", never), Given::Taken(0));
+        assert_eq!(backlog.send(b"de", never), SendOutcome::Sent(0));
         assert_eq!(backlog.front(), b"bcde");
         backlog.clear();
-        assert_eq!(backlog.give(b"abc", |_| None), Given::Gone);
-        assert_eq!(backlog.give(b"abc", |_| Some(0)), Given::Taken(0));
+        assert_eq!(backlog.send(b"abc", |_| None), SendOutcome::Closed);
+        assert_eq!(backlog.send(b"abc", |_| Some(0)), SendOutcome::Sent(0));
     }
 
     #[test]
@@ -216,14 +221,14 @@ mod tests {
         let mut buffer = Vec::with_capacity(1000);
         buffer.extend([7; 900]);
         let address = buffer.as_ptr();
-        assert!(backlog.try_keep(&mut buffer, 300));
+        assert!(backlog.try_push_rest(&mut buffer, 300));
         assert!(buffer.is_empty() && buffer.capacity() >= 1000);
         assert_eq!((backlog.front().as_ptr(), backlog.len()), (address.wrapping_add(300), 600));
         buffer.extend([8; 900]);
-        assert!(backlog.try_keep(&mut buffer, 890));
+        assert!(backlog.try_push_rest(&mut buffer, 890));
         assert_eq!((buffer.len(), backlog.len()), (900, 610));
         let mut none = Backlog::default();
-        assert!(none.try_keep(&mut Vec::new(), 0) && none.is_empty());
+        assert!(none.try_push_rest(&mut Vec::new(), 0) && none.is_empty());
     }
 
     #[test]
@@ -254,7 +259,7 @@ mod tests {
                     Some(from) => {
                         let from = usize::from(from).min(bytes.len());
                         into.extend_from_slice(&bytes[from..]);
-                        prop_assert!(backlog.try_keep(&mut bytes, from));
+                        prop_assert!(backlog.try_push_rest(&mut bytes, from));
                     }
                     None => {
                         backlog.push(&bytes);

@@ -1,21 +1,21 @@
 //! The command's arguments. The man page and the completions are made from
 //! this definition, too (crates/fpty-documents).
 
-#[path = "cli/asking.rs"]
-mod asking;
-#[path = "cli/which.rs"]
-mod which;
+#[path = "cli/control.rs"]
+mod control;
+#[path = "cli/session.rs"]
+mod session;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use asking::AskingArguments;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
-use fpty::client::request::{self, Terminal, Wanted};
-use fpty::client::{self, Client};
+use control::ControlArguments;
+use fpty::client::request::{self, ExecRequest, RequestTty};
+use fpty::client::{self, ClientConfig};
 use fpty::proto::Protocol;
-use which::WhichArguments;
+use session::SessionArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
 #[derive(Debug, Parser)]
@@ -69,10 +69,10 @@ pub struct Arguments {
 
     /// Who is there.
     #[command(flatten)]
-    pub asking: AskingArguments,
+    pub control: ControlArguments,
     /// Which session.
     #[command(flatten)]
-    pub which: WhichArguments,
+    pub session: SessionArguments,
 
     /// Say only what went wrong
     #[arg(short, long)]
@@ -125,7 +125,7 @@ impl Arguments {
     ///
     /// # Errors
     /// As of [`Arguments::read`].
-    pub fn client(self) -> Result<Client, (String, i32)> {
+    pub fn client(self) -> Result<ClientConfig, (String, i32)> {
         let is_given = |address: &OsString| !address.is_empty();
         let address = self.address.filter(is_given).ok_or_else(|| {
             let line = "fpty: no address: give a server's socket, or set FPTY_ADDRESS\n";
@@ -133,34 +133,35 @@ impl Arguments {
         })?;
         let usual = std::env::var_os("FPTY_ADDRESS").filter(is_given);
         let mut command = self.command;
-        let (which, address) = self
-            .which
+        let (session, address) = self
+            .session
             .resolve(address, &mut command, usual)
             .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
         let set = |Variable(name, value)| Some((name, value?));
-        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(command) };
-        let terminal = match (self.tty, self.no_tty, self.ssh) {
-            (true, ..) => Terminal::Always,
-            (_, true, _) => Terminal::Never,
-            (.., true) => Terminal::OfSshd,
-            _ => Terminal::Usual,
+        let exec_request =
+            if self.ssh { ExecRequest::from_sshd() } else { ExecRequest::from_words(command) };
+        let request_tty = match (self.tty, self.no_tty, self.ssh) {
+            (true, ..) => RequestTty::Force,
+            (_, true, _) => RequestTty::No,
+            (.., true) => RequestTty::FromSshd,
+            _ => RequestTty::Auto,
         };
-        Ok(Client {
+        Ok(ClientConfig {
             name: "fpty:",
-            wanted,
-            terminal,
+            exec_request,
+            request_tty,
             address: OsStr::from_bytes(address.as_bytes()).to_owned(),
             protocol: if self.raw { Protocol::Raw } else { Protocol::Uwsgi },
             isig: !self.no_isig,
             escape: self.escape.0,
             quiet: self.quiet,
             status_json: self.status_json,
-            which,
-            steal: self.which.steal,
-            read_only: self.which.read_only,
-            reconnects: !self.which.no_reconnect,
+            session,
+            steal: self.session.steal,
+            read_only: self.session.read_only,
+            reconnect: !self.session.no_reconnect,
             environment: self.environment.into_iter().filter_map(set).collect(),
-            heeds: &[],
+            never_ignored: &[],
         })
     }
 }

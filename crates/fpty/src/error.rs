@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-/// Something that failed, said so that a person can act on it.
+/// An error: what failed, on what, and why, for a person to act on.
 #[derive(Debug)]
 pub struct Error {
     what: String,

@@ -1,15 +1,15 @@
-//! How a process ended, as the other end is told of it.
+//! A process's exit status as the end of a session (packet 110).
 
-use crate::proto::{Ended, Ending};
+use crate::proto::{EndKind, SessionEnd};
 use crate::sys::child::Exit;
 
-/// A program's own end.
-pub fn of_exit(exit: Exit) -> Ended {
+/// The end of a session whose program exited.
+pub fn session_end(exit: Exit) -> SessionEnd {
     let (ending, value, text) = match exit {
-        Exit::Status(status) => (Ending::Exit, status, ""),
-        Exit::Signal { number, core: false } => (Ending::Signal, number, ""),
-        Exit::Signal { number, core: true } => (Ending::Signal, number, "core dumped"),
+        Exit::Status(status) => (EndKind::Exit, status, ""),
+        Exit::Signal { number, core: false } => (EndKind::Signal, number, ""),
+        Exit::Signal { number, core: true } => (EndKind::Signal, number, "core dumped"),
     };
     // Of a status there are eight bits, and below 128 signals.
-    Ended { ending, value: value as u8, text: text.to_owned() }
+    SessionEnd { ending, value: value as u8, text: text.to_owned() }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::credentials::OF_ELSEWHERE;
+use crate::sys::credentials::OVERFLOW_UID;
 use crate::sys::socket::Stream;
 
 /// Who has a share.
@@ -34,7 +34,7 @@ impl Principal {
     /// Who has connected.
     pub fn of(client: &Stream) -> Self {
         match (client.credentials(), client.peer_address()) {
-            (Some(peer), _) if peer.uid == OF_ELSEWHERE => Self::ForeignUser(peer.pid),
+            (Some(peer), _) if peer.uid == OVERFLOW_UID => Self::ForeignUser(peer.pid),
             (Some(peer), _) => Self::User(peer.uid),
             (None, Some((IpAddr::V4(address), _))) => Self::Ipv4(address.to_bits()),
             // The upper half.

@@ -1,16 +1,18 @@
-//! What both ends of a pseudo-terminal server speak and use, and the client.
+//! What both ends of a pseudo-terminal server share, and the client.
 //! Nothing here knows of uWSGI.
 //!
-//! | module | what is in it |
+//! | module | subject |
 //! | --- | --- |
-//! | [`proto`] | the packets of uwsgi mode and their incremental codec |
-//! | [`relay`] | bounded buffers between two ends |
+//! | [`backlog`] | bytes that wait for a slow receiver |
+//! | [`client`] | the client: a terminal or pipes, connected to a server |
+//! | [`error`] | the error type: what failed, on what, and why |
+//! | [`exit_status`] | a process's exit status as the end of a session |
+//! | `fair_share` | shares of a limited resource, by user |
+//! | [`proto`] | the protocol: packets of uwsgi mode and of the extended mode |
+//! | [`scrollback`] | the last output of a session, with checkpoints of its modes |
 //! | [`sys`] | the operating system: terminals, processes, sockets, polling |
-//! | [`client`] | connects a terminal or pipes to a server |
-//! | [`ended`] | how a process ended, as the other end is told of it |
-//! | [`remains`] | what is left of a session for whoever comes back to it |
-//! | [`text`] | text of others, on its way to a terminal, a log or a file |
-//! | [`error`] | what failed, on what, and why |
+//! | [`terminal`] | escape sequences, modes, the query filter |
+//! | [`text`] | untrusted text, escaped for a terminal, a log or a file |
 
 #![deny(unsafe_code)]
 

@@ -59,8 +59,7 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same of a text of which so many bytes are wanted at most; what is cut off
-/// leaves a mark.
+/// The text in one line, in so many bytes at most; what is cut off leaves a mark.
 pub fn shown_within(text: &str, most: usize) -> Cow<'_, str> {
     if special::<false>(text.as_bytes()).is_none() && text.len() <= most {
         return Cow::Borrowed(text);
@@ -70,7 +69,7 @@ pub fn shown_within(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// As many whole characters as there are in so many bytes.
+/// The beginning of a text: as many whole characters as there are in so many bytes.
 pub fn cut(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {

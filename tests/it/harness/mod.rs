@@ -5,43 +5,51 @@
 //! | --- | --- |
 //! | `servers.rs` | which servers the cases run on |
 //! | `server.rs` | one of them, in a folder of its own |
+//! | `in_process.rs` | an instance without uWSGI, whose time can be moved |
 //! | `wire.rs` | a client of our own: bytes, and packets of uwsgi mode |
-//! | `leaver.rs` | the same in the extended mode, which leaves and comes back |
+//! | `attach_client.rs` | a client of the extended mode that detaches and attaches |
 //! | `client.rs` | our clients, in a pipe or in front of a person |
 //! | `terminal.rs` | a program on a terminal of its own |
-//! | `person.rs` (the client's tests) | somebody who looks at that |
-//! | `story.rs` | sessions: each way to begin, each way to end |
-//! | `life.rs` | one of them, and its client |
-//! | `tellers.rs` | what everybody tells of it, compared |
+//! | `person.rs` | somebody who looks at that (from the tests of `fpty`) |
+//! | `instance.rs` | an instance, its sessions, each way to begin and each way to end |
+//! | `live_session.rs` | one of those sessions, and its client |
+//! | `reports.rs` | what audit, list, statistics and clients tell of a session, compared |
+//! | `recording.rs` | recordings, and what the audit says of them |
 //! | `process.rs` | what the kernel says of processes |
-//! | `users.rs`, `numbers.rs` | clients of other users; processes with a number of our choice |
-//! | `shared.rs` | a server whose first worker shares a terminal |
-//! | `proxy.rs`, `breaker.rs` | what stands between client and router, and breaks |
-//! | `refusal.rs` | system calls that are refused |
-//! | `fake.rs` | a router that the test itself is, and that knows only the plain modes |
-//! | `measure.rs` | what a gateway costs |
+//! | `users.rs` | clients of other users |
+//! | `pid_reuse.rs` | processes with a number of our choice |
+//! | `pty_server.rs` | a server whose first worker shares a terminal |
+//! | `proxy.rs` | a relay between client and router, which may be slow |
+//! | `broken_connection.rs` | a relay that breaks connections |
+//! | `seccomp.rs` | system calls that are refused |
+//! | `fake_router.rs` | a router that the test itself is, and that knows only the plain modes |
+//! | `fault_injection.rs` | the library that panics on demand |
+//! | `cost.rs` | what a gateway costs, and how quickly it answers |
 //! | `documents.rs` | the commands in the documents |
 
-pub mod breaker;
+pub mod attach_client;
+pub mod broken_connection;
 pub mod client;
+pub mod cost;
 pub mod documents;
-pub mod fake;
-pub mod leaver;
-pub mod life;
-pub mod measure;
-pub mod numbers;
+pub mod fake_router;
+pub mod fault_injection;
+pub mod in_process;
+pub mod instance;
+pub mod live_session;
 // The same as in the tests of the client alone.
 #[allow(dead_code)]
-#[path = "../../../crates/fpty/tests/coming/person.rs"]
+#[path = "../../../crates/fpty/tests/reattach/person.rs"]
 pub mod person;
+pub mod pid_reuse;
 pub mod process;
 pub mod proxy;
-pub mod refusal;
+pub mod pty_server;
+pub mod recording;
+pub mod reports;
+pub mod seccomp;
 pub mod server;
 pub mod servers;
-pub mod shared;
-pub mod story;
-pub mod tellers;
 pub mod terminal;
 pub mod users;
 pub mod wire;
@@ -49,7 +57,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use server::{Server, Setup};
-pub use servers::{Flavor, on_every_server, on_one_server};
+pub use servers::{Flavor, in_process, on_every_server, on_one_server};
 pub use wire::Wire;
 
 /// How long anything may take before it counts as never happening. The

@@ -13,9 +13,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use super::in_process::{self, Clock};
 use super::process::{self, Process};
-use super::refusal::Filter;
-use super::servers::{C_BINARY, C_PLUGINS};
+use super::seccomp::Filter;
+use super::servers::{C_BINARY, C_PLUGINS, IN_PROCESS};
 use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
 
 /// The variable that marks everything a server starts, directly or not.
@@ -25,6 +26,9 @@ const MARK: &str = "FORKPTY_TEST";
 /// its child has open.
 const INHERITED: i32 = 900;
 
+/// That of the clock of an instance without uWSGI.
+const CLOCK: i32 = 901;
+
 /// A server to be started. `{dir}` in arguments is its own folder.
 pub struct Setup {
     title: String,
@@ -33,6 +37,8 @@ pub struct Setup {
     inherited: Option<OwnedFd>,
     filter: Option<Filter>,
     killed_at_end: bool,
+    /// Of an instance without uWSGI.
+    clock: Option<Clock>,
 }
 
 /// A server that runs.
@@ -42,6 +48,7 @@ pub struct Server {
     dir: TempDir,
     mark: String,
     killed_at_end: bool,
+    clock: Option<Clock>,
 }
 
 /// How a server ended by itself.
@@ -54,7 +61,11 @@ pub struct Ended {
 impl Setup {
     /// With our plugin, found as documented.
     pub fn new(flavor: &Flavor) -> Self {
-        Self::bare(&flavor.name, &flavor.binary).plugin(&flavor.plugins, "forkptyrouter")
+        let setup = Self::bare(&flavor.name, &flavor.binary);
+        match setup.clock.is_some() {
+            true => setup,
+            false => setup.plugin(&flavor.plugins, "forkptyrouter"),
+        }
     }
 
     /// Debian's server with the C plugin.
@@ -93,6 +104,7 @@ impl Setup {
             inherited: None,
             filter: None,
             killed_at_end: false,
+            clock: (title == IN_PROCESS).then(Clock::new),
         }
     }
 
@@ -227,23 +239,40 @@ impl Setup {
     /// Starts it and waits for nothing.
     pub fn launch(mut self) -> Server {
         let log = File::create(self.dir.path().join("log")).expect("a log");
-        self.command.stdout(log.try_clone().expect("a copy of the log")).stderr(log);
+        let mut command = self.command;
+        if self.clock.is_some() {
+            command = in_process::command(&command, CLOCK);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        } else {
+            command.stdout(log.try_clone().expect("a copy of the log")).stderr(log);
+        }
         let inherited = self.inherited.as_ref().map(|fd| fd.as_raw_fd());
         let filter = self.filter.take();
+        let clock = self.clock.as_ref().map(|clock| clock.fd.as_raw_fd());
         // SAFETY: setsid, dup2 and prctl are async-signal-safe; the number is that
         // of a descriptor that lives until the spawn returns.
         unsafe {
-            self.command.pre_exec(move || {
+            command.pre_exec(move || {
                 nix::unistd::setsid()?;
+                if clock.is_some_and(|fd| libc::dup2(fd, CLOCK) < 0) {
+                    return Err(std::io::Error::last_os_error());
+                }
                 if inherited.is_some_and(|fd| libc::dup2(fd, INHERITED) < 0) {
                     return Err(std::io::Error::last_os_error());
                 }
                 filter.as_ref().map_or(Ok(()), Filter::install)
             });
         }
-        let child = self.command.spawn().expect("the server's binary runs");
+        let child = command.spawn().expect("the server's binary runs");
         let mark = format!("{MARK}={}", self.dir.path().display());
-        Server { title: self.title, child, dir: self.dir, mark, killed_at_end: self.killed_at_end }
+        Server {
+            title: self.title,
+            child,
+            dir: self.dir,
+            mark,
+            killed_at_end: self.killed_at_end,
+            clock: self.clock,
+        }
     }
 }
 
@@ -309,6 +338,18 @@ impl Server {
         }
         wait_until("there is another gateway", || self.gateway() != gateway);
         wait_until("it serves", || self.count_in_log("sessions at once") > served);
+    }
+
+    /// Lets time pass at once in an instance without uWSGI.
+    ///
+    /// # Panics
+    /// It is another one.
+    #[track_caller]
+    pub fn advance(&self, time: Duration) {
+        self.clock.as_ref().expect("an instance whose time can be moved").advance(time);
+        for gateway in process::children(self.master()) {
+            process::signal(gateway.pid, Signal::SIGCHLD);
+        }
     }
 
     /// The sessions' processes: the children of the gateway.

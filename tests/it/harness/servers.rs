@@ -75,6 +75,20 @@ pub fn all() -> &'static [Flavor] {
     })
 }
 
+/// The gateway alone, without uWSGI: see `in_process.rs`.
+pub const IN_PROCESS: &str = "in process";
+
+/// Runs a case on the gateway alone, without uWSGI: for what is the gateway's own. What
+/// differs by the server runs on each of them.
+pub fn in_process(case: impl Fn(&Flavor)) {
+    static ALONE: OnceLock<Flavor> = OnceLock::new();
+    case(ALONE.get_or_init(|| Flavor {
+        name: IN_PROCESS.to_owned(),
+        binary: std::env::current_exe().expect("this program"),
+        plugins: PathBuf::new(),
+    }));
+}
+
 /// The server for cases in which servers do not differ: the one that has the least in it.
 pub fn any() -> &'static Flavor {
     let plain = all().iter().find(|flavor| flavor.name.ends_with("-nolang"));

@@ -4,8 +4,9 @@
 
 use fpty::backlog::{Backlog, SendOutcome};
 use fpty::proto::{
-    ClientPacketDecoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING,
-    PONG, Packet, TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
+    ClientPacket, ClientPacketDecoder, END_OF_STREAM, ERROR_OUTPUT, EndKind, HEADER, INPUT, NOTICE,
+    PING, PONG, SessionEnd, TAKEN, WINDOW_ADJUST, collect_payload, encode_bare, encode_packet,
+    window,
 };
 use fpty::sys::WriteOutcome;
 use fpty::sys::poll::Interest;
@@ -40,7 +41,7 @@ pub trait CommandEffects {
 #[derive(Debug, PartialEq, Eq)]
 enum Input {
     /// The input is relayed.
-    ByteTotals {
+    Relayed {
         /// The client has sent the end of the input.
         ended: bool,
     },
@@ -69,9 +70,9 @@ pub struct Command {
     outputs: [Output; 2],
     to_client: Backlog,
     /// The program's end; `None`: it runs.
-    ended: Option<Ended>,
+    ended: Option<SessionEnd>,
     end_sent: bool,
-    termination: Option<Ending>,
+    termination: Option<EndKind>,
     client_gone: bool,
     /// Input is deferred to a later turn.
     deferred: bool,
@@ -89,7 +90,7 @@ impl Command {
         Self {
             decoder,
             payload: Vec::new(),
-            input: if relayed[0] { Input::ByteTotals { ended: false } } else { Input::Done },
+            input: if relayed[0] { Input::Relayed { ended: false } } else { Input::Done },
             to_program: Backlog::default(),
             taken: window::Consumed::default(),
             outputs: [output(relayed[1]), output(relayed[2])],
@@ -146,25 +147,28 @@ impl Command {
             };
             match packet {
                 // All input in one packet needs no copy.
-                Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
+                ClientPacket::Input(input) if gather.is_empty() && bytes.is_empty() => {
                     self.send_input(input, effects);
                 }
-                Packet::Input(input) => gather.extend_from_slice(input),
-                Packet::Signal(number) => {
+                ClientPacket::Input(input) => gather.extend_from_slice(input),
+                ClientPacket::Signal(number) => {
                     self.send_input(gather, effects);
                     gather.clear();
                     *budget -= 1;
                     self.signal(number, effects);
                 }
-                Packet::Part(kind, part, last) => {
+                ClientPacket::Part(kind, part, last) => {
                     self.send_input(gather, effects);
                     gather.clear();
                     *budget -= 1;
-                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
+                    if let Some(payload) = collect_payload(&mut self.payload, part, last, LONGEST) {
                         self.handle_packet(kind, &payload, effects);
                     }
                 }
-                Packet::Rows(_) | Packet::Cols(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
+                ClientPacket::Rows(_)
+                | ClientPacket::Cols(_)
+                | ClientPacket::Hello(_)
+                | ClientPacket::Unknown(..) => {}
             }
         }
         self.send_input(gather, effects);
@@ -198,7 +202,7 @@ impl Command {
             (END_OF_STREAM, []) => self.end_input(effects),
             // A writer gets SIGPIPE or EPIPE, as with a pipe.
             (END_OF_STREAM, [number @ 1..=2]) => self.stop_output(*number, effects),
-            (WINDOW, payload) => {
+            (WINDOW_ADJUST, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
                     let output = self.output(number);
                     output.window = output.window.saturating_add(taken).min(window::OUTPUT_SIZE);
@@ -232,14 +236,14 @@ impl Command {
     }
 
     fn end_input(&mut self, effects: &mut impl CommandEffects) {
-        if let Input::ByteTotals { ended } = &mut self.input {
+        if let Input::Relayed { ended } = &mut self.input {
             *ended = true;
         }
         self.close_input_if_drained(effects);
     }
 
     fn close_input_if_drained(&mut self, effects: &mut impl CommandEffects) {
-        if self.to_program.is_empty() && self.input == (Input::ByteTotals { ended: true }) {
+        if self.to_program.is_empty() && self.input == (Input::Relayed { ended: true }) {
             self.input = Input::Done;
             effects.close_input();
         }
@@ -249,7 +253,7 @@ impl Command {
         if bytes.is_empty() || self.input == Input::Done {
             return;
         }
-        match self.to_program.give(bytes, |bytes| effects.write_input(bytes).taken()) {
+        match self.to_program.send(bytes, |bytes| effects.write_input(bytes).taken()) {
             SendOutcome::Sent(taken) => self.input_taken(taken, effects),
             SendOutcome::OutOfMemory => self.out_of_memory = true,
             SendOutcome::Closed => self.input_closed(effects),
@@ -321,16 +325,16 @@ impl Command {
     }
 
     /// The program has ended and was reaped.
-    pub fn program_ended(&mut self, ended: Ended, effects: &mut impl CommandEffects) {
+    pub fn program_ended(&mut self, ended: SessionEnd, effects: &mut impl CommandEffects) {
         self.ended = Some(ended);
         self.send_end(effects);
     }
 
     /// Terminates the command for a reason that is not the program's.
-    pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl CommandEffects) {
+    pub fn terminate(&mut self, why: EndKind, line: &str, effects: &mut impl CommandEffects) {
         if !std::mem::replace(&mut self.end_sent, true) {
             self.termination = Some(why);
-            self.send_client(&Ended::because(why, line).packet(), effects);
+            self.send_client(&SessionEnd::new(why, line).packet(), effects);
         }
     }
 
@@ -375,7 +379,7 @@ impl Command {
         if self.client_gone {
             return;
         }
-        match self.to_client.give(bytes, |bytes| effects.write_client(bytes).taken()) {
+        match self.to_client.send(bytes, |bytes| effects.write_client(bytes).taken()) {
             SendOutcome::Sent(_) => {}
             SendOutcome::OutOfMemory => self.out_of_memory = true,
             SendOutcome::Closed => self.client_disconnected(),
@@ -383,8 +387,8 @@ impl Command {
     }
 
     /// Reason of a termination by the gateway, if there is one.
-    pub fn termination(&self) -> Option<Ending> {
-        self.termination.or(self.out_of_memory.then_some(Ending::Lost))
+    pub fn termination(&self) -> Option<EndKind> {
+        self.termination.or(self.out_of_memory.then_some(EndKind::Lost))
     }
 
     /// Whether the client has disconnected.

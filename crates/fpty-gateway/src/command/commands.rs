@@ -19,9 +19,9 @@ use crate::session::byte_counts::ByteCounts;
 use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
 use crate::session::state::NextAction;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, HEADER};
-use fpty::sys::Read;
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, HEADER, SessionEnd};
+use fpty::sys::ReadOutcome;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::{Interest, Poller, Ready};
 
@@ -113,13 +113,13 @@ impl Commands {
             // Deferred input is handled first, then the connection is read to its end.
         } else if ready.read {
             match io.client.read_into(&mut cx.input) {
-                Read::Bytes(_) => {
+                ReadOutcome::Bytes(_) => {
                     fault_injection::strike("command", || &cx.input);
                     cx.deliver_command_input(key, command, io);
                 }
                 // The end of the input has a packet of its own.
-                Read::Eof | Read::Closed => command.client_disconnected(),
-                Read::WouldBlock => {}
+                ReadOutcome::Eof | ReadOutcome::Closed => command.client_disconnected(),
+                ReadOutcome::WouldBlock => {}
             }
         } else if ready.hang_up {
             command.client_disconnected();
@@ -149,7 +149,7 @@ impl Commands {
         cx: &mut Context,
         key: Key,
         exit: Exit,
-        failure: Option<Ended>,
+        failure: Option<SessionEnd>,
     ) {
         let Some(live) = self.running.get_mut(key) else {
             return;
@@ -159,27 +159,27 @@ impl Commands {
         }
         match &failure {
             Some(why) => {
-                let origin = live.rejected(cx, key);
+                let origin = live.abort(cx, key);
                 let client = Some(&live.io.client);
-                cx.audit.rejected(origin, client, RejectReason::of(why), &why.text);
+                cx.rejected(&origin, client, RejectReason::of(why), &why.text);
             }
             None => live.exited(cx, key, exit),
         }
         let LiveCommand { command, io, .. } = live;
-        command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), io);
+        command.program_ended(failure.unwrap_or_else(|| session_end(exit)), io);
         cx.push_outcome(Outcome::SettleCommand(key));
     }
 
     /// Ends a command at the operator's wish.
     pub fn end_by_operator(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         if let Some(live) = self.running.get_mut(key) {
-            live.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
+            live.terminate_with(cx, key, EndKind::Operator, ENDED_BY_OPERATOR);
             self.settle(cx, processes, key);
         }
     }
 
     /// Notifies all clients that the gateway ends.
-    pub fn stop(&mut self, why: Ending, line: &str) {
+    pub fn stop(&mut self, why: EndKind, line: &str) {
         let keys: Vec<Key> = self.iter_from(0).map(|(_, key)| key).collect();
         for key in keys {
             if let Some(live) = self.running.get_mut(key) {
@@ -202,7 +202,7 @@ impl Commands {
             NextAction::OutOfMemory => {
                 let LiveCommand { command, io, .. } = live;
                 if !command.has_output() {
-                    command.terminate(Ending::Lost, "command ended: out of memory", io);
+                    command.terminate(EndKind::Lost, "command ended: out of memory", io);
                 }
                 cx.listeners.log_rejection("forkptyrouter: command ended: out of memory");
                 self.close(cx, processes, key);
@@ -226,7 +226,7 @@ impl Commands {
             self.by_program.remove(&program);
         }
         if !command.has_output() && command.termination().is_none() {
-            command.terminate(Ending::Lost, &format!("command ended: {why}"), io);
+            command.terminate(EndKind::Lost, &format!("command ended: {why}"), io);
         }
         self.close(cx, processes, key);
     }
@@ -290,7 +290,7 @@ impl TimeLimited for LiveCommand {
         self.command.notice(line, &mut self.io);
     }
 
-    fn terminate(&mut self, why: Ending, line: &str) {
+    fn terminate(&mut self, why: EndKind, line: &str) {
         self.command.terminate(why, line, &mut self.io);
     }
 }
@@ -360,7 +360,7 @@ impl LiveCommand {
         };
         let most = self.command.room(number).min(BUFFER - HEADER - 1);
         match output.read(&mut buffer[HEADER..HEADER + most]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 fault_injection::strike("stream", || &buffer[HEADER..HEADER + count]);
                 if let Some(byte_counts) = &mut self.io.byte_counts {
                     byte_counts.count_output(count);
@@ -368,8 +368,8 @@ impl LiveCommand {
                 let packet = &mut buffer[..HEADER + count];
                 self.command.output_sent(number, packet, &mut self.io);
             }
-            Read::WouldBlock => {}
-            Read::Eof | Read::Closed => self.command.output_eof(number, &mut self.io),
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Eof | ReadOutcome::Closed => self.command.output_eof(number, &mut self.io),
         }
     }
 }

@@ -82,8 +82,8 @@ impl Commands {
         if let Err(error) = live.register(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.listeners.log_rejection(&format!("forkptyrouter: command refused: {why}"));
-            let origin = live.rejected(cx, key);
-            cx.audit.rejected(origin, Some(&live.io.client), RejectReason::Resources, &why);
+            let origin = live.abort(cx, key);
+            cx.rejected(&origin, Some(&live.io.client), RejectReason::Resources, &why);
             live.terminate(EndKind::Refused, &why);
             return self.close(cx, processes, key);
         }

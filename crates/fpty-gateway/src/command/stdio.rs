@@ -26,7 +26,7 @@ pub struct CommandIo {
     pub program: Option<Pid>,
     /// Pidfd of the process group's leader: it serves when the leader was reaped.
     pub leader: Option<PidFd>,
-    /// Byte counts, where somebody needs them.
+    /// Byte counts, where audit, limits or statistics need them.
     pub byte_counts: Option<Box<ByteCounts>>,
 }
 
@@ -82,7 +82,7 @@ impl ChildEnd {
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             ChildEnd::Pipe(fd) => Some(fd.as_fd()),
-            ChildEnd::ReceivedFds(fd) => fd.as_fd(),
+            ChildEnd::Passed(fd) => fd.as_fd(),
         }
     }
 }
@@ -105,7 +105,7 @@ impl StdioPlan {
         };
         let (mut our_input, mut our_outputs) = (None, [None, None]);
         let input = match passed[0].take() {
-            Some(fd) => ChildEnd::ReceivedFds(fd),
+            Some(fd) => ChildEnd::Passed(fd),
             None => {
                 let (ours, end) = StdinPipe::pipe()?;
                 our_input = Some(ours);
@@ -113,7 +113,7 @@ impl StdioPlan {
             }
         };
         let mut output = |number: usize| match passed[number].take() {
-            Some(fd) => Ok(ChildEnd::ReceivedFds(fd)),
+            Some(fd) => Ok(ChildEnd::Passed(fd)),
             None => OutputPipe::pipe().map(|(ours, end)| {
                 our_outputs[number - 1] = Some(ours);
                 child_end(end)

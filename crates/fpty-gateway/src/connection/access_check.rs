@@ -44,7 +44,7 @@ impl Context {
         self.listeners.log_rejection(&line);
         let _ =
             client.write(format!("forkptyrouter: session refused: {NOT_PERMITTED}\r\n").as_bytes());
-        self.audit.rejected(origin, Some(client), RejectReason::Denied, why);
+        self.rejected(&origin, Some(client), RejectReason::Denied, why);
         false
     }
 }

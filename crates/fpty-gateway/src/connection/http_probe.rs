@@ -118,7 +118,7 @@ impl Context {
         is_told: bool,
     ) {
         let origin = self.audit.origin(listener, protocol);
-        self.audit.rejected(origin, Some(client), RejectReason::Denied, HTTP_REJECTED);
+        self.rejected(&origin, Some(client), RejectReason::Denied, HTTP_REJECTED);
         let line =
             line(self.listeners.get(listener).map(|listener| listener.name.as_str()), client);
         self.listeners.log_rejection(&line);

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use super::shared_counts::{SharedCount, SharedCounts};
 use crate::config::rules::Rules;
 use crate::event_loop::fault_domain::SessionRef;
+use crate::observe::audit::session_info::SessionInfo;
+use crate::observe::event::{Event, Observer};
 use crate::process::shared_memory::{self, Region};
 use fpty::fair_share::Principal;
 use fpty::sys::shm::halves;
@@ -144,7 +146,7 @@ impl Limits {
     }
 
     /// Transfers a permit when a session is detached or attached.
-    pub fn transfer(&mut self, from: SessionRef, to: SessionRef) {
+    fn transfer(&mut self, from: SessionRef, to: SessionRef) {
         if !self.permits.is_empty() {
             if let Some(permit) = self.permits.remove(&from) {
                 self.permits.insert(to, permit);
@@ -158,9 +160,21 @@ impl Limits {
     }
 
     /// Releases the permit of a session.
-    pub fn release(&mut self, session_ref: SessionRef) {
+    fn release(&mut self, session_ref: SessionRef) {
         if !self.permits.is_empty() {
             self.permits.remove(&session_ref);
+        }
+    }
+}
+
+impl Observer for Limits {
+    fn on_event(&mut self, event: &Event<'_>, _: Option<&SessionInfo>) {
+        match *event {
+            Event::Attached { from, to, .. } | Event::Detached { from, to, .. } => {
+                self.transfer(from, to);
+            }
+            Event::Closed { session, .. } | Event::Aborted(session) => self.release(session),
+            _ => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::event_loop::slab::Key;
 use crate::observe::audit::SessionInfo;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
-use fpty::sys::process_handle::Process;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// Indexes of commands come after those of sessions, which are fewer than descriptors.
 const COMMANDS: usize = 1 << 31;
@@ -56,7 +56,8 @@ impl<'a> AllSessions<'a> {
         selector: &SessionSelector,
         uid: u32,
     ) -> impl Iterator<Item = (usize, SessionRef)> {
-        let indexed_matches = self.left.into_iter().flat_map(move |left| left.meant(selector, uid));
+        let indexed_matches =
+            self.left.into_iter().flat_map(move |left| left.matching(selector, uid));
         indexed_matches.map(|one| match one {
             SessionRef::Session(key) => (key.slot(), one),
             SessionRef::Command(key) => (COMMANDS + key.slot(), one),
@@ -149,7 +150,7 @@ impl<'a> AllSessions<'a> {
         Some(SessionView {
             client: &io.client,
             listener: attached.listener,
-            pid: io.program.as_ref().map(Process::pid),
+            pid: io.program.as_ref().map(ProcessHandle::pid),
             master: Some(master),
             idle: idle.or_else(|| master.idle_time()),
             is_handed_over,

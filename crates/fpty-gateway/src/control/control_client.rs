@@ -7,7 +7,7 @@ use super::statistics;
 use crate::event_loop::context::Context;
 use fpty::backlog::Backlog;
 use fpty::fair_share::Principal;
-use fpty::proto::{Ended, Ending, NO_SUCH, NOTICE, encode_input, encode_packet};
+use fpty::proto::{EndKind, NO_SUCH_SESSION, NOTICE, SessionEnd, encode_input, encode_packet};
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
@@ -134,19 +134,19 @@ impl ControlClient {
     }
 
     /// Ends the answer.
-    pub fn push_end(&mut self, ended: &Ended) {
+    pub fn push_end(&mut self, ended: &SessionEnd) {
         self.answer.push(&ended.packet());
         self.over = true;
     }
 
     /// Ends the answer with success.
     fn push_success(&mut self) {
-        self.push_end(&Ended { ending: Ending::Exit, value: 0, text: String::new() });
+        self.push_end(&SessionEnd { ending: EndKind::Exit, value: 0, text: String::new() });
     }
 
     /// Ends the answer with a rejection.
     pub fn refuse(&mut self, why: impl Into<String>) {
-        self.push_end(&Ended::because(Ending::Refused, why));
+        self.push_end(&SessionEnd::new(EndKind::Refused, why));
     }
 
     /// Adds a page of a gateway.
@@ -221,7 +221,7 @@ impl ControlClient {
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
             true => self.push_success(),
-            false => self.refuse(NO_SUCH),
+            false => self.refuse(NO_SUCH_SESSION),
         }
     }
 
@@ -250,8 +250,10 @@ impl KillSearch {
         let whole = self.found.iter().find(|found| found.id.is_same(&self.selector));
         let found = whole.map_or(self.found.as_slice(), std::slice::from_ref);
         match found {
-            [] if unanswered > 0 => Err(format!("{NO_SUCH}, but for gateways that do not answer")),
-            [] => Err(String::from(NO_SUCH)),
+            [] if unanswered > 0 => {
+                Err(format!("{NO_SUCH_SESSION}, but for gateways that do not answer"))
+            }
+            [] => Err(String::from(NO_SUCH_SESSION)),
             [_] if unanswered > 0 && !self.selector.is_full_id() => {
                 Err(String::from("a gateway does not answer: give the whole id"))
             }
@@ -283,7 +285,7 @@ mod tests {
         // One may be called like another's id.
         let whole = meant("0A234567", &["zzzzzzzz", "0a234567"], 0);
         assert_eq!(whole.as_deref(), Ok("0a234567"));
-        assert_eq!(meant("0a", &[], 0), Err(String::from(NO_SUCH)));
+        assert_eq!(meant("0a", &[], 0), Err(String::from(NO_SUCH_SESSION)));
         assert!(meant("0a", &[], 1).is_err_and(|why| why.contains("do not answer")));
         assert!(meant("0a", &["0a234567"], 1).is_err_and(|why| why.contains("the whole id")));
         assert_eq!(meant("0a234567", &["0a234567"], 1).as_deref(), Ok("0a234567"));

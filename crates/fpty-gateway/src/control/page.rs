@@ -99,7 +99,7 @@ impl AllSessions<'_> {
                 PageKind::Statistics => page.add(self.statistics_of(cx, one)),
                 PageKind::Matches(by) => {
                     let id = self.id_of(cx, one);
-                    if self.is_indexed(one) || !by.begins(&id) {
+                    if self.is_indexed(one) || !by.matches_prefix(&id) {
                         continue;
                     }
                     page.add_place(place, &id);
@@ -136,7 +136,7 @@ impl AllSessions<'_> {
             return false;
         };
         let is_known = self.user_of(one).is_some_and(|uid| page_request.may_see(uid));
-        let is_it = is_known && id.begins(&self.id_of(cx, one));
+        let is_it = is_known && id.matches_prefix(&self.id_of(cx, one));
         if is_it {
             cx.push_outcome(Outcome::Terminate(one));
         }

@@ -21,7 +21,7 @@ use crate::observe::audit::timestamp;
 use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::DetachState;
+use crate::session::state::extended_state::DetachState;
 use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
@@ -186,7 +186,7 @@ impl DetachRegistry {
                     false => stolen_by(cx, uid),
                 };
                 if let Some(displaced) = displaced {
-                    displaced.refuse(cx, &stolen_by);
+                    displaced.reject(cx, &stolen_by);
                 }
                 if must_notify {
                     self.ask_to_detach(sessions, key, stolen_by);

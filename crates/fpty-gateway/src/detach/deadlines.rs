@@ -14,7 +14,7 @@ use fpty::sys::clock::BootInstant;
 
 impl RegistryEntry {
     /// Time limits, by the rules of the session's socket.
-    pub(crate) fn times(&self, cx: &Context) -> TimeLimits {
+    pub(crate) fn time_limits(&self, cx: &Context) -> TimeLimits {
         let rules = cx.listeners.rules(self.listener);
         TimeLimits {
             detached: rules.map_or(Duration::MAX, |rules| rules.detach.time),
@@ -23,12 +23,12 @@ impl RegistryEntry {
     }
 
     /// The session's next deadline.
-    fn due(&self, cx: &Context) -> Option<BootInstant> {
+    fn next_deadline(&self, cx: &Context) -> Option<BootInstant> {
         let status_deadline = self.state.program().and_then(|program| program.status_deadline);
         let dirty = self.dirty.then(|| BootInstant::now() + RETRY_DELAY);
         let status_deadline = status_deadline.map(|_| BootInstant::now() + POLL_INTERVAL);
         let closed = self.state.terminal().and_then(|detached| detached.closed);
-        let due = self.state.due(self.times(cx));
+        let due = self.state.due(self.time_limits(cx));
         due.into_iter().chain(dirty).chain(status_deadline).chain(closed).min()
     }
 }
@@ -39,7 +39,7 @@ impl DetachRegistry {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let due = entry.due(cx);
+        let due = entry.next_deadline(cx);
         if due == entry.scheduled {
             return;
         }

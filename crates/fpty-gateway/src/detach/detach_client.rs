@@ -173,10 +173,11 @@ impl DetachRegistry {
         key: Key,
     ) -> Result<Option<Box<ScrollbackWriter>>, String> {
         fault_injection::point("reserving");
-        let is_theirs = live.session.is_handed_over();
-        let kept = live.session.detach_state_mut();
+        let is_handed_over = live.session.is_handed_over();
+        let detach_state = live.session.detach_state_mut();
         // Another process may have written into a shared scrollback.
-        let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
+        let is_good = detach_state
+            .is_some_and(|detach_state| !is_handed_over || detach_state.remains.catch_up().is_ok());
         let remains = match is_good {
             true => None,
             false => {
@@ -241,7 +242,7 @@ impl DetachRegistry {
         live: LiveSession,
         remains: Option<Box<ScrollbackWriter>>,
     ) -> Option<Stream> {
-        let was_theirs = live.session.is_handed_over();
+        let was_handed_over = live.session.is_handed_over();
         let LiveSession { mut session, mut io, .. } = live;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
             entry.secrets.confirm();
@@ -254,12 +255,13 @@ impl DetachRegistry {
         if master.is_shared() {
             master.take_back();
         }
-        let kept = remains.map(|remains| *remains);
-        let Some(mut remains) = kept.or_else(|| Some(session.take_detach_state()?.remains)) else {
+        let detach_state = remains.map(|remains| *remains);
+        let Some(mut remains) = detach_state.or_else(|| Some(session.take_detach_state()?.remains))
+        else {
             self.forget_entry(cx, key);
             return None;
         };
-        if was_theirs {
+        if was_handed_over {
             // Output since the last look, from before the client was detached. Where that is
             // corrupt the scrollback goes on from the last good state.
             let _ = remains.catch_up();
@@ -329,7 +331,7 @@ impl DetachRegistry {
             return;
         };
         if let Some(pending) = entry.state.release().pending {
-            pending.refuse(cx, SESSION_ENDED);
+            pending.reject(cx, SESSION_ENDED);
         }
     }
 
@@ -355,7 +357,7 @@ impl DetachRegistry {
                 processes.killer.terminate(cx, pidfd);
             }
             if let Some(pending) = pending {
-                pending.refuse(cx, SESSION_ENDED);
+                pending.reject(cx, SESSION_ENDED);
             }
         }
     }
@@ -374,14 +376,14 @@ impl LiveSession {
 /// client reads it.
 fn final_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
     let live = sessions.get_mut(session)?;
-    let was_theirs = live.session.is_handed_over();
-    let mut kept = live.session.take_detach_state()?.remains;
-    if was_theirs {
-        kept.catch_up().ok()?;
+    let was_handed_over = live.session.is_handed_over();
+    let mut detach_state = live.session.take_detach_state()?.remains;
+    if was_handed_over {
+        detach_state.catch_up().ok()?;
         // Takes back the terminal with the program's last output.
         live.io.master.take_back();
     }
     let recording = live.io.recording().map(AsRef::as_ref);
-    drain_terminal(cx, &live.io.master, &mut kept, recording);
-    kept.share_file().ok()
+    drain_terminal(cx, &live.io.master, &mut detach_state, recording);
+    detach_state.share_file().ok()
 }

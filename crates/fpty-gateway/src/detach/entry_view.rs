@@ -74,12 +74,13 @@ impl DetachRegistry {
 
     /// Sessions that a selector matches: by id or prefix of one, and by name among the user's own
     /// (another user's names are no match: anybody may have chosen them).
-    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = SessionRef> {
+    pub fn matching(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = SessionRef> {
         let text = by.to_string();
         let by_id = self.index.with_id_prefix(&text.to_ascii_lowercase());
-        let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));
+        let is_another =
+            |key: &Key| self.entries.get(*key).is_some_and(|it| !by.matches_prefix(&it.id));
         let by_name = self.index.named(uid, &text).filter(is_another);
-        by_id.chain(by_name).map(|key| self.subject_of(key))
+        by_id.chain(by_name).map(|key| self.session_ref_of(key))
     }
 
     /// A session that is detached or has exited.

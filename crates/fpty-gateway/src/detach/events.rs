@@ -17,7 +17,7 @@ use fpty::sys::poll::{Interest, Ready};
 
 impl DetachRegistry {
     /// Hands all events of the registry's epoll to the loop.
-    pub fn on_ready(&mut self, cx: &mut Context) {
+    pub fn poll_ready(&mut self, cx: &mut Context) {
         let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
         for index in 0..count {
             cx.push_outcome(Outcome::DetachedReady(self.poller.ready(index)));
@@ -25,7 +25,7 @@ impl DetachRegistry {
     }
 
     /// Handles one event.
-    pub fn on_event(
+    pub fn handle_event(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
@@ -42,7 +42,7 @@ impl DetachRegistry {
     }
 
     /// Handles what is overdue, session by session, and sets the next timer.
-    pub fn run_due(&mut self, cx: &mut Context) {
+    pub fn run_deadlines(&mut self, cx: &mut Context) {
         let now = BootInstant::now();
         while self.wakeups.last().is_some_and(|next| *next <= now) {
             self.wakeups.pop();
@@ -66,7 +66,7 @@ impl DetachRegistry {
     }
 
     /// Handles a session's deadline.
-    pub fn on_due(
+    pub fn handle_deadline(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
@@ -93,7 +93,7 @@ impl DetachRegistry {
         let Some(entry) = self.entries.get(key) else {
             return;
         };
-        match entry.state.overdue(entry.times(cx), now) {
+        match entry.state.overdue(entry.time_limits(cx), now) {
             Some(Overdue::DropClient(client)) => {
                 cx.push_outcome(Outcome::DropClient(client.session))
             }

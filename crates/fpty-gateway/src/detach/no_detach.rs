@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::{Client, NoDetach, Program, RegistryEntry, terminal_size};
-use super::restore::{Restored, check_recording, entry};
+use super::restore::{Restored, check_recording, restored_entry};
 use crate::connection::session_access::{UNKNOWN_UID, uid_of};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::SessionRef;
@@ -36,7 +36,7 @@ use fpty::sys::{WriteOutcome, procfs};
 const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 
 /// Index of no socket.
-const NO_DOOR: u16 = u16::MAX;
+const NO_LISTENER: u16 = u16::MAX;
 
 /// Information of a session's record, without socket and size.
 pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
@@ -44,7 +44,7 @@ pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
         history: record.history.clone(),
         command: record.command.clone(),
         started: Timestamp::from(record.since),
-        listener: NO_DOOR,
+        listener: NO_LISTENER,
         size: terminal_size(None),
         uid: record.uid,
         // The field is missing in records of an earlier version.
@@ -162,7 +162,7 @@ impl DetachRegistry {
         let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
-        let at = listener.unwrap_or(NO_DOOR);
+        let at = listener.unwrap_or(NO_LISTENER);
         let info = RestoredInfo { listener: at, size, ..info };
         if let Some(why) = check_recording(cx, at, &id) {
             let _ = client.write(&why.packet());
@@ -179,7 +179,10 @@ impl DetachRegistry {
             _ => None,
         };
         let origin = NoDetach { socket: listener.is_none().then_some(socket), last, prepared_line };
-        let entry = RegistryEntry { no_detach: Some(Box::new(origin)), ..entry(&info, pid, state) };
+        let entry = RegistryEntry {
+            no_detach: Some(Box::new(origin)),
+            ..restored_entry(&info, pid, state)
+        };
         let key = self.insert(entry);
         self.watch_restored(cx, sessions, key, session);
         Some(Restored::Attached { entry: key, session, info: Box::new(info) })

@@ -14,7 +14,7 @@ use crate::event_loop::slab::Key;
 use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use crate::session::selector::SessionSelector;
-use crate::session::state::detach_state::DetachState;
+use crate::session::state::extended_state::DetachState;
 use fpty::error::reason;
 use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
@@ -128,23 +128,9 @@ impl DetachRegistry {
         }
         let began = Timestamp::now();
         let program = Program { pidfd: None, status_deadline: None };
-        let entry = self.insert(RegistryEntry {
-            id: id.into(),
-            name,
-            uid,
-            principal,
-            secrets,
-            listener,
-            pid,
-            since: began,
-            state: AttachState::attached(program, Client { session: key, uid }, began),
-            dirty: false,
-            scheduled: None,
-            viewers: 0,
-            no_detach: None,
-            name_claim,
-            detached_claims: None,
-        });
+        let state = AttachState::attached(program, Client { session: key, uid }, began);
+        let entry = RegistryEntry::new((&id, began), (uid, principal), listener, pid, state);
+        let entry = self.insert(RegistryEntry { name, secrets, name_claim, ..entry });
         self.sync_supervisor(cx, sessions, processes, entry);
         true
     }

@@ -16,13 +16,13 @@ use crate::process::supervisor::end_record::EndRecord;
 use crate::session::selector::SessionSelector;
 use fpty::fair_share::Principal;
 use fpty::proto::session_key::Secret;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process_handle::Process;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 
 use super::attach_state::{AttachState, AttachTypes};
@@ -106,8 +106,8 @@ impl Program {
     }
 
     /// The process with this number, to be signalled.
-    pub(crate) fn process(self, pid: Pid) -> Process {
-        self.pidfd.map_or_else(|| Process::child(pid), Process::held)
+    pub(crate) fn process(self, pid: Pid) -> ProcessHandle {
+        self.pidfd.map_or_else(|| ProcessHandle::child(pid), ProcessHandle::from_pidfd)
     }
 }
 
@@ -143,7 +143,7 @@ impl DetachedTerminal {
 /// What is kept of an exited session.
 pub(crate) struct ExitedSession {
     pub(crate) ring: OwnedFd,
-    pub(crate) ended: Ended,
+    pub(crate) ended: SessionEnd,
     /// The command, where it is known.
     pub(crate) command: Option<Box<str>>,
 }
@@ -161,8 +161,8 @@ pub struct PendingAttach {
 
 impl PendingAttach {
     /// Rejects the client.
-    pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
-        let why = Ended::because(Ending::Refused, why);
+    pub(crate) fn reject(self, cx: &mut Context, why: &str) {
+        let why = SessionEnd::new(EndKind::Refused, why);
         cx.reject(self.connection, true, why);
     }
 }
@@ -177,6 +177,33 @@ pub struct NoDetach {
 }
 
 impl RegistryEntry {
+    /// An entry without a name: of this id and start, owner, socket and process.
+    pub(crate) fn new(
+        (id, since): (&str, Timestamp),
+        (uid, principal): (u32, Principal),
+        listener: u16,
+        pid: Pid,
+        state: AttachState<DetachResources>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            name: String::new(),
+            uid,
+            principal,
+            secrets: Secrets::default(),
+            listener,
+            pid,
+            since,
+            state,
+            dirty: false,
+            scheduled: None,
+            viewers: 0,
+            no_detach: None,
+            name_claim: None,
+            detached_claims: None,
+        }
+    }
+
     /// Updates the claims on name and quotas to the current state.
     pub(crate) fn update_claims(&mut self, shared_counts: &SharedCounts) {
         let is_ones_own = self.uid != UNKNOWN_UID && !self.state.has_exited();

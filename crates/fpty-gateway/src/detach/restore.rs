@@ -21,7 +21,7 @@ use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord}
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::DetachState;
+use crate::session::state::extended_state::DetachState;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
@@ -100,8 +100,11 @@ impl DetachRegistry {
         let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::restore(secrets);
         let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
-        let entry =
-            |info: &RestoredInfo, state| RegistryEntry { name, secrets, ..entry(info, pid, state) };
+        let entry = |info: &RestoredInfo, state| RegistryEntry {
+            name,
+            secrets,
+            ..restored_entry(info, pid, state)
+        };
         let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
@@ -263,27 +266,12 @@ pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<S
     }
 }
 
-/// An entry of a session without a name.
-pub(crate) fn entry(
+/// Entry of a restored session, without its name.
+pub(crate) fn restored_entry(
     info: &RestoredInfo,
     pid: Pid,
     state: AttachState<DetachResources>,
 ) -> RegistryEntry {
-    RegistryEntry {
-        id: info.id.as_str().into(),
-        name: String::new(),
-        uid: info.uid,
-        principal: info.principal,
-        secrets: Secrets::default(),
-        listener: info.listener,
-        pid,
-        since: info.started,
-        state,
-        dirty: false,
-        scheduled: None,
-        viewers: 0,
-        no_detach: None,
-        name_claim: None,
-        detached_claims: None,
-    }
+    let owner = (info.uid, info.principal);
+    RegistryEntry::new((&info.id, info.started), owner, info.listener, pid, state)
 }

@@ -162,19 +162,19 @@ impl DetachRegistry {
                 BorrowedFds { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
-                let Some(kept) = attached.session.detach_state() else {
+                let Some(detach_state) = attached.session.detach_state() else {
                     return;
                 };
                 let io = &attached.io;
-                record.shared = io.master.is_shared() || !kept.relay_only;
+                record.shared = io.master.is_shared() || !detach_state.relay_only;
                 record.recording = io.recording().map(|recording| recording.state());
                 // A relayed session cannot go on with its client: output under way would be lost.
-                let is_theirs = attached.session.is_handed_over();
+                let is_handed_over = attached.session.is_handed_over();
                 BorrowedFds {
                     master: Some(io.master.as_fd()),
                     program,
-                    ring: kept.remains.shared_file(),
-                    client: is_theirs.then(|| io.client.as_fd()),
+                    ring: detach_state.remains.shared_file(),
+                    client: is_handed_over.then(|| io.client.as_fd()),
                     memory: None,
                 }
             }

@@ -1,5 +1,6 @@
 //! Viewers: clients that view a session beside the attached one, and clients that read the end of
-//! an exited session. They are fed from the scrollback, whoever writes that.
+//! an exited session. They are fed from the scrollback, be it written by the gateway or by a client
+//! that has the terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -129,7 +130,7 @@ impl DetachRegistry {
         };
         let prepared_line = match has_exited {
             true => None,
-            false => cx.viewer_joined(self.subject_of(key), &origin, &viewer.client),
+            false => cx.viewer_joined(self.session_ref_of(key), &origin, &viewer.client),
         };
         let viewer = Viewer { prepared_line, ..viewer };
         let viewer = self.viewers.insert(viewer);
@@ -212,7 +213,7 @@ impl DetachRegistry {
     }
 
     /// The subject of an entry: the live session or the detached one.
-    pub(crate) fn subject_of(&self, entry: Key) -> SessionRef {
+    pub(crate) fn session_ref_of(&self, entry: Key) -> SessionRef {
         self.session_of(entry).map_or(SessionRef::Detached(entry), SessionRef::Session)
     }
 
@@ -259,7 +260,7 @@ impl DetachRegistry {
             return;
         };
         let (is_announced, entry) = (std::mem::take(&mut viewer.is_announced), viewer.entry);
-        let session_ref = self.subject_of(entry);
+        let session_ref = self.session_ref_of(entry);
         if let Some(viewer) = self.viewers.get(key).filter(|_| is_announced) {
             cx.viewer_left(
                 session_ref,

@@ -24,6 +24,7 @@ use crate::control::peers::Peers;
 use crate::detach::DetachRegistry;
 use crate::host::{SocketRole, host};
 use crate::log::log;
+use crate::observe::Observers;
 use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
@@ -92,6 +93,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
+    let observers = Observers::new(ordinal);
     let audit = Audit::new(
         &config,
         ordinal,
@@ -114,6 +116,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
             spawner,
             listeners: Listeners::new(listeners, statistics),
             audit,
+            observers,
             lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
             poller,
         }),
@@ -130,7 +133,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         peers: Peers::of(ordinal),
         attach_searches: AttachSearches::default(),
     };
-    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().tell_last_line(line));
+    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().write_end_line(line));
     event_loop.restore(found);
     if let Some(recorder) = &mut event_loop.recorder {
         recorder.all_restored(&mut event_loop.cx);

@@ -16,6 +16,7 @@ use crate::connection::lingering_close::{self, CloseNotice, LingeringCloses};
 use crate::connection::listeners::{self, Listeners};
 use crate::connection::shared_counts::SharedCounts;
 use crate::log;
+use crate::observe::Observers;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
@@ -49,6 +50,8 @@ pub struct Context {
     pub limits: Limits,
     /// The audit.
     pub audit: Audit,
+    /// Other observers of sessions.
+    pub observers: Observers,
     /// Counts and names that all gateways see.
     pub shared_counts: SharedCounts,
     /// Ids of sessions.
@@ -96,6 +99,7 @@ pub struct ContextParts {
     pub spawner: Spawner,
     pub listeners: Listeners,
     pub audit: Audit,
+    pub observers: Observers,
     pub lingering: LingeringCloses,
     pub poller: Poller,
 }
@@ -110,6 +114,7 @@ impl Context {
             spawner,
             listeners,
             audit,
+            observers,
             lingering,
             poller,
         } = parts;
@@ -120,6 +125,7 @@ impl Context {
             listeners,
             limits: Limits::new(shared_counts.clone()),
             audit,
+            observers,
             shared_counts,
             ids: SessionIds::new(),
             requested_commands: RequestedCommands::default(),

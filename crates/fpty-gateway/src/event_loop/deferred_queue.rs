@@ -92,7 +92,9 @@ impl DeferredInput {
     /// Defers input. Returns whether there was memory for it.
     pub fn defer(&mut self, fault_domain: FaultDomain, chunk: &[u8]) -> bool {
         let mut bytes = Vec::new();
-        if !fpty::backlog::is_free(chunk.len()) || bytes.try_reserve_exact(chunk.len()).is_err() {
+        if !fpty::backlog::has_free_memory(chunk.len())
+            || bytes.try_reserve_exact(chunk.len()).is_err()
+        {
             return false;
         }
         bytes.extend_from_slice(chunk);

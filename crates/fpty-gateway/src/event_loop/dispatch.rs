@@ -64,7 +64,7 @@ impl GatewayLoop {
             }
             Token::LingeringClose(key) => cx.lingering.ready(key, ready, &mut cx.buffer[..]),
             Token::Detached => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.on_ready(cx))
+                self.transitions().with_registry(|registry, cx, _, _| registry.poll_ready(cx))
             }
             Token::Alarm => cx.timers.alarm_fired(),
         }
@@ -128,7 +128,7 @@ impl GatewayLoop {
             Timer::OrphanGrace => processes.killer.kill_orphans(cx),
             Timer::Accept => cx.start_accepting(),
             Timer::Detached => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.run_due(cx))
+                self.transitions().with_registry(|registry, cx, _, _| registry.run_deadlines(cx))
             }
             Timer::Listener(listener) => cx.listeners.resume(listener, &cx.poller),
         }

@@ -40,7 +40,7 @@ impl GatewayLoop {
             }
             Outcome::Started(SessionRef::Command(_) | SessionRef::Detached(_)) => {}
             Outcome::Aborted(session_ref, recording) => {
-                self.transitions().rejected(session_ref, recording.as_deref());
+                self.transitions().aborted(session_ref, recording.as_deref());
             }
             Outcome::LateHello(late) => {
                 let handshake_result = self.pending.restart(cx, *late);
@@ -83,12 +83,12 @@ impl GatewayLoop {
             }
             Outcome::DetachedReady(ready) => {
                 self.transitions().with_registry(|registry, cx, sessions, processes| {
-                    registry.on_event(cx, sessions, processes, ready);
+                    registry.handle_event(cx, sessions, processes, ready);
                 })
             }
             Outcome::DetachedDeadline(key) => {
                 self.transitions().with_registry(|registry, cx, sessions, processes| {
-                    registry.on_due(cx, sessions, processes, key);
+                    registry.handle_deadline(cx, sessions, processes, key);
                 })
             }
             Outcome::FeedViewer(key) => {

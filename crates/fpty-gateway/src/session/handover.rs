@@ -82,7 +82,7 @@ impl LiveSession {
         }
         match self.io.client.write_with_descriptors(&packet, &descriptors) {
             WriteOutcome::Bytes(_) => {
-                self.session.offered_fds();
+                self.session.set_offered();
                 if !relay_only {
                     self.io.master.share();
                 }

@@ -1,13 +1,15 @@
-//! The life of a session, and the one place that tells of it: it is pending,
-//! started, left and found again, looked at, exited, closed, or never was one. Whoever wants to know of it
-//! (audit, metrics, limits, lists, recordings, sessions that can be left) hears
-//! of it from here, and from nowhere else.
+//! Lifecycle of sessions and commands, and the one place that emits their events: pending, started,
+//! attached, detached, viewed, exited, closed, or aborted before the start. The observers
+//! (`observe/`) are told at once. The recorder and the registry of detachable sessions, which need
+//! other parts of the gateway, are told by the loop when the part that is at work has returned.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::relay::{LiveSession, Sessions};
+use super::relay::{LiveSession, SessionIo, Sessions};
 use crate::command::commands::LiveCommand;
+use crate::command::stdio::CommandIo;
 use crate::connection::limits::Permit;
 use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::context::Context;
@@ -15,10 +17,12 @@ use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::{Closed, Outcome};
 use crate::event_loop::slab::Key;
 use crate::observe::audit::{
-    Audit, ByteTotals, DetachReason, EndReason, Mode, NewSession, Origin, Peer, SessionHistory,
+    Audit, ByteTotals, DetachReason, EndReason, Mode, NewSession, Origin, Peer, RejectReason,
+    SessionHistory,
 };
+use crate::observe::event::Event;
 use crate::observe::recording::RecordingTap;
-use crate::process::supervisor::end_lines;
+use crate::process::supervisor::end_lines::EndLineSlot;
 use fpty::fair_share::Principal;
 use fpty::proto::EndKind;
 use fpty::sys::Size;
@@ -27,100 +31,106 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Stream;
 
-/// What happens to a session. The observers that every part has at hand are told
-/// at once; the others by the loop, when the part that is at work has finished.
-enum Event<'a> {
-    /// It is about to begin: it has a terminal or streams, and a program that is
-    /// not known to have been executed.
-    Pending { session_ref: SessionRef, permit: Option<Permit>, shown: Option<String> },
-    /// Its program was executed.
-    Started(SessionRef),
-    /// Its client has left, and it goes on as this entry of those without one.
-    Detached { key: Key, entry: Key, how: DetachReason, bytes: ByteTotals },
-    /// A client has come to that, and is its client from now on.
-    Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
-    /// Its program has ended.
-    Exited(SessionRef, Exit),
-    /// It is over.
-    Closed(Closed),
-    /// It never was one.
-    Rejected { session_ref: SessionRef, recording: Option<Rc<RecordingTap>> },
-}
-
-/// What is known of a session of a gateway that was here before.
+/// What is known of a session of an earlier gateway.
 pub struct RestoredInfo {
-    /// What is told of it, where anybody wanted to know.
+    /// Its history for the audit, where that is kept.
     pub history: Option<Box<SessionHistory>>,
-    /// What runs, where that is known.
+    /// The command, where it is known.
     pub command: Option<String>,
-    /// When it began.
+    /// Time of the start.
     pub started: Timestamp,
-    /// Where it began.
+    /// The socket where the session was opened, by its index.
     pub listener: u16,
-    /// The size of its terminal.
+    /// Size of the terminal.
     pub size: Size,
-    /// Whose it is, and for whom it counts where sessions are limited.
+    /// The owner's user id, and whom the session counts for where sessions are limited.
     pub uid: u32,
     pub principal: Principal,
-    /// Its id.
+    /// The session's id.
     pub id: String,
-    /// Its program.
+    /// The process.
     pub pid: Option<Pid>,
 }
 
 impl Context {
-    /// A session went without an end: it is told as lost.
-    pub fn lost(&mut self, session_ref: SessionRef) {
-        let last = self.audit.ended(session_ref, EndReason::Lost, (None, None));
-        self.audit.write_end(last.as_ref(), None);
+    /// Tells the observers of an event.
+    fn tell(&mut self, event: &Event<'_>) {
+        let Self { limits, requested_commands, observers, audit, .. } = self;
+        observers.tell(event, [limits, requested_commands], audit);
     }
 
-    /// A client looks on at a session. The place is to be given back with
-    /// [`Context::viewer_left`].
-    pub fn viewer_joined(
+    /// A session or command is pending: it has this permit and requested command, and `new` is what
+    /// the audit keeps of it.
+    fn pending(
         &mut self,
-        session_ref: SessionRef,
-        origin: &Origin,
-        client: &Stream,
-    ) -> Option<end_lines::EndLineSlot> {
-        self.audit.viewer_attached(session_ref, origin, client)
-    }
-
-    /// It does so no more, after so long.
-    pub fn viewer_left(
-        &mut self,
-        session_ref: SessionRef,
-        client: &Stream,
-        after: Duration,
-        place: Option<end_lines::EndLineSlot>,
+        session: SessionRef,
+        permit: Option<Permit>,
+        shown: Option<String>,
+        (client, origin): (&Stream, Origin),
+        new: impl FnOnce(&mut Self) -> NewSession,
     ) {
-        self.audit.viewer_left(session_ref, client, after, place);
+        if self.audit.is_enabled() {
+            let peer = Peer::of(client, &mut self.audit.user_names, origin.has_audit());
+            let new = new(self);
+            self.audit.note(session, origin, peer, new);
+        }
+        self.limits.assign(permit, session);
+        self.requested_commands.set(session, shown);
+        self.tell(&Event::Pending(session));
     }
 
     /// The program of a session or command was executed.
-    pub fn started(&mut self, session_ref: SessionRef) {
-        self.observe(Event::Started(session_ref));
+    pub fn started(&mut self, session: SessionRef) {
+        if let SessionRef::Session(key) = session {
+            self.panics.begin(key);
+        }
+        self.tell(&Event::Started(session));
+        self.push_outcome(Outcome::Started(session));
     }
 
-    /// A session without a client goes on, of a gateway that was here before; its client
-    /// was `lost` with that one, which had come then.
+    /// A viewer has joined a session. The slot is to be given back with [`Context::viewer_left`].
+    pub fn viewer_joined(
+        &mut self,
+        session: SessionRef,
+        origin: &Origin,
+        client: &Stream,
+    ) -> Option<EndLineSlot> {
+        let prepared = Cell::new(None);
+        self.tell(&Event::ViewerJoined { session, origin, client, prepared: &prepared });
+        prepared.get()
+    }
+
+    /// A viewer has left a session.
+    pub fn viewer_left(
+        &mut self,
+        session: SessionRef,
+        client: &Stream,
+        after: Duration,
+        prepared: Option<EndLineSlot>,
+    ) {
+        self.tell(&Event::ViewerLeft { session, client, after, prepared });
+    }
+
+    /// A detached session of an earlier gateway goes on; its client, which was there since `lost`,
+    /// was lost with that gateway.
     pub fn restored_detached(&mut self, entry: Key, info: RestoredInfo, lost: Option<Timestamp>) {
-        let (session_ref, uid) = (SessionRef::Detached(entry), info.uid);
-        self.restore_session(session_ref, info, |audit| match uid {
+        let (session, uid) = (SessionRef::Detached(entry), info.uid);
+        self.restore_session(session, info, |audit| match uid {
             UNKNOWN_UID => (Peer::default(), None),
             _ => (Peer::user(uid, &mut audit.user_names), None),
         });
         if let Some(since) = lost {
-            self.audit.client_lost_with_gateway(session_ref, since);
+            self.audit.set_attached(session, since);
+            let (from, to, bytes) = (session, session, (None, None));
+            self.tell(&Event::Detached { from, to, reason: DetachReason::Lost, bytes });
         }
     }
 
-    /// Any session of a gateway that was here before goes on: it has its seat, be there
-    /// none left, and is what it was. Where that kept nothing to be told, its client and
-    /// its terminal are as they are now.
+    /// A session of an earlier gateway goes on: it has its permit, even above the limit. Where the
+    /// earlier gateway kept no history the client and the terminal are described as they are `now`.
     fn restore_session(
         &mut self,
-        session_ref: SessionRef,
+        session: SessionRef,
         info: RestoredInfo,
         now: impl FnOnce(&mut Audit) -> (Peer, Option<String>),
     ) {
@@ -128,25 +138,21 @@ impl Context {
             info;
         if let Some(rules) = self.listeners.rules(listener) {
             let permit = self.limits.restore(rules, principal);
-            self.limits.assign(permit, session_ref);
+            self.limits.assign(permit, session);
         }
-        self.requested_commands.note(session_ref, command.clone());
+        self.requested_commands.set(session, command.clone());
         match history.filter(|_| self.audit.is_enabled()) {
-            Some(history) => self.audit.restore(session_ref, *history, listener, id, pid),
+            Some(history) => self.audit.restore(session, *history, listener, id, pid),
             None if self.audit.is_enabled() => {
                 let (peer, tty) = now(&mut self.audit);
                 let origin = self.audit.origin(listener, Mode::Extended);
                 let origin = self.audit.with_command(origin, || command);
-                self.audit.note(
-                    session_ref,
-                    origin,
-                    peer,
-                    NewSession { id, pid, tty, size: Some(size) },
-                );
+                let new = NewSession { id, pid, tty, size: Some(size) };
+                self.audit.note(session, origin, peer, new);
             }
             None => {}
         }
-        self.audit.session_restored(session_ref, started);
+        self.tell(&Event::Restored(session, started));
     }
 
     /// A session without a client is over.
@@ -159,61 +165,51 @@ impl Context {
     ) {
         let session_ref = SessionRef::Detached(entry);
         if let Some(exit) = exit {
-            self.observe(Event::Exited(session_ref, exit));
+            self.tell(&Event::Exited(session_ref, exit));
         }
-        let last = self.audit.ended(session_ref, why, (Some(0), Some(0))).map(Box::new);
-        let was_supervised = false;
-        self.observe(Event::Closed(Closed {
-            session_ref,
-            why,
-            exit,
-            last,
-            recording,
-            was_supervised,
-        }));
+        let (last, was_supervised) = (None, false);
+        let closed = Closed { session_ref, why, exit, last, recording, was_supervised };
+        self.closed(closed, (Some(0), Some(0)));
     }
 
-    fn observe(&mut self, event: Event<'_>) {
-        match event {
-            Event::Pending { session_ref, permit, shown } => {
-                self.limits.assign(permit, session_ref);
-                self.requested_commands.note(session_ref, shown);
-            }
-            Event::Started(session_ref) => {
-                if let SessionRef::Session(key) = session_ref {
-                    self.panics.begin(key);
-                }
-                self.audit.session_started(session_ref);
-                self.push_outcome(Outcome::Started(session_ref));
-            }
-            Event::Detached { key, entry, how, bytes } => {
-                let (from, to) = (SessionRef::Session(key), SessionRef::Detached(entry));
-                self.limits.transfer(from, to);
-                self.requested_commands.moves(from, to);
-                self.audit.detached(from, to, how, bytes);
-            }
-            Event::Attached { key, entry, origin, client } => {
-                let (from, to) = (SessionRef::Detached(entry), SessionRef::Session(key));
-                self.limits.transfer(from, to);
-                self.requested_commands.moves(from, to);
-                self.audit.attached(from, to, origin, client);
-            }
-            Event::Exited(session_ref, exit) => self.audit.program_ended(session_ref, exit),
-            Event::Closed(closed) => {
-                self.limits.release(closed.session_ref);
-                self.requested_commands.forget(closed.session_ref);
-                self.push_outcome(Outcome::Closed(closed));
-            }
-            Event::Rejected { session_ref, recording } => {
-                self.limits.release(session_ref);
-                self.requested_commands.forget(session_ref);
-                self.push_outcome(Outcome::Aborted(session_ref, recording));
-            }
-        }
+    /// A session or command is over: what the audit has of it goes to the loop.
+    fn closed(&mut self, closed: Closed, bytes: ByteTotals) {
+        let Closed { session_ref: session, why: reason, .. } = closed;
+        let last = self.audit.ended(session, reason, bytes).map(Box::new);
+        self.tell(&Event::Closed { session, reason, ended: last.as_deref() });
+        self.push_outcome(Outcome::Closed(Closed { last, ..closed }));
+    }
+
+    /// A session was lost in a panic: nobody else can tell of its end.
+    pub fn lost(&mut self, session: SessionRef) {
+        let reason = EndReason::Lost;
+        let last = self.audit.ended(session, reason, (None, None));
+        self.tell(&Event::Closed { session, reason, ended: last.as_ref() });
+        self.audit.write_end(last.as_ref(), None);
+    }
+
+    /// A pending session or command is dropped. Returns where its client comes from, which is to be
+    /// rejected.
+    fn aborted(&mut self, session: SessionRef, recording: Option<Rc<RecordingTap>>) -> Origin {
+        let origin = self.audit.remove(session);
+        self.tell(&Event::Aborted(session));
+        self.push_outcome(Outcome::Aborted(session, recording));
+        origin
+    }
+
+    /// A client gets no session.
+    pub fn rejected(
+        &mut self,
+        origin: &Origin,
+        client: Option<&Stream>,
+        reason: RejectReason,
+        text: &str,
+    ) {
+        self.tell(&Event::Rejected { origin, client, reason, text });
     }
 }
 
-/// Why a session ends whose client was told this, whose program has ended so, or whose
+/// The reason of an end: the gateway has terminated the session, its program has ended, or its
 /// client is gone.
 fn close_reason(
     termination: Option<EndKind>,
@@ -228,7 +224,7 @@ fn close_reason(
 }
 
 impl LiveSession {
-    /// A session is about to begin.
+    /// The session is pending.
     pub fn set_pending(
         &mut self,
         cx: &mut Context,
@@ -238,19 +234,15 @@ impl LiveSession {
         size: Size,
         shown: Option<String>,
     ) {
-        let session_ref = SessionRef::Session(key);
-        if cx.audit.is_enabled() {
-            let io = &mut self.io;
-            let peer = Peer::of(&io.client, &mut cx.audit.user_names, origin.has_audit());
-            let pid = io.program.as_ref().map(ProcessHandle::pid);
-            let (id, tty) = (cx.ids.of(key), io.master.slave_name());
-            cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty, size: Some(size) });
-            io.byte_counts.get_or_insert_with(Box::default).touch();
-        }
-        cx.observe(Event::Pending { session_ref, permit, shown });
+        let SessionIo { client, master, program, byte_counts, .. } = &mut self.io;
+        cx.pending(SessionRef::Session(key), permit, shown, (client, origin), |cx| {
+            byte_counts.get_or_insert_with(Box::default).touch();
+            let pid = program.as_ref().map(ProcessHandle::pid);
+            NewSession { id: cx.ids.of(key), pid, tty: master.slave_name(), size: Some(size) }
+        });
     }
 
-    /// It goes on, of a gateway that was here before.
+    /// The session of an earlier gateway goes on.
     pub fn set_restored(&mut self, cx: &mut Context, key: Key, info: RestoredInfo) {
         let io = &mut self.io;
         cx.restore_session(SessionRef::Session(key), info, |audit| {
@@ -261,36 +253,31 @@ impl LiveSession {
         }
     }
 
-    /// The session without a client that was this entry has this one.
+    /// A client has attached to the detached session of this entry: this is the live session.
     pub fn set_attached(&mut self, cx: &mut Context, key: Key, entry: Key, origin: &Origin) {
-        let client = &self.io.client;
-        cx.observe(Event::Attached { key, entry, origin, client });
+        let (from, to) = (SessionRef::Detached(entry), SessionRef::Session(key));
+        cx.tell(&Event::Attached { from, to, origin, client: &self.io.client });
         if let Some(recording) = self.io.recording() {
-            recording.assign_to(SessionRef::Session(key));
+            recording.assign_to(to);
         }
         if cx.audit.is_enabled() {
             self.io.byte_counts.get_or_insert_with(Box::default);
         }
     }
 
-    /// Its program was executed, if that was not known yet.
+    /// The program was executed, if that was not known yet.
     pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
         if std::mem::take(&mut self.started_poll) != 0 {
             cx.started(SessionRef::Session(key));
         }
     }
 
-    /// There never was such a session: where its client comes from.
-    pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
-        let session_ref = SessionRef::Session(key);
-        let recording = self.io.recording().cloned();
-        let origin = cx.audit.remove(session_ref);
-        cx.observe(Event::Rejected { session_ref, recording });
-        origin
+    /// The pending session is dropped. Returns where its client comes from.
+    pub fn abort(&mut self, cx: &mut Context, key: Key) -> Origin {
+        cx.aborted(SessionRef::Session(key), self.io.recording().cloned())
     }
 
-    /// Bytes of input and output of its client; `None`: they did not come through
-    /// here.
+    /// Bytes that were relayed for the client; `None`: they did not pass through the gateway.
     fn bytes(&self) -> ByteTotals {
         match self.session.is_handed_over() {
             true => (None, None),
@@ -298,62 +285,52 @@ impl LiveSession {
         }
     }
 
-    /// A session is over.
     fn mark_closed(&mut self, cx: &mut Context, key: Key) {
         let (session, session_ref) = (&self.session, SessionRef::Session(key));
         let why = close_reason(session.termination(), self.exit, session.client_is_gone());
         let byte_counts = self.io.byte_counts.as_mut();
         let recording = byte_counts.and_then(|byte_counts| byte_counts.recording.take());
-        let bytes = self.bytes();
         let was_supervised = session.is_handed_over() && session.detach_state().is_none();
         let exit = cx.audit.of(session_ref).and_then(|info| info.exit);
-        let last = cx.audit.ended(session_ref, why, bytes).map(Box::new);
-        cx.observe(Event::Closed(Closed {
-            session_ref,
-            why,
-            exit,
-            last,
-            recording,
-            was_supervised,
-        }));
+        let closed = Closed { session_ref, why, exit, last: None, recording, was_supervised };
+        cx.closed(closed, self.bytes());
     }
 }
 
 impl Sessions {
-    /// A session's program has ended, by itself or by a signal.
+    /// The program of a session has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
         if let Some(live) = self.get_mut(key) {
             live.mark_started(cx, key);
             live.exit = Some(EndReason::of_exit(exit));
-            cx.observe(Event::Exited(SessionRef::Session(key), exit));
+            cx.tell(&Event::Exited(SessionRef::Session(key), exit));
         }
     }
 
-    /// A session goes on without its client, as this entry of those that do: nobody
-    /// finds it by its key any more.
+    /// A session is detached, and goes on as this entry: its key is no longer valid.
     pub fn detach(
         &mut self,
         cx: &mut Context,
         key: Key,
         entry: Key,
-        how: DetachReason,
+        reason: DetachReason,
     ) -> Option<Box<LiveSession>> {
         let mut live = self.remove(key)?;
-        // It was never seen to run, perhaps, and runs all the same.
+        // The program may run although that was not seen.
         live.mark_started(cx, key);
-        let bytes = live.bytes();
-        cx.observe(Event::Detached { key, entry, how, bytes });
+        let (from, to) = (SessionRef::Session(key), SessionRef::Detached(entry));
+        cx.tell(&Event::Detached { from, to, reason, bytes: live.bytes() });
         if let Some(recording) = live.io.recording() {
-            recording.assign_to(SessionRef::Detached(entry));
+            recording.assign_to(to);
         }
         Some(live)
     }
 
-    /// A session is over: everybody is told, and nobody finds it any more.
+    /// A session is over: its key is no longer valid.
     pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<LiveSession>> {
         crate::event_loop::fault_injection::point("told-end");
         let mut live = self.remove(key)?;
-        // It was never seen to run, perhaps, and runs all the same.
+        // The program may run although that was not seen.
         live.mark_started(cx, key);
         live.mark_closed(cx, key);
         Some(live)
@@ -361,7 +338,7 @@ impl Sessions {
 }
 
 impl LiveCommand {
-    /// A command is about to begin.
+    /// The command is pending.
     pub fn set_pending(
         &mut self,
         cx: &mut Context,
@@ -370,42 +347,36 @@ impl LiveCommand {
         origin: Origin,
         shown: Option<String>,
     ) {
-        let session_ref = SessionRef::Command(key);
-        if cx.audit.is_enabled() {
-            let peer = Peer::of(&self.io.client, &mut cx.audit.user_names, origin.has_audit());
-            let (id, pid) = (cx.ids.of(("command", key)), self.io.program);
-            cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty: None, size: None });
-            self.io.byte_counts.get_or_insert_with(Box::default);
-        }
-        cx.observe(Event::Pending { session_ref, permit, shown });
+        let CommandIo { client, program, byte_counts, .. } = &mut self.io;
+        cx.pending(SessionRef::Command(key), permit, shown, (client, origin), |cx| {
+            byte_counts.get_or_insert_with(Box::default);
+            let (id, pid) = (cx.ids.of(("command", key)), *program);
+            NewSession { id, pid, tty: None, size: None }
+        });
     }
 
-    /// There never was such a command.
-    pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
-        let session_ref = SessionRef::Command(key);
+    /// The pending command is dropped. Returns where its client comes from.
+    pub fn abort(&mut self, cx: &mut Context, key: Key) -> Origin {
         self.is_rejected = true;
-        let origin = cx.audit.remove(session_ref);
-        cx.observe(Event::Rejected { session_ref, recording: None });
-        origin
+        cx.aborted(SessionRef::Command(key), None)
     }
 
-    /// Its program was executed, if that was not known yet.
+    /// The program was executed, if that was not known yet.
     pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
         if !std::mem::replace(&mut self.is_started, true) {
             cx.started(SessionRef::Command(key));
         }
     }
 
-    /// Its program has ended, by itself or by a signal.
+    /// The program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
         self.mark_started(cx, key);
         self.exit = Some(EndReason::of_exit(exit));
-        cx.observe(Event::Exited(SessionRef::Command(key), exit));
+        cx.tell(&Event::Exited(SessionRef::Command(key), exit));
     }
 
-    /// A command is over.
+    /// The command is over; one that was aborted was never there.
     pub fn mark_closed(&mut self, cx: &mut Context, key: Key) {
-        // Of one that never was there is nothing to tell.
         if self.is_rejected {
             return;
         }
@@ -413,15 +384,7 @@ impl LiveCommand {
         let why = close_reason(command.termination(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
         self.mark_started(cx, key);
-        let last = cx.audit.ended(session_ref, why, bytes).map(Box::new);
-        let (exit, recording, was_supervised) = (None, None, false);
-        cx.observe(Event::Closed(Closed {
-            session_ref,
-            why,
-            exit,
-            last,
-            recording,
-            was_supervised,
-        }));
+        let (exit, last, recording, was_supervised) = (None, None, None, false);
+        cx.closed(Closed { session_ref, why, exit, last, recording, was_supervised }, bytes);
     }
 }

@@ -104,7 +104,7 @@ impl Context {
                     }
                     None => {
                         self.listeners.log_rejection(&format!("forkptyrouter: {why}"));
-                        self.audit.rejected(origin, None, RejectReason::Resources, &why);
+                        self.rejected(&origin, None, RejectReason::Resources, &why);
                     }
                 }
                 self.pause_accepting();
@@ -150,7 +150,7 @@ impl Context {
             }
         };
         self.listeners.log_rejection(&line);
-        self.audit.rejected(origin, Some(&client), *reason, &ended.text);
+        self.rejected(&origin, Some(&client), *reason, &ended.text);
         self.close_lingering(client, last);
     }
 
@@ -348,7 +348,7 @@ impl Sessions {
         why: &Rejection,
     ) {
         if let Some(mut live) = self.remove(key) {
-            let origin = live.rejected(cx, key);
+            let origin = live.abort(cx, key);
             let extended = live.session.is_extended();
             let client = processes.release(cx, key, *live);
             cx.reject_client(client, origin, extended, why);

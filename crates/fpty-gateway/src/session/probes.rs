@@ -105,7 +105,7 @@ impl LiveSession {
             && probes.set(flag::PEER_CLOSED)
         {
             cx.schedule(PEER_CLOSED_INTERVAL, Timer::Terminal(key, TerminalTimer::PeerClosed));
-        } else if probes.eof_wait == 0 && session.wants_end_of_input() {
+        } else if probes.eof_wait == 0 && session.owes_eof() {
             probes.eof_wait = END_OF_INPUT_FIRST;
             return self.send_eof(cx, key);
         }
@@ -123,7 +123,7 @@ impl LiveSession {
         }
         // Less and less often: a program that ignores EOF (IGNOREEOF) would else get a flood.
         self.probes.eof_wait = (wait * 2).min(END_OF_INPUT_LAST);
-        if self.session.wants_end_of_input() {
+        if self.session.owes_eof() {
             self.io.master.end_input();
         }
         cx.schedule(
@@ -235,7 +235,7 @@ impl Sessions {
             return SessionAction::Wait;
         };
         match due {
-            TerminalTimer::DrainTimeout => live.drained(cx, key),
+            TerminalTimer::DrainTimeout => live.drain_again(cx, key),
             TerminalTimer::EndOfInput => live.send_eof(cx, key),
             TerminalTimer::PeerClosed => live.check_peer_closed(cx, key),
             TerminalTimer::SlaveReopened => live.check_slave_reopened(cx, key),

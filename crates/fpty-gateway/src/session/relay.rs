@@ -22,12 +22,12 @@ use fpty::sys::{ReadOutcome, Size, WriteOutcome};
 const ONE_READ: usize = 4096;
 
 /// After a shorter read there is most likely nothing more.
-const MORE_LIKELY: usize = 1024;
+const SHORT_READ: usize = 1024;
 
 /// From this magnitude (1,024 bytes at once) a sender is a program, not a person who types.
 const BULK: Magnitude = 11;
 /// From this magnitude one transfer is more than one read yields.
-const MUCH: Magnitude = 13;
+const SPLICE_FROM: Magnitude = 13;
 
 /// Size of a transfer, as its number of bits: each session has two of these.
 type Magnitude = u8;
@@ -74,7 +74,7 @@ pub struct SessionIo {
     pub master: Master,
     /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<ProcessHandle>,
-    /// Byte counts, where somebody needs them.
+    /// Byte counts, where audit, limits or statistics need them.
     pub byte_counts: Option<Box<ByteCounts>>,
 }
 
@@ -124,12 +124,12 @@ impl SessionIo {
 
 impl LiveSession {
     /// Whether reading the terminal has to wait: the recorder may have no room for what comes.
-    fn throttles(&self) -> bool {
+    fn must_throttle(&self) -> bool {
         self.io.recording().is_some_and(|recording| recording.throttles())
     }
 
     /// Whether the terminal was not read for lack of room in the recorder.
-    fn is_held(&self) -> bool {
+    fn is_throttled(&self) -> bool {
         self.io.recording().is_some_and(|recording| recording.is_throttled())
     }
 }
@@ -282,7 +282,7 @@ impl Sessions {
             live.session.terminal_writable(&mut live.io);
         }
         if ready.read || ready.hang_up {
-            if live.session.terminal_interest().read && !live.throttles() {
+            if live.session.terminal_interest().read && !live.must_throttle() {
                 // On several processors the stream's client can take one read meanwhile. The poll
                 // comes first all the same: without it an echo beside a stream took a third longer.
                 let wait = |poller: &Poller| {
@@ -347,7 +347,7 @@ impl LiveSession {
             return SessionAction::SlaveClosed;
         }
         let mut wanted = self.session.terminal_interest();
-        wanted.read &= !self.is_held();
+        wanted.read &= !self.is_throttled();
         let is_ours = !self.session.is_handed_over() && self.started_poll == 0;
         if self.terminal_interest != Some(wanted) && is_ours {
             self.register_terminal(key, wanted, &cx.poller);
@@ -371,7 +371,7 @@ impl LiveSession {
         // A pipe takes one system call more, so it pays where there are many reads.
         let mut none = None;
         // Output for a recording or the scrollback is copied; a shared terminal could block.
-        let through_pipe = self.last_output >= MUCH
+        let through_pipe = self.last_output >= SPLICE_FROM
             && !self.io.master.is_shared()
             && self.io.recording().is_none()
             && self.session.detach_state().is_none();
@@ -393,8 +393,8 @@ impl LiveSession {
             match read {
                 ReadOutcome::Bytes(count) => {
                     have += count;
-                    let more_likely = hung_up || count >= MORE_LIKELY;
-                    if !more_likely || (count >= MORE_LIKELY && somebody_waits(poller)) {
+                    let full_read = hung_up || count >= SHORT_READ;
+                    if !full_read || (count >= SHORT_READ && somebody_waits(poller)) {
                         break;
                     }
                 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use crate::event_loop::fault_domain::SessionRef;
+use crate::observe::audit::session_info::SessionInfo;
+use crate::observe::event::{Event, Observer};
 
 /// Requested commands by session.
 #[derive(Default)]
@@ -10,21 +12,21 @@ pub struct RequestedCommands(HashMap<SessionRef, Box<str>>);
 
 impl RequestedCommands {
     /// Stores the command that a session has requested; `None`: none.
-    pub fn note(&mut self, session_ref: SessionRef, command: Option<String>) {
+    pub fn set(&mut self, session_ref: SessionRef, command: Option<String>) {
         if let Some(command) = command {
             self.0.insert(session_ref, command.into());
         }
     }
 
     /// Moves the command when the session is detached or attached, and so gets another key.
-    pub fn moves(&mut self, from: SessionRef, to: SessionRef) {
+    fn transfer(&mut self, from: SessionRef, to: SessionRef) {
         if let Some(command) = self.0.remove(&from) {
             self.0.insert(to, command);
         }
     }
 
     /// Drops the command of a session that is over.
-    pub fn forget(&mut self, session_ref: SessionRef) {
+    fn forget(&mut self, session_ref: SessionRef) {
         if !self.0.is_empty() {
             self.0.remove(&session_ref);
         }
@@ -38,5 +40,17 @@ impl RequestedCommands {
     /// Drops commands of sessions that are no more, after a panic.
     pub fn retain(&mut self, exists: impl Fn(SessionRef) -> bool) {
         self.0.retain(|session_ref, _| exists(*session_ref));
+    }
+}
+
+impl Observer for RequestedCommands {
+    fn on_event(&mut self, event: &Event<'_>, _: Option<&SessionInfo>) {
+        match *event {
+            Event::Attached { from, to, .. } | Event::Detached { from, to, .. } => {
+                self.transfer(from, to);
+            }
+            Event::Closed { session, .. } | Event::Aborted(session) => self.forget(session),
+            _ => {}
+        }
     }
 }

@@ -35,7 +35,7 @@ impl SessionSelector {
     }
 
     /// Whether an id begins so; case is ignored.
-    pub fn begins(&self, id: &str) -> bool {
+    pub fn matches_prefix(&self, id: &str) -> bool {
         let begins = id.as_bytes().get(..self.length);
         begins.is_some_and(|begins| begins.eq_ignore_ascii_case(self.as_bytes()))
     }
@@ -73,11 +73,13 @@ mod tests {
     #[test]
     fn what_begins_and_what_cannot() {
         let beginning = SessionSelector::of(b"K3x").expect("one");
-        assert!(beginning.begins("k3x01234") && !beginning.begins("k3y01234"));
+        assert!(beginning.matches_prefix("k3x01234") && !beginning.matches_prefix("k3y01234"));
         assert!(!beginning.is_full_id());
         assert_eq!(beginning.to_string(), "K3x");
         assert!(SessionSelector::of(b"k3x01234").is_some_and(|whole| whole.is_full_id()));
-        assert!(SessionSelector::of(b"k3x012345").is_some_and(|long| !long.begins("k3x01234")));
+        assert!(
+            SessionSelector::of(b"k3x012345").is_some_and(|long| !long.matches_prefix("k3x01234"))
+        );
         for nonsense in ["", "k ", "../x", "\u{e9}", "*", "a\0", &"n".repeat(65)] {
             assert_eq!(SessionSelector::of(nonsense.as_bytes()), None, "{nonsense}");
         }

@@ -98,7 +98,7 @@ impl TeardownQueue {
 impl LiveSession {
     /// Drains a terminal that another process holds open after the program's end. All output of the
     /// program was delivered; output of the other process is read for a limited time.
-    pub fn drained(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+    pub fn drain_again(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         if !self.session.terminal_open() {
             return SessionAction::Wait;
         }

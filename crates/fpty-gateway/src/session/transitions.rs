@@ -209,7 +209,7 @@ impl Transitions<'_> {
     }
 
     /// Tells the observers that a pending session and its recording are dropped.
-    pub fn rejected(&mut self, session_ref: SessionRef, recording: Option<&RecordingTap>) {
+    pub fn aborted(&mut self, session_ref: SessionRef, recording: Option<&RecordingTap>) {
         if let Some(recording) = recording {
             self.with_recorder(|it, _, _| it.forget(recording));
         }
@@ -308,7 +308,7 @@ impl Transitions<'_> {
                 self.sync_supervisor(entry);
             }
             Restored::HangUp(master, program, last) => {
-                last.into_iter().for_each(|line| self.tell_last_line(line));
+                last.into_iter().for_each(|line| self.write_end_line(line));
                 self.processes.hang_up_terminal(self.cx, &master, program, MasterCopies::Revoked);
             }
         }
@@ -316,7 +316,7 @@ impl Transitions<'_> {
 
     /// Writes the end line of an earlier gateway's session, as soon as the result of its recording
     /// is known.
-    pub fn tell_last_line(&mut self, line: String) {
+    pub fn write_end_line(&mut self, line: String) {
         let line = match self.recorder.as_deref_mut() {
             Some(recorder) => recorder.await_recording(line),
             None => Some(line),
@@ -415,7 +415,7 @@ impl Transitions<'_> {
         true
     }
 
-    /// Ends a session that nobody is attached to.
+    /// Ends a detached session.
     pub fn end_detached(&mut self, entry: Key, why: EndReason) {
         self.with_registry(|registry, cx, _, processes| {
             registry.end_detached(cx, processes, entry, why)

@@ -2,33 +2,33 @@
 //! for it, and a program that has seen the beginning takes everything for
 //! pasted until it sees the end.
 
-use crate::terminal::escape_parser::{Escapes, Step};
+use crate::terminal::escape_parser::{Action, EscapeParser};
 
 /// What a terminal says after a paste.
-pub const END: &[u8] = b"\x1b[201~";
+pub const PASTE_END: &[u8] = b"\x1b[201~";
 
-/// Follows what is typed, in pieces of any size.
+/// The tracker of pastes in the input, which comes in pieces of any size.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pastes {
-    escapes: Escapes,
+pub struct PasteTracker {
+    escapes: EscapeParser,
     /// The parameter of the key that is under way.
     number: u16,
 }
 
-impl Pastes {
+impl PasteTracker {
     /// Whether a paste is under way after this; `None`: nothing has changed.
     pub fn follow(&mut self, input: &[u8]) -> Option<bool> {
         let mut pastes = None;
         for byte in input {
             match self.escapes.step(*byte) {
-                Step::Csi => self.number = 0,
-                Step::Parameter if byte.is_ascii_digit() => {
+                Action::Csi => self.number = 0,
+                Action::Parameter if byte.is_ascii_digit() => {
                     let digit = u16::from(byte - b'0');
                     self.number = self.number.saturating_mul(10).saturating_add(digit);
                 }
                 // None that brackets a paste has more than one.
-                Step::Parameter | Step::Marker | Step::Intermediate => self.number = u16::MAX,
-                Step::CsiEnd if *byte == b'~' => match self.number {
+                Action::Parameter | Action::Marker | Action::Intermediate => self.number = u16::MAX,
+                Action::CsiEnd if *byte == b'~' => match self.number {
                     200 => pastes = Some(true),
                     201 => pastes = Some(false),
                     _ => {}
@@ -47,10 +47,10 @@ mod tests {
     #[test]
     fn a_paste_begins_and_ends() {
         let keys = b"ls\x1b[A\x1b[20\x1b[200~echo\r\x1b[202~x";
-        assert_eq!(Pastes::default().follow(keys), Some(true));
-        assert_eq!(Pastes::default().follow(b"a\x1b[200~b\x1b[201~c"), Some(false));
-        assert_eq!(Pastes::default().follow(b"[200~\x1b[2000~\x1b[20~"), None);
-        let (mut pastes, mut found) = (Pastes::default(), Vec::new());
+        assert_eq!(PasteTracker::default().follow(keys), Some(true));
+        assert_eq!(PasteTracker::default().follow(b"a\x1b[200~b\x1b[201~c"), Some(false));
+        assert_eq!(PasteTracker::default().follow(b"[200~\x1b[2000~\x1b[20~"), None);
+        let (mut pastes, mut found) = (PasteTracker::default(), Vec::new());
         for byte in b"\x1b[200~text\x1b[201~" {
             found.extend(pastes.follow(&[*byte]));
         }

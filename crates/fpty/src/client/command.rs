@@ -5,21 +5,23 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::decoder::{Hearing, Said};
+use super::config::ClientConfig;
+use super::connect::{client_variables, read_signals};
+use super::decoder::{ServerDecoder, ServerEvent};
 use super::outcome::{self, End};
-use super::output_streams::Outputs;
-use super::session::{ASKED_FOR_MORE, PING};
-use super::signals::LOOK;
-use super::{Client, events, introduction, read_signals};
+use super::output_streams::OutputStreams;
+use super::refusal;
+use super::signals::FOREGROUND_POLL;
+use super::state::{EXTENDED_TIMEOUT, PING_INTERVAL};
 use crate::backlog::Backlog;
 use crate::error::{Error, Result};
 use crate::proto::{
-    self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
-    collect, encode_bare, text_of, window,
+    self, END, END_OF_STREAM, EndKind, NOTICE, OFFER, RouterPacket, RouterPacketDecoder,
+    SessionEnd, TAKEN, WINDOW_ADJUST, bounded_text, collect_payload, encode_bare, window,
 };
-use crate::sys::Read;
+use crate::sys::ReadOutcome;
 use crate::sys::peer_process::Peer;
-use crate::sys::poll::Several;
+use crate::sys::poll::PollSet;
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::{stdio, stdio_pass};
@@ -29,17 +31,17 @@ const BUFFER: usize = 64 * 1024;
 
 /// How long a server may take to answer the hello: one that cannot run
 /// commands may say nothing at all.
-const PATIENCE: Duration = ASKED_FOR_MORE;
+const HELLO_TIMEOUT: Duration = EXTENDED_TIMEOUT;
 
 /// What may wait for a server that does not read, in bytes, before no more
 /// input is read.
-const LIMIT: usize = 256 * 1024;
+const MAX_BACKLOG: usize = 256 * 1024;
 
 /// The longest payload that is collected.
-const LONGEST: usize = 2048;
+const MAX_PAYLOAD: usize = 2048;
 
 /// Signals that are passed on.
-const SIGNALS: [Signal; 6] = [
+const FORWARDED_SIGNALS: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -51,9 +53,10 @@ const SIGNALS: [Signal; 6] = [
 /// Standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// It is read here, and so many bytes may be sent.
+    /// Input is read here; the window, in bytes that may be sent.
     Relayed(u32),
-    /// It has ended, or nobody reads it there, or the program has it itself.
+    /// Input has ended, or nobody reads it there, or the program has the descriptor
+    /// itself.
     Done,
 }
 
@@ -61,33 +64,33 @@ enum Input {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The server has not answered.
-    Asked(Instant),
+    HelloSent(Instant),
     /// The command has not been started.
     Requested,
-    /// It runs, or has ended.
+    /// The command runs, or has ended.
     Started,
 }
 
-/// A command.
-struct Running<'a> {
-    config: &'a Client,
+/// The session of a command.
+struct CommandSession<'a> {
+    config: &'a ClientConfig,
     stream: Stream,
     transport: Transport,
     peer: Peer,
     signals: Signals,
     stage: Stage,
-    hearing: Hearing,
-    decoder: AnswerDecoder,
+    decoder: ServerDecoder,
+    packet_decoder: RouterPacketDecoder,
     payload: Vec<u8>,
     /// What a server says that speaks plainly.
-    plain: Vec<u8>,
+    plain_output: Vec<u8>,
     input: Input,
     input_is_a_terminal: bool,
-    outputs: Outputs,
+    outputs: OutputStreams,
     to_server: Backlog,
     /// Signals that were passed on.
-    passed_on: Vec<Signal>,
-    ended: Option<Ended>,
+    forwarded: Vec<Signal>,
+    ended: Option<SessionEnd>,
     server_ended: bool,
     next_ping: Option<Instant>,
     buffer: Vec<u8>,
@@ -97,56 +100,56 @@ struct Running<'a> {
 ///
 /// # Errors
 /// The signals cannot be read, or the outputs are none.
-pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End> {
+pub fn run(config: &ClientConfig, stream: Stream, transport: Transport) -> Result<End> {
     // A file that must not grow is an error to tell (SIGXFSZ).
     for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
         signal::ignore(signal);
     }
-    let signals = read_signals(config, &SIGNALS)?;
+    let signals = read_signals(config, &FORWARDED_SIGNALS)?;
     // There are none for a command.
     stream.refuse_descriptors();
-    let mut running = Running {
+    let mut running = CommandSession {
         config,
         stream,
         transport,
         peer: Peer::default(),
         signals,
-        stage: Stage::Asked(Instant::now() + PATIENCE),
-        hearing: Hearing::asked(),
-        decoder: AnswerDecoder::default(),
+        stage: Stage::HelloSent(Instant::now() + HELLO_TIMEOUT),
+        decoder: ServerDecoder::after_hello(),
+        packet_decoder: RouterPacketDecoder::default(),
         payload: Vec::new(),
-        plain: Vec::new(),
+        plain_output: Vec::new(),
         input: Input::Relayed(0),
         input_is_a_terminal: stdio::stdin_is_a_terminal(),
-        outputs: Outputs::new()?,
+        outputs: OutputStreams::new()?,
         to_server: Backlog::default(),
-        passed_on: Vec::new(),
+        forwarded: Vec::new(),
         ended: None,
         server_ended: false,
         next_ping: None,
         buffer: vec![0; BUFFER],
     };
     loop {
-        if let Some(end) = running.turn()? {
-            let has_run = !end.is_without_a_program();
+        if let Some(end) = running.run_once()? {
+            let has_run = !end.ran_no_program();
             let for_a_person = outcome::is_for_a_person(config);
-            if outcome::speaks(config, &end)
-                && running.outputs.may_end_in_a_line(has_run, for_a_person)
+            if outcome::prints_anything(config, &end)
+                && running.outputs.may_end_mid_line(has_run, for_a_person)
             {
-                stdio::end_the_line();
+                stdio::end_line();
             }
             return Ok(end);
         }
     }
 }
 
-impl Running<'_> {
-    fn turn(&mut self) -> Result<Option<End>> {
+impl CommandSession<'_> {
+    fn run_once(&mut self) -> Result<Option<End>> {
         self.flush();
-        if let Some(end) = self.look_for_the_end()? {
+        if let Some(end) = self.check_end()? {
             return Ok(Some(end));
         }
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let signals = polled.add(self.signals.as_fd(), true, false);
         let waits = !self.to_server.is_empty();
         let server = (!self.server_ended).then(|| polled.add(self.stream.as_fd(), true, waits));
@@ -154,36 +157,36 @@ impl Running<'_> {
         // What is given up before would be passed as /dev/null.
         let outputs = match self.stage {
             Stage::Started => self.outputs.watch(&mut polled),
-            Stage::Asked(_) | Stage::Requested => [None, None],
+            Stage::HelloSent(_) | Stage::Requested => [None, None],
         };
         let timeout = self.timeout();
         let found = polled.wait(timeout);
         if found.readable(signals) {
-            while let Some(arrived) = self.signals.next() {
-                if let Some(end) = self.signal(arrived.signal) {
+            while let Some(received) = self.signals.next() {
+                if let Some(end) = self.signal(received.signal) {
                     return Ok(Some(end));
                 }
             }
         }
         if server.is_some_and(|at| found.readable(at)) {
-            self.server_said()?;
+            self.read_server()?;
         }
         if input.is_some_and(|at| found.readable(at)) {
             self.read_input();
         }
-        self.outputs.look(&found, outputs);
+        self.outputs.handle_poll(&found, outputs);
         Ok(None)
     }
 
     fn timeout(&self) -> Option<Duration> {
         let asked = match self.stage {
-            Stage::Asked(until) => Some(until),
+            Stage::HelloSent(until) => Some(until),
             Stage::Requested | Stage::Started => None,
         };
         // No signal tells that we are in the foreground again.
         let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
-        let looks = waits.then(|| Instant::now() + LOOK);
-        let when = self.outputs.when();
+        let looks = waits.then(|| Instant::now() + FOREGROUND_POLL);
+        let when = self.outputs.deadline();
         let at = [asked, self.next_ping, looks, when].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
@@ -191,7 +194,7 @@ impl Running<'_> {
     fn flush(&mut self) {
         let now = Instant::now();
         if self.next_ping.is_some_and(|at| now >= at) {
-            self.next_ping = Some(now + PING);
+            self.next_ping = Some(now + PING_INTERVAL);
             self.to_server.push(&encode_bare(proto::PING, 0));
         }
         let mut packets = Vec::new();
@@ -208,13 +211,13 @@ impl Running<'_> {
 
     /// Looks whether it is over, and how it ended; now and then that asks whether
     /// anybody reads what it says.
-    fn look_for_the_end(&mut self) -> Result<Option<End>> {
-        if let Stage::Asked(until) = self.stage {
+    fn check_end(&mut self) -> Result<Option<End>> {
+        if let Stage::HelloSent(until) = self.stage {
             if Instant::now() >= until {
-                return Ok(Some(End::SpeaksPlainly));
+                return Ok(Some(End::NotExtended));
             }
         }
-        if self.outputs.look_whether_nobody_reads() {
+        if self.outputs.look_for_readers() {
             return Ok(Some(End::OutputClosed));
         }
         if !self.outputs.are_flushed() {
@@ -225,42 +228,42 @@ impl Running<'_> {
                 return Ok(Some(End::OutputFailed(why)));
             }
             // Who sent it, or closed the output, knows.
-            let expected = self.passed_on.iter().any(|signal| *signal as u8 == ended.value);
+            let expected = self.forwarded.iter().any(|signal| *signal as u8 == ended.value);
             let expected = expected || ended.value == Signal::SIGPIPE as u8;
-            if ended.ending == Ending::Signal && expected {
+            if ended.ending == EndKind::Signal && expected {
                 return Ok(Some(End::Signalled(ended.value)));
             }
-            return Ok(Some(End::Told(ended.clone())));
+            return Ok(Some(End::Ended(ended.clone())));
         }
         if !self.server_ended {
             return Ok(None);
         }
         match self.stage {
-            Stage::Asked(_) => events::ended_plainly(&self.plain).map(Some),
+            Stage::HelloSent(_) => refusal::end_in_plain_mode(&self.plain_output).map(Some),
             Stage::Requested | Stage::Started => {
-                Ok(outcome::why_lost(&self.peer, true).map(End::Lost))
+                Ok(outcome::loss_reason(&self.peer, true).map(End::Lost))
             }
         }
     }
 
     fn signal(&mut self, signal: Signal) -> Option<End> {
-        let again = self.passed_on.contains(&signal);
-        if matches!(self.stage, Stage::Asked(_)) || self.ended.is_some() || again {
+        let again = self.forwarded.contains(&signal);
+        if matches!(self.stage, Stage::HelloSent(_)) || self.ended.is_some() || again {
             return Some(End::Signal(signal));
         }
-        self.passed_on.push(signal);
+        self.forwarded.push(signal);
         // Between 1 and 31.
         self.to_server.push(&proto::encode_signal(signal as u8));
         None
     }
 
-    fn server_said(&mut self) -> Result<()> {
+    fn read_server(&mut self) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = self.stream.read_from(&mut buffer, &mut self.peer);
         let outcome = match read {
-            Read::Bytes(count) => self.heard(&buffer[..count]),
-            Read::Blocked => Ok(()),
-            Read::End | Read::Gone => {
+            ReadOutcome::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
+            ReadOutcome::WouldBlock => Ok(()),
+            ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.server_ended = true;
                 self.next_ping = None;
                 self.to_server.clear();
@@ -271,24 +274,26 @@ impl Running<'_> {
         outcome
     }
 
-    fn heard(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if let Stage::Asked(_) = self.stage {
-            let mut plain = std::mem::take(&mut self.plain);
-            let said = self.hearing.next(&mut bytes, &mut plain);
-            self.plain = plain;
-            if said != Some(Said::Agreed) {
+    fn handle_server_bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if let Stage::HelloSent(_) = self.stage {
+            let mut plain_output = std::mem::take(&mut self.plain_output);
+            let said = self.decoder.next(&mut bytes, &mut plain_output);
+            self.plain_output = plain_output;
+            if said != Some(ServerEvent::ExtendedMode) {
                 // A refusal comes whole, and then the end; a prompt does not.
-                let is_more = self.hearing.is_undecided() || events::may_be_refusal(&self.plain);
+                let is_more =
+                    self.decoder.is_undecided() || refusal::may_be_refusal(&self.plain_output);
                 // Nothing more of it is of use.
                 self.server_ended |= !is_more;
                 return Ok(());
             }
             self.request();
         }
-        let mut decoder = std::mem::take(&mut self.decoder);
+        let mut packet_decoder = std::mem::take(&mut self.packet_decoder);
         let mut outcome = Ok(());
-        while let Some(answer) = decoder.next(&mut bytes) {
-            let is_output = matches!(answer, Answer::Output(_) | Answer::ErrorOutput(_));
+        while let Some(answer) = packet_decoder.next(&mut bytes) {
+            let is_output =
+                matches!(answer, RouterPacket::Output(_) | RouterPacket::ErrorOutput(_));
             if is_output && self.stage != Stage::Started {
                 outcome = Err(Error::new(format!(
                     "the router at {} is too old to run commands",
@@ -297,17 +302,19 @@ impl Running<'_> {
                 break;
             }
             match answer {
-                Answer::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
-                Answer::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
-                Answer::Hello(_) => {}
-                Answer::Part(kind, part, last) => {
-                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
-                        self.told(kind, &payload);
+                RouterPacket::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
+                RouterPacket::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
+                RouterPacket::Hello(_) => {}
+                RouterPacket::Part(kind, part, last) => {
+                    if let Some(payload) =
+                        collect_payload(&mut self.payload, part, last, MAX_PAYLOAD)
+                    {
+                        self.handle_packet(kind, &payload);
                     }
                 }
             }
         }
-        self.decoder = decoder;
+        self.packet_decoder = packet_decoder;
         outcome
     }
 
@@ -315,20 +322,21 @@ impl Running<'_> {
     fn request(&mut self) {
         self.stage = Stage::Requested;
         if self.transport == Transport::Tcp {
-            self.next_ping = Some(Instant::now() + PING);
+            self.next_ping = Some(Instant::now() + PING_INTERVAL);
         } else {
-            self.pass();
+            self.pass_stdio();
         }
-        let mut packets = introduction(self.config, &[(proto::variables::TERMINAL, b"0")]);
-        self.config.wanted.encode(&mut packets);
+        let mut packets = client_variables(self.config, &[(proto::variables::TERMINAL, b"0")]);
+        self.config.exec_request.encode(&mut packets);
         packets.extend(encode_bare(proto::VARIABLES, 0));
         self.to_server.push(&packets);
     }
 
-    fn pass(&mut self) {
+    fn pass_stdio(&mut self) {
         let numbers = [stdio_pass::INPUT, stdio_pass::OUTPUT, stdio_pass::ERROR];
-        let passed =
-            numbers.into_iter().filter(|n| stdio_pass::may_be_passed(stdio_pass::own(*n), *n));
+        let passed = numbers
+            .into_iter()
+            .filter(|n| stdio_pass::can_be_passed(stdio_pass::standard_fd(*n), *n));
         // Where its last line is to be ours we have to know where the others end.
         let is_ours = self.config.status_json;
         let passed = passed.filter(|number| !(is_ours && *number == stdio_pass::ERROR));
@@ -337,7 +345,7 @@ impl Running<'_> {
             return;
         }
         let names: Vec<u8> = passed.iter().map(|number| b'0' + *number as u8).collect();
-        let descriptors: Vec<_> = passed.into_iter().map(stdio_pass::own).collect();
+        let descriptors: Vec<_> = passed.into_iter().map(stdio_pass::standard_fd).collect();
         let mut packet = Vec::new();
         proto::encode_packet(OFFER, &names, &mut packet);
         // Where they cannot be sent everything is relayed.
@@ -348,17 +356,17 @@ impl Running<'_> {
         }
     }
 
-    fn told(&mut self, kind: u8, payload: &[u8]) {
+    fn handle_packet(&mut self, kind: u8, payload: &[u8]) {
         match (kind, payload) {
             (TAKEN, names) => {
                 self.stage = Stage::Started;
                 if names.contains(&b'0') {
                     self.input = Input::Done;
-                    stdio_pass::give_up(stdio_pass::INPUT);
+                    stdio_pass::replace_by_null(stdio_pass::INPUT);
                 }
                 self.outputs.passed(names);
             }
-            (WINDOW, payload) => {
+            (WINDOW_ADJUST, payload) => {
                 if let (Input::Relayed(room), Some((0, more))) = (self.input, window::read(payload))
                 {
                     self.input = Input::Relayed(room.saturating_add(more));
@@ -367,11 +375,11 @@ impl Running<'_> {
             (END_OF_STREAM, [0]) if self.input != Input::Done => {
                 self.input = Input::Done;
                 // Whoever writes there learns that nobody reads.
-                stdio_pass::give_up(stdio_pass::INPUT);
+                stdio_pass::replace_by_null(stdio_pass::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
-            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, text_of(text))),
-            (ENDED, payload) => self.ended = self.ended.take().or_else(|| Ended::read(payload)),
+            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, bounded_text(text))),
+            (END, payload) => self.ended = self.ended.take().or_else(|| SessionEnd::read(payload)),
             _ => {}
         }
     }
@@ -380,7 +388,7 @@ impl Running<'_> {
         matches!(self.input, Input::Relayed(1..))
             && self.ended.is_none()
             && !self.server_ended
-            && self.to_server.len() < LIMIT
+            && self.to_server.len() < MAX_BACKLOG
     }
 
     /// In the background a terminal's input is somebody else's.
@@ -394,15 +402,15 @@ impl Running<'_> {
         };
         let most = BUFFER.min(room as usize);
         match stdio::read_input(&mut self.buffer[..most]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 let mut packets = Vec::with_capacity(count + 8);
                 proto::encode_input(&self.buffer[..count], &mut packets);
                 self.to_server.push(&packets);
                 // No more than there was room for.
                 self.input = Input::Relayed(room - count as u32);
             }
-            Read::Blocked => {}
-            Read::End | Read::Gone => {
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.to_server.push(&encode_bare(END_OF_STREAM, 0));
                 self.input = Input::Done;
             }

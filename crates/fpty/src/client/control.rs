@@ -7,23 +7,25 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::decoder::{Hearing, Said};
+use super::config::ClientConfig;
+use super::connect::connect_and_greet;
+use super::decoder::{ServerDecoder, ServerEvent};
 use super::outcome::End;
-use super::{Client, events};
+use super::refusal;
 use crate::backlog::Backlog;
 use crate::error::{Error, Result, reason};
-use crate::proto::request::{self, Verb};
-use crate::proto::{self, Ending, encode_bare};
-use crate::sys::poll::Several;
-use crate::sys::{Read, accounts, stdio};
+use crate::proto::request::{self, RequestKind};
+use crate::proto::{self, EndKind, encode_bare};
+use crate::sys::poll::PollSet;
+use crate::sys::{ReadOutcome, accounts, stdio};
 use crate::text::{CUT, shown};
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Who is there; as JSON, or as a table for a person.
+pub enum ControlRequest {
+    /// The list of sessions.
     List {
-        /// As JSON.
+        /// The format: JSON, or a table for a person.
         json: bool,
     },
     /// The end of the session whose id begins like this.
@@ -31,27 +33,27 @@ pub enum Question {
 }
 
 /// How long a server may say nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A list has no more bytes than this.
-const LONGEST: usize = 64 * 1024 * 1024;
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Asks a server, and returns the status to exit with.
-pub fn run(config: &Client, question: &Question) -> i32 {
-    super::conclude(config, || ask(config, question))
+pub fn run(config: &ClientConfig, control_request: &ControlRequest) -> i32 {
+    super::run_attempts(config, || ask(config, control_request))
 }
 
-fn ask(config: &Client, question: &Question) -> Result<End> {
+fn ask(config: &ClientConfig, control_request: &ControlRequest) -> Result<End> {
     let mut answer = Vec::new();
-    let ended = match converse(config, question, &mut answer)? {
-        End::Told(ended) => ended,
+    let ended = match exchange(config, control_request, &mut answer)? {
+        End::Ended(ended) => ended,
         end => return Ok(end),
     };
-    if ended.ending == Ending::Refused {
-        return Ok(End::NotAttached(ended.text));
+    if ended.ending == EndKind::Refused {
+        return Ok(End::NoSession(ended.text));
     }
-    let Question::List { json } = question else {
-        return Ok(End::Told(ended));
+    let ControlRequest::List { json } = control_request else {
+        return Ok(End::Ended(ended));
     };
     let Ok(mut sessions) = serde_json::from_slice::<Vec<Map<String, Value>>>(&answer) else {
         return Err(Error::new("the router sent no list of sessions"));
@@ -64,71 +66,80 @@ fn ask(config: &Client, question: &Question) -> Result<End> {
     };
     let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(End::Told(ended)),
+        Ok(()) => Ok(End::Ended(ended)),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(End::OutputClosed),
         Err(error) => Ok(End::OutputFailed(format!("standard output: {}", reason(&error)))),
     }
 }
 
 /// Asks, and hears the answer to its end.
-fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Result<End> {
-    let (stream, _) = super::call(config)?;
+fn exchange(
+    config: &ClientConfig,
+    control_request: &ControlRequest,
+    answer: &mut Vec<u8>,
+) -> Result<End> {
+    let (stream, _) = connect_and_greet(config)?;
     let mut to_server = Backlog::default();
-    let mut hearing = Hearing::asked();
+    let mut decoder = ServerDecoder::after_hello();
     let mut plain = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
-    let mut until = Instant::now() + PATIENCE;
+    let mut until = Instant::now() + ANSWER_TIMEOUT;
     loop {
         // What it said before it went is still to be read.
         if !to_server.flush(|bytes| stream.write(bytes).taken()) {
             to_server.clear();
         }
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let server = polled.add(stream.as_fd(), true, !to_server.is_empty());
         let found = polled.wait(Some(until.saturating_duration_since(Instant::now())));
         if !found.readable(server) {
             if Instant::now() >= until {
-                return match hearing.is_undecided() {
-                    true => Ok(End::SpeaksPlainly),
+                return match decoder.is_undecided() {
+                    true => Ok(End::NotExtended),
                     false => Err(Error::new("the router does not answer")),
                 };
             }
             continue;
         }
-        until = Instant::now() + PATIENCE;
+        until = Instant::now() + ANSWER_TIMEOUT;
         let read = stream.read(&mut buffer);
         let mut bytes = match read {
-            Read::Bytes(count) => &buffer[..count],
-            Read::Blocked => continue,
-            Read::End | Read::Gone if hearing.is_extended() => {
+            ReadOutcome::Bytes(count) => &buffer[..count],
+            ReadOutcome::WouldBlock => continue,
+            ReadOutcome::Eof | ReadOutcome::Closed if decoder.is_extended() => {
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
-            Read::End | Read::Gone => return events::ended_plainly(&plain),
+            ReadOutcome::Eof | ReadOutcome::Closed => return refusal::end_in_plain_mode(&plain),
         };
         loop {
-            let output = if hearing.is_extended() { &mut *answer } else { &mut plain };
-            match hearing.next(&mut bytes, output) {
+            let output = if decoder.is_extended() { &mut *answer } else { &mut plain };
+            match decoder.next(&mut bytes, output) {
                 None => break,
-                Some(Said::Agreed) => to_server.push(&packets(question)),
-                Some(Said::Ended(ended)) => return Ok(End::Told(ended)),
-                Some(Said::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
-                Some(Said::Offer(_) | Said::Key(_) | Said::Piece(_) | Said::Go(_)) => {}
+                Some(ServerEvent::ExtendedMode) => to_server.push(&packets(control_request)),
+                Some(ServerEvent::SessionEnd(ended)) => return Ok(End::Ended(ended)),
+                Some(ServerEvent::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
+                Some(
+                    ServerEvent::Offer(_)
+                    | ServerEvent::SessionKey(_)
+                    | ServerEvent::RingPiece(_)
+                    | ServerEvent::Go(_),
+                ) => {}
             }
         }
-        if !hearing.is_undecided() && !hearing.is_extended() && !events::may_be_refusal(&plain) {
-            return Ok(End::SpeaksPlainly);
+        if !decoder.is_undecided() && !decoder.is_extended() && !refusal::may_be_refusal(&plain) {
+            return Ok(End::NotExtended);
         }
-        if answer.len() > LONGEST {
+        if answer.len() > MAX_ANSWER {
             return Err(Error::new("the router's list has no end"));
         }
     }
 }
 
-fn packets(question: &Question) -> Vec<u8> {
+fn packets(control_request: &ControlRequest) -> Vec<u8> {
     let mut packets = Vec::new();
-    match question {
-        Question::List { .. } => request::encode(Verb::List, b"", &mut packets),
-        Question::Kill(id) => request::encode(Verb::Kill, id.as_bytes(), &mut packets),
+    match control_request {
+        ControlRequest::List { .. } => request::encode(RequestKind::List, b"", &mut packets),
+        ControlRequest::Kill(id) => request::encode(RequestKind::Kill, id.as_bytes(), &mut packets),
     }
     packets.extend(encode_bare(proto::VARIABLES, 0));
     packets
@@ -142,7 +153,7 @@ fn name_users(sessions: &mut [Map<String, Value>]) {
             session.get("uid").and_then(Value::as_u64).and_then(|uid| u32::try_from(uid).ok());
         let is_named = session.get("user").is_some_and(|user| !user.is_null());
         if let Some(uid) = uid.filter(|_| !is_named) {
-            let name = names.entry(uid).or_insert_with(|| accounts::name_of(uid));
+            let name = names.entry(uid).or_insert_with(|| accounts::user_name(uid));
             session.insert(String::from("user"), name.clone().into());
         }
     }
@@ -155,7 +166,7 @@ const COLUMNS: [Column; 11] = [
     ("NAME", |session| text(session, "name")),
     ("STATE", state),
     ("USER", |session| match text(session, "user") {
-        name if name == NOTHING => text(session, "uid"),
+        name if name == EMPTY_CELL => text(session, "uid"),
         name => name,
     }),
     ("PEER", |session| text(session, "peer_pid")),
@@ -164,26 +175,26 @@ const COLUMNS: [Column; 11] = [
         tty.strip_prefix("/dev/").map_or(tty.clone(), str::to_owned)
     }),
     ("SIZE", |session| match (text(session, "cols"), text(session, "rows")) {
-        (cols, rows) if cols != NOTHING && rows != NOTHING => format!("{cols}x{rows}"),
-        _ => String::from(NOTHING),
+        (cols, rows) if cols != EMPTY_CELL && rows != EMPTY_CELL => format!("{cols}x{rows}"),
+        _ => String::from(EMPTY_CELL),
     }),
     ("STARTED", |session| time(session, "started")),
     ("IDLE", |session| match session.get("idle").and_then(Value::as_f64) {
         Some(idle) => duration(idle),
-        None => String::from(NOTHING),
+        None => String::from(EMPTY_CELL),
     }),
     ("WATCHERS", |session| match session.get("watchers").and_then(Value::as_u64) {
         Some(count @ 1..) => count.to_string(),
-        _ => String::from(NOTHING),
+        _ => String::from(EMPTY_CELL),
     }),
     // The last one has all the room that there is.
     ("COMMAND", |session| text(session, "command")),
 ];
 
 /// What is only shown where there is something in it.
-const OF_THOSE_THAT_CAN_BE_LEFT: [&str; 3] = ["NAME", "STATE", "WATCHERS"];
+const DETACH_COLUMNS: [&str; 3] = ["NAME", "STATE", "WATCHERS"];
 
-const NOTHING: &str = "-";
+const EMPTY_CELL: &str = "-";
 
 /// Whether anybody is there: nothing of a session that cannot be left.
 fn state(session: &Map<String, Value>) -> String {
@@ -191,7 +202,7 @@ fn state(session: &Map<String, Value>) -> String {
         (Some(Value::Bool(true)), _) => format!("ended {}", text(session, "status")),
         (_, Some(Value::Bool(false))) => format!("left {}", time(session, "detached_since")),
         (_, Some(Value::Bool(true))) => String::from("attached"),
-        _ => String::from(NOTHING),
+        _ => String::from(EMPTY_CELL),
     }
 }
 
@@ -206,7 +217,7 @@ fn text(session: &Map<String, Value>, key: &str) -> String {
     match session.get(key) {
         Some(Value::String(text)) if !text.is_empty() => shown(text).into_owned(),
         Some(Value::Number(number)) => number.to_string(),
-        _ => String::from(NOTHING),
+        _ => String::from(EMPTY_CELL),
     }
 }
 
@@ -224,9 +235,8 @@ fn duration(seconds: f64) -> String {
 /// A line for each; where it is to fit into so many columns first long names and
 /// times are cut, then columns are left out, and at last the command is cut.
 fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
-    let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != NOTHING);
-    let is_shown =
-        |column: &Column| !OF_THOSE_THAT_CAN_BE_LEFT.contains(&column.0) || has_something(column);
+    let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != EMPTY_CELL);
+    let is_shown = |column: &Column| !DETACH_COLUMNS.contains(&column.0) || has_something(column);
     let columns: Vec<Column> = COLUMNS.into_iter().filter(is_shown).collect();
     let titles: Vec<String> = columns.iter().map(|(title, _)| String::from(*title)).collect();
     let row = |session| columns.iter().map(|(_, of)| of(session)).collect::<Vec<String>>();
@@ -240,16 +250,16 @@ fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     let mut table = String::new();
     for row in &mut rows {
         if let Some(width) = width {
-            fit(&mut row[last], width.saturating_sub(before).max(1));
+            truncate(&mut row[last], width.saturating_sub(before).max(1));
         }
         let mut line = String::new();
         for (field, width) in row.iter().zip(&widths) {
             line.push_str(field);
-            line.extend(std::iter::repeat_n(' ', width - columns_of(field)));
+            line.extend(std::iter::repeat_n(' ', width - display_width(field)));
         }
         line.push_str(&row[last]);
         if let Some(width) = width {
-            fit(&mut line, width);
+            truncate(&mut line, width);
         }
         table.push_str(&line);
         table.push('\n');
@@ -261,18 +271,18 @@ fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
 fn narrow(rows: &mut [Vec<String>], width: usize) {
     let is_narrow = |rows: &[Vec<String>]| {
         let others: usize = (0..rows[0].len() - 1).map(|at| widest(rows, at)).sum();
-        others + LEAST_COMMAND > width
+        others + MIN_COMMAND_WIDTH > width
     };
     let place = |rows: &[Vec<String>], name: &str| rows[0].iter().position(|title| title == name);
     if let (true, Some(at)) = (is_narrow(rows), place(rows, "NAME")) {
-        rows.iter_mut().for_each(|row| fit(&mut row[at], SHORT_NAME));
+        rows.iter_mut().for_each(|row| truncate(&mut row[at], MIN_NAME_WIDTH));
     }
     for title in ["STARTED", "STATE"] {
         if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
             rows.iter_mut().for_each(|row| shorten_time(&mut row[at]));
         }
     }
-    for title in SPARED {
+    for title in OPTIONAL_COLUMNS {
         if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
             rows.iter_mut().for_each(|row| drop(row.remove(at)));
         }
@@ -281,12 +291,13 @@ fn narrow(rows: &mut [Vec<String>], width: usize) {
 
 /// A time at the end of a text without its year and seconds, `11-30 12:24`.
 fn shorten_time(text: &mut String) {
-    const LONG: usize = "2026-11-30T12:24:33Z".len();
+    const TIMESTAMP_LENGTH: usize = "2026-11-30T12:24:33Z".len();
     let is_time = |time: &str| {
         let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')];
         marks.iter().all(|(at, mark)| time.as_bytes().get(*at) == Some(mark))
     };
-    let begin = text.len().checked_sub(LONG).filter(|begin| text.is_char_boundary(*begin));
+    let begin =
+        text.len().checked_sub(TIMESTAMP_LENGTH).filter(|begin| text.is_char_boundary(*begin));
     if let Some(begin) = begin.filter(|begin| text.is_ascii() && is_time(&text[*begin..])) {
         let short = format!("{} {}", &text[begin + 5..begin + 10], &text[begin + 11..begin + 16]);
         text.replace_range(begin.., &short);
@@ -294,25 +305,25 @@ fn shorten_time(text: &mut String) {
 }
 
 fn widest(rows: &[Vec<String>], index: usize) -> usize {
-    rows.iter().map(|row| columns_of(&row[index])).max().unwrap_or(0) + GAP
+    rows.iter().map(|row| display_width(&row[index])).max().unwrap_or(0) + COLUMN_GAP
 }
 
 /// What a narrow terminal does without, the first one first.
-const SPARED: [&str; 5] = ["SIZE", "TTY", "PEER", "IDLE", "WATCHERS"];
+const OPTIONAL_COLUMNS: [&str; 5] = ["SIZE", "TTY", "PEER", "IDLE", "WATCHERS"];
 
 /// Blanks between two columns, what a command has at least, and a long name.
-const GAP: usize = 2;
-const LEAST_COMMAND: usize = 16;
-const SHORT_NAME: usize = 16;
+const COLUMN_GAP: usize = 2;
+const MIN_COMMAND_WIDTH: usize = 16;
+const MIN_NAME_WIDTH: usize = 16;
 
 /// How many columns of a terminal a text takes.
-fn columns_of(text: &str) -> usize {
-    text.chars().map(column_of).sum()
+fn display_width(text: &str) -> usize {
+    text.chars().map(char_width).sum()
 }
 
-/// The same of a character: those of East Asia and emoji take two (Unicode's
-/// EastAsianWidth.txt, W and F, roughly), marks none.
-fn column_of(c: char) -> usize {
+/// The columns of a character: two for those of East Asia and emoji (Unicode's
+/// EastAsianWidth.txt, W and F, roughly), none for marks.
+fn char_width(c: char) -> usize {
     match c {
         '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,
         '\u{1100}'..='\u{115f}'
@@ -330,13 +341,13 @@ fn column_of(c: char) -> usize {
 }
 
 /// Cuts a text to so many columns; what is cut off leaves a mark.
-fn fit(text: &mut String, columns: usize) {
-    if columns_of(text) <= columns {
+fn truncate(text: &mut String, columns: usize) {
+    if display_width(text) <= columns {
         return;
     }
     let mut taken = 0;
     let end = text.char_indices().find(|(_, c)| {
-        taken += column_of(*c);
+        taken += char_width(*c);
         taken >= columns
     });
     text.truncate(end.map_or(text.len(), |(at, _)| at));
@@ -406,7 +417,7 @@ mod tests {
             let table = table(&sessions, Some(width));
             assert_eq!(table.lines().count(), 4);
             for line in table.lines() {
-                assert!(columns_of(line) <= width, "{width}: {line}");
+                assert!(display_width(line) <= width, "{width}: {line}");
             }
         }
         let at_100 = table(&sessions[1..], Some(100));

@@ -1,69 +1,69 @@
-//! What a server says: bytes of the terminal, or packets where both ends have
+//! Decoder of the server's bytes: output of the terminal, or packets where both ends have
 //! agreed on the extended mode.
 
 use crate::proto::session_key::SessionKey;
 use crate::proto::{
-    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, KEY, NOTICE, OFFER, PONG, RING_PIECE,
-    collect, text_of,
+    END, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE, RouterPacket, RouterPacketDecoder,
+    SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer
 /// is cut.
-const LONGEST: usize = 2048;
+const MAX_PAYLOAD: usize = 2048;
 
-/// What a server has said.
+/// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// It agrees to the extended mode.
-    Agreed,
+pub enum ServerEvent {
+    /// The server has agreed to the extended mode.
+    ExtendedMode,
     /// How the session ended.
-    Ended(Ended),
+    SessionEnd(SessionEnd),
     /// A line for the person.
     Notice(String),
     /// Descriptors of these kinds come along.
     Offer(Vec<u8>),
     /// By what the session is found again.
-    Key(SessionKey),
+    SessionKey(SessionKey),
     /// A piece of what is kept of the output, or of such a piece.
-    Piece(Vec<u8>),
+    RingPiece(Vec<u8>),
     /// The terminal is ours; or, where it is not, how much output there was
     /// before this.
     Go(Option<u64>),
 }
 
-/// What mode the server speaks.
+/// The mode that the server speaks.
 #[derive(Debug)]
 enum Mode {
     /// Bytes of the terminal, and nothing else.
     Plain,
-    /// It has been asked; so much of an answer has come.
-    Asked(Vec<u8>),
+    /// The hello was sent; the bytes of its answer so far.
+    Undecided(Vec<u8>),
     /// Packets.
     Extended {
-        decoder: AnswerDecoder,
+        decoder: RouterPacketDecoder,
         /// The payload of the packet that is under way.
         payload: Vec<u8>,
     },
 }
 
-/// Understands a server.
+/// The decoder of a server's bytes, in whichever mode it speaks.
 #[derive(Debug)]
-pub struct Hearing(Mode);
+pub struct ServerDecoder(Mode);
 
-impl Hearing {
+impl ServerDecoder {
     /// A server that speaks plainly.
     pub fn plain() -> Self {
         Self(Mode::Plain)
     }
 
-    /// One that was asked whether it can do more.
-    pub fn asked() -> Self {
-        Self(Mode::Asked(Vec::new()))
+    /// A decoder for a server that was sent a hello.
+    pub fn after_hello() -> Self {
+        Self(Mode::Undecided(Vec::new()))
     }
 
     /// Whether the server has not said which mode it speaks.
     pub fn is_undecided(&self) -> bool {
-        matches!(self.0, Mode::Asked(_))
+        matches!(self.0, Mode::Undecided(_))
     }
 
     /// Whether both ends speak the extended mode.
@@ -73,7 +73,7 @@ impl Hearing {
 
     /// Whether a packet that descriptors come with may be under way: a part
     /// of its header has come, or of it.
-    pub fn may_be_in_an_offer(&self) -> bool {
+    pub fn may_be_in_offer(&self) -> bool {
         match &self.0 {
             Mode::Extended { decoder, .. } => decoder.may_be_in(OFFER),
             _ => false,
@@ -82,14 +82,14 @@ impl Hearing {
 
     /// Takes what came off the front of `bytes`: appends what is output, up to
     /// the next thing that is not, and returns that; `None`: that was all.
-    pub fn next(&mut self, bytes: &mut &[u8], output: &mut Vec<u8>) -> Option<Said> {
+    pub fn next(&mut self, bytes: &mut &[u8], output: &mut Vec<u8>) -> Option<ServerEvent> {
         match &mut self.0 {
             Mode::Plain => {
                 output.extend_from_slice(bytes);
                 *bytes = &[];
                 None
             }
-            Mode::Asked(begun) => {
+            Mode::Undecided(begun) => {
                 let missing = HEADER - begun.len();
                 let (part, rest) = bytes.split_at(bytes.len().min(missing));
                 begun.extend_from_slice(part);
@@ -106,23 +106,23 @@ impl Hearing {
                 if begun.len() < HEADER {
                     return None;
                 }
-                let decoder = AnswerDecoder::default();
+                let decoder = RouterPacketDecoder::default();
                 self.0 = Mode::Extended { decoder, payload: Vec::new() };
-                Some(Said::Agreed)
+                Some(ServerEvent::ExtendedMode)
             }
             Mode::Extended { decoder, payload } => {
                 while let Some(answer) = decoder.next(bytes) {
                     match answer {
-                        Answer::Output(bytes) | Answer::ErrorOutput(bytes) => {
+                        RouterPacket::Output(bytes) | RouterPacket::ErrorOutput(bytes) => {
                             output.extend_from_slice(bytes);
                         }
-                        Answer::Hello(_) => {}
+                        RouterPacket::Hello(_) => {}
                         // These may be long.
-                        Answer::Part(RING_PIECE, part, _) => {
-                            return Some(Said::Piece(part.to_vec()));
+                        RouterPacket::Part(RING_PIECE, part, _) => {
+                            return Some(ServerEvent::RingPiece(part.to_vec()));
                         }
-                        Answer::Part(kind, part, last) => {
-                            let whole = collect(payload, part, last, LONGEST);
+                        RouterPacket::Part(kind, part, last) => {
+                            let whole = collect_payload(payload, part, last, MAX_PAYLOAD);
                             if let Some(said) = whole.and_then(|whole| of_packet(kind, whole)) {
                                 return Some(said);
                             }
@@ -134,23 +134,23 @@ impl Hearing {
         }
     }
 
-    /// There will be no more: what was held back as a part of an answer is
-    /// output.
-    pub fn rest(&mut self) -> Vec<u8> {
+    /// The end of the server's bytes: returns what was held back as part of an answer,
+    /// and is output.
+    pub fn take_rest(&mut self) -> Vec<u8> {
         match &mut self.0 {
-            Mode::Asked(begun) => std::mem::take(begun),
+            Mode::Undecided(begun) => std::mem::take(begun),
             _ => Vec::new(),
         }
     }
 }
 
-fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
+fn of_packet(kind: u8, payload: Vec<u8>) -> Option<ServerEvent> {
     match kind {
-        ENDED => Ended::read(&payload).map(Said::Ended),
-        NOTICE => Some(Said::Notice(text_of(&payload))),
-        OFFER => Some(Said::Offer(payload)),
-        GO => Some(Said::Go(payload.try_into().ok().map(u64::from_le_bytes))),
-        KEY => SessionKey::read(&payload).map(Said::Key),
+        END => SessionEnd::read(&payload).map(ServerEvent::SessionEnd),
+        NOTICE => Some(ServerEvent::Notice(bounded_text(&payload))),
+        OFFER => Some(ServerEvent::Offer(payload)),
+        GO => Some(ServerEvent::Go(payload.try_into().ok().map(u64::from_le_bytes))),
+        SESSION_KEY => SessionKey::read(&payload).map(ServerEvent::SessionKey),
         PONG => None,
         _ => None,
     }
@@ -159,33 +159,40 @@ fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{Ending, INPUT, encode_bare, encode_packet};
+    use crate::proto::{EndKind, INPUT, encode_bare, encode_packet};
     use proptest::prelude::*;
 
-    fn hear(mut hearing: Hearing, bytes: &[u8], cut: usize) -> (Vec<Said>, Vec<u8>, Hearing) {
+    fn hear(
+        mut decoder: ServerDecoder,
+        bytes: &[u8],
+        cut: usize,
+    ) -> (Vec<ServerEvent>, Vec<u8>, ServerDecoder) {
         let (mut said, mut output) = (Vec::new(), Vec::new());
         for mut piece in bytes.chunks(cut.max(1)) {
-            while let Some(one) = hearing.next(&mut piece, &mut output) {
+            while let Some(one) = decoder.next(&mut piece, &mut output) {
                 match (said.last_mut(), one) {
-                    (Some(Said::Piece(before)), Said::Piece(more)) => before.extend(more),
+                    (Some(ServerEvent::RingPiece(before)), ServerEvent::RingPiece(more)) => {
+                        before.extend(more)
+                    }
                     (_, one) => said.push(one),
                 }
             }
         }
-        (said, output, hearing)
+        (said, output, decoder)
     }
 
     #[test]
     fn an_old_router_is_heard_from_the_first_byte() {
         for text in ["$ ", "\0\x01\0x", "hello"] {
             for cut in [1, 100] {
-                let (said, output, hearing) = hear(Hearing::asked(), text.as_bytes(), cut);
+                let (said, output, decoder) =
+                    hear(ServerDecoder::after_hello(), text.as_bytes(), cut);
                 assert_eq!((said.len(), output.as_slice()), (0, text.as_bytes()));
-                assert!(!hearing.is_undecided());
+                assert!(!decoder.is_undecided());
             }
         }
-        let (_, output, mut hearing) = hear(Hearing::asked(), b"\0\x01", 100);
-        assert_eq!((output.len(), hearing.rest()), (0, b"\0\x01".to_vec()));
+        let (_, output, mut decoder) = hear(ServerDecoder::after_hello(), b"\0\x01", 100);
+        assert_eq!((output.len(), decoder.take_rest()), (0, b"\0\x01".to_vec()));
     }
 
     #[test]
@@ -195,12 +202,15 @@ mod tests {
         encode_packet(NOTICE, b"soon\x1b[2J", &mut bytes);
         encode_packet(240, b"unknown", &mut bytes);
         encode_packet(INPUT, b"put", &mut bytes);
-        let ended = Ended { ending: Ending::Exit, value: 7, text: String::new() };
+        let ended = SessionEnd { ending: EndKind::Exit, value: 7, text: String::new() };
         bytes.extend(ended.packet());
         for cut in [1, 5, 1000] {
-            let (said, output, _) = hear(Hearing::asked(), &bytes, cut);
-            let notice = Said::Notice(String::from("soon\u{1b}[2J"));
-            assert_eq!(said, [Said::Agreed, notice, Said::Ended(ended.clone())]);
+            let (said, output, _) = hear(ServerDecoder::after_hello(), &bytes, cut);
+            let notice = ServerEvent::Notice(String::from("soon\u{1b}[2J"));
+            assert_eq!(
+                said,
+                [ServerEvent::ExtendedMode, notice, ServerEvent::SessionEnd(ended.clone())]
+            );
             assert_eq!(output, b"output");
         }
     }
@@ -209,8 +219,8 @@ mod tests {
     fn sixty_thousand_bytes_of_text_are_cut() {
         let mut bytes = encode_bare(HELLO, 1).to_vec();
         encode_packet(NOTICE, &[b'x'; 60_000], &mut bytes);
-        let (said, ..) = hear(Hearing::asked(), &bytes, 4096);
-        assert!(matches!(&said[1], Said::Notice(text) if text.len() <= 1024));
+        let (said, ..) = hear(ServerDecoder::after_hello(), &bytes, 4096);
+        assert!(matches!(&said[1], ServerEvent::Notice(text) if text.len() <= 1024));
     }
 
     proptest! {
@@ -221,9 +231,9 @@ mod tests {
             let mut agreed = encode_bare(HELLO, 1).to_vec();
             agreed.extend(&bytes);
             for bytes in [bytes, agreed] {
-                let (said, output, mut hearing) = hear(Hearing::asked(), &bytes, cut);
-                let (wanted, all, mut whole) = hear(Hearing::asked(), &bytes, 1000);
-                prop_assert_eq!((said, output, hearing.rest()), (wanted, all, whole.rest()));
+                let (said, output, mut decoder) = hear(ServerDecoder::after_hello(), &bytes, cut);
+                let (expected, all, mut whole) = hear(ServerDecoder::after_hello(), &bytes, 1000);
+                prop_assert_eq!((said, output, decoder.take_rest()), (expected, all, whole.take_rest()));
             }
         }
     }

@@ -1,13 +1,13 @@
 //! What a person types to the client itself: `~` at the beginning of a line,
 //! as in ssh(1).
 
-/// What a key, or the keys before it, turned out to be.
+/// The action that an escape stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Typed {
+pub enum EscapeAction {
     /// For the program.
     Pass,
     /// `~.`: leave.
-    Leave,
+    Disconnect,
     /// `~d`: leave, and let the session go on.
     Detach,
     /// `~?`: say what there is.
@@ -18,14 +18,14 @@ pub enum Typed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    LineBegins,
+    LineStart,
     Tilde,
-    Line,
+    MidLine,
 }
 
-/// Looks for escapes in what is typed.
+/// The filter that finds escapes in the input.
 #[derive(Debug)]
-pub struct Escapes {
+pub struct EscapeFilter {
     /// The character that begins one.
     character: u8,
     state: State,
@@ -46,10 +46,10 @@ pub fn character(typed: &str) -> Result<Option<u8>, &'static str> {
     }
 }
 
-impl Escapes {
-    /// Nothing was typed yet: a line begins.
+impl EscapeFilter {
+    /// A filter at the start of a line.
     pub fn new(character: u8) -> Self {
-        Self { character, state: State::LineBegins }
+        Self { character, state: State::LineStart }
     }
 
     /// What `~?` says.
@@ -66,47 +66,47 @@ impl Escapes {
     }
 
     /// An escape that was begun is none any more.
-    pub fn forget(&mut self) {
+    pub fn reset(&mut self) {
         if self.state == State::Tilde {
-            self.state = State::LineBegins;
+            self.state = State::LineStart;
         }
     }
 
     /// Appends to `passed` what of `bytes` is for the program, up to the
     /// first escape that means something else; returns it and how many bytes
     /// it took.
-    pub fn filter(&mut self, bytes: &[u8], passed: &mut Vec<u8>) -> (Typed, usize) {
+    pub fn filter(&mut self, bytes: &[u8], passed: &mut Vec<u8>) -> (EscapeAction, usize) {
         for (at, &byte) in bytes.iter().enumerate() {
             let before = self.state;
             self.state =
-                if matches!(byte, b'\r' | b'\n') { State::LineBegins } else { State::Line };
+                if matches!(byte, b'\r' | b'\n') { State::LineStart } else { State::MidLine };
             match (before, byte) {
-                (State::LineBegins, byte) if byte == self.character => {
+                (State::LineStart, byte) if byte == self.character => {
                     self.state = State::Tilde;
                     continue;
                 }
-                (State::Tilde, b'.') => return (Typed::Leave, at + 1),
+                (State::Tilde, b'.') => return (EscapeAction::Disconnect, at + 1),
                 (State::Tilde, b'd') => {
-                    self.state = State::LineBegins;
-                    return (Typed::Detach, at + 1);
+                    self.state = State::LineStart;
+                    return (EscapeAction::Detach, at + 1);
                 }
                 (State::Tilde, b'?') => {
-                    self.state = State::LineBegins;
-                    return (Typed::Help, at + 1);
+                    self.state = State::LineStart;
+                    return (EscapeAction::Help, at + 1);
                 }
                 (State::Tilde, CTRL_Z) => {
-                    self.state = State::LineBegins;
-                    return (Typed::Suspend, at + 1);
+                    self.state = State::LineStart;
+                    return (EscapeAction::Suspend, at + 1);
                 }
                 // The second of two.
                 (State::Tilde, byte) if byte == self.character => {}
                 // It was just a tilde.
                 (State::Tilde, _) => passed.push(self.character),
-                (State::LineBegins | State::Line, _) => {}
+                (State::LineStart | State::MidLine, _) => {}
             }
             passed.push(byte);
         }
-        (Typed::Pass, bytes.len())
+        (EscapeAction::Pass, bytes.len())
     }
 }
 
@@ -115,11 +115,12 @@ mod tests {
     use super::*;
 
     /// What is passed on, and every escape, of keys typed one by one.
-    fn typed(keys: &[u8]) -> (Vec<u8>, Vec<Typed>) {
-        let (mut escapes, mut passed, mut found) = (Escapes::new(b'~'), Vec::new(), Vec::new());
+    fn typed(keys: &[u8]) -> (Vec<u8>, Vec<EscapeAction>) {
+        let (mut escapes, mut passed, mut found) =
+            (EscapeFilter::new(b'~'), Vec::new(), Vec::new());
         for key in keys {
             match escapes.filter(&[*key], &mut passed).0 {
-                Typed::Pass => {}
+                EscapeAction::Pass => {}
                 other => found.push(other),
             }
         }
@@ -128,27 +129,30 @@ mod tests {
 
     #[test]
     fn escapes_count_at_the_beginning_of_a_line_only() {
-        assert_eq!(typed(b"~."), (vec![], vec![Typed::Leave]));
-        assert_eq!(typed(b"ls\r~."), (b"ls\r".to_vec(), vec![Typed::Leave]));
+        assert_eq!(typed(b"~."), (vec![], vec![EscapeAction::Disconnect]));
+        assert_eq!(typed(b"ls\r~."), (b"ls\r".to_vec(), vec![EscapeAction::Disconnect]));
         assert_eq!(typed(b"ls ~."), (b"ls ~.".to_vec(), vec![]));
-        assert_eq!(typed(b"~?x"), (b"x".to_vec(), vec![Typed::Help]));
-        assert_eq!(typed(b"~d~d"), (vec![], vec![Typed::Detach, Typed::Detach]));
+        assert_eq!(typed(b"~?x"), (b"x".to_vec(), vec![EscapeAction::Help]));
+        assert_eq!(typed(b"~d~d"), (vec![], vec![EscapeAction::Detach, EscapeAction::Detach]));
         assert_eq!(typed(b"cd ~d"), (b"cd ~d".to_vec(), vec![]));
-        assert_eq!(typed(b"~\x1a~."), (vec![], vec![Typed::Suspend, Typed::Leave]));
+        assert_eq!(
+            typed(b"~\x1a~."),
+            (vec![], vec![EscapeAction::Suspend, EscapeAction::Disconnect])
+        );
     }
 
     #[test]
     fn a_tilde_is_a_tilde() {
         assert_eq!(typed(b"~~."), (b"~.".to_vec(), vec![]));
         assert_eq!(typed(b"~x"), (b"~x".to_vec(), vec![]));
-        assert_eq!(typed(b"~\r~."), (b"~\r".to_vec(), vec![Typed::Leave]));
+        assert_eq!(typed(b"~\r~."), (b"~\r".to_vec(), vec![EscapeAction::Disconnect]));
         assert_eq!(typed(b"cd ~/src\r"), (b"cd ~/src\r".to_vec(), vec![]));
     }
 
     #[test]
     fn another_character() {
-        let (mut escapes, mut passed) = (Escapes::new(b'%'), Vec::new());
-        assert_eq!(escapes.filter(b"~.\r%.", &mut passed), (Typed::Leave, 5));
+        let (mut escapes, mut passed) = (EscapeFilter::new(b'%'), Vec::new());
+        assert_eq!(escapes.filter(b"~.\r%.", &mut passed), (EscapeAction::Disconnect, 5));
         assert_eq!(passed, b"~.\r");
         assert!(escapes.help().contains("%."));
     }
@@ -163,18 +167,18 @@ mod tests {
 
     #[test]
     fn what_was_begun_can_be_forgotten() {
-        let (mut escapes, mut passed) = (Escapes::new(b'~'), Vec::new());
+        let (mut escapes, mut passed) = (EscapeFilter::new(b'~'), Vec::new());
         escapes.filter(b"~", &mut passed);
-        escapes.forget();
-        assert_eq!(escapes.filter(b".x", &mut passed), (Typed::Pass, 2));
+        escapes.reset();
+        assert_eq!(escapes.filter(b".x", &mut passed), (EscapeAction::Pass, 2));
         assert_eq!(passed, b".x");
     }
 
     #[test]
     fn a_paste_is_taken_up_to_the_escape() {
-        let (mut escapes, mut passed) = (Escapes::new(b'~'), Vec::new());
-        assert_eq!(escapes.filter(b"a\r~?b", &mut passed), (Typed::Help, 4));
-        assert_eq!(escapes.filter(b"b", &mut passed), (Typed::Pass, 1));
+        let (mut escapes, mut passed) = (EscapeFilter::new(b'~'), Vec::new());
+        assert_eq!(escapes.filter(b"a\r~?b", &mut passed), (EscapeAction::Help, 4));
+        assert_eq!(escapes.filter(b"b", &mut passed), (EscapeAction::Pass, 1));
         assert_eq!(passed, b"a\rb");
     }
 }

@@ -1,5 +1,5 @@
-//! The terminal itself, where the server hands it over: from then on its bytes
-//! go straight from here to it and back.
+//! The handover of the terminal: the server sends its master, and from then on the bytes
+//! do not pass through the server.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -7,113 +7,112 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Result};
-use crate::exit_status::of_exit;
-use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD, OFFER_RING};
-use crate::scrollback::Remains;
+use crate::exit_status::session_end;
+use crate::proto::{EndKind, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, SessionEnd};
+use crate::scrollback::ScrollbackWriter;
 use crate::sys::child::Exit;
-use crate::sys::peer_process::Passed;
+use crate::sys::peer_process::ReceivedFds;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pty::Master;
-use crate::sys::{Read, Size};
+use crate::sys::{ReadOutcome, Size};
 
 /// How often a terminal that its program closed is looked after: login(1) and
 /// getty(8) hang up and open again.
-const REOPENED: Duration = Duration::from_millis(200);
+const REOPEN_POLL: Duration = Duration::from_millis(200);
 
 /// How long the terminal of an ended program may stay silent before the end
 /// is the end, where something else holds it open; and how often it may have
 /// had something to say.
-const DRAIN: Duration = Duration::from_millis(50);
-const DRAINS: u8 = 20;
+const DRAIN_SILENCE: Duration = Duration::from_millis(50);
+const MAX_DRAINS: u8 = 20;
 
 /// How long whoever inherited a program may take to reap it.
-const REAPED: Duration = Duration::from_secs(5);
-const REAPED_LOOK: Duration = Duration::from_millis(50);
+const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+const REAP_POLL: Duration = Duration::from_millis(50);
 
 /// The first and the longest wait before the program is told again that the
 /// input has ended.
-const END_OF_INPUT_FIRST: Duration = Duration::from_millis(20);
-const END_OF_INPUT_LAST: Duration = Duration::from_secs(1);
+const EOF_RETRY_FIRST: Duration = Duration::from_millis(20);
+const EOF_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// A terminal that was handed over.
-pub struct Terminal {
+pub struct HandedOverTerminal {
     master: Master,
     program: Option<PidFd>,
-    /// It is closed; it is looked at again then.
+    /// The slave is closed; when the master is read again.
     closed: Option<Instant>,
     /// The program has ended: what is left is read until then.
-    drained: Option<(Instant, u8)>,
+    drain_until: Option<(Instant, u8)>,
     /// The server is gone: how the program ends is asked of the kernel.
-    alone_since_end: Option<Instant>,
+    orphan_ended_at: Option<Instant>,
     /// The input has ended: the program is told then, and how long after that
     /// again.
     input_ends: Option<(Instant, Duration)>,
 }
 
-/// Whose the terminal is.
+/// The state of the handover: who has the terminal's master.
 #[derive(Default)]
-pub enum Takeover {
+pub enum Handover {
     /// The server's.
     #[default]
-    Theirs,
-    /// Ours, when all input before that has arrived; or the server's still,
-    /// and only what it keeps of the output has come.
-    Taken(Option<Terminal>),
+    NotOffered,
+    /// The offer was accepted; the master waits for GO, or only the ring was offered.
+    Accepted(Option<HandedOverTerminal>),
     /// The server's for good: what it has offered was lost on the way.
-    Declined,
-    /// Ours.
-    Ours(Terminal),
+    NotArrived,
+    /// The client has the master, and reads and writes it.
+    HandedOver(HandedOverTerminal),
 }
 
 /// What has come of an offer.
 #[derive(Debug)]
-pub enum Offered {
+pub enum OfferOutcome {
     /// All of it; the ring of the last output, if that is among it.
     Arrived(Option<OwnedFd>),
-    /// Nothing.
+    /// No descriptor has arrived.
     Lost,
 }
 
-impl Takeover {
+impl Handover {
     /// The terminal, where it is ours to use.
-    pub fn ours(&self) -> Option<&Terminal> {
+    pub fn terminal(&self) -> Option<&HandedOverTerminal> {
         match self {
-            Takeover::Ours(terminal) => Some(terminal),
+            Handover::HandedOver(terminal) => Some(terminal),
             _ => None,
         }
     }
 
-    /// The same, to be changed.
-    pub fn ours_mut(&mut self) -> Option<&mut Terminal> {
+    /// The terminal that was handed over, to be changed.
+    pub fn terminal_mut(&mut self) -> Option<&mut HandedOverTerminal> {
         match self {
-            Takeover::Ours(terminal) => Some(terminal),
+            Handover::HandedOver(terminal) => Some(terminal),
             _ => None,
         }
     }
 
     /// Whether we wait for the word to go on.
-    pub fn is_taken(&self) -> bool {
-        matches!(self, Takeover::Taken(_))
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Handover::Accepted(_))
     }
 
     /// Takes what was offered; returns the ring of the last output, if that
     /// is among it. Where nothing has arrived there is something between us and
     /// the server that passes bytes alone (`ssh -L`, a proxy): the server is to
-    /// keep all of it ([`Offered::Lost`]).
+    /// keep all of it ([`OfferOutcome::Lost`]).
     ///
     /// # Errors
     /// It is not what an offer is made of: the server is none of ours.
-    pub fn offered(&mut self, names: &[u8], arrived: Passed) -> Result<Offered> {
-        if !matches!(self, Takeover::Theirs) {
+    pub fn accept_offer(&mut self, names: &[u8], received: ReceivedFds) -> Result<OfferOutcome> {
+        if !matches!(self, Handover::NotOffered) {
             return Err(Error::new("the router offered its terminal twice"));
         }
-        if !names.is_empty() && arrived.descriptors.is_empty() && !arrived.truncated {
-            *self = Takeover::Declined;
-            return Ok(Offered::Lost);
+        if !names.is_empty() && received.descriptors.is_empty() && !received.truncated {
+            *self = Handover::NotArrived;
+            return Ok(OfferOutcome::Lost);
         }
-        let (terminal, ring) = Terminal::of_offer(names, arrived)?;
-        *self = Takeover::Taken(terminal);
-        Ok(Offered::Arrived(ring))
+        let (terminal, ring) = HandedOverTerminal::of_offer(names, received)?;
+        *self = Handover::Accepted(terminal);
+        Ok(OfferOutcome::Arrived(ring))
     }
 
     /// The word to go on.
@@ -122,13 +121,13 @@ impl Takeover {
     /// Nothing was offered.
     pub fn go(&mut self) -> Result<()> {
         match std::mem::take(self) {
-            Takeover::Taken(Some(terminal)) => {
-                *self = Takeover::Ours(terminal);
+            Handover::Accepted(Some(terminal)) => {
+                *self = Handover::HandedOver(terminal);
                 Ok(())
             }
-            Takeover::Taken(None) => Ok(()),
-            Takeover::Declined => {
-                *self = Takeover::Declined;
+            Handover::Accepted(None) => Ok(()),
+            Handover::NotArrived => {
+                *self = Handover::NotArrived;
                 Ok(())
             }
             _ => Err(Error::new("the router handed over what it had not offered")),
@@ -136,17 +135,17 @@ impl Takeover {
     }
 }
 
-impl Terminal {
-    fn of_offer(names: &[u8], arrived: Passed) -> Result<(Option<Self>, Option<OwnedFd>)> {
-        if arrived.truncated || arrived.descriptors.len() != names.len() {
+impl HandedOverTerminal {
+    fn of_offer(names: &[u8], received: ReceivedFds) -> Result<(Option<Self>, Option<OwnedFd>)> {
+        if received.truncated || received.descriptors.len() != names.len() {
             return Err(Error::new(format!(
                 "the router offered {} descriptors and sent {}",
                 names.len(),
-                arrived.descriptors.len()
+                received.descriptors.len()
             )));
         }
         let (mut master, mut program, mut ring) = (None, None, None);
-        for (name, fd) in names.iter().zip(arrived.descriptors) {
+        for (name, fd) in names.iter().zip(received.descriptors) {
             // Nothing that is offered is one; closing it here might take long.
             let is_socket = fd.is_socket();
             let Some(fd) = (!is_socket).then(|| fd.accept()).flatten() else {
@@ -166,8 +165,8 @@ impl Terminal {
             master,
             program,
             closed: None,
-            drained: None,
-            alone_since_end: None,
+            drain_until: None,
+            orphan_ended_at: None,
             input_ends: None,
         });
         Ok((terminal, ring))
@@ -175,30 +174,34 @@ impl Terminal {
 
     /// Reads what the program wrote, as much as there is room for, and keeps
     /// it where it is to be kept; how much.
-    pub fn read(&mut self, buffer: &mut [u8], mut keeps: Option<&mut Remains>) -> usize {
+    pub fn read(
+        &mut self,
+        buffer: &mut [u8],
+        mut scrollback: Option<&mut ScrollbackWriter>,
+    ) -> usize {
         let mut have = 0;
         while have < buffer.len() {
             let room = &mut buffer[have..];
-            let read = match &mut keeps {
+            let read = match &mut scrollback {
                 Some(remains) => remains.read(&self.master, room),
                 None => self.master.read(room),
             };
             match read {
-                Read::Bytes(count) => have += count,
-                Read::Blocked => {
+                ReadOutcome::Bytes(count) => have += count,
+                ReadOutcome::WouldBlock => {
                     self.closed = None;
                     break;
                 }
-                Read::End | Read::Gone => {
-                    self.closed = Some(Instant::now() + REOPENED);
+                ReadOutcome::Eof | ReadOutcome::Closed => {
+                    self.closed = Some(Instant::now() + REOPEN_POLL);
                     break;
                 }
             }
         }
         if have > 0 {
-            if let Some((at, drains)) = &mut self.drained {
-                if *drains < DRAINS {
-                    (*at, *drains) = (Instant::now() + DRAIN, *drains + 1);
+            if let Some((at, drains)) = &mut self.drain_until {
+                if *drains < MAX_DRAINS {
+                    (*at, *drains) = (Instant::now() + DRAIN_SILENCE, *drains + 1);
                 }
             }
         }
@@ -210,7 +213,7 @@ impl Terminal {
         self.master.write(bytes).taken()
     }
 
-    /// Its size.
+    /// The terminal's size.
     pub fn size(&self) -> Option<Size> {
         self.master.size()
     }
@@ -229,26 +232,26 @@ impl Terminal {
     /// long as a background job that holds the terminal open has something to
     /// say.
     pub fn program_ended(&mut self) {
-        if self.drained.is_none() {
-            self.drained = Some((Instant::now() + DRAIN, 0));
+        if self.drain_until.is_none() {
+            self.drain_until = Some((Instant::now() + DRAIN_SILENCE, 0));
         }
     }
 
     /// Whether everything that the ended program wrote was read.
     pub fn is_drained(&self) -> bool {
-        self.drained.is_some_and(|(at, _)| !self.is_open() || Instant::now() >= at)
+        self.drain_until.is_some_and(|(at, _)| !self.is_open() || Instant::now() >= at)
     }
 
-    /// There is no more input.
+    /// The end of the input: the program is to read an end of file.
     pub fn end_input(&mut self) {
         if self.input_ends.is_none() {
-            self.input_ends = Some((Instant::now(), END_OF_INPUT_FIRST));
+            self.input_ends = Some((Instant::now(), EOF_RETRY_FIRST));
         }
     }
 
     /// How the session ended, where the server is gone and so cannot say;
     /// `None`: it goes on.
-    pub fn ended_alone(&mut self) -> Option<Ended> {
+    pub fn end_without_server(&mut self) -> Option<SessionEnd> {
         let over = match &self.program {
             Some(program) => program.is_over(),
             None => !self.is_open(),
@@ -260,22 +263,22 @@ impl Terminal {
         if !self.is_drained() {
             return None;
         }
-        let ended = *self.alone_since_end.get_or_insert_with(Instant::now);
+        let ended = *self.orphan_ended_at.get_or_insert_with(Instant::now);
         if let Some(exit) = self.program.as_ref().and_then(PidFd::exit) {
-            return Some(if is_hung_up(exit) {
-                Ended::because(Ending::Lost, "the gateway is gone, and what kept the session")
+            return Some(if is_ended_by_next_gateway(exit) {
+                SessionEnd::new(EndKind::Lost, "the gateway is gone, and what kept the session")
             } else {
-                of_exit(exit)
+                session_end(exit)
             });
         }
-        (self.program.is_none() || ended.elapsed() >= REAPED).then(|| {
+        (self.program.is_none() || ended.elapsed() >= REAP_TIMEOUT).then(|| {
             let why = "the gateway is gone, and this kernel does not tell the program's status";
-            Ended::because(Ending::Lost, why)
+            SessionEnd::new(EndKind::Lost, why)
         })
     }
 
     /// Does what is due; returns when the next thing is.
-    pub fn when(&mut self, server_is_gone: bool) -> Option<Instant> {
+    pub fn run_timers(&mut self, server_closed: bool) -> Option<Instant> {
         let now = Instant::now();
         if self.closed.is_some_and(|at| now >= at) {
             // To be found open, or closed still, by the next read.
@@ -283,11 +286,11 @@ impl Terminal {
         }
         if let Some((at, wait)) = self.input_ends.filter(|(at, _)| now >= *at) {
             self.master.end_input();
-            self.input_ends = Some((at.max(now) + wait, (wait * 2).min(END_OF_INPUT_LAST)));
+            self.input_ends = Some((at.max(now) + wait, (wait * 2).min(EOF_RETRY_MAX)));
         }
-        let look = (server_is_gone && self.program.as_ref().is_some_and(PidFd::is_over))
-            .then(|| now + REAPED_LOOK);
-        [self.closed, self.drained.map(|(at, _)| at), self.input_ends.map(|(at, _)| at), look]
+        let look = (server_closed && self.program.as_ref().is_some_and(PidFd::is_over))
+            .then(|| now + REAP_POLL);
+        [self.closed, self.drain_until.map(|(at, _)| at), self.input_ends.map(|(at, _)| at), look]
             .into_iter()
             .flatten()
             .min()
@@ -301,12 +304,12 @@ impl Terminal {
 
 /// Whether a program that nobody looks after any more ended as the next gateway ends
 /// it, which cannot find its session: it is hung up, and killed after the grace.
-fn is_hung_up(exit: Exit) -> bool {
+fn is_ended_by_next_gateway(exit: Exit) -> bool {
     let ends = [Signal::SIGHUP as i32, Signal::SIGKILL as i32];
     matches!(exit, Exit::Signal { number, .. } if ends.contains(&number))
 }
 
-impl AsFd for Terminal {
+impl AsFd for HandedOverTerminal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
     }
@@ -318,9 +321,9 @@ mod tests {
     use std::fs::File;
     use std::os::fd::OwnedFd;
 
-    fn arrived(paths: &[&str]) -> Passed {
+    fn received(paths: &[&str]) -> ReceivedFds {
         let open = |path: &&str| OwnedFd::from(File::options().read(true).open(path).unwrap());
-        Passed::of(paths.iter().map(open).collect())
+        ReceivedFds::of(paths.iter().map(open).collect())
     }
 
     #[test]
@@ -339,41 +342,41 @@ mod tests {
             ("rr", vec!["/dev/null", "/dev/null"]),
             ("pr", vec!["/dev/null", "/dev/null"]),
         ] {
-            let mut takeover = Takeover::default();
-            let outcome = takeover.offered(names.as_bytes(), arrived(&paths));
+            let mut handover = Handover::default();
+            let outcome = handover.accept_offer(names.as_bytes(), received(&paths));
             assert!(outcome.is_err(), "{names} {paths:?}");
-            assert!(matches!(takeover, Takeover::Theirs));
+            assert!(matches!(handover, Handover::NotOffered));
         }
-        let mut cut = arrived(&["/dev/ptmx"]);
+        let mut cut = received(&["/dev/ptmx"]);
         cut.truncated = true;
-        assert!(Takeover::default().offered(b"m", cut).is_err());
+        assert!(Handover::default().accept_offer(b"m", cut).is_err());
     }
 
     /// As through a proxy.
     #[test]
     fn what_was_lost_on_the_way_is_the_servers() {
-        let mut takeover = Takeover::default();
-        assert!(matches!(takeover.offered(b"mpr", arrived(&[])), Ok(Offered::Lost)));
-        assert!(!takeover.is_taken() && takeover.ours().is_none());
-        assert!(takeover.go().is_ok() && takeover.ours().is_none());
-        assert!(takeover.offered(b"m", arrived(&[])).is_err());
-        let mut cut = arrived(&[]);
+        let mut handover = Handover::default();
+        assert!(matches!(handover.accept_offer(b"mpr", received(&[])), Ok(OfferOutcome::Lost)));
+        assert!(!handover.is_accepted() && handover.terminal().is_none());
+        assert!(handover.go().is_ok() && handover.terminal().is_none());
+        assert!(handover.accept_offer(b"m", received(&[])).is_err());
+        let mut cut = received(&[]);
         cut.truncated = true;
-        assert!(Takeover::default().offered(b"m", cut).is_err());
+        assert!(Handover::default().accept_offer(b"m", cut).is_err());
     }
 
     #[test]
     fn the_word_comes_after_the_offer() {
-        assert!(Takeover::default().go().is_err());
+        assert!(Handover::default().go().is_err());
         let (master, _slave) =
             crate::sys::pty::open(Size { rows: 24, cols: 80 }).expect("a terminal");
         let fd = master.as_fd().try_clone_to_owned().unwrap();
-        let mut takeover = Takeover::default();
-        takeover.offered(b"m", Passed::of(vec![fd])).unwrap();
-        assert!(takeover.is_taken() && takeover.ours().is_none());
-        assert!(takeover.offered(b"m", arrived(&["/dev/ptmx"])).is_err());
-        takeover.go().unwrap();
-        assert!(takeover.ours().is_some());
-        assert!(takeover.go().is_err());
+        let mut handover = Handover::default();
+        handover.accept_offer(b"m", ReceivedFds::of(vec![fd])).unwrap();
+        assert!(handover.is_accepted() && handover.terminal().is_none());
+        assert!(handover.accept_offer(b"m", received(&["/dev/ptmx"])).is_err());
+        handover.go().unwrap();
+        assert!(handover.terminal().is_some());
+        assert!(handover.go().is_err());
     }
 }

@@ -4,71 +4,60 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::escape::Typed;
+use super::escape::EscapeAction;
 use super::outcome::End;
-use super::session::{EARLY, Session};
+use super::state::{InputState, MAX_EARLY, Session};
 use crate::proto::{self, Protocol};
-use crate::sys::Read;
-use crate::sys::signal::Stopped;
+use crate::sys::ReadOutcome;
+use crate::sys::signal::StopTarget;
 use crate::sys::stdio;
 
 /// Input that may wait before no more is read, in bytes.
 const INPUT_LIMIT: usize = 64 * 1024;
 
 /// What is kept of input for another attempt, in bytes.
-const EARLY_TYPED: usize = 256 * 1024;
+const MAX_EARLY_INPUT: usize = 256 * 1024;
 
 /// After the end of our input a server that knows no better is told of it when
 /// it has been silent for so long, or after so long in all: the C router ends
 /// the session at once when it hears of it, whatever output is under way.
-const QUIET: Duration = Duration::from_millis(100);
-const QUIET_AT_LAST: Duration = Duration::from_secs(1);
-
-/// Where our input stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// There may be more.
-    Open,
-    /// It ended at the first time; the server last said something at the second.
-    Ended(Instant, Instant),
-    /// The server knows.
-    Told,
-}
+const EOF_SILENCE: Duration = Duration::from_millis(100);
+const EOF_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Session<'_> {
     /// Whether input is to be read.
     pub(super) fn reads_input(&self) -> bool {
         let stopped = self.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
-        self.input == Input::Open
+        self.input == InputState::Open
             && !stopped
-            && self.is_going_on()
+            && self.is_alive()
             && self.to_server.len() < INPUT_LIMIT
             && self.to_terminal.len() < INPUT_LIMIT
             && self.held.len() < INPUT_LIMIT
-            && !(self.early >= EARLY && self.may_agree())
+            && !(self.early >= MAX_EARLY && self.may_become_extended())
     }
 
-    /// There is input.
-    pub(super) fn typed(&mut self) -> Option<End> {
+    /// Reads standard input, and handles what was typed.
+    pub(super) fn read_input(&mut self) -> Option<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = stdio::read_input(&mut buffer);
         let end = match read {
-            Read::Bytes(count) => self.typed_bytes(&buffer[..count]),
-            Read::Blocked => None,
-            Read::End => {
+            ReadOutcome::Bytes(count) => self.handle_input(&buffer[..count]),
+            ReadOutcome::WouldBlock => None,
+            ReadOutcome::Eof => {
                 let now = Instant::now();
-                self.input = Input::Ended(now, now);
+                self.input = InputState::Ended(now, now);
                 None
             }
             // The terminal is gone, and the person with it.
-            Read::Gone => Some(End::Signal(Signal::SIGHUP)),
+            ReadOutcome::Closed => Some(End::Signal(Signal::SIGHUP)),
         };
         self.buffer = buffer;
         end
     }
 
-    /// These bytes were typed, or read from a pipe.
-    pub(super) fn typed_bytes(&mut self, bytes: &[u8]) -> Option<End> {
+    /// Handles bytes that were typed, or read from a pipe: escapes, signal keys, input.
+    pub(super) fn handle_input(&mut self, bytes: &[u8]) -> Option<End> {
         let mut at = 0;
         let mut passed = Vec::new();
         while at < bytes.len() {
@@ -77,39 +66,43 @@ impl Session<'_> {
                 Some(escapes) => escapes.filter(&bytes[at..], &mut passed),
                 None => {
                     passed.extend_from_slice(&bytes[at..]);
-                    (Typed::Pass, bytes.len() - at)
+                    (EscapeAction::Pass, bytes.len() - at)
                 }
             };
             at += taken;
-            if let Some(end) = self.pass(&passed) {
+            if let Some(end) = self.forward_input(&passed) {
                 return Some(end);
             }
             match typed {
-                Typed::Pass => {}
-                Typed::Leave | Typed::Detach if self.again.is_awaited() => return self.gives_up(),
-                Typed::Leave => {
-                    self.end_for_good();
-                    return Some(End::Left);
+                EscapeAction::Pass => {}
+                EscapeAction::Disconnect | EscapeAction::Detach
+                    if self.reconnect.is_reconnecting() =>
+                {
+                    return self.give_up();
                 }
-                Typed::Detach => {
+                EscapeAction::Disconnect => {
+                    self.end_session();
+                    return Some(End::Disconnected);
+                }
+                EscapeAction::Detach => {
                     if let Some(end) = self.detach() {
                         return Some(end);
                     }
                 }
-                Typed::Help => {
+                EscapeAction::Help => {
                     let help = self.escapes.as_ref().map(|escapes| escapes.help());
                     self.show(help.unwrap_or_default().as_bytes());
                 }
-                Typed::Suspend => self.suspend(Stopped::Group),
+                EscapeAction::Suspend => self.suspend(StopTarget::ProcessGroup),
             }
         }
         None
     }
 
     /// Sends what was typed, or keeps it until it is known how.
-    fn pass(&mut self, bytes: &[u8]) -> Option<End> {
-        if self.again.is_awaited() {
-            return self.drops(bytes);
+    fn forward_input(&mut self, bytes: &[u8]) -> Option<End> {
+        if self.reconnect.is_reconnecting() {
+            return self.discard_input(bytes);
         }
         if self.config.read_only {
             return None;
@@ -118,16 +111,16 @@ impl Session<'_> {
             self.held.extend_from_slice(bytes);
             return None;
         }
-        if self.config.protocol == Protocol::Uwsgi && !self.hearing.is_extended() {
-            self.note_early(bytes);
+        if self.config.protocol == Protocol::Uwsgi && !self.decoder.is_extended() {
+            self.record_early(bytes);
         }
-        let keys = self.keys();
+        let signal_keys = self.signal_keys();
         let mut from = 0;
         for (at, byte) in bytes.iter().enumerate() {
-            if let Some((_, signal)) = keys.iter().find(|(key, _)| key == byte) {
+            if let Some((_, signal)) = signal_keys.iter().find(|(key, _)| key == byte) {
                 self.send_input(&bytes[from..at]);
                 from = at + 1;
-                if let Some(end) = self.key(*signal) {
+                if let Some(end) = self.signal_key(*signal) {
                     return Some(end);
                 }
             }
@@ -138,38 +131,38 @@ impl Session<'_> {
 
     /// The keys that are signals, and that the terminal leaves to us. A server that speaks the
     /// extended mode has a terminal that finds them itself.
-    fn keys(&self) -> Vec<(u8, Signal)> {
+    fn signal_keys(&self) -> Vec<(u8, Signal)> {
         let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
-        let terminal = self.terminal.as_ref().filter(|_| self.config.isig && self.speaks_plainly());
-        let key_of = |signal| Some((terminal?.taken_key_of(signal)?, signal));
+        let terminal = self.terminal.as_ref().filter(|_| self.config.isig && self.is_plain_mode());
+        let key_of = |signal| Some((terminal?.disabled_key_of(signal)?, signal));
         signals.into_iter().filter_map(key_of).collect()
     }
 
-    /// This goes to a server that has not said that it speaks the extended mode.
-    fn note_early(&mut self, bytes: &[u8]) {
+    /// Records input that goes to a server which has not agreed to the extended mode.
+    fn record_early(&mut self, bytes: &[u8]) {
         self.early = self.early.saturating_add(bytes.len());
-        self.early_typed = self.early_typed.take().filter(|_| self.early <= EARLY_TYPED);
-        if let Some(typed) = &mut self.early_typed {
+        self.early_input = self.early_input.take().filter(|_| self.early <= MAX_EARLY_INPUT);
+        if let Some(typed) = &mut self.early_input {
             typed.extend_from_slice(bytes);
         }
     }
 
     /// Has what was typed before, for nobody, sent as well.
-    pub fn holds(&mut self, typed: Vec<u8>) {
+    pub fn preload_input(&mut self, typed: Vec<u8>) {
         self.held = typed;
     }
 
     /// What was typed into this session, if it came to nothing.
-    pub fn take_typed(&mut self) -> Vec<u8> {
-        self.early_typed.take().unwrap_or_default()
+    pub fn take_early_input(&mut self) -> Vec<u8> {
+        self.early_input.take().unwrap_or_default()
     }
 
     fn send_input(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        if self.takeover.ours().is_some() {
-            self.coming.typed(bytes);
+        if self.handover.terminal().is_some() {
+            self.detachable.track_input(bytes);
             return self.to_terminal.push(bytes);
         }
         match self.config.protocol {
@@ -187,41 +180,64 @@ impl Session<'_> {
         if !self.holds_input() {
             let held = std::mem::take(&mut self.held);
             // Only in raw mode a key is an end, and there nothing is kept.
-            let _ = self.pass(&held);
+            let _ = self.forward_input(&held);
         }
     }
 
     /// Tells whoever is to know it that our input has ended, when it is time.
-    pub(super) fn tell_the_end_of_input(&mut self) {
-        if !matches!(self.input, Input::Ended(..)) || self.holds_input() {
+    pub(super) fn send_end_of_input(&mut self) {
+        if !matches!(self.input, InputState::Ended(..)) || self.holds_input() {
             return;
         }
-        if let Some(terminal) = self.takeover.ours_mut() {
+        if let Some(terminal) = self.handover.terminal_mut() {
             if self.to_terminal.is_empty() {
-                self.input = Input::Told;
+                self.input = InputState::EndSent;
                 terminal.end_input();
             }
-        } else if self.hearing.is_extended() {
-            self.input = Input::Told;
+        } else if self.decoder.is_extended() {
+            self.input = InputState::EndSent;
             self.send_packet(&proto::encode_bare(proto::END_OF_STREAM, 0));
-        } else if self.quiet_in() == Some(Duration::ZERO) {
+        } else if self.end_of_input_in() == Some(Duration::ZERO) {
             self.stream.end();
-            self.input = Input::Told;
+            self.input = InputState::EndSent;
         }
     }
 
     /// How long until a server that knows no better is told of the end of our
     /// input, where it is to be told.
-    pub(super) fn quiet_in(&self) -> Option<Duration> {
-        let Input::Ended(ended, heard) = self.input else {
+    pub(super) fn end_of_input_in(&self) -> Option<Duration> {
+        let InputState::Ended(ended, heard) = self.input else {
             return None;
         };
         let now = Instant::now();
-        let mut quiet = (heard + QUIET).min(ended + QUIET_AT_LAST);
+        let mut quiet = (heard + EOF_SILENCE).min(ended + EOF_TIMEOUT);
         // Half a request is none, to one that agrees later.
-        if let Some(until) = self.early_until.filter(|_| self.hearing.is_undecided()) {
+        if let Some(until) = self.early_until.filter(|_| self.decoder.is_undecided()) {
             quiet = quiet.max(until);
         }
         self.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
+    }
+
+    /// The person does not want to wait any longer.
+    pub(super) fn give_up(&self) -> Option<End> {
+        let give_up = || End::NotReconnected {
+            why: String::from("given up"),
+            attach_argument: self.attach_argument(),
+        };
+        self.reconnect.is_reconnecting().then(give_up)
+    }
+
+    /// What is typed now is for nobody: the interrupt's key gives up, and of the
+    /// rest the person is told by the bell.
+    fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
+        const USUAL: u8 = 3;
+        let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));
+        if typed.contains(&key.unwrap_or(USUAL)) {
+            return self.give_up();
+        }
+        if !typed.is_empty() {
+            self.to_output.push(b"\x07");
+        }
+        None
     }
 }

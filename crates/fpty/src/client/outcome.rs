@@ -4,52 +4,52 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Client, LOST};
-use crate::proto::session_key::of_word;
-use crate::proto::{Ended, Ending};
+use super::config::{ClientConfig, EXIT_LOST};
+use crate::proto::session_key::parse_argument;
+use crate::proto::{EndKind, SessionEnd};
 use crate::sys::peer_process::Peer;
 use crate::sys::{accounts, stdio};
 use crate::text::is_control;
 
 /// Exit status when no session came about.
-const NOT_ATTACHED: i32 = 255;
+const EXIT_NO_SESSION: i32 = 255;
 
-/// Why a session is over.
+/// The end of a session, as the client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The server ended it; how, it cannot say.
     Normal,
     /// The server said how.
-    Told(Ended),
+    Ended(SessionEnd),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
     /// The server refused, and speaks plainly: why.
     Refused(String),
     /// No session came about: why.
-    NotAttached(String),
+    NoSession(String),
     /// The server knows no extended mode, or had begun without us, and nothing
     /// else will do.
-    SpeaksPlainly,
+    NotExtended,
     /// The server had begun without us, and says so. Whether all that was typed
     /// is still known, so that it can be asked again: none of it was executed.
-    CameTooLate {
-        /// See above.
-        again: bool,
+    HelloTooLate {
+        /// The session may be asked for again: all that was typed is still known.
+        can_retry: bool,
     },
     /// The person left by `~.`.
-    Left,
+    Disconnected,
     /// The connection broke: how.
     Lost(String),
-    /// It broke, and was not taken up again.
-    NotTakenUp {
+    /// The connection broke, and the reconnect failed.
+    NotReconnected {
         /// Why not.
         why: String,
         /// What to come back with, where that may be possible.
-        word: Option<String>,
+        attach_argument: Option<String>,
     },
     /// A signal ended us.
     Signal(Signal),
-    /// Nobody reads our output.
+    /// Standard output has no reader.
     OutputClosed,
     /// Our output takes no more: why.
     OutputFailed(String),
@@ -59,26 +59,25 @@ impl End {
     /// The status to exit with, as a shell has it.
     fn status(&self) -> i32 {
         match self {
-            End::Normal | End::Left => 0,
-            End::Told(ended) => ended.status().into(),
+            End::Normal | End::Disconnected => 0,
+            End::Ended(ended) => ended.status().into(),
             End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused(_)
-            | End::NotAttached(_)
-            | End::SpeaksPlainly
-            | End::CameTooLate { .. } => NOT_ATTACHED,
-            End::Lost(_) | End::NotTakenUp { .. } | End::OutputFailed(_) => LOST,
+            End::Refused(_) | End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
+                EXIT_NO_SESSION
+            }
+            End::Lost(_) | End::NotReconnected { .. } | End::OutputFailed(_) => EXIT_LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
         }
     }
 
     /// Whether no program has run.
-    pub fn is_without_a_program(&self) -> bool {
+    pub fn ran_no_program(&self) -> bool {
         let never_ran =
-            |ended: &Ended| matches!(ended.ending, Ending::ExecFailed | Ending::Refused);
+            |ended: &SessionEnd| matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused);
         match self {
-            End::Told(ended) => never_ran(ended),
-            _ => self.status() == NOT_ATTACHED,
+            End::Ended(ended) => never_ran(ended),
+            _ => self.status() == EXIT_NO_SESSION,
         }
     }
 
@@ -86,33 +85,32 @@ impl End {
     fn kind(&self) -> &'static str {
         match self {
             End::Normal => "exit",
-            End::Told(ended) => match ended.ending {
-                Ending::Exit => "exit",
-                Ending::Signal => "signal",
-                Ending::ExecFailed => "exec-failed",
-                Ending::Refused => "refused",
-                Ending::Idle | Ending::Limit => "timeout",
-                Ending::Stopped => "stopped",
-                Ending::Operator => "operator",
-                Ending::Lost => "lost",
-                Ending::Detached => "detached",
+            End::Ended(ended) => match ended.ending {
+                EndKind::Exit => "exit",
+                EndKind::Signal => "signal",
+                EndKind::ExecFailed => "exec-failed",
+                EndKind::Refused => "refused",
+                EndKind::Idle | EndKind::Limit => "timeout",
+                EndKind::Stopped => "stopped",
+                EndKind::Operator => "operator",
+                EndKind::Lost => "lost",
+                EndKind::Detached => "detached",
             },
             End::Signalled(_) => "signal",
-            End::Refused(_)
-            | End::NotAttached(_)
-            | End::SpeaksPlainly
-            | End::CameTooLate { .. } => "refused",
-            End::Lost(_) | End::NotTakenUp { .. } => "lost",
-            End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
+            End::Refused(_) | End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
+                "refused"
+            }
+            End::Lost(_) | End::NotReconnected { .. } => "lost",
+            End::Disconnected | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
     }
 
     /// What a person is told; `None`: nothing.
     fn text(&self, address: &str) -> Option<String> {
         match self {
-            End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
-                let id = of_word(text).filter(|_| !text.starts_with('-')).map(|(id, _)| id);
-                Some(match (id, way_back(text, address)) {
+            End::Ended(SessionEnd { ending: EndKind::Detached, value: 0, text }) => {
+                let id = parse_argument(text).filter(|_| !text.starts_with('-')).map(|(id, _)| id);
+                Some(match (id, attach_hint(text, address)) {
                     (Some(id), Some(way)) => format!("detached: {id} ({way})"),
                     (Some(_), None) => format!("detached: {text}"),
                     (None, _) => String::from("detached"),
@@ -120,22 +118,24 @@ impl End {
             }
             End::Refused(why) => Some(format!("session refused: {why}")),
             End::Normal | End::Signalled(_) | End::OutputClosed => None,
-            End::Told(ended) => told(ended),
-            End::NotAttached(why) => Some(why.clone()),
-            End::SpeaksPlainly => Some(format!(
+            End::Ended(ended) => end_text(ended),
+            End::NoSession(why) => Some(why.clone()),
+            End::NotExtended => Some(format!(
                 "{address} is no router that runs commands or keeps sessions, or it had started its own \
                  program before our request arrived: it does not speak the extended mode; nothing \
                  that was asked for was run"
             )),
-            End::CameTooLate { .. } => Some(format!(
+            End::HelloTooLate { .. } => Some(format!(
                 "{address} had started its program before our request arrived (a slow line?): that \
                  session is over, and nothing that was typed was executed"
             )),
-            End::Left => Some(format!("left {address}")),
+            End::Disconnected => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
-            End::NotTakenUp { why, word } => {
-                let why = with_name(why);
-                let way = word.as_ref().and_then(|word| way_back(word, address));
+            End::NotReconnected { why, attach_argument } => {
+                let why = with_user_name(why);
+                let way = attach_argument
+                    .as_ref()
+                    .and_then(|attach_argument| attach_hint(attach_argument, address));
                 let way = way.map(|way| format!(" ({way})")).unwrap_or_default();
                 Some(format!("connection to {address} lost, and not taken up again: {why}{way}"))
             }
@@ -145,41 +145,45 @@ impl End {
     }
 }
 
-fn told(ended: &Ended) -> Option<String> {
+fn end_text(ended: &SessionEnd) -> Option<String> {
     let text = &ended.text;
     match ended.ending {
-        Ending::Exit => None,
-        Ending::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
-        Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
-        Ending::Refused => Some(format!("session refused: {}", with_name(text))),
-        Ending::Lost => Some(format!("session lost: {text}")),
-        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
-            Some(text.clone())
+        EndKind::Exit => None,
+        EndKind::Signal if text.is_empty() => {
+            Some(format!("killed by {}", signal_name(ended.value)))
         }
-        Ending::Detached => Some(with_name(text)),
+        EndKind::Signal => Some(format!("killed by {} ({text})", signal_name(ended.value))),
+        EndKind::Refused => Some(format!("session refused: {}", with_user_name(text))),
+        EndKind::Lost => Some(format!("session lost: {text}")),
+        EndKind::ExecFailed
+        | EndKind::Idle
+        | EndKind::Limit
+        | EndKind::Stopped
+        | EndKind::Operator => Some(text.clone()),
+        EndKind::Detached => Some(with_user_name(text)),
     }
 }
 
 /// What brings a person back, made to be pasted into a shell; `None`: it cannot be.
-fn way_back(word: &str, address: &str) -> Option<String> {
-    let is_one = of_word(word).is_some() && !word.starts_with('-');
+fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
+    let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
-    Some(format!("come back with: fpty -a {word} {address}"))
+    Some(format!("come back with: fpty -a {attach_argument} {address}"))
 }
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name
 /// instead that this machine knows: a router looks none up while others wait.
-fn with_name(text: &str) -> String {
+fn with_user_name(text: &str) -> String {
     let number = |text: &str| {
         let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
-        Some(format!("{} {rest}", accounts::name_of(number.parse().ok()?)?))
+        Some(format!("{} {rest}", accounts::user_name(number.parse().ok()?)?))
     };
     number(text).unwrap_or_else(|| text.to_owned())
 }
 
 /// Why a connection was lost that has ended; `None`: it was not, as one that speaks plainly
 /// has no other end.
-pub fn why_lost(peer: &Peer, is_extended: bool) -> Option<String> {
+pub fn loss_reason(peer: &Peer, is_extended: bool) -> Option<String> {
     match peer.failure() {
         // A process that lives, and closes a UNIX socket before it has read all input,
         // resets it, too.
@@ -200,30 +204,32 @@ fn quoted(address: &str) -> Option<String> {
 }
 
 /// A signal's name; of those for free use its number (signal(7)).
-fn name_of(number: u8) -> String {
+fn signal_name(number: u8) -> String {
     Signal::try_from(i32::from(number))
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
 /// What is said of it, where anything is.
-fn line(config: &Client, end: &End) -> Option<String> {
-    let went_wrong =
-        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
+fn line(config: &ClientConfig, end: &End) -> Option<String> {
+    let went_wrong = !matches!(
+        end,
+        End::Disconnected | End::Ended(SessionEnd { ending: EndKind::Detached, value: 0, .. })
+    );
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
 }
 
 /// Whether it is said to a person's eyes alone.
-pub fn is_for_a_person(config: &Client) -> bool {
+pub fn is_for_a_person(config: &ClientConfig) -> bool {
     !config.status_json && stdio::columns_of_output().is_some()
 }
 
 /// Whether anything is said of it.
-pub fn speaks(config: &Client, end: &End) -> bool {
+pub fn prints_anything(config: &ClientConfig, end: &End) -> bool {
     config.status_json || line(config, end).is_some()
 }
 
 /// Says how it ended, and returns the status to exit with.
-pub fn tell(config: &Client, end: &End) -> i32 {
+pub fn report(config: &ClientConfig, end: &End) -> i32 {
     let text = end.text(&config.address.to_string_lossy());
     if let Some(line) = line(config, end) {
         stdio::say(&format!("{} {line}", config.name));
@@ -235,11 +241,11 @@ pub fn tell(config: &Client, end: &End) -> i32 {
     status
 }
 
-/// One object: `kind`, `status`, `signal` (a name or null), `text`.
+/// The JSON object of an end: `kind`, `status`, `signal` (a name or null), `text`.
 fn json(end: &End, status: i32, text: &str) -> String {
     let signal = match end {
-        End::Told(ended) if ended.ending == Ending::Signal => Some(name_of(ended.value)),
-        End::Signalled(number) => Some(name_of(*number)),
+        End::Ended(ended) if ended.ending == EndKind::Signal => Some(signal_name(ended.value)),
+        End::Signalled(number) => Some(signal_name(*number)),
         End::Signal(signal) => Some(signal.as_str().to_owned()),
         _ => None,
     };
@@ -252,13 +258,13 @@ fn json(end: &End, status: i32, text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn ended(ending: Ending, value: u8, text: &str) -> End {
-        End::Told(Ended { ending, value, text: text.to_owned() })
+    fn ended(ending: EndKind, value: u8, text: &str) -> End {
+        End::Ended(SessionEnd { ending, value, text: text.to_owned() })
     }
 
     #[test]
     fn a_program_that_crashed() {
-        let end = ended(Ending::Signal, 11, "core dumped");
+        let end = ended(EndKind::Signal, 11, "core dumped");
         assert_eq!(end.status(), 139);
         assert_eq!(end.text("/s").as_deref(), Some("killed by SIGSEGV (core dumped)"));
         let line = json(&end, end.status(), "killed by SIGSEGV (core dumped)");
@@ -266,28 +272,32 @@ mod tests {
             line,
             r#"{"kind":"signal","signal":"SIGSEGV","status":139,"text":"killed by SIGSEGV (core dumped)"}"#
         );
-        assert_eq!(ended(Ending::Signal, 34, "").text("").as_deref(), Some("killed by signal 34"));
+        assert_eq!(ended(EndKind::Signal, 34, "").text("").as_deref(), Some("killed by signal 34"));
     }
 
     #[test]
     fn who_has_left_is_told_how_to_come_back() {
-        let end = ended(Ending::Detached, 0, "k3x9q2aa");
+        let end = ended(EndKind::Detached, 0, "k3x9q2aa");
         assert_eq!(end.status(), 0);
         let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
-        let end = ended(Ending::Detached, 1, "root has attached");
-        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("root has attached")));
+        let end = ended(EndKind::Detached, 1, "root has attached");
+        assert_eq!(
+            (end.status(), end.text("/s").as_deref()),
+            (EXIT_LOST, Some("root has attached"))
+        );
     }
 
     #[test]
     fn only_the_programs_own_end_looks_like_it() {
-        for ending in [Ending::Idle, Ending::Limit, Ending::Stopped, Ending::Operator, Ending::Lost]
+        for ending in
+            [EndKind::Idle, EndKind::Limit, EndKind::Stopped, EndKind::Operator, EndKind::Lost]
         {
-            assert_eq!(ended(ending, 0, "x").status(), LOST);
+            assert_eq!(ended(ending, 0, "x").status(), EXIT_LOST);
         }
-        assert_eq!(ended(Ending::Refused, 0, "x").status(), NOT_ATTACHED);
-        assert_eq!(End::Lost(String::new()).status(), LOST);
-        assert_eq!(ended(Ending::ExecFailed, 127, "x").status(), 127);
-        assert_eq!(ended(Ending::Exit, 3, "").text(""), None);
+        assert_eq!(ended(EndKind::Refused, 0, "x").status(), EXIT_NO_SESSION);
+        assert_eq!(End::Lost(String::new()).status(), EXIT_LOST);
+        assert_eq!(ended(EndKind::ExecFailed, 127, "x").status(), 127);
+        assert_eq!(ended(EndKind::Exit, 3, "").text(""), None);
     }
 }

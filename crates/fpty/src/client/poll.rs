@@ -3,14 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::input::Input;
-use super::session::{EARLY, Session};
-use crate::backlog::Backlog;
-use crate::sys::poll::Several;
+use super::state::{InputState, MAX_EARLY, Session};
+use crate::sys::poll::PollSet;
 use crate::sys::stdio;
-
-/// How long a server, or our terminal, may take the last that is said to it.
-const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// What a wait found.
 pub struct Ready {
@@ -21,30 +16,16 @@ pub struct Ready {
     pub output_closed: bool,
 }
 
-/// Has the last that waits for somebody taken, if he takes it soon.
-pub fn give_last_word(
-    backlog: &mut Backlog,
-    to: &impl AsFd,
-    mut write: impl FnMut(&[u8]) -> Option<usize>,
-) {
-    let end = Instant::now() + LAST_WORD;
-    while !backlog.is_empty() && Instant::now() < end && backlog.flush(&mut write) {
-        let mut polled = Several::default();
-        polled.add(to.as_fd(), false, true);
-        polled.wait(Some(end.saturating_duration_since(Instant::now())));
-    }
-}
-
 impl Session<'_> {
     /// Waits until one of the ends has something, or takes something.
     pub(super) fn wait(&mut self) -> Ready {
         let timeout = self.timeout();
         let reads_output = self.to_output.is_empty();
         let reads_server = !self.server_ended && reads_output;
-        let ours = self.takeover.ours();
+        let ours = self.handover.terminal();
         let is_open = ours.is_some_and(|terminal| terminal.is_open());
-        let reads_terminal = reads_output && !self.is_leaving() && is_open;
-        let mut polled = Several::default();
+        let reads_terminal = reads_output && !self.is_detaching() && is_open;
+        let mut polled = PollSet::default();
         let signal = polled.add(self.signals.as_fd(), true, false);
         // Output that is a pipe whose reader has gone is worth knowing even
         // while there is nothing to write.
@@ -76,15 +57,16 @@ impl Session<'_> {
     fn timeout(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let server_ended = self.server_ended;
-        let terminal = self.takeover.ours_mut().and_then(|ours| ours.when(server_ended));
+        let terminal = self.handover.terminal_mut().and_then(|ours| ours.run_timers(server_ended));
         let held = self
             .held_until
-            .filter(|_| !self.held.is_empty() || matches!(self.input, Input::Ended(..)));
-        let early = self.early_until.filter(|_| self.early >= EARLY && self.may_agree());
-        let quiet = self.quiet_in().filter(|_| self.speaks_plainly()).map(|wait| now + wait);
+            .filter(|_| !self.held.is_empty() || matches!(self.input, InputState::Ended(..)));
+        let early =
+            self.early_until.filter(|_| self.early >= MAX_EARLY && self.may_become_extended());
+        let quiet = self.end_of_input_in().filter(|_| self.is_plain_mode()).map(|wait| now + wait);
         let (ping, look) = (self.next_ping, self.next_look);
-        let own = [self.coming.when(), self.again.when().filter(|_| !server_ended)];
-        let withheld = self.withheld.as_ref().filter(|_| !self.needs_more()).map(|(_, at)| *at);
+        let own = [self.detachable.deadline(), self.reconnect.deadline().filter(|_| !server_ended)];
+        let withheld = self.withheld.as_ref().filter(|_| !self.needs_extended()).map(|(_, at)| *at);
         [terminal, held, early, quiet, ping, look, withheld]
             .into_iter()
             .chain(own)

@@ -1,218 +1,52 @@
-//! A session that can be left and found again: what is kept of it for whoever
-//! comes, how it is left, and what is shown to who comes back.
+//! Detach and reattach: how a session is left, what is shown to who comes back to it,
+//! and how the person's own terminal is reset.
 
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::bracketed_paste::{self, Pastes};
+use super::bracketed_paste;
+use super::config::SessionChoice;
+use super::detachable::{EarlierOutput, Scrollback};
 use super::outcome::End;
-use super::poll::give_last_word;
 #[cfg(feature = "paint")]
-use super::restore_screen::{Left, paint, paint_beside};
-use super::session::Session;
-use super::{Client, Which};
-use crate::error::{Context, Result};
-use crate::proto::{self, Ended, Ending, Protocol, variables};
-use crate::scrollback::checkpoints::Past;
-use crate::scrollback::{Pieces, Remains, Seen};
+use super::restore_screen::{DetachedOutput, paint, restore_for_viewer};
+use super::state::{Session, flush_with_timeout};
+use crate::error::Context;
+use crate::proto::{self, EndKind, Protocol, SessionEnd};
+use crate::scrollback::ScrollbackWriter;
+use crate::scrollback::checkpoints::Checkpoint;
 use crate::sys::{Size, pty};
 use crate::terminal::modes::Modes;
 
 /// How long a server may take to let a session go on alone.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a terminal is a little smaller, so that its program draws it anew.
-const SMALLER: Duration = Duration::from_millis(60);
-
-/// What is known of a session that can be left.
-#[derive(Default)]
-pub struct Coming {
-    kept: Kept,
-    /// What was kept of the output, until the word to go on.
-    offered: Option<Before>,
-    /// There was output before that: it is a new session, and was shown.
-    is_new: bool,
-    /// The server was asked to let the session go on alone: until then it may
-    /// answer.
-    leaving: Option<Instant>,
-    /// It is to be asked that yet.
-    to_leave: bool,
-    /// The terminal is smaller than it should be until then.
-    smaller: Option<Instant>,
-    pastes: Pastes,
-}
-
-/// What was kept of the output before us.
-enum Before {
-    /// It is in a ring; others write it still.
-    Ring(OwnedFd),
-    /// It comes in pieces.
-    Pieces(Pieces),
-}
-
-impl Before {
-    /// What was in force where it begins, and the output from there; `None`:
-    /// nothing is known.
-    fn output(self, until: Option<u64>) -> Result<Option<(Past, Vec<u8>)>> {
-        match self {
-            Self::Ring(ring) => Ok(Seen::received(ring)?.output(until)),
-            Self::Pieces(pieces) => Ok(pieces.output()),
-        }
-    }
-}
-
-/// What is kept of the output.
-#[derive(Default)]
-enum Kept {
-    /// Nothing: the session ends with us.
-    #[default]
-    Nothing,
-    /// The output, since we read the terminal.
-    Output(Box<Remains>),
-    /// The modes, since the server keeps the output.
-    Modes(Box<Modes>),
-}
-
-impl Coming {
-    /// A ring came with an offer.
-    pub fn offered(&mut self, ring: Option<OwnedFd>) {
-        self.offered = ring.map(Before::Ring);
-    }
-
-    /// The ring that was offered is lost, and what is in it comes in pieces.
-    pub fn was_lost(&mut self) {
-        self.offered = Some(Before::Pieces(Pieces::default()));
-    }
-
-    /// One of those.
-    ///
-    /// # Errors
-    /// They have no end.
-    pub fn piece(&mut self, piece: &[u8]) -> Result<()> {
-        match &mut self.offered {
-            Some(Before::Pieces(pieces)) => pieces.push(piece),
-            _ => Ok(()),
-        }
-    }
-
-    /// What keeps output that we read from the terminal.
-    pub fn keeps(&mut self) -> Option<&mut Remains> {
-        match &mut self.kept {
-            Kept::Output(remains) => Some(remains),
-            Kept::Nothing | Kept::Modes(_) => None,
-        }
-    }
-
-    /// Input that is for the terminal.
-    pub fn typed(&mut self, input: &[u8]) {
-        if let Kept::Output(remains) = &mut self.kept {
-            if let Some(pastes) = self.pastes.follow(input) {
-                remains.pastes(pastes);
-            }
-        }
-    }
-
-    /// Output that the server relays.
-    #[inline]
-    pub fn heard(&mut self, output: &[u8]) {
-        match &mut self.kept {
-            Kept::Modes(modes) => modes.follow(output),
-            Kept::Nothing => self.is_new |= !output.is_empty(),
-            Kept::Output(_) => {}
-        }
-    }
-
-    /// Whether the terminal is smaller than it should be, for a moment.
-    pub fn is_smaller(&self) -> bool {
-        self.smaller.is_some()
-    }
-
-    /// The terminal has this size from here on.
-    pub fn resized(&mut self, size: Size) {
-        self.smaller = None;
-        match &mut self.kept {
-            Kept::Nothing => {}
-            Kept::Output(remains) => remains.resized(size),
-            Kept::Modes(modes) => modes.resized(),
-        }
-    }
-
-    /// It goes on as it was: the server has said why.
-    pub fn stays(&mut self) {
-        self.leaving = None;
-    }
-
-    /// When something is due.
-    pub fn when(&self) -> Option<Instant> {
-        [self.leaving, self.smaller].into_iter().flatten().min()
-    }
-
-    /// What is on in our terminal.
-    fn modes(&self) -> Option<&Modes> {
-        match &self.kept {
-            Kept::Nothing => None,
-            Kept::Output(remains) => Some(remains.modes()),
-            Kept::Modes(modes) => Some(modes),
-        }
-    }
-}
-
-/// Adds what is said of this in the introduction; `can_leave`: there is a
-/// person at a terminal. Whose connection broke wants that session and no
-/// other, and has nobody go who has come to it since.
-pub fn introduce<'a>(
-    config: &'a Client,
-    can_leave: bool,
-    was_lost: bool,
-    pairs: &mut Vec<(&'a [u8], &'a [u8])>,
-) {
-    let mut say = |name, value| pairs.push((name, value));
-    if can_leave || config.which != Which::New {
-        say(variables::CAN_LEAVE, b"1");
-    }
-    if config.read_only {
-        say(variables::READ_ONLY, b"1");
-    }
-    if was_lost {
-        return;
-    }
-    match &config.which {
-        Which::New | Which::Left(_) => {}
-        Which::Named(name) => say(variables::SESSION_NAME, name.as_bytes()),
-        Which::Either(name) => {
-            say(variables::SESSION_NAME, name.as_bytes());
-            say(variables::BEGIN, b"1");
-        }
-    }
-    if config.steal {
-        say(variables::STEAL, b"1");
-    }
-}
+const REDRAW_RESIZE: Duration = Duration::from_millis(60);
 
 impl Session<'_> {
     /// The person wants to leave, and the session to go on.
     pub(super) fn detach(&mut self) -> Option<End> {
         if self.config.read_only {
             // Who only watches leaves nothing.
-            return Some(End::Left);
+            return Some(End::Disconnected);
         }
         let why_not = if self.config.protocol == Protocol::Raw {
             Some("raw mode cannot say so")
         } else if self.server_ended {
             Some("the gateway is gone")
-        } else if self.hearing.is_undecided() && self.holds_input() {
+        } else if self.decoder.is_undecided() && self.holds_input() {
             Some("the session has not begun yet")
-        } else if !self.hearing.is_extended() {
+        } else if !self.decoder.is_extended() {
             Some("the server is too old for it")
         } else {
             None
         };
         match why_not {
             Some(why) => self.notice(&format!("cannot detach: {why}")),
-            None if self.coming.leaving.is_some() => {}
+            None if self.detachable.detaching.is_some() => {}
             None => {
-                self.coming.leaving = Some(Instant::now() + PATIENCE);
-                self.coming.to_leave = true;
+                self.detachable.detaching = Some(Instant::now() + DETACH_TIMEOUT);
+                self.detachable.detach_request_due = true;
             }
         }
         None
@@ -221,91 +55,94 @@ impl Session<'_> {
     /// Asks the server to let the session go on alone, where the person wants that.
     /// What was typed before goes first: while a terminal is on its way to us
     /// it is kept, and a server that is asked then never hands the terminal over.
-    pub(super) fn ask_to_leave(&mut self) {
-        if self.coming.to_leave && !self.holds_input() {
-            self.coming.to_leave = false;
+    pub(super) fn send_detach_request(&mut self) {
+        if self.detachable.detach_request_due && !self.holds_input() {
+            self.detachable.detach_request_due = false;
             self.send_packet(&proto::encode_bare(proto::DETACH, 0));
         }
     }
 
     /// Whether the terminal is not ours to read any more.
-    pub(super) fn is_leaving(&self) -> bool {
-        let is_left = |ended: &Ended| ended.ending == Ending::Detached;
-        self.coming.leaving.is_some() || self.ended.as_ref().is_some_and(is_left)
+    pub(super) fn is_detaching(&self) -> bool {
+        let is_left = |ended: &SessionEnd| ended.ending == EndKind::Detached;
+        self.detachable.detaching.is_some() || self.ended.as_ref().is_some_and(is_left)
     }
 
     /// The person leaves, and the session is to end.
-    pub(super) fn end_for_good(&mut self) {
-        if !self.hearing.is_extended() || self.server_ended || self.config.read_only {
+    pub(super) fn end_session(&mut self) {
+        if !self.decoder.is_extended() || self.server_ended || self.config.read_only {
             return;
         }
         let mut packet = Vec::new();
-        proto::encode_packet(proto::DETACH, proto::FOR_GOOD, &mut packet);
+        proto::encode_packet(proto::DETACH, proto::DETACH_AND_END, &mut packet);
         self.to_server.push(&packet);
         let (stream, peer) = (&self.stream, &mut self.peer);
-        give_last_word(&mut self.to_server, stream, |bytes| stream.write_to(bytes, peer).taken());
+        flush_with_timeout(&mut self.to_server, stream, |bytes| {
+            stream.write_to(bytes, peer).taken()
+        });
     }
 
     /// Does what is due.
-    pub(super) fn stay(&mut self, now: Instant) {
-        if self.coming.leaving.is_some_and(|until| now >= until) {
-            self.coming.leaving = None;
-            self.coming.to_leave = false;
+    pub(super) fn run_detach_timers(&mut self, now: Instant) {
+        if self.detachable.detaching.is_some_and(|until| now >= until) {
+            self.detachable.detaching = None;
+            self.detachable.detach_request_due = false;
             self.notice("cannot detach: the server does not answer");
         }
-        if self.coming.smaller.is_some_and(|until| now >= until) {
-            self.coming.smaller = None;
+        if self.detachable.shrunk_until.is_some_and(|until| now >= until) {
+            self.detachable.shrunk_until = None;
             self.size_changed();
         }
     }
 
     /// The word to go on: from here on we know what is in the ring. `before`:
     /// how much output there was, where the server goes on relaying it;
-    /// `comes_back`: the connection broke before.
-    pub(super) fn come(&mut self, before: Option<u64>, comes_back: bool) {
-        let Some(offered) = self.coming.offered.take() else {
+    /// `reconnects`: the connection broke before.
+    pub(super) fn resume_after_go(&mut self, before: Option<u64>, reconnects: bool) {
+        let Some(offered) = self.detachable.offered.take() else {
             return;
         };
         let ring = match &offered {
-            Before::Ring(ring) => Some(ring.try_clone().context("cannot use kept output")),
-            Before::Pieces(_) => None,
+            EarlierOutput::Ring(ring) => Some(ring.try_clone().context("cannot use kept output")),
+            EarlierOutput::RingPieces(_) => None,
         };
         let seen = offered.output(before);
-        let is_new = !comes_back && matches!(self.config.which, Which::New | Which::Named(_));
+        let is_new = !reconnects
+            && matches!(self.config.session, SessionChoice::New | SessionChoice::NewNamed(_));
         let (mut modes, mut shown) = (Modes::default(), false);
         match seen {
-            Ok(Some((past, output))) if is_new || self.coming.is_new => {
-                modes = past.after(&output);
+            Ok(Some((checkpoint, output))) if is_new || self.detachable.is_new => {
+                modes = checkpoint.modes_after(&output);
             }
-            Ok(Some((past, output))) if !output.is_empty() || past.from > 0 => {
-                (modes, shown) = (self.show_again(past, output), true);
+            Ok(Some((checkpoint, output))) if !output.is_empty() || checkpoint.from > 0 => {
+                (modes, shown) = (self.restore_screen(checkpoint, output), true);
             }
             Ok(_) => {}
             Err(error) => self.notice(&error.to_string()),
         }
         let draws_all = modes.is_alternate();
-        let is_ours = self.takeover.ours().is_some();
-        let ring = ring.filter(|_| is_ours).map(|ring| ring.and_then(Remains::go_on));
-        self.coming.kept = match ring {
-            Some(Ok(remains)) => Kept::Output(Box::new(remains)),
+        let is_ours = self.handover.terminal().is_some();
+        let ring = ring.filter(|_| is_ours).map(|ring| ring.and_then(ScrollbackWriter::resume));
+        self.detachable.scrollback = match ring {
+            Some(Ok(remains)) => Scrollback::Writer(Box::new(remains)),
             // It was said above.
-            Some(Err(_)) => Kept::Nothing,
-            None => Kept::Modes(Box::new(modes)),
+            Some(Err(_)) => Scrollback::None,
+            None => Scrollback::Modes(Box::new(modes)),
         };
-        if let Kept::Output(remains) = &mut self.coming.kept {
+        if let Scrollback::Writer(remains) = &mut self.detachable.scrollback {
             // Who had the terminal before was lost in the midst of a paste.
-            if remains.is_in_a_paste() {
-                remains.pastes(false);
-                if remains.modes().brackets_pastes() {
-                    self.to_terminal.push(bracketed_paste::END);
+            if remains.is_pasting() {
+                remains.set_pasting(false);
+                if remains.modes().has_bracketed_paste() {
+                    self.to_terminal.push(bracketed_paste::PASTE_END);
                 }
             }
         }
-        let Some(size) = pty::size_of_ours().filter(|_| !self.config.read_only) else {
+        let Some(size) = pty::own_size().filter(|_| !self.config.read_only) else {
             return;
         };
-        let had = self.takeover.ours().and_then(|ours| ours.size());
-        self.coming.resized(size);
+        let had = self.handover.terminal().and_then(|ours| ours.size());
+        self.detachable.resized(size);
         let is_same = had.is_none_or(|had| had == size);
         let draws = shown && (draws_all || is_same);
         if draws {
@@ -314,52 +151,44 @@ impl Session<'_> {
             // by who knows it: it is smaller for a moment.
             let rows = if size.rows > 1 { size.rows - 1 } else { 2 };
             self.set_size(Size { rows, ..size });
-            self.coming.smaller = Some(Instant::now() + SMALLER);
+            self.detachable.shrunk_until = Some(Instant::now() + REDRAW_RESIZE);
         }
     }
 
     /// Shows what was on the screen; returns the modes that are in force then.
     #[cfg(feature = "paint")]
-    fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
-        let size = pty::size_of_ours().map_or(past.size, |size| (size.rows, size.cols));
-        let left = Left { past, output };
+    fn restore_screen(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
+        let size = pty::own_size().map_or(checkpoint.size, |size| (size.rows, size.cols));
+        let left = DetachedOutput { checkpoint, output };
         let painted =
-            if self.config.read_only { paint_beside(left, size) } else { paint(left, size) };
+            if self.config.read_only { restore_for_viewer(left, size) } else { paint(left, size) };
         self.show(&painted.bytes);
         painted.modes
     }
 
     #[cfg(not(feature = "paint"))]
-    fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
-        let rows = pty::size_of_ours().map_or(past.size.0, |size| size.rows);
-        let (bytes, modes) = super::replay::replay(past, &output, rows);
+    fn restore_screen(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
+        let rows = pty::own_size().map_or(checkpoint.size.0, |size| size.rows);
+        let (bytes, modes) = super::replay::replay(checkpoint, &output, rows);
         self.show(&bytes);
         modes
     }
 
     /// Gives our terminal back as it was, where it is known what is on in it:
     /// not after a program that has ended by itself, and had its last word.
-    pub(super) fn give_back(&mut self, end: &End) {
-        let own = matches!(end, End::Told(ended) if ended.ending == Ending::Exit);
+    pub(super) fn reset_terminal(&mut self, end: &End) {
+        let own = matches!(end, End::Ended(ended) if ended.ending == EndKind::Exit);
         let unseen = matches!(end, End::OutputClosed | End::OutputFailed(_));
         let (Some(modes), false, true) =
-            (self.coming.modes(), own || unseen, self.terminal.is_some())
+            (self.detachable.modes(), own || unseen, self.terminal.is_some())
         else {
             return;
         };
         let mut bytes = Vec::new();
-        modes.undo(&mut bytes);
+        modes.reset(&mut bytes);
         if !modes.is_alternate() {
             bytes.extend_from_slice(b"\r\n");
         }
-        self.show_at_last(&bytes);
-    }
-
-    /// Shows something although nobody waits for our output any more.
-    pub(super) fn show_at_last(&mut self, bytes: &[u8]) {
-        self.show(bytes);
-        let (output, failure) = (&self.output, &self.failure);
-        let write = |bytes: &[u8]| output.write_noting(bytes, failure).taken();
-        give_last_word(&mut self.to_output, output, write);
+        self.show_and_flush(&bytes);
     }
 }

@@ -1,49 +1,50 @@
 //! What a session has shown, for who comes back by a program that has no terminal
 //! emulator: its last output once more, less what terminals answer.
 
-use crate::scrollback::checkpoints::Past;
-use crate::terminal::Queries;
+use crate::scrollback::checkpoints::Checkpoint;
+use crate::terminal::QueryFilter;
 use crate::terminal::modes::Modes;
 
 /// What makes a terminal of so many rows show about the same, and what is in force
 /// in it then. What was on it goes into its scrollback. The alternate screen is left empty: whoever
 /// has that draws all of it when the size changes.
-pub fn replay(past: Past, output: &[u8], rows: u16) -> (Vec<u8>, Modes) {
+pub fn replay(checkpoint: Checkpoint, output: &[u8], rows: u16) -> (Vec<u8>, Modes) {
     let mut bytes = vec![b'\r'];
     bytes.resize(1 + usize::from(rows), b'\n');
     bytes.extend_from_slice(b"\x1b[H\x1b[J");
-    let is_cut = past.from > 0;
-    let before = past.modes.clone();
-    let modes = past.after(output);
+    let is_cut = checkpoint.from > 0;
+    let before = checkpoint.modes.clone();
+    let modes = checkpoint.modes_after(output);
     if modes.is_alternate() {
         modes.restore(&mut bytes);
-        modes.restore_unpainted(&mut bytes);
+        modes.restore_unemulated(&mut bytes);
         bytes.extend_from_slice(b"\x1b[H\x1b[J");
     } else {
         before.restore(&mut bytes);
-        before.restore_unpainted(&mut bytes);
+        before.restore_unemulated(&mut bytes);
         // From the beginning of a line, so that nothing is shown by half.
         let line = output.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        Queries::default().pass(&output[if is_cut { line } else { 0 }..], &mut bytes);
+        QueryFilter::default().filter(&output[if is_cut { line } else { 0 }..], &mut bytes);
     }
-    modes.begin_again(&mut bytes);
+    modes.resume_sequence(&mut bytes);
     (bytes, modes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scrollback::{Remains, Seen};
+    use crate::scrollback::{ScrollbackReader, ScrollbackWriter};
     use crate::sys::Size;
 
     /// What another terminal shows then.
     fn screen(output: &[u8]) -> (vt100::Parser, Vec<u8>) {
-        let mut remains = Remains::new(16 * 1024, Size { rows: 24, cols: 80 }).expect("memory");
-        output.chunks(1000).for_each(|piece| remains.keep(piece));
-        let ring = remains.share().expect("its file");
-        let seen = Seen::received(ring).expect("a ring").output(None);
-        let (past, output) = seen.expect("output");
-        let (bytes, _) = replay(past, &output, 24);
+        let mut remains =
+            ScrollbackWriter::new(16 * 1024, Size { rows: 24, cols: 80 }).expect("memory");
+        output.chunks(1000).for_each(|piece| remains.write(piece));
+        let ring = remains.share_file().expect("its file");
+        let seen = ScrollbackReader::open(ring).expect("a ring").output(None);
+        let (checkpoint, output) = seen.expect("output");
+        let (bytes, _) = replay(checkpoint, &output, 24);
         let mut parser = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 1000);
         parser.process(b"mine\r\n");
         parser.process(&bytes);

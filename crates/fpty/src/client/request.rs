@@ -4,14 +4,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::{Client, Which};
-use crate::proto::request::{self, Verb};
+use crate::proto::request::{self, RequestKind};
 use crate::proto::variables::is_environment_name;
-use crate::sys::{stdio, stdio_pass};
 
 /// What is to run at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ExecRequest {
     /// What the server has configured.
     #[default]
     Configured,
@@ -25,17 +23,17 @@ pub enum Wanted {
 
 /// When there is to be a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Terminal {
+pub enum RequestTty {
     /// For the configured program always; for a command where standard input
     /// and output are terminals.
     #[default]
-    Usual,
+    Auto,
     /// Where sshd has made one.
-    OfSshd,
+    FromSshd,
     /// In any case.
-    Always,
+    Force,
     /// Never.
-    Never,
+    No,
 }
 
 /// A variable to send as it was typed, `NAME=VALUE`, or `NAME` alone for one that
@@ -55,10 +53,10 @@ pub fn variable(typed: &OsStr) -> Result<(OsString, Option<OsString>), &'static 
     }
 }
 
-impl Wanted {
-    /// Of words on a command line: one is a command line, several are a
-    /// program and its arguments.
-    pub fn of_words(mut words: Vec<OsString>) -> Self {
+impl ExecRequest {
+    /// The request of words on a command line: one word is a command line, several are
+    /// a program and its arguments.
+    pub fn from_words(mut words: Vec<OsString>) -> Self {
         match words.len() {
             0 => Self::Configured,
             1 => Self::CommandLine(words.remove(0)),
@@ -66,10 +64,10 @@ impl Wanted {
         }
     }
 
-    /// Of what sshd was asked for (`SSH_ORIGINAL_COMMAND`, sshd_config(5)
-    /// ForceCommand). Its built-in SFTP server would serve its own files, and
-    /// not those there.
-    pub fn of_sshd() -> Self {
+    /// The request that sshd was given (`SSH_ORIGINAL_COMMAND`, sshd_config(5)
+    /// ForceCommand). Its built-in SFTP server would serve its own files, and not those
+    /// of the server.
+    pub fn from_sshd() -> Self {
         let line = std::env::var_os("SSH_ORIGINAL_COMMAND").filter(|line| !line.is_empty());
         let Some(line) = line else {
             return Self::Configured;
@@ -85,38 +83,19 @@ impl Wanted {
     pub(super) fn encode(&self, packets: &mut Vec<u8>) {
         match self {
             Self::Configured => {}
-            Self::CommandLine(line) => request::encode(Verb::CommandLine, line.as_bytes(), packets),
+            Self::CommandLine(line) => {
+                request::encode(RequestKind::CommandLine, line.as_bytes(), packets)
+            }
             Self::Program(words) => {
                 let mut data = Vec::new();
                 for word in words {
                     data.extend_from_slice(word.as_bytes());
                     data.push(0);
                 }
-                request::encode(Verb::Program, &data, packets);
+                request::encode(RequestKind::Program, &data, packets);
             }
-            Self::Sftp(words) => request::encode(Verb::Sftp, words.as_bytes(), packets),
+            Self::Sftp(words) => request::encode(RequestKind::Sftp, words.as_bytes(), packets),
         }
-    }
-}
-
-impl Client {
-    /// Whether the program is to have a terminal.
-    pub(super) fn wants_terminal(&self) -> bool {
-        let stdin = stdio::stdin_is_a_terminal();
-        match self.terminal {
-            Terminal::Always => true,
-            Terminal::Never => false,
-            Terminal::OfSshd => stdin || std::env::var_os("SSH_TTY").is_some(),
-            Terminal::Usual if self.wanted == Wanted::Configured => true,
-            Terminal::Usual => {
-                stdin && nix::unistd::isatty(stdio_pass::own(stdio_pass::OUTPUT)).unwrap_or(false)
-            }
-        }
-    }
-
-    /// Whether only a server that speaks the extended mode will do.
-    pub(super) fn needs_more(&self) -> bool {
-        self.wanted != Wanted::Configured || self.which != Which::New
     }
 }
 
@@ -127,8 +106,14 @@ mod tests {
     #[test]
     fn one_word_is_a_line_and_several_are_a_program() {
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(Wanted::of_words(Vec::new()), Wanted::Configured);
-        assert_eq!(Wanted::of_words(words(&["exit 7"])), Wanted::CommandLine("exit 7".into()));
-        assert_eq!(Wanted::of_words(words(&["a", "b"])), Wanted::Program(words(&["a", "b"])));
+        assert_eq!(ExecRequest::from_words(Vec::new()), ExecRequest::Configured);
+        assert_eq!(
+            ExecRequest::from_words(words(&["exit 7"])),
+            ExecRequest::CommandLine("exit 7".into())
+        );
+        assert_eq!(
+            ExecRequest::from_words(words(&["a", "b"])),
+            ExecRequest::Program(words(&["a", "b"]))
+        );
     }
 }

@@ -7,59 +7,59 @@ use std::time::{Duration, Instant};
 
 use shpool_vterm::{ContentRegion, Term};
 
-use crate::scrollback::checkpoints::{Dimensions, Past};
+use crate::scrollback::checkpoints::{Checkpoint, Dimensions};
 use crate::terminal::modes::Modes;
 
 /// Cells above the screen that are kept for the scrollback: what is to be
 /// painted was written by anybody, and memory is ours.
-const CELLS: usize = 400_000;
+const MAX_CELLS: usize = 400_000;
 /// And lines.
-const LINES: usize = 5000;
+const MAX_LINES: usize = 5000;
 
 /// How much output is taken at once, and how long that may take in all: some
 /// sequences of few bytes are much work.
-const PIECE: usize = 128;
-const PATIENCE: Duration = Duration::from_secs(3);
+const CHUNK: usize = 128;
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What was left: where the notes of its output begin, and the output from
 /// there.
-pub struct Left {
+pub struct DetachedOutput {
     /// What was in force at the beginning.
-    pub past: Past,
+    pub checkpoint: Checkpoint,
     /// The output from there on.
     pub output: Vec<u8>,
 }
 
 /// What a terminal is told, and what is in force in it then.
-pub struct Painted {
+pub struct RestoredScreen {
     /// For the terminal.
     pub bytes: Vec<u8>,
-    /// Its modes.
+    /// The terminal's modes after these bytes.
     pub modes: Modes,
 }
 
 /// Paints what was left for a terminal of this size. What was on that terminal
 /// goes into its scrollback, and after it what does not fit onto the screen.
-pub fn paint(left: Left, size: Dimensions) -> Painted {
-    paint_in(left, size, size)
+pub fn paint(left: DetachedOutput, size: Dimensions) -> RestoredScreen {
+    restore_within(left, size, size)
 }
 
 /// Paints it for somebody who watches on a terminal of this size, while the
 /// program has another: where there is room its lines are where they are there.
-pub fn paint_beside(left: Left, room: Dimensions) -> Painted {
-    let theirs = left.past.size_after(&left.output);
+pub fn restore_for_viewer(left: DetachedOutput, room: Dimensions) -> RestoredScreen {
+    let theirs = left.checkpoint.size_after(&left.output);
     let fits = theirs.0 <= room.0 && theirs.1 <= room.1;
-    paint_in(left, if fits { theirs } else { room }, room)
+    restore_within(left, if fits { theirs } else { room }, room)
 }
 
-fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
-    let Left { mut past, output } = left;
+fn restore_within(left: DetachedOutput, size: Dimensions, room: Dimensions) -> RestoredScreen {
+    let DetachedOutput { mut checkpoint, output } = left;
     let output = output.as_slice();
-    let mut modes = past.clone().after(output);
+    let mut modes = checkpoint.clone().modes_after(output);
     let region = if size == room { ContentRegion::All } else { ContentRegion::Screen };
     // A bug in an emulator, or somebody's trap for it, costs the picture.
-    let screen = without_a_word(|| {
-        catch_unwind(AssertUnwindSafe(|| screen(&mut past, output, size, region)))
+    let screen = with_silent_panic(|| {
+        catch_unwind(AssertUnwindSafe(|| screen(&mut checkpoint, output, size, region)))
     });
     let mut bytes = Vec::new();
     bytes.push(b'\r');
@@ -71,18 +71,18 @@ fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
             modes.restore(&mut bytes);
         }
     }
-    modes.restore_unpainted(&mut bytes);
+    modes.restore_unemulated(&mut bytes);
     if size.0 != room.0 && !modes.has_region() {
         // It scrolls where theirs does.
         let region = format!("\x1b7\x1b[1;{}r\x1b8", size.0).into_bytes();
         bytes.extend_from_slice(&region);
-        if !modes.is_in_a_sequence() {
+        if !modes.is_in_sequence() {
             modes.follow(&region);
         }
     }
-    modes.begin_again(&mut bytes);
-    bytes.extend_from_slice(begun_character(output));
-    Painted { bytes, modes }
+    modes.resume_sequence(&mut bytes);
+    bytes.extend_from_slice(incomplete_character(output));
+    RestoredScreen { bytes, modes }
 }
 
 /// What the emulator says, as text: in a title it lets bytes through that are
@@ -93,7 +93,7 @@ fn without_c1(screen: &[u8]) -> String {
 }
 
 /// A panic is not told in the midst of a terminal.
-fn without_a_word<T>(act: impl FnOnce() -> T) -> T {
+fn with_silent_panic<T>(act: impl FnOnce() -> T) -> T {
     // Other tests have theirs.
     if cfg!(test) {
         return act();
@@ -107,31 +107,31 @@ fn without_a_word<T>(act: impl FnOnce() -> T) -> T {
 
 /// What shows the screen; `None`: it would take too long.
 fn screen(
-    past: &mut Past,
+    checkpoint: &mut Checkpoint,
     output: &[u8],
     size: Dimensions,
     region: ContentRegion,
 ) -> Option<Vec<u8>> {
-    let end = Instant::now() + PATIENCE;
-    let mut now = past.size;
+    let end = Instant::now() + RESTORE_TIMEOUT;
+    let mut now = checkpoint.size;
     let mut term = Term::new(lines(now), of(now));
     let mut told = Vec::new();
-    past.modes.restore(&mut told);
-    past.modes.begin_again(&mut told);
+    checkpoint.modes.restore(&mut told);
+    checkpoint.modes.resume_sequence(&mut told);
     term.process(&told);
     // The rest of a character that began before is none.
-    let is_rest = |byte: &&u8| (0x80..0xc0).contains(*byte) && past.from > 0;
+    let is_rest = |byte: &&u8| (0x80..0xc0).contains(*byte) && checkpoint.from > 0;
     let torn = output.iter().take(3).take_while(is_rest).count();
     let (rest, output) = output.split_at(torn);
-    past.walk(past.from + torn as u64, rest, |_, _| {});
+    checkpoint.replay(checkpoint.from + torn as u64, rest, |_, _| {});
     let mut in_time = true;
-    past.walk(past.from + output.len() as u64, output, |size, part| {
+    checkpoint.replay(checkpoint.from + output.len() as u64, output, |size, part| {
         if size != now {
             now = size;
             term.resize(of(size));
             term.set_scrollback_lines(lines(size));
         }
-        for piece in part.chunks(PIECE) {
+        for piece in part.chunks(CHUNK) {
             in_time &= Instant::now() < end;
             if in_time {
                 term.process(piece);
@@ -150,11 +150,11 @@ fn of((rows, cols): Dimensions) -> shpool_vterm::Size {
 }
 
 fn lines((rows, cols): Dimensions) -> usize {
-    (CELLS / usize::from(cols).max(1)).min(LINES).max(rows.into())
+    (MAX_CELLS / usize::from(cols).max(1)).min(MAX_LINES).max(rows.into())
 }
 
 /// The beginning of a character whose rest is still to come.
-fn begun_character(output: &[u8]) -> &[u8] {
+fn incomplete_character(output: &[u8]) -> &[u8] {
     let last = output.iter().rev().take(3).position(|byte| *byte >= 0xc0);
     let begun = &output[output.len() - last.map_or(0, |back| back + 1)..];
     let length = match begun.first() {

@@ -1,32 +1,32 @@
 //! Packets from and to bytes, in any fragmentation.
 
 use super::packet::{
-    Answer, COLS, ERROR_OUTPUT, HEADER, HELLO, INPUT, Packet, ROWS, SIGNALS, VARIABLES,
+    COLS, ClientPacket, ERROR_OUTPUT, HEADER, HELLO, INPUT, ROWS, RouterPacket, SIGNALS, VARIABLES,
 };
 
-/// A header as it comes, and what is left of the payload after it.
+/// The reader of frames: a header as it comes, and how much of the payload is to come.
 #[derive(Clone, Debug, Default)]
-struct Frames {
+struct FrameReader {
     /// A header that is not complete.
     header: [u8; HEADER - 1],
-    have: u8,
+    header_length: u8,
     /// modifier2 of the payload that is under way.
     kind: u8,
     /// Whether packets of the extended mode have payloads. (Here, where there
     /// is room: there is one of these in each session.)
     extended: bool,
-    left: u16,
+    remaining: u16,
 }
 
-impl Frames {
+impl FrameReader {
     /// Takes what there is of the payload that is under way, if one is:
     /// its kind, a part of it, and whether that is the last.
     fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8], bool)> {
-        let (part, rest) = bytes.split_at(bytes.len().min(self.left.into()));
+        let (part, rest) = bytes.split_at(bytes.len().min(self.remaining.into()));
         *bytes = rest;
         // No more than left, which is a u16.
-        self.left -= part.len() as u16;
-        (!part.is_empty()).then_some((self.kind, part, self.left == 0))
+        self.remaining -= part.len() as u16;
+        (!part.is_empty()).then_some((self.kind, part, self.remaining == 0))
     }
 
     /// Takes the next header: modifier2 and size.
@@ -36,106 +36,106 @@ impl Frames {
     }
 
     fn whole_header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
-        let have = usize::from(self.have);
-        if have == 0 {
+        let header_length = usize::from(self.header_length);
+        if header_length == 0 {
             if let Some((header, rest)) = bytes.split_first_chunk() {
                 *bytes = rest;
                 return Some(*header);
             }
         }
-        let (part, rest) = bytes.split_at(bytes.len().min(HEADER - have));
+        let (part, rest) = bytes.split_at(bytes.len().min(HEADER - header_length));
         *bytes = rest;
-        if have + part.len() < HEADER {
-            self.header[have..have + part.len()].copy_from_slice(part);
+        if header_length + part.len() < HEADER {
+            self.header[header_length..header_length + part.len()].copy_from_slice(part);
             // Less than HEADER.
-            self.have += part.len() as u8;
+            self.header_length += part.len() as u8;
             return None;
         }
         let mut whole = [0; HEADER];
-        whole[..have].copy_from_slice(&self.header[..have]);
-        whole[have..].copy_from_slice(part);
-        self.have = 0;
+        whole[..header_length].copy_from_slice(&self.header[..header_length]);
+        whole[header_length..].copy_from_slice(part);
+        self.header_length = 0;
         Some(whole)
     }
 
     fn begin(&mut self, kind: u8, size: u16) {
-        (self.kind, self.left) = (kind, size);
+        (self.kind, self.remaining) = (kind, size);
     }
 }
 
-/// Turns the client's bytes into packets. It keeps at most a part of one
+/// The decoder of a client's packets. It keeps at most a part of one
 /// header; payloads are never collected.
 #[derive(Clone, Debug, Default)]
-pub struct Decoder {
-    frames: Frames,
+pub struct ClientPacketDecoder {
+    frames: FrameReader,
 }
 
-impl Decoder {
+impl ClientPacketDecoder {
     /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
     /// used up, with what is incomplete kept for the next call.
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Packet<'a>> {
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<ClientPacket<'a>> {
         loop {
-            if self.frames.left > 0 {
+            if self.frames.remaining > 0 {
                 return match self.frames.payload(bytes)? {
-                    (INPUT, input, _) => Some(Packet::Input(input)),
-                    (kind, part, last) => Some(Packet::Part(kind, part, last)),
+                    (INPUT, input, _) => Some(ClientPacket::Input(input)),
+                    (kind, part, last) => Some(ClientPacket::Part(kind, part, last)),
                 };
             }
             let (kind, size) = self.frames.header(bytes)?;
             match kind {
                 INPUT => self.frames.begin(INPUT, size),
-                ROWS => return Some(Packet::Rows(size)),
-                COLS => return Some(Packet::Cols(size)),
-                HELLO => return Some(Packet::Hello(size)),
-                signal if SIGNALS.contains(&signal) => return Some(Packet::Signal(signal)),
+                ROWS => return Some(ClientPacket::Rows(size)),
+                COLS => return Some(ClientPacket::Cols(size)),
+                HELLO => return Some(ClientPacket::Hello(size)),
+                signal if SIGNALS.contains(&signal) => return Some(ClientPacket::Signal(signal)),
                 kind if self.frames.extended && kind >= VARIABLES => match size {
-                    0 => return Some(Packet::Part(kind, &[], true)),
+                    0 => return Some(ClientPacket::Part(kind, &[], true)),
                     size => self.frames.begin(kind, size),
                 },
-                unknown => return Some(Packet::Unknown(unknown, size)),
+                unknown => return Some(ClientPacket::Unknown(unknown, size)),
             }
         }
     }
 
     /// From here on the client speaks the extended mode.
-    pub fn extend(&mut self) {
+    pub fn set_extended(&mut self) {
         self.frames.extended = true;
     }
 
     /// Whether the bytes so far end between two packets.
     pub fn is_between_packets(&self) -> bool {
-        self.frames.have == 0 && self.frames.left == 0
+        self.frames.header_length == 0 && self.frames.remaining == 0
     }
 }
 
-/// Turns the bytes of a router in extended mode into packets.
+/// The decoder of a router's packets, in extended mode.
 #[derive(Clone, Debug, Default)]
-pub struct AnswerDecoder(Frames);
+pub struct RouterPacketDecoder(FrameReader);
 
-impl AnswerDecoder {
+impl RouterPacketDecoder {
     /// Whether a packet of this kind may be under way.
     pub fn may_be_in(&self, kind: u8) -> bool {
-        match self.0.left {
-            0 => self.0.have > 0,
+        match self.0.remaining {
+            0 => self.0.header_length > 0,
             _ => self.0.kind == kind,
         }
     }
 
     /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
     /// used up, with what is incomplete kept for the next call.
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Answer<'a>> {
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<RouterPacket<'a>> {
         loop {
-            if self.0.left > 0 {
+            if self.0.remaining > 0 {
                 return match self.0.payload(bytes)? {
-                    (INPUT, output, _) => Some(Answer::Output(output)),
-                    (ERROR_OUTPUT, output, _) => Some(Answer::ErrorOutput(output)),
-                    (kind, part, last) => Some(Answer::Part(kind, part, last)),
+                    (INPUT, output, _) => Some(RouterPacket::Output(output)),
+                    (ERROR_OUTPUT, output, _) => Some(RouterPacket::ErrorOutput(output)),
+                    (kind, part, last) => Some(RouterPacket::Part(kind, part, last)),
                 };
             }
             match self.0.header(bytes)? {
-                (HELLO, version) => return Some(Answer::Hello(version)),
+                (HELLO, version) => return Some(RouterPacket::Hello(version)),
                 (INPUT | ERROR_OUTPUT, 0) => {}
-                (kind, 0) if kind >= VARIABLES => return Some(Answer::Part(kind, &[], true)),
+                (kind, 0) if kind >= VARIABLES => return Some(RouterPacket::Part(kind, &[], true)),
                 (kind, size) if kind <= ERROR_OUTPUT || kind >= VARIABLES => {
                     self.0.begin(kind, size);
                 }
@@ -202,11 +202,11 @@ mod tests {
     }
 
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Said> {
-        decode_by(Decoder::default(), pieces)
+        decode_by(ClientPacketDecoder::default(), pieces)
     }
 
     fn decode_by<'a>(
-        mut decoder: Decoder,
+        mut decoder: ClientPacketDecoder,
         pieces: impl IntoIterator<Item = &'a [u8]>,
     ) -> Vec<Said> {
         let mut said = Vec::new();
@@ -215,22 +215,24 @@ mod tests {
         for mut piece in pieces {
             while let Some(packet) = decoder.next(&mut piece) {
                 match packet {
-                    Packet::Input(bytes) => match said.last_mut() {
+                    ClientPacket::Input(bytes) => match said.last_mut() {
                         Some(Said::Input(before)) => before.extend_from_slice(bytes),
                         _ => said.push(Said::Input(bytes.to_vec())),
                     },
-                    Packet::Signal(number) => said.push(Said::Other(number, 0)),
-                    Packet::Rows(rows) => said.push(Said::Other(ROWS, rows)),
-                    Packet::Cols(cols) => said.push(Said::Other(COLS, cols)),
-                    Packet::Hello(version) => said.push(Said::Other(HELLO, version)),
-                    Packet::Part(kind, part, last) => {
+                    ClientPacket::Signal(number) => said.push(Said::Other(number, 0)),
+                    ClientPacket::Rows(rows) => said.push(Said::Other(ROWS, rows)),
+                    ClientPacket::Cols(cols) => said.push(Said::Other(COLS, cols)),
+                    ClientPacket::Hello(version) => said.push(Said::Other(HELLO, version)),
+                    ClientPacket::Part(kind, part, last) => {
                         match said.last_mut() {
                             Some(Said::Part(_, before)) if open => before.extend_from_slice(part),
                             _ => said.push(Said::Part(kind, part.to_vec())),
                         }
                         open = !last;
                     }
-                    Packet::Unknown(modifier2, size) => said.push(Said::Other(modifier2, size)),
+                    ClientPacket::Unknown(modifier2, size) => {
+                        said.push(Said::Other(modifier2, size))
+                    }
                 }
             }
             assert!(piece.is_empty());
@@ -284,8 +286,8 @@ mod tests {
         bytes.extend(encode_bare(TAKEN, 0));
         encode_packet(VARIABLES, b"abc", &mut bytes);
         encode_input(b"x", &mut bytes);
-        let mut decoder = Decoder::default();
-        decoder.extend();
+        let mut decoder = ClientPacketDecoder::default();
+        decoder.set_extended();
         let expected = vec![
             Said::Part(200, b"unknown".to_vec()),
             Said::Part(TAKEN, vec![]),
@@ -299,16 +301,16 @@ mod tests {
 
     /// Everything that a router says, joined.
     fn answers<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(u8, Vec<u8>)> {
-        let mut decoder = AnswerDecoder::default();
+        let mut decoder = RouterPacketDecoder::default();
         let mut said: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut open = false;
         for mut piece in pieces {
             while let Some(answer) = decoder.next(&mut piece) {
                 let (kind, bytes, last) = match answer {
-                    Answer::Output(bytes) => (INPUT, bytes, false),
-                    Answer::ErrorOutput(bytes) => (ERROR_OUTPUT, bytes, false),
-                    Answer::Hello(version) => (HELLO, [].as_slice(), version > 0),
-                    Answer::Part(kind, bytes, last) => (kind, bytes, last),
+                    RouterPacket::Output(bytes) => (INPUT, bytes, false),
+                    RouterPacket::ErrorOutput(bytes) => (ERROR_OUTPUT, bytes, false),
+                    RouterPacket::Hello(version) => (HELLO, [].as_slice(), version > 0),
+                    RouterPacket::Part(kind, bytes, last) => (kind, bytes, last),
                 };
                 match said.last_mut() {
                     Some((same, before)) if *same == kind && open => {
@@ -354,9 +356,9 @@ mod tests {
             cuts in proptest::collection::vec(1usize..60, 1..60),
             extended: bool,
         ) {
-            let mut decoder = Decoder::default();
+            let mut decoder = ClientPacketDecoder::default();
             if extended {
-                decoder.extend();
+                decoder.set_extended();
             }
             let whole = decode_by(decoder.clone(), [bytes.as_slice()]);
             let mut pieces = Vec::new();

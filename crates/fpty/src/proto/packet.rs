@@ -33,8 +33,9 @@ pub const VARIABLES: u8 = 103;
 pub const END_OF_STREAM: u8 = 104;
 /// From the client: a request, see [`super::request`].
 pub const REQUEST: u8 = 105;
-/// Of a relayed stream so many bytes were taken.
-pub const WINDOW: u8 = 106;
+/// Window adjustment: so many bytes of a relayed stream were consumed, and may be sent
+/// once more.
+pub const WINDOW_ADJUST: u8 = 106;
 /// Are you there?
 pub const PING: u8 = 107;
 /// The answer to a ping has the same number.
@@ -42,37 +43,42 @@ pub const PONG: u8 = PING;
 /// From the client: the descriptors that were offered have arrived.
 pub const TAKEN: u8 = 108;
 /// From the client: the session is to go on without it; with the payload
-/// [`FOR_GOOD`]: it is to end, and not to wait for anybody.
+/// [`DETACH_AND_END`]: it is to end, and not to wait for anybody.
 pub const DETACH: u8 = 109;
-/// See [`DETACH`].
-pub const FOR_GOOD: &[u8] = b".";
+/// The payload of [`DETACH`] that ends the session.
+pub const DETACH_AND_END: &[u8] = b".";
 /// From the router: how the session ended; see [`super::Ended`].
-pub const ENDED: u8 = 110;
+pub const END: u8 = 110;
 /// From the router: one line of text for the person.
 pub const NOTICE: u8 = 111;
 /// From the router: descriptors come with the first byte of this packet; its
-/// payload has a byte for each, see [`super::OFFER_MASTER`]. From the client:
+/// payload has a byte for each, see [`OFFER_MASTER`]. From the client:
 /// likewise; without a payload: those of the router's have not arrived, and it
 /// keeps them.
 pub const OFFER: u8 = 112;
+/// In an offer: the master of the session's terminal.
+pub const OFFER_MASTER: u8 = b'm';
+/// In an offer: a pidfd of the session's process.
+pub const OFFER_PIDFD: u8 = b'p';
+/// In an offer: the ring of the last output ([`crate::scrollback`]).
+pub const OFFER_RING: u8 = b'r';
 /// From the router: from now on the descriptors are the client's to use. Where
 /// output goes on being relayed the payload says how much there was before
 /// (u64, little-endian): the ring has it up to there.
 pub const GO: u8 = 113;
 /// From the router: a piece of what is kept of the output, for who got no ring
-/// ([`crate::scrollback::Pieces`]).
+/// ([`crate::scrollback::RingPieces`]).
 pub const RING_PIECE: u8 = 114;
 /// From the router: by what the client finds its session again
 /// ([`super::session_key::SessionKey`]).
-pub const KEY: u8 = 115;
+pub const SESSION_KEY: u8 = 115;
 /// What everybody is told of a session that there is not, and who has no right
 /// of one that there is.
-pub const NO_SUCH: &str = "there is no such session";
+pub const NO_SUCH_SESSION: &str = "there is no such session";
 
-/// One packet of a client, or a piece of one: payloads are passed on as they
-/// come.
+/// A packet of a client, or a part of one: payloads are passed on as they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet<'a> {
+pub enum ClientPacket<'a> {
     /// Bytes for the terminal; not empty.
     Input(&'a [u8]),
     /// A signal's number, 1 to 99.
@@ -90,9 +96,9 @@ pub enum Packet<'a> {
     Unknown(u8, u16),
 }
 
-/// One packet of a router in extended mode, or a piece of one.
+/// A packet of a router in extended mode, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer<'a> {
+pub enum RouterPacket<'a> {
     /// Bytes of the terminal, or of standard output; not empty.
     Output(&'a [u8]),
     /// Bytes of standard error; not empty.
@@ -106,7 +112,12 @@ pub enum Answer<'a> {
 
 /// Adds a part to a payload, of which no more than so many bytes are of use; with the
 /// last part it is whole.
-pub fn collect(payload: &mut Vec<u8>, part: &[u8], last: bool, most: usize) -> Option<Vec<u8>> {
+pub fn collect_payload(
+    payload: &mut Vec<u8>,
+    part: &[u8],
+    last: bool,
+    most: usize,
+) -> Option<Vec<u8>> {
     let room = most.saturating_sub(payload.len()).min(part.len());
     payload.extend_from_slice(&part[..room]);
     last.then(|| std::mem::take(payload))

@@ -5,14 +5,14 @@ use super::codec::encode_packet;
 use super::packet::REQUEST;
 
 /// How many bytes a request may have in all.
-pub const MOST: usize = 1024 * 1024;
+const MAX_LENGTH: usize = 1024 * 1024;
 
 /// How many of them are shown to a person.
-const SHOWN: usize = 4096;
+const MAX_DISPLAYED: usize = 4096;
 
-/// What is asked for: the letter.
+/// The kind of a request, by its letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum RequestKind {
     /// A command line, for the shell.
     CommandLine = b'c' as isize,
     /// A program and its arguments, a NUL after each.
@@ -27,19 +27,19 @@ pub enum Verb {
     Attach = b'a' as isize,
 }
 
-impl Verb {
+impl RequestKind {
     const ALL: [Self; 6] =
         [Self::CommandLine, Self::Program, Self::Sftp, Self::List, Self::Kill, Self::Attach];
 
     fn of(letter: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|verb| *verb as isize == isize::from(letter))
+        Self::ALL.into_iter().find(|kind| *kind as isize == isize::from(letter))
     }
 }
 
 /// Appends the packets of a request; several with one letter make one.
-pub fn encode(verb: Verb, data: &[u8], packets: &mut Vec<u8>) {
+pub fn encode(kind: RequestKind, data: &[u8], packets: &mut Vec<u8>) {
     // An ASCII letter.
-    let letter = verb as isize as u8;
+    let letter = kind as isize as u8;
     if data.is_empty() {
         return encode_packet(REQUEST, &[letter], packets);
     }
@@ -49,29 +49,29 @@ pub fn encode(verb: Verb, data: &[u8], packets: &mut Vec<u8>) {
     }
 }
 
-/// A request as it comes.
+/// The reader of a request, which comes in parts.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    verb: Option<Verb>,
+    kind: Option<RequestKind>,
     data: Vec<u8>,
     /// A packet is under way, and its letter was read.
-    within: bool,
-    fault: Option<&'static str>,
+    in_packet: bool,
+    error: Option<&'static str>,
 }
 
 impl Request {
     /// Takes a part of a packet.
     pub fn part(&mut self, part: &[u8], last: bool) {
         let mut data = part;
-        if !self.within {
+        if !self.in_packet {
             if let Some((letter, rest)) = part.split_first() {
                 data = rest;
                 self.begin(*letter);
             }
         }
-        self.within = !last;
-        if self.fault.is_none() {
-            if self.data.len() + data.len() > MOST {
+        self.in_packet = !last;
+        if self.error.is_none() {
+            if self.data.len() + data.len() > MAX_LENGTH {
                 self.fail("it is longer than 1 MB");
             } else {
                 self.data.extend_from_slice(data);
@@ -80,39 +80,39 @@ impl Request {
     }
 
     fn begin(&mut self, letter: u8) {
-        match (self.verb, Verb::of(letter)) {
+        match (self.kind, RequestKind::of(letter)) {
             (_, None) => self.fail("this router does not know what it asks for"),
-            (None, verb) => self.verb = verb,
-            (Some(before), Some(verb)) if before == verb => {}
+            (None, kind) => self.kind = kind,
+            (Some(before), Some(kind)) if before == kind => {}
             (Some(_), Some(_)) => self.fail("it asks for two things at once"),
         }
     }
 
     /// What was kept of it is of no use.
     fn fail(&mut self, why: &'static str) {
-        if self.fault.is_none() {
-            self.fault = Some(why);
+        if self.error.is_none() {
+            self.error = Some(why);
             self.data = Vec::new();
         }
     }
 
     /// What is asked for, as far as it has come.
-    pub fn verb(&self) -> Option<Verb> {
-        self.verb
+    pub fn kind(&self) -> Option<RequestKind> {
+        self.kind
     }
 
     /// Which command is asked for, as a person would type it, and not endless;
     /// `None`: none is.
     pub fn shown(&self) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.data[..self.data.len().min(SHOWN)]);
-        match self.verb? {
-            Verb::CommandLine => Some(text.into_owned()),
-            Verb::Program => {
+        let text = String::from_utf8_lossy(&self.data[..self.data.len().min(MAX_DISPLAYED)]);
+        match self.kind? {
+            RequestKind::CommandLine => Some(text.into_owned()),
+            RequestKind::Program => {
                 let text = text.strip_suffix('\0').unwrap_or(&text);
                 Some(text.split('\0').map(quoted).collect::<Vec<_>>().join(" "))
             }
-            Verb::Sftp => Some(format!("sftp-server {text}").trim_end().to_owned()),
-            Verb::List | Verb::Kill | Verb::Attach => None,
+            RequestKind::Sftp => Some(format!("sftp-server {text}").trim_end().to_owned()),
+            RequestKind::List | RequestKind::Kill | RequestKind::Attach => None,
         }
     }
 
@@ -120,10 +120,10 @@ impl Request {
     ///
     /// # Errors
     /// It is none that can be granted: why.
-    pub fn read(self) -> Result<Option<(Verb, Vec<u8>)>, &'static str> {
-        match (self.fault, self.verb) {
+    pub fn read(self) -> Result<Option<(RequestKind, Vec<u8>)>, &'static str> {
+        match (self.error, self.kind) {
             (Some(why), _) => Err(why),
-            (None, verb) => Ok(verb.map(|verb| (verb, self.data))),
+            (None, kind) => Ok(kind.map(|kind| (kind, self.data))),
         }
     }
 }
@@ -144,7 +144,10 @@ mod tests {
     use proptest::prelude::*;
 
     /// What is read of packets, each in pieces of `cut` bytes.
-    fn read(mut packets: &[u8], cut: usize) -> Result<Option<(Verb, Vec<u8>)>, &'static str> {
+    fn read(
+        mut packets: &[u8],
+        cut: usize,
+    ) -> Result<Option<(RequestKind, Vec<u8>)>, &'static str> {
         let mut request = Request::default();
         while let Some((header, rest)) = packets.split_first_chunk::<HEADER>() {
             assert_eq!(header[3], REQUEST);
@@ -162,8 +165,8 @@ mod tests {
     #[test]
     fn two_things_at_once_and_unknown_ones_are_refused() {
         let mut packets = Vec::new();
-        encode(Verb::CommandLine, b"true", &mut packets);
-        encode(Verb::Kill, b"x", &mut packets);
+        encode(RequestKind::CommandLine, b"true", &mut packets);
+        encode(RequestKind::Kill, b"x", &mut packets);
         assert!(read(&packets, 100).is_err());
         let mut packets = Vec::new();
         encode_packet(REQUEST, b"?", &mut packets);
@@ -173,30 +176,30 @@ mod tests {
 
     #[test]
     fn a_command_is_shown_as_it_would_be_typed() {
-        let shown = |verb: Verb, data: &[u8]| {
+        let shown = |kind: RequestKind, data: &[u8]| {
             let mut request = Request::default();
-            request.part(&[&[verb as isize as u8], data].concat(), true);
+            request.part(&[&[kind as isize as u8], data].concat(), true);
             request.shown()
         };
         let text = |text: &str| Some(text.to_owned());
-        assert_eq!(shown(Verb::CommandLine, b"ls -l | wc"), text("ls -l | wc"));
+        assert_eq!(shown(RequestKind::CommandLine, b"ls -l | wc"), text("ls -l | wc"));
         let words = b"/bin/ls\0-l\0\0it's a\nb\0";
-        assert_eq!(shown(Verb::Program, words), text("/bin/ls -l '' 'it'\\''s a\nb'"));
-        assert_eq!(shown(Verb::Program, b"ls"), text("ls"));
-        assert_eq!(shown(Verb::Sftp, b""), text("sftp-server"));
-        assert_eq!(shown(Verb::Sftp, b"-R \xff"), text("sftp-server -R \u{fffd}"));
-        assert_eq!(shown(Verb::List, b""), None);
+        assert_eq!(shown(RequestKind::Program, words), text("/bin/ls -l '' 'it'\\''s a\nb'"));
+        assert_eq!(shown(RequestKind::Program, b"ls"), text("ls"));
+        assert_eq!(shown(RequestKind::Sftp, b""), text("sftp-server"));
+        assert_eq!(shown(RequestKind::Sftp, b"-R \xff"), text("sftp-server -R \u{fffd}"));
+        assert_eq!(shown(RequestKind::List, b""), None);
         assert_eq!(Request::default().shown(), None);
-        let long = shown(Verb::CommandLine, &vec![b'x'; MOST]);
-        assert_eq!(long.map(|text| text.len()), Some(SHOWN));
+        let long = shown(RequestKind::CommandLine, &vec![b'x'; MAX_LENGTH]);
+        assert_eq!(long.map(|text| text.len()), Some(MAX_DISPLAYED));
     }
 
     #[test]
     fn there_is_a_bound() {
         let mut packets = Vec::new();
-        encode(Verb::Program, &vec![b'x'; MOST], &mut packets);
-        assert!(matches!(read(&packets, 65536), Ok(Some((_, data))) if data.len() == MOST));
-        encode(Verb::Program, b"x", &mut packets);
+        encode(RequestKind::Program, &vec![b'x'; MAX_LENGTH], &mut packets);
+        assert!(matches!(read(&packets, 65536), Ok(Some((_, data))) if data.len() == MAX_LENGTH));
+        encode(RequestKind::Program, b"x", &mut packets);
         assert!(read(&packets, 65536).is_err());
     }
 
@@ -205,12 +208,12 @@ mod tests {
         fn what_is_encoded_is_read_in_any_pieces(
             data in proptest::collection::vec(any::<u8>(), 0..300), cut in 1usize..40,
         ) {
-            for verb in Verb::ALL {
+            for kind in RequestKind::ALL {
                 let mut packets = Vec::new();
                 let (one, other) = data.split_at(data.len() / 2);
-                encode(verb, one, &mut packets);
-                encode(verb, other, &mut packets);
-                prop_assert_eq!(read(&packets, cut), Ok(Some((verb, data.clone()))));
+                encode(kind, one, &mut packets);
+                encode(kind, other, &mut packets);
+                prop_assert_eq!(read(&packets, cut), Ok(Some((kind, data.clone()))));
             }
         }
     }

@@ -4,18 +4,19 @@
 use std::fmt;
 use std::hint::black_box;
 
-use super::is_name;
+use super::is_session_name;
 
 /// How many bytes a secret has.
-pub const SECRET: usize = 16;
+pub const SECRET_LENGTH: usize = 16;
 
 /// What stands between the two in what a person types: no name has it, nor an
 /// address.
-const BETWEEN: char = '+';
+const SEPARATOR: char = '+';
 
-/// Who has it has the session. It is shown to nobody but its client.
+/// The secret of a session, by which its client finds it again. No other client is
+/// shown it.
 #[derive(Clone)]
-pub struct Secret([u8; SECRET]);
+pub struct Secret([u8; SECRET_LENGTH]);
 
 impl Secret {
     /// A new one.
@@ -23,30 +24,30 @@ impl Secret {
     /// # Errors
     /// The kernel has none, or forbids it (getrandom(2)).
     pub fn new() -> std::io::Result<Self> {
-        let mut bytes = [0; SECRET];
+        let mut bytes = [0; SECRET_LENGTH];
         crate::sys::random(&mut bytes)?;
         Ok(Self(bytes))
     }
 
-    /// One that was kept, or came from the other end.
-    pub fn of(bytes: [u8; SECRET]) -> Self {
+    /// A secret that was stored, or came from the other end.
+    pub fn from_bytes(bytes: [u8; SECRET_LENGTH]) -> Self {
         Self(bytes)
     }
 
-    /// What a client has sent; `None`: it is none.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
+    /// A secret from a client's variable; `None`: not as many bytes as one has.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8; SECRET] {
+    /// The secret's bytes.
+    pub fn bytes(&self) -> &[u8; SECRET_LENGTH] {
         &self.0
     }
 
     /// Whether these are its bytes, in a time that does not tell how many of them
     /// are.
     pub fn is(&self, bytes: &[u8]) -> bool {
-        let Ok(bytes) = <&[u8; SECRET]>::try_from(bytes) else {
+        let Ok(bytes) = <&[u8; SECRET_LENGTH]>::try_from(bytes) else {
             return false;
         };
         let differ = |all: u8, (own, other): (&u8, &u8)| black_box(all | (own ^ other));
@@ -68,28 +69,28 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a client may say to find its session.
+/// The proof by which a client finds its session again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finds {
+pub enum FoundBy {
     /// The id, where it is the same user's client; or the secret as well.
     User = b'u' as isize,
     /// The id and the secret: nobody knows whose client it is.
     Secret = b's' as isize,
     /// What it came by: it only watches.
-    Watcher = b'w' as isize,
+    Viewer = b'w' as isize,
 }
 
-/// What a client is told to find its session by: the payload of
-/// [`super::KEY`] is a letter ([`Finds`]), the secret (none for who only
+/// The key of a session, by which its client finds it again: the payload of
+/// [`super::SESSION_KEY`] is a letter ([`FoundBy`]), the secret (none for who only
 /// watches), and the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionKey {
     /// The session's id.
     pub id: String,
-    /// Its secret.
+    /// The session's secret.
     pub secret: Option<Secret>,
     /// How it is found.
-    pub finds: Finds,
+    pub found_by: FoundBy,
 }
 
 impl SessionKey {
@@ -97,31 +98,31 @@ impl SessionKey {
     pub fn payload(&self) -> Vec<u8> {
         let secret = self.secret.as_ref().map_or(&[][..], |secret| secret.bytes());
         // An ASCII letter.
-        [&[self.finds as isize as u8], secret, self.id.as_bytes()].concat()
+        [&[self.found_by as isize as u8], secret, self.id.as_bytes()].concat()
     }
 
     /// Reads the payload; `None`: it is none.
     pub fn read(payload: &[u8]) -> Option<Self> {
         let (letter, rest) = payload.split_first()?;
-        let (finds, secret, id) = match letter {
-            b'w' => (Finds::Watcher, None, rest),
+        let (found_by, secret, id) = match letter {
+            b'w' => (FoundBy::Viewer, None, rest),
             b'u' | b's' => {
                 let (secret, id) = rest.split_first_chunk()?;
-                let finds = if *letter == b'u' { Finds::User } else { Finds::Secret };
-                (finds, Some(Secret::of(*secret)), id)
+                let found_by = if *letter == b'u' { FoundBy::User } else { FoundBy::Secret };
+                (found_by, Some(Secret::from_bytes(*secret)), id)
             }
             _ => return None,
         };
-        let id = String::from_utf8(id.to_vec()).ok().filter(|id| is_name(id.as_bytes()))?;
-        Some(Self { id, secret, finds })
+        let id = String::from_utf8(id.to_vec()).ok().filter(|id| is_session_name(id.as_bytes()))?;
+        Some(Self { id, secret, found_by })
     }
 
     /// What a person types to come back.
-    pub fn word(&self) -> String {
-        match (&self.secret, self.finds) {
-            (Some(secret), Finds::Secret) => {
+    pub fn attach_argument(&self) -> String {
+        match (&self.secret, self.found_by) {
+            (Some(secret), FoundBy::Secret) => {
                 let hex: String = secret.0.iter().map(|byte| format!("{byte:02x}")).collect();
-                format!("{}{BETWEEN}{hex}", self.id)
+                format!("{}{SEPARATOR}{hex}", self.id)
             }
             _ => self.id.clone(),
         }
@@ -130,17 +131,17 @@ impl SessionKey {
 
 /// What such a word stands for: an id, and a secret where it has one; `None`: it
 /// is none.
-pub fn of_word(word: &str) -> Option<(&str, Option<Secret>)> {
-    let (id, secret) = match word.split_once(BETWEEN) {
-        Some((id, hex)) => (id, Some(secret_of(hex)?)),
-        None => (word, None),
+pub fn parse_argument(attach_argument: &str) -> Option<(&str, Option<Secret>)> {
+    let (id, secret) = match attach_argument.split_once(SEPARATOR) {
+        Some((id, hex)) => (id, Some(parse_secret(hex)?)),
+        None => (attach_argument, None),
     };
-    is_name(id.as_bytes()).then_some((id, secret))
+    is_session_name(id.as_bytes()).then_some((id, secret))
 }
 
-fn secret_of(hex: &str) -> Option<Secret> {
-    let is_hex = hex.len() == 2 * SECRET && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let mut bytes = [0; SECRET];
+fn parse_secret(hex: &str) -> Option<Secret> {
+    let is_hex = hex.len() == 2 * SECRET_LENGTH && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut bytes = [0; SECRET_LENGTH];
     for (at, byte) in bytes.iter_mut().enumerate().filter(|_| is_hex) {
         *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
     }
@@ -154,32 +155,34 @@ mod tests {
 
     #[test]
     fn it_is_read_and_typed_as_it_was_made() {
-        let secret = || Secret::of(*b"\0\x010123456789abc\xff");
-        for (finds, word) in [
-            (Finds::User, "k3x9q2aa"),
-            (Finds::Secret, "k3x9q2aa+000130313233343536373839616263ff"),
-            (Finds::Watcher, "k3x9q2aa"),
+        let secret = || Secret::from_bytes(*b"\0\x010123456789abc\xff");
+        for (found_by, attach_argument) in [
+            (FoundBy::User, "k3x9q2aa"),
+            (FoundBy::Secret, "k3x9q2aa+000130313233343536373839616263ff"),
+            (FoundBy::Viewer, "k3x9q2aa"),
         ] {
-            let secret = (finds != Finds::Watcher).then(secret);
-            let key = SessionKey { id: String::from("k3x9q2aa"), secret, finds };
+            let secret = (found_by != FoundBy::Viewer).then(secret);
+            let key = SessionKey { id: String::from("k3x9q2aa"), secret, found_by };
             let read = SessionKey::read(&key.payload()).expect("a key");
-            assert_eq!((read.id.as_str(), read.finds), ("k3x9q2aa", finds));
-            assert_eq!(read.word(), word);
-            let (id, secret) = of_word(word).expect("a word");
-            assert_eq!((id, secret.is_some()), ("k3x9q2aa", finds == Finds::Secret));
+            assert_eq!((read.id.as_str(), read.found_by), ("k3x9q2aa", found_by));
+            assert_eq!(read.attach_argument(), attach_argument);
+            let (id, secret) = parse_argument(attach_argument).expect("a word");
+            assert_eq!((id, secret.is_some()), ("k3x9q2aa", found_by == FoundBy::Secret));
         }
-        let word = "k3x9q2aa+000130313233343536373839616263ff";
-        let (_, typed) = of_word(word).expect("a word");
+        let attach_argument = "k3x9q2aa+000130313233343536373839616263ff";
+        let (_, typed) = parse_argument(attach_argument).expect("a word");
         assert!(typed.is_some_and(|typed| typed.is(secret().bytes())));
     }
 
     #[test]
     fn nothing_else_is_one() {
-        for word in ["", "a+", "a+0", "+000130313233343536373839616263ff", "a b", "a+b+c"] {
-            assert!(of_word(word).is_none(), "{word}");
+        for attach_argument in
+            ["", "a+", "a+0", "+000130313233343536373839616263ff", "a b", "a+b+c"]
+        {
+            assert!(parse_argument(attach_argument).is_none(), "{attach_argument}");
         }
-        assert!(of_word(&format!("a+{}", "g".repeat(32))).is_none());
-        assert!(of_word(&format!("a+{}", "\u{e9}".repeat(16))).is_none());
+        assert!(parse_argument(&format!("a+{}", "g".repeat(32))).is_none());
+        assert!(parse_argument(&format!("a+{}", "\u{e9}".repeat(16))).is_none());
         for payload in [&b""[..], b"u", b"s0123456789abcdef", b"w", b"wa b", b"x0123456789abcdefid"]
         {
             assert!(SessionKey::read(payload).is_none(), "{payload:?}");
@@ -193,7 +196,7 @@ mod tests {
         assert!(secret.is(secret.clone().bytes()));
         assert!(!secret.is(&secret.bytes()[..15]) && !secret.is(&[]));
         assert!(!Secret::new().expect("another").is(secret.bytes()));
-        for at in 0..SECRET {
+        for at in 0..SECRET_LENGTH {
             let mut other = *secret.bytes();
             other[at] ^= 1;
             assert!(!secret.is(&other), "{at}");

@@ -6,25 +6,25 @@ use super::codec::encode_packet;
 use super::packet::VARIABLES;
 
 /// How many a client may set.
-pub const MOST: usize = 256;
+const MAX_COUNT: usize = 256;
 /// How many bytes their names and values may have in all.
-pub const MOST_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 /// Names with this prefix say something about the client; the others are for
 /// the program's environment. (No environment variable has a dot in it.)
 pub const PREFIX: &[u8] = b"fpty.";
 
 /// The client can take descriptors over (value 1).
-pub const CAN_TAKE: &[u8] = b"fpty.take";
+pub const CAN_TAKE_TERMINAL: &[u8] = b"fpty.take";
 
 /// The client can leave its session and come back to it (value 1).
-pub const CAN_LEAVE: &[u8] = b"fpty.detach";
+pub const CAN_DETACH: &[u8] = b"fpty.detach";
 /// The name that the session is to have.
 pub const SESSION_NAME: &[u8] = b"fpty.name";
 /// Where a session of that name is left, it is attached to; where none is, it
 /// is begun (value 1).
 pub const BEGIN: &[u8] = b"fpty.begin";
-/// Whoever else is attached has to go (value 1).
+/// Attach even where another client is attached (value 1).
 pub const STEAL: &[u8] = b"fpty.steal";
 /// The client only watches (value 1).
 pub const READ_ONLY: &[u8] = b"fpty.readonly";
@@ -33,7 +33,7 @@ pub const READ_ONLY: &[u8] = b"fpty.readonly";
 pub const SECRET: &[u8] = b"fpty.secret";
 /// Where the client's person was logged in from, as sshd(8) says it.
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
-/// As whom the client's person has logged in, by what its environment says.
+/// The login name of the client's person, as its environment has it (LOGNAME).
 pub const LOGNAME: &[u8] = b"fpty.logname";
 /// The client wants no terminal for the program (value 0).
 pub const TERMINAL: &[u8] = b"fpty.terminal";
@@ -66,20 +66,20 @@ pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets
     }
 }
 
-/// What a client has set.
+/// The variables that a client has set.
 #[derive(Clone, Debug, Default)]
 pub struct Variables {
     pairs: Vec<(Vec<u8>, Vec<u8>)>,
     bytes: usize,
     packet: Vec<u8>,
-    left_out: bool,
+    truncated: bool,
 }
 
 impl Variables {
     /// Takes a part of a packet.
     pub fn part(&mut self, part: &[u8], last: bool) {
         if self.packet.len() + part.len() > u16::MAX.into() || self.is_full() {
-            self.left_out = true;
+            self.truncated = true;
         } else {
             self.packet.extend_from_slice(part);
         }
@@ -103,25 +103,25 @@ impl Variables {
     }
 
     /// Whether some were too many or too long, and left out.
-    pub fn left_some_out(&self) -> bool {
-        self.left_out
+    fn is_truncated(&self) -> bool {
+        self.truncated
     }
 
     /// What the client is told then.
-    pub fn remark(&self) -> Option<String> {
+    pub fn truncation_notice(&self) -> Option<String> {
         let line =
-            || format!("some variables were left out: at most {MOST}, and {MOST_BYTES} bytes");
-        self.left_some_out().then(line)
+            || format!("some variables were left out: at most {MAX_COUNT}, and {MAX_BYTES} bytes");
+        self.is_truncated().then(line)
     }
 
     fn is_full(&self) -> bool {
-        self.pairs.len() >= MOST || self.bytes >= MOST_BYTES
+        self.pairs.len() >= MAX_COUNT || self.bytes >= MAX_BYTES
     }
 
     fn set(&mut self, name: &[u8], value: &[u8]) {
         let bytes = self.bytes + name.len() + value.len();
-        if self.pairs.len() >= MOST || bytes > MOST_BYTES {
-            self.left_out = true;
+        if self.pairs.len() >= MAX_COUNT || bytes > MAX_BYTES {
+            self.truncated = true;
             return;
         }
         self.bytes = bytes;
@@ -179,8 +179,8 @@ mod tests {
             variables.part(payload, true);
             rest = after;
         }
-        assert_eq!(variables.iter().count(), MOST);
-        assert!(variables.left_some_out());
+        assert_eq!(variables.iter().count(), MAX_COUNT);
+        assert!(variables.is_truncated());
         let mut long = Variables::default();
         let mut packets = Vec::new();
         encode([(b"A".as_slice(), [b'x'; 60_000].as_slice())], &mut packets);

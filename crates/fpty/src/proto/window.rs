@@ -3,20 +3,20 @@
 //! as its descriptors are.
 
 use super::codec::encode_packet;
-use super::packet::WINDOW;
+use super::packet::WINDOW_ADJUST;
 
 /// Bytes of one output that the router sends before it hears that some were
 /// taken.
-pub const OF_OUTPUT: u32 = 1024 * 1024;
+pub const OUTPUT_SIZE: u32 = 1024 * 1024;
 
 /// Bytes of input that the client may send at first, once the router has
 /// said so: until then, none.
-pub const OF_INPUT: u32 = 256 * 1024;
+pub const INPUT_SIZE: u32 = 256 * 1024;
 
 /// Appends the packet that says that so many bytes of a stream were taken.
 pub fn encode(stream: u8, taken: u32, packets: &mut Vec<u8>) {
     let [a, b, c, d] = taken.to_le_bytes();
-    encode_packet(WINDOW, &[stream, a, b, c, d], packets);
+    encode_packet(WINDOW_ADJUST, &[stream, a, b, c, d], packets);
 }
 
 /// Reads the payload; `None`: it is none.
@@ -28,20 +28,20 @@ pub fn read(payload: &[u8]) -> Option<(u8, u32)> {
 }
 
 /// Whether so much that was taken of a window is to be told.
-pub fn is_to_be_told(taken: u32, window: u32) -> bool {
+pub fn is_adjust_due(taken: u32, window: u32) -> bool {
     taken >= window / 4
 }
 
 /// What whoever takes a stream has to say of it: not each byte, but often
 /// enough that the sender never waits for the word.
 #[derive(Debug, Default)]
-pub struct Taken(u32);
+pub struct Consumed(u32);
 
-impl Taken {
-    /// So many more were taken; returns how many are to be told of now.
+impl Consumed {
+    /// Adds consumed bytes; returns the adjustment to send, where one is due.
     pub fn add(&mut self, count: usize, window: u32) -> Option<u32> {
         self.0 = self.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        is_to_be_told(self.0, window).then(|| std::mem::take(&mut self.0))
+        is_adjust_due(self.0, window).then(|| std::mem::take(&mut self.0))
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
         encode(2, 70_000, &mut packets);
         assert_eq!(read(&packets[HEADER..]), Some((2, 70_000)));
         assert_eq!(read(&packets), None);
-        let mut taken = Taken::default();
+        let mut taken = Consumed::default();
         let mut told = 0;
         for _ in 0..100 {
             told += taken.add(5000, 100_000).unwrap_or(0);

@@ -7,16 +7,16 @@ use std::os::unix::ffi::OsStringExt;
 use nix::unistd::{Gid, Group, Uid, User};
 
 /// The number of a user; `None`: there is none of that name.
-pub fn user(typed: &str) -> Option<u32> {
+pub fn uid_of(typed: &str) -> Option<u32> {
     number(typed).or_else(|| Some(User::from_name(typed).ok()??.uid.as_raw()))
 }
 
 /// The number of a group; `None`: there is none of that name.
-pub fn group(typed: &str) -> Option<u32> {
+pub fn gid_of(typed: &str) -> Option<u32> {
     number(typed).or_else(|| Some(Group::from_name(typed).ok()??.gid.as_raw()))
 }
 
-/// Not the one that means "none" to the kernel.
+/// A typed number, but for the one that means "none" to the kernel.
 fn number(typed: &str) -> Option<u32> {
     let digits = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
     typed.parse().ok().filter(|number| digits && *number != u32::MAX)
@@ -52,17 +52,17 @@ pub fn account(uid: u32) -> Option<Account> {
 }
 
 /// The name of a user, whoever has to be asked for it: this may take for ever.
-pub fn name_of(uid: u32) -> Option<String> {
+pub fn user_name(uid: u32) -> Option<String> {
     Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
 }
 
-/// The same by passwd(5) alone, which is a file of this machine.
-pub fn name_in_file(uid: u32) -> Option<String> {
+/// The name of a user by passwd(5) alone, a file of this machine.
+pub fn user_name_in_passwd(uid: u32) -> Option<String> {
     let file = std::fs::read("/etc/passwd").ok()?;
-    name_in(&file, uid)
+    user_name_of_line(&file, uid)
 }
 
-fn name_in(file: &[u8], uid: u32) -> Option<String> {
+fn user_name_of_line(file: &[u8], uid: u32) -> Option<String> {
     let number = uid.to_string();
     file.split(|byte| *byte == b'\n').find_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');
@@ -91,7 +91,7 @@ pub fn own_groups() -> BTreeSet<u32> {
 
 /// Whether this process may become any user and take any group
 /// (capabilities(7): CAP_SETUID and CAP_SETGID).
-pub fn may_change() -> bool {
+pub fn may_change_user() -> bool {
     const SETGID: u64 = 1 << 6;
     const SETUID: u64 = 1 << 7;
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
@@ -108,19 +108,22 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        assert_eq!((user("root"), user("0"), group("root")), (Some(0), Some(0), Some(0)));
-        assert_eq!(user("4711"), Some(4711));
+        assert_eq!((uid_of("root"), uid_of("0"), gid_of("root")), (Some(0), Some(0), Some(0)));
+        assert_eq!(uid_of("4711"), Some(4711));
         for nonsense in ["", "-1", "4294967295", "99999999999", "+1", "no-such-user-here"] {
-            assert_eq!(user(nonsense), None, "{nonsense}");
+            assert_eq!(uid_of(nonsense), None, "{nonsense}");
         }
         assert_eq!(account(0).expect("root").name, "root");
-        assert_eq!((name_of(0), name_in_file(0)), (Some("root".into()), Some("root".into())));
+        assert_eq!(
+            (user_name(0), user_name_in_passwd(0)),
+            (Some("root".into()), Some("root".into()))
+        );
     }
 
     #[test]
     fn the_file_has_names_by_number() {
         let file = b"root:x:0:0::/:\n+x:x:7:1\nbad\n:x:8:1\nanna:x:10:1\nother:x:10:1\nx:y:100:1";
-        let name = |uid| name_in(file, uid);
+        let name = |uid| user_name_of_line(file, uid);
         assert_eq!((name(0), name(10)), (Some("root".into()), Some("anna".into())));
         assert_eq!((name(7), name(8), name(1), name(100)), (None, None, None, Some("x".into())));
     }

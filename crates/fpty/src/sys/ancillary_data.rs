@@ -4,36 +4,36 @@
 //! same, and descriptors among it are open and nobody else's.
 
 /// The head of an item: `cmsg_len`, which counts it, too; level and kind.
-const HEAD: usize = size_of::<usize>() + 2 * size_of::<i32>();
+const HEADER_LENGTH: usize = size_of::<usize>() + 2 * size_of::<i32>();
 
-/// Items begin at multiples of this.
-const STEP: usize = size_of::<usize>();
+/// Alignment of control messages, in bytes.
+const ALIGNMENT: usize = size_of::<usize>();
 
 /// An item, whose data may be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item<'a> {
-    /// Whose it is: `SOL_SOCKET`.
+    /// The level: `SOL_SOCKET`.
     pub level: i32,
-    /// What it is: `SCM_RIGHTS`.
+    /// The type: `SCM_RIGHTS`.
     pub kind: i32,
-    /// Its data, as far as that is there.
+    /// The data, as far as it was not cut.
     pub data: &'a [u8],
 }
 
 /// The items of control data; of bytes that are none those that could be read
 /// as such, and never anything outside of them.
 #[derive(Clone, Debug)]
-pub struct Items<'a> {
+pub struct ControlMessages<'a> {
     rest: &'a [u8],
 }
 
 /// Walks control data: as much as the kernel says that it has written
 /// (`msg_controllen`).
-pub fn items(control: &[u8]) -> Items<'_> {
-    Items { rest: control }
+pub fn control_messages(control: &[u8]) -> ControlMessages<'_> {
+    ControlMessages { rest: control }
 }
 
-impl<'a> Iterator for Items<'a> {
+impl<'a> Iterator for ControlMessages<'a> {
     type Item = Item<'a>;
 
     fn next(&mut self) -> Option<Item<'a>> {
@@ -42,16 +42,16 @@ impl<'a> Iterator for Items<'a> {
         let (kind, data) = rest.split_first_chunk()?;
         let length = usize::from_ne_bytes(*length);
         // One that does not even count its head.
-        let wanted = length.checked_sub(HEAD)?;
+        let wanted = length.checked_sub(HEADER_LENGTH)?;
         let data = data.get(..wanted).unwrap_or(data);
-        let next = length.checked_next_multiple_of(STEP).unwrap_or(usize::MAX);
+        let next = length.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
         self.rest = self.rest.get(next..).unwrap_or_default();
         Some(Item { level: i32::from_ne_bytes(*level), kind: i32::from_ne_bytes(*kind), data })
     }
 }
 
 /// The whole numbers in an item's data: descriptors, of one of that kind.
-pub fn numbers(data: &[u8]) -> impl Iterator<Item = i32> + '_ {
+pub fn descriptors(data: &[u8]) -> impl Iterator<Item = i32> + '_ {
     data.chunks_exact(size_of::<i32>())
         .filter_map(|bytes| bytes.first_chunk())
         .map(|bytes| i32::from_ne_bytes(*bytes))
@@ -63,11 +63,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn written(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
-        let mut bytes = (HEAD + data.len()).to_ne_bytes().to_vec();
+        let mut bytes = (HEADER_LENGTH + data.len()).to_ne_bytes().to_vec();
         bytes.extend(level.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(data);
-        bytes.resize(bytes.len().next_multiple_of(STEP), 0);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         bytes
     }
 
@@ -76,42 +76,44 @@ mod tests {
         let first = written(1, 2, b"twelve bytes");
         let second = written(1, 1, &[7_i32.to_ne_bytes(), 9_i32.to_ne_bytes()].concat());
         let all = [first.clone(), second.clone()].concat();
-        let found: Vec<_> = items(&all).collect();
+        let found: Vec<_> = control_messages(&all).collect();
         assert_eq!(found[0], Item { level: 1, kind: 2, data: b"twelve bytes" });
-        assert_eq!((found[1].kind, numbers(found[1].data).collect()), (1, vec![7, 9]));
+        assert_eq!((found[1].kind, descriptors(found[1].data).collect()), (1, vec![7, 9]));
         assert_eq!(found.len(), 2);
         // What is not there is not read; a number in two is none.
         for cut in 0..second.len() {
             let bytes = [&first[..], &second[..cut]].concat();
-            let found: Vec<_> = items(&bytes).skip(1).collect();
-            let there = cut.saturating_sub(HEAD);
-            assert_eq!(found.len(), usize::from(cut >= HEAD), "{cut}");
-            let numbers = found.first().map_or(0, |item| numbers(item.data).count());
-            assert_eq!(numbers, there / 4, "{cut}");
+            let found: Vec<_> = control_messages(&bytes).skip(1).collect();
+            let there = cut.saturating_sub(HEADER_LENGTH);
+            assert_eq!(found.len(), usize::from(cut >= HEADER_LENGTH), "{cut}");
+            let descriptors = found.first().map_or(0, |item| descriptors(item.data).count());
+            assert_eq!(descriptors, there / 4, "{cut}");
         }
     }
 
     #[test]
     fn nonsense_ends() {
-        for length in [0, 1, HEAD - 1, HEAD, HEAD + 1, usize::MAX, usize::MAX - 7] {
+        for length in
+            [0, 1, HEADER_LENGTH - 1, HEADER_LENGTH, HEADER_LENGTH + 1, usize::MAX, usize::MAX - 7]
+        {
             let mut bytes = length.to_ne_bytes().to_vec();
             bytes.extend([0xff; 40]);
-            assert!(items(&bytes).count() <= 3, "{length}");
+            assert!(control_messages(&bytes).count() <= 3, "{length}");
         }
-        assert_eq!(items(&[]).count(), 0);
+        assert_eq!(control_messages(&[]).count(), 0);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_walked(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let total: usize = items(&bytes).map(|item| item.data.len() + HEAD).sum();
+            let total: usize = control_messages(&bytes).map(|item| item.data.len() + HEADER_LENGTH).sum();
             prop_assert!(total <= bytes.len());
         }
 
         #[test]
         fn what_was_written_is_read(all in prop::collection::vec((any::<i32>(), any::<i32>(), prop::collection::vec(any::<u8>(), 0..40)), 0..6)) {
             let bytes: Vec<u8> = all.iter().flat_map(|(level, kind, data)| written(*level, *kind, data)).collect();
-            let read: Vec<_> = items(&bytes).map(|item| (item.level, item.kind, item.data.to_vec())).collect();
+            let read: Vec<_> = control_messages(&bytes).map(|item| (item.level, item.kind, item.data.to_vec())).collect();
             prop_assert_eq!(read, all);
         }
     }

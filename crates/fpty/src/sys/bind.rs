@@ -30,7 +30,7 @@ pub struct Ownership {
 ///
 /// # Errors
 /// bind(2), or the owner cannot be set; nothing listens then.
-pub fn path(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> {
+pub fn bind_unix(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> {
     let Ownership { mode, uid, gid } = ownership;
     match std::fs::symlink_metadata(path) {
         Ok(there) if there.file_type().is_socket() => {
@@ -55,7 +55,7 @@ pub fn path(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> 
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = open(path, flags, Mode::empty()).context("cannot open it")?;
         let status = fstat(&file).context("cannot look at it")?;
-        let is_socket = super::fd_query::kind_of(status.st_mode) == SFlag::S_IFSOCK;
+        let is_socket = super::fd_query::file_type_of(status.st_mode) == SFlag::S_IFSOCK;
         if !is_socket || status.st_uid != nix::unistd::geteuid().as_raw() {
             return Err(Error::new("somebody has put something else in its place"));
         }
@@ -85,7 +85,7 @@ mod tests {
         let at = folder.path().join("s");
         for mode in [0o600, 0o666, 0o000, 0o750] {
             let _bound =
-                super::path(&at, Ownership { mode: Some(mode), ..Ownership::default() }, 8)
+                super::bind_unix(&at, Ownership { mode: Some(mode), ..Ownership::default() }, 8)
                     .expect("it is bound");
             let is = std::fs::metadata(&at).expect("it").permissions().mode() & 0o777;
             assert_eq!(is, mode);
@@ -93,7 +93,7 @@ mod tests {
         }
         let file = folder.path().join("file");
         std::fs::write(&file, b"kept").expect("a file");
-        assert!(super::path(&file, Ownership::default(), 8).is_err());
+        assert!(super::bind_unix(&file, Ownership::default(), 8).is_err());
         assert_eq!(std::fs::read(&file).expect("it"), b"kept");
     }
 }

@@ -17,7 +17,7 @@ pub enum Exit {
     Status(i32),
     /// By a signal.
     Signal {
-        /// Its number.
+        /// The signal's number.
         number: i32,
         /// Whether the kernel wrote a core file.
         core: bool,
@@ -36,7 +36,7 @@ impl Exit {
 }
 
 impl Pid {
-    /// Of a process in another namespace; it is never signalled.
+    /// The id of a process in another namespace, which is never signalled.
     pub(super) const UNKNOWN: Self = Self(NonZeroI32::MAX);
 
     /// `None` for anything that kill(2) would take for more than one process.

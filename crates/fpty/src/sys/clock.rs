@@ -4,11 +4,49 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+#[cfg(feature = "testing")]
+use once_cell::sync::OnceCell;
+
+/// The time by the clock that stops while the machine sleeps (CLOCK_MONOTONIC).
+#[inline]
+pub fn now() -> Instant {
+    #[cfg(feature = "testing")]
+    return Instant::now() + moved();
+    #[cfg(not(feature = "testing"))]
+    Instant::now()
+}
+
+/// How far a test has moved the clocks of this process, which it shares with the test: a
+/// word of nanoseconds.
+#[cfg(feature = "testing")]
+static MOVED: OnceCell<super::shm::SharedMemory<AtomicU64>> = OnceCell::new();
+
+/// Takes that word from a test.
+#[cfg(feature = "testing")]
+pub fn move_with(moved: super::shm::SharedMemory<AtomicU64>) {
+    let _ = MOVED.set(moved);
+}
+
+/// Whether a test can move the clocks of this process.
+pub fn is_movable() -> bool {
+    #[cfg(feature = "testing")]
+    return MOVED.get().is_some();
+    #[cfg(not(feature = "testing"))]
+    false
+}
+
+#[cfg(feature = "testing")]
+fn moved() -> Duration {
+    let word = MOVED.get().and_then(|moved| moved.words().first());
+    Duration::from_nanos(word.map_or(0, |word| word.load(Ordering::Acquire)))
+}
 
 /// A time by that clock. It is the machine's: what another process says of it
 /// means the same here, until the machine is started again.
@@ -19,10 +57,14 @@ impl BootInstant {
     /// Now.
     pub fn now() -> Self {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-        Self(now.map_or(0, |now| nanos(now.into())))
+        let now = Self(now.map_or(0, |now| nanos(now.into())));
+        #[cfg(feature = "testing")]
+        return now + moved();
+        #[cfg(not(feature = "testing"))]
+        now
     }
 
-    /// So many nanoseconds after the machine's start.
+    /// The time so many nanoseconds after the machine's start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
@@ -63,10 +105,10 @@ fn nanos(time: Duration) -> u64 {
 
 /// Becomes readable at a time by that clock (timerfd_create(2)): at once where
 /// the machine has slept past it.
-pub struct Alarm(TimerFd);
+pub struct BoottimeTimer(TimerFd);
 
-impl Alarm {
-    /// One that is not set.
+impl BoottimeTimer {
+    /// A timer that is not set.
     ///
     /// # Errors
     /// There is no descriptor or memory for it.
@@ -84,13 +126,13 @@ impl Alarm {
         let _ = self.0.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME);
     }
 
-    /// It is readable no more until it is set again.
+    /// Stops the timer: it is not readable until it is set again.
     pub fn stop(&self) {
         let _ = self.0.unset();
     }
 }
 
-impl AsFd for Alarm {
+impl AsFd for BoottimeTimer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -98,34 +140,34 @@ impl AsFd for Alarm {
 
 /// How far the wall clock was ahead of ours, in seconds, while that was so.
 #[derive(Clone, Copy, Debug)]
-struct Era {
+struct Offset {
     first: u64,
     last: u64,
     ahead: i64,
 }
 
 /// What the wall clock was set to of late, as far as somebody looked.
-struct WallClock(Vec<Era>);
+struct WallClock(Vec<Offset>);
 
 static WALL_CLOCK: Mutex<WallClock> = Mutex::new(WallClock(Vec::new()));
 
 /// Less than that is rounding, or a leap second.
-const SET: u64 = 2;
+const MIN_STEP: u64 = 2;
 
 /// What is remembered of a clock that is set again and again.
-const ERAS: usize = 16;
+const MAX_OFFSETS: usize = 16;
 
 impl WallClock {
-    /// It shows `wall` at `boot`, both in seconds.
-    fn shows(&mut self, boot: u64, wall: i64) {
+    /// The wall clock shows `wall` at `boot`, both in seconds.
+    fn observe(&mut self, boot: u64, wall: i64) {
         let ahead = wall.saturating_sub_unsigned(boot);
         match self.0.last_mut() {
-            Some(era) if era.ahead.abs_diff(ahead) < SET => era.last = boot,
+            Some(era) if era.ahead.abs_diff(ahead) < MIN_STEP => era.last = boot,
             _ => {
-                if self.0.len() >= ERAS {
+                if self.0.len() >= MAX_OFFSETS {
                     self.0.remove(0);
                 }
-                self.0.push(Era { first: boot, last: boot, ahead });
+                self.0.push(Offset { first: boot, last: boot, ahead });
             }
         }
     }
@@ -138,7 +180,7 @@ impl WallClock {
         let eras = self.0.iter().zip(begins).zip(ends);
         let times = eras.filter_map(|((era, begin), end)| {
             let time = u64::try_from(wall.saturating_sub(era.ahead)).ok()?;
-            (begin..=end.saturating_add(SET)).contains(&time).then_some(time.min(now))
+            (begin..=end.saturating_add(MIN_STEP)).contains(&time).then_some(time.min(now))
         });
         times.max().unwrap_or(now)
     }
@@ -146,7 +188,7 @@ impl WallClock {
 
 /// Looks at the wall clock, so that times by it can be told later, though it was
 /// set meanwhile.
-pub fn look_at_wall_clock() {
+pub fn observe_wall_clock() {
     let _ = boot_of_wall(0);
 }
 
@@ -159,7 +201,7 @@ pub(super) fn since_wall(wall: i64) -> Duration {
 fn boot_of_wall(wall: i64) -> (u64, u64) {
     let now = BootInstant::now().as_nanos() / 1_000_000_000;
     let mut clock = WALL_CLOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    clock.shows(now, super::wall_clock_seconds());
+    clock.observe(now, super::unix_time());
     (clock.boot_of(wall, now), now)
 }
 
@@ -217,13 +259,13 @@ impl From<BootInstant> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::poll::Several;
+    use crate::sys::poll::PollSet;
 
     #[test]
     fn an_alarm_rings_when_its_time_has_come_and_not_before() {
-        let alarm = Alarm::new().expect("a descriptor");
+        let alarm = BoottimeTimer::new().expect("a descriptor");
         let rings = |wait| {
-            let mut several = Several::default();
+            let mut several = PollSet::default();
             let at = several.add(alarm.as_fd(), true, false);
             several.wait(Some(wait)).readable(at)
         };
@@ -268,12 +310,12 @@ mod tests {
         for set in [86_400, -86_400] {
             let mut clock = WallClock(Vec::new());
             let wall = 1_700_000_000;
-            clock.shows(1000, wall + 1000);
-            clock.shows(1100, wall + 1101);
+            clock.observe(1000, wall + 1000);
+            clock.observe(1100, wall + 1101);
             assert_eq!(clock.0.len(), 1);
             assert_eq!(clock.boot_of(wall + 1050, 1100), 1050);
             // It is set somewhere between these two looks.
-            clock.shows(1200, wall + set + 1200);
+            clock.observe(1200, wall + set + 1200);
             assert_eq!(clock.boot_of(wall + 1050, 1300), 1050, "{set}");
             assert_eq!(clock.boot_of(wall + 1190, 1300), 1190, "{set}");
             assert_eq!(clock.boot_of(wall + set + 1190, 1300), 1190, "{set}");
@@ -282,7 +324,7 @@ mod tests {
             assert_eq!(clock.boot_of(wall + set * 2, 1300), 1300, "{set}");
         }
         let mut clock = WallClock(Vec::new());
-        (0..1000).for_each(|turn| clock.shows(1000 + turn, turn as i64 * 10_000));
-        assert_eq!(clock.0.len(), ERAS);
+        (0..1000).for_each(|turn| clock.observe(1000 + turn, turn as i64 * 10_000));
+        assert_eq!(clock.0.len(), MAX_OFFSETS);
     }
 }

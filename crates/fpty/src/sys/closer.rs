@@ -1,4 +1,4 @@
-//! Closing where nobody waits.
+//! close(2) on threads of its own, so that no loop waits for it.
 //!
 //! close(2) can take as long as somebody else likes: a TCP socket with
 //! SO_LINGER waits for its peer, a file of FUSE or NFS for its server. Whoever
@@ -8,7 +8,7 @@
 //!
 //! A thread is there while there is something for it. A user who keeps some of
 //! them busy has no more than a share, of them and of the descriptors that wait;
-//! who has used it up is no longer read from (see [`is_over`]), and his sockets
+//! who has used it up is no longer read from (see [`is_over_quota`]), and his sockets
 //! are closed with what is unread in them: of that nothing but a lingering
 //! socket waits, which a signal ends.
 
@@ -22,70 +22,70 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::fd_query;
-use super::itimer_guard::Hurried;
+use super::itimer_guard::ThreadTimer;
 use super::signal::Blocked;
 use super::stdio_pass::NULL;
 
 /// Threads at most, and for one user.
-const THREADS: usize = 32;
-const THREADS_OF_ONE: usize = 4;
+const MAX_THREADS: usize = 32;
+const MAX_THREADS_PER_USER: usize = 4;
 
 /// Descriptors that may wait, and of one user.
-const WAITING: usize = 2048;
-const WAITING_OF_ONE: usize = 256;
+const MAX_WAITING: usize = 2048;
+const MAX_WAITING_PER_USER: usize = 256;
 
 /// How long a thread waits for more.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A thread does little.
-const STACK: usize = 64 * 1024;
+const STACK_SIZE: usize = 64 * 1024;
 
 /// The user of whom nothing is known.
-pub const NOBODY: u32 = u32::MAX;
+pub const UNKNOWN_USER: u32 = u32::MAX;
 
 struct State {
     jobs: VecDeque<(OwnedFd, u32)>,
-    shares: Vec<Share>,
+    quotas: Vec<Quota>,
     threads: usize,
     idle: usize,
 }
 
 /// What a user has of all.
-struct Share {
+struct Quota {
     user: u32,
     waiting: usize,
     running: usize,
 }
 
 static STATE: Mutex<State> =
-    Mutex::new(State { jobs: VecDeque::new(), shares: Vec::new(), threads: 0, idle: 0 });
+    Mutex::new(State { jobs: VecDeque::new(), quotas: Vec::new(), threads: 0, idle: 0 });
 static MORE: Condvar = Condvar::new();
 
-/// Something waits: who asks for shares needs no lock until then.
+/// Whether something waits: who asks for quotas needs no lock until then.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
 /// A descriptor that a stranger has sent: it is closed where nobody waits.
 #[derive(Debug)]
-pub struct Foreign {
+pub struct ReceivedFd {
     /// `None` once it was taken.
     fd: Option<OwnedFd>,
     user: u32,
 }
 
-impl Foreign {
-    /// One of this user.
+impl ReceivedFd {
+    /// A descriptor that this user has sent.
     pub fn new(fd: OwnedFd, user: u32) -> Self {
         Self { fd: Some(fd), user }
     }
 
-    /// It is what it should be, and closes as our own do.
+    /// Accepts the descriptor: it is what it should be, and its close does not block.
     pub fn accept(mut self) -> Option<OwnedFd> {
         self.fd.take()
     }
 
     /// Whether it is a socket.
     pub fn is_socket(&self) -> bool {
-        self.fd.as_ref().is_some_and(|fd| fd_query::kind(fd) == SFlag::S_IFSOCK)
+        self.fd.as_ref().is_some_and(|fd| fd_query::file_type(fd) == SFlag::S_IFSOCK)
     }
 
     /// The descriptor.
@@ -94,7 +94,7 @@ impl Foreign {
     }
 }
 
-impl Drop for Foreign {
+impl Drop for ReceivedFd {
     fn drop(&mut self) {
         if let Some(fd) = self.fd.take() {
             close(fd, self.user);
@@ -105,57 +105,57 @@ impl Drop for Foreign {
 /// Closes a descriptor that somebody has sent; pipes, whose close does not wait,
 /// at once.
 pub fn close(fd: OwnedFd, user: u32) {
-    let is_quick = fstat(&fd).is_ok_and(|status| match fd_query::kind_of(status.st_mode) {
+    let is_quick = fstat(&fd).is_ok_and(|status| match fd_query::file_type_of(status.st_mode) {
         SFlag::S_IFIFO => true,
         SFlag::S_IFCHR => status.st_rdev == NULL,
         _ => false,
     });
     if !is_quick {
-        later(fd, user);
+        close_later(fd, user);
     }
 }
 
 /// Whether a user has used up his share: nothing more is taken from him. He is
 /// asked for only where anything waits.
-pub fn is_over(user: impl FnOnce() -> u32) -> bool {
-    BUSY.load(Ordering::Relaxed) && lock().is_over(user())
+pub fn is_over_quota(user: impl FnOnce() -> u32) -> bool {
+    BUSY.load(Ordering::Relaxed) && lock().is_over_quota(user())
 }
 
 /// Closes whatever it is, and what is in it.
-pub(super) fn later(fd: OwnedFd, user: u32) {
+pub(super) fn close_later(fd: OwnedFd, user: u32) {
     super::poll::remove_everywhere(fd.as_fd());
     let mut state = lock();
-    if state.is_over(user) {
+    if state.is_over_quota(user) {
         drop(state);
-        return at_once(fd);
+        return close_now(fd);
     }
     state.jobs.push_back((fd, user));
-    let share = state.share(user);
-    share.waiting += 1;
+    let quota = state.quota(user);
+    quota.waiting += 1;
     // There is a thread for each of those before it.
-    let is_mine = share.running + share.waiting <= THREADS_OF_ONE;
+    let is_mine = quota.running + quota.waiting <= MAX_THREADS_PER_USER;
     BUSY.store(true, Ordering::Relaxed);
     if state.idle > 0 {
         MORE.notify_one();
-    } else if is_mine && state.threads < THREADS {
+    } else if is_mine && state.threads < MAX_THREADS {
         state.threads += 1;
         if !start() {
             state.threads -= 1;
             // Nobody would ever come for it.
             let job = (state.threads == 0).then(|| state.jobs.pop_back()).flatten();
             if let Some((fd, user)) = job {
-                state.share(user).waiting -= 1;
+                state.quota(user).waiting -= 1;
                 state.tidy();
                 drop(state);
-                at_once(fd);
+                close_now(fd);
             }
         }
     }
 }
 
-/// Here, and not for long.
-fn at_once(fd: OwnedFd) {
-    let hurried = Hurried::new();
+/// Closes a descriptor on the calling thread, with a timer that ends a wait.
+fn close_now(fd: OwnedFd) {
+    let hurried = ThreadTimer::new();
     if !hurried.has_timer() {
         // It is somebody else's, too, who may have his reasons for it; and who
         // may set it again.
@@ -169,7 +169,8 @@ fn at_once(fd: OwnedFd) {
 fn start() -> bool {
     // No signal is for it.
     let _blocked = Blocked::all();
-    let thread = std::thread::Builder::new().name(String::from("fpty-closer")).stack_size(STACK);
+    let thread =
+        std::thread::Builder::new().name(String::from("fpty-closer")).stack_size(STACK_SIZE);
     thread.spawn(run).is_ok()
 }
 
@@ -179,7 +180,7 @@ fn run() {
         let Some((fd, user)) = state.next() else {
             state.idle += 1;
             let (woken, wait) =
-                MORE.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                MORE.wait_timeout(state, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
             if wait.timed_out() && !state.has_next() {
@@ -189,9 +190,9 @@ fn run() {
             continue;
         };
         drop(state);
-        at_once(fd);
+        close_now(fd);
         state = lock();
-        state.share(user).running -= 1;
+        state.quota(user).running -= 1;
         state.tidy();
     }
 }
@@ -201,63 +202,63 @@ fn lock() -> MutexGuard<'static, State> {
 }
 
 impl State {
-    fn share(&mut self, user: u32) -> &mut Share {
-        let at = self.shares.iter().position(|share| share.user == user).unwrap_or_else(|| {
-            self.shares.push(Share { user, waiting: 0, running: 0 });
-            self.shares.len() - 1
+    fn quota(&mut self, user: u32) -> &mut Quota {
+        let at = self.quotas.iter().position(|quota| quota.user == user).unwrap_or_else(|| {
+            self.quotas.push(Quota { user, waiting: 0, running: 0 });
+            self.quotas.len() - 1
         });
-        &mut self.shares[at]
+        &mut self.quotas[at]
     }
 
-    fn is_over(&self, user: u32) -> bool {
-        let waiting = self.shares.iter().find(|share| share.user == user);
-        let waiting = waiting.map_or(0, |share| share.waiting);
-        waiting >= WAITING_OF_ONE || (waiting > 0 && self.jobs.len() >= WAITING)
+    fn is_over_quota(&self, user: u32) -> bool {
+        let waiting = self.quotas.iter().find(|quota| quota.user == user);
+        let waiting = waiting.map_or(0, |quota| quota.waiting);
+        waiting >= MAX_WAITING_PER_USER || (waiting > 0 && self.jobs.len() >= MAX_WAITING)
     }
 
     /// The next of a user who has not as many threads as one may have.
-    fn place(&self) -> Option<usize> {
+    fn next_index(&self) -> Option<usize> {
         let may = |user| {
-            let share = self.shares.iter().find(|share| share.user == user);
-            share.is_none_or(|share| share.running < THREADS_OF_ONE)
+            let quota = self.quotas.iter().find(|quota| quota.user == user);
+            quota.is_none_or(|quota| quota.running < MAX_THREADS_PER_USER)
         };
         self.jobs.iter().position(|(_, user)| may(*user))
     }
 
     fn has_next(&self) -> bool {
-        self.place().is_some()
+        self.next_index().is_some()
     }
 
     fn next(&mut self) -> Option<(OwnedFd, u32)> {
-        let job = self.jobs.remove(self.place()?)?;
-        let share = self.share(job.1);
-        share.waiting -= 1;
-        share.running += 1;
+        let job = self.jobs.remove(self.next_index()?)?;
+        let quota = self.quota(job.1);
+        quota.waiting -= 1;
+        quota.running += 1;
         Some(job)
     }
 
     fn tidy(&mut self) {
-        self.shares.retain(|share| share.waiting + share.running > 0);
-        BUSY.store(!self.shares.is_empty(), Ordering::Relaxed);
+        self.quotas.retain(|quota| quota.waiting + quota.running > 0);
+        BUSY.store(!self.quotas.is_empty(), Ordering::Relaxed);
     }
 }
 
 /// Held while the process forks: a child that executes nothing begins with no
 /// threads, and with none of what waits.
-pub struct Forking(MutexGuard<'static, State>);
+pub struct ForkGuard(MutexGuard<'static, State>);
 
 /// Before a fork.
-pub fn before_fork() -> Forking {
-    Forking(lock())
+pub fn lock_for_fork() -> ForkGuard {
+    ForkGuard(lock())
 }
 
-impl Forking {
+impl ForkGuard {
     /// In the child. Its descriptors are closed by their numbers, or are the
     /// parent's copies, which that closes.
-    pub fn forget_in_child(mut self) {
+    pub fn reset_in_child(mut self) {
         let jobs = std::mem::take(&mut self.0.jobs);
         jobs.into_iter().for_each(|(fd, _)| std::mem::forget(fd));
-        self.0.shares.clear();
+        self.0.quotas.clear();
         (self.0.threads, self.0.idle) = (0, 0);
         BUSY.store(false, Ordering::Relaxed);
     }
@@ -298,16 +299,16 @@ mod tests {
     }
 
     fn has_any(user: u32) -> bool {
-        lock().shares.iter().any(|share| share.user == user)
+        lock().quotas.iter().any(|quota| quota.user == user)
     }
 
     #[test]
     fn a_close_that_waits_for_days_is_over_at_once() {
         let sockets = lingering(10);
         let begin = Instant::now();
-        sockets.into_iter().for_each(|socket| drop(Foreign::new(socket, 1)));
+        sockets.into_iter().for_each(|socket| drop(ReceivedFd::new(socket, 1)));
         // Where nobody else closes.
-        lingering(2).into_iter().for_each(at_once);
+        lingering(2).into_iter().for_each(close_now);
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         comes_true("all are closed", || !has_any(1));
     }
@@ -322,24 +323,24 @@ mod tests {
 
     /// A share is one's own.
     #[test]
-    fn shares() {
-        let mut state = State { jobs: VecDeque::new(), shares: Vec::new(), threads: 0, idle: 0 };
+    fn quotas() {
+        let mut state = State { jobs: VecDeque::new(), quotas: Vec::new(), threads: 0, idle: 0 };
         let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").expect("it"));
-        for _ in 0..THREADS_OF_ONE + 2 {
+        for _ in 0..MAX_THREADS_PER_USER + 2 {
             state.jobs.push_back((nothing(), 3));
-            state.share(3).waiting += 1;
+            state.quota(3).waiting += 1;
         }
         state.jobs.push_back((nothing(), 4));
-        state.share(4).waiting += 1;
-        for _ in 0..THREADS_OF_ONE {
+        state.quota(4).waiting += 1;
+        for _ in 0..MAX_THREADS_PER_USER {
             assert_eq!(state.next().map(|(_, user)| user), Some(3));
         }
         assert_eq!(state.next().map(|(_, user)| user), Some(4));
         assert!(!state.has_next(), "he has all that he may have");
-        state.share(3).waiting = WAITING_OF_ONE;
-        assert!(state.is_over(3) && !state.is_over(4) && !state.is_over(5));
+        state.quota(3).waiting = MAX_WAITING_PER_USER;
+        assert!(state.is_over_quota(3) && !state.is_over_quota(4) && !state.is_over_quota(5));
         // The one left waits for its thread alone.
-        state.share(3).running -= 1;
+        state.quota(3).running -= 1;
         assert!(state.has_next());
     }
 }

@@ -1,29 +1,30 @@
-//! Messages between processes of the house, each with the word of the kernel on
-//! who has sent it (SO_PASSCRED, unix(7)).
+//! Messages between processes of one instance, each with its sender's credentials, which
+//! the kernel vouches for (SO_PASSCRED, unix(7)).
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 
-use super::peer_process::{receive, room};
+use super::recvmsg::{as_uninit, receive};
 use super::socket::Stream;
-use super::{Read, read_outcome};
+use super::{ReadOutcome, read_outcome};
 
-/// Who has sent a message.
+/// The sender of a message, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sender {
+pub struct MessageSender {
     /// The process; 0: one of another PID namespace.
     pub pid: i32,
-    /// Its user.
+    /// The sender's user.
     pub uid: u32,
 }
 
 impl Stream {
-    /// Both ends of a connection, of which the second is told who sends.
+    /// A connected pair of sockets, of which the second one's messages come with their
+    /// sender's credentials.
     ///
     /// # Errors
     /// Out of descriptors or memory.
-    pub fn pair_that_tells() -> std::io::Result<(Self, Self)> {
+    pub fn credentialed_pair() -> std::io::Result<(Self, Self)> {
         let (one, other) = Self::pair()?;
         setsockopt(&other, PassCred, &true)?;
         Ok((one, other))
@@ -32,15 +33,15 @@ impl Stream {
     /// Reads a message, with the descriptors that come along, as many as there are
     /// numbers for, and who has sent it: `None` where the kernel was not asked, or
     /// cannot say.
-    pub fn read_and_sender(
+    pub fn read_credentialed(
         &self,
         buffer: &mut [u8],
         descriptors: &mut Vec<OwnedFd>,
-    ) -> (Read, Option<Sender>) {
+    ) -> (ReadOutcome, Option<MessageSender>) {
         let mut sender = None;
-        let read = receive(self.as_fd(), room(buffer)).map(|received| {
+        let read = receive(self.as_fd(), as_uninit(buffer)).map(|received| {
             descriptors.extend(received.descriptors);
-            sender = received.sender.map(|(pid, uid)| Sender { pid, uid });
+            sender = received.sender.map(|(pid, uid)| MessageSender { pid, uid });
             received.count
         });
         (read_outcome(read), sender)
@@ -53,19 +54,20 @@ mod tests {
 
     #[test]
     fn the_kernel_says_who_sends() {
-        let (one, other) = Stream::pair_that_tells().unwrap();
+        let (one, other) = Stream::credentialed_pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         one.write(b"plain");
         one.write_with_descriptors(b"more", &[null.as_fd(), null.as_fd()]);
-        let we = Sender { pid: std::process::id() as i32, uid: nix::unistd::geteuid().as_raw() };
+        let we =
+            MessageSender { pid: std::process::id() as i32, uid: nix::unistd::geteuid().as_raw() };
         let mut descriptors = Vec::new();
         let mut buffer = [0; 16];
-        let (read, sender) = other.read_and_sender(&mut buffer, &mut descriptors);
-        assert_eq!((read, sender, descriptors.len()), (Read::Bytes(5), Some(we), 0));
-        let (read, sender) = other.read_and_sender(&mut buffer, &mut descriptors);
-        assert_eq!((read, sender, descriptors.len()), (Read::Bytes(4), Some(we), 2));
-        let (read, sender) = other.read_and_sender(&mut buffer, &mut descriptors);
-        assert_eq!((read, sender), (Read::Blocked, None));
+        let (read, sender) = other.read_credentialed(&mut buffer, &mut descriptors);
+        assert_eq!((read, sender, descriptors.len()), (ReadOutcome::Bytes(5), Some(we), 0));
+        let (read, sender) = other.read_credentialed(&mut buffer, &mut descriptors);
+        assert_eq!((read, sender, descriptors.len()), (ReadOutcome::Bytes(4), Some(we), 2));
+        let (read, sender) = other.read_credentialed(&mut buffer, &mut descriptors);
+        assert_eq!((read, sender), (ReadOutcome::WouldBlock, None));
     }
 
     /// There are numbers for some of the descriptors alone: they are ours to close.
@@ -86,7 +88,7 @@ mod tests {
             assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
             return;
         }
-        let (one, other) = Stream::pair_that_tells().unwrap();
+        let (one, other) = Stream::credentialed_pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         one.write_with_descriptors(b"x", &[null.as_fd(); 20]);
@@ -95,9 +97,9 @@ mod tests {
         let next = null.try_clone().unwrap().as_raw_fd();
         setrlimit(Resource::RLIMIT_NOFILE, next as u64 + 5, hard).unwrap();
         let mut descriptors = Vec::new();
-        let (read, sender) = other.read_and_sender(&mut [0; 16], &mut descriptors);
+        let (read, sender) = other.read_credentialed(&mut [0; 16], &mut descriptors);
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-        assert_eq!(read, Read::Bytes(1));
+        assert_eq!(read, ReadOutcome::Bytes(1));
         assert!(sender.is_some() && (1..=5).contains(&descriptors.len()), "{descriptors:?}");
         assert_eq!(open(), before + descriptors.len());
         drop(descriptors);

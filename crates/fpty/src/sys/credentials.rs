@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection, as the kernel tells it (unix(7),
-//! tcp(7)).
+//! Credentials and address of the peer of a connection, as the kernel tells them
+//! (unix(7), tcp(7)).
 
 use std::fs::File;
 use std::io::Read;
@@ -18,31 +18,38 @@ use super::socket::Stream;
 /// The process that connected to a UNIX socket, as it was then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Its number; 0: it is in none of our PID namespaces.
+    /// The process's id; 0: it is in none of our PID namespaces.
     pub pid: i32,
-    /// Its effective user.
+    /// The effective user.
     pub uid: u32,
-    /// Its effective group.
+    /// The effective group.
     pub gid: u32,
 }
 
-/// Whoever is in a user namespace that has no number here looks like this one,
-/// which is `nobody` (user_namespaces(7), overflowuid of proc(5)).
-pub const OF_ELSEWHERE: u32 = 65_534;
+/// The user `nobody`, which stands for every user of another user namespace that has no
+/// number here (user_namespaces(7), overflowuid of proc(5)).
+pub const OVERFLOW_UID: u32 = 65_534;
 
 /// `SO_PEERPIDFD` of linux/socket.h (Linux 6.5).
 const SO_PEERPIDFD: libc::c_int = 77;
 
 /// What the kernel has for "nobody has logged in".
-const NOT_LOGGED_IN: u32 = u32::MAX;
+const LOGINUID_UNSET: u32 = u32::MAX;
 
 impl Stream {
-    /// Who has connected (SO_PEERCRED); `None` over TCP.
+    /// The credentials of the process that connected (SO_PEERCRED); `None` over TCP.
     pub fn credentials(&self) -> Option<Credentials> {
         let told = getsockopt(self, sockopt::PeerCredentials).ok()?;
         // Of a TCP socket there is something that looks like one.
         let known = told.pid() > 0 || told.uid() != u32::MAX;
         known.then(|| Credentials { pid: told.pid(), uid: told.uid(), gid: told.gid() })
+    }
+
+    /// The user of the process that connected to a UNIX socket (SO_PEERCRED, unix(7));
+    /// `None` where that cannot be known: over TCP, or of a user namespace in which
+    /// that user has no number.
+    pub fn peer_uid(&self) -> Option<u32> {
+        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != OVERFLOW_UID)
     }
 
     /// The groups of whoever has connected, but for that of
@@ -95,23 +102,23 @@ impl Stream {
     }
 }
 
-/// As whom peers have logged in. One that comes again and again is not looked
-/// up again: while it lives, its number is its own.
+/// The login uid of the last peer. A peer that comes again is not looked up again:
+/// while it lives, its process id is its own.
 #[derive(Debug, Default)]
-pub struct Logins {
+pub struct LoginUidCache {
     last: Option<(Credentials, PidFd, Option<u32>)>,
 }
 
-impl Logins {
-    /// As whom the process that connected has logged in, whoever it is by now
-    /// (`/proc/PID/loginuid`, proc(5)); `None`: nobody knows, or it did not.
+impl LoginUidCache {
+    /// The login uid of the process that connected, whichever user it is by now
+    /// (`/proc/PID/loginuid`, proc(5)); `None`: unknown, or unset.
     pub fn of(&mut self, client: &Stream, peer: Credentials) -> Option<u32> {
         if let Some((last, process, login)) = &self.last {
             if *last == peer && !process.is_over() {
                 return *login;
             }
         }
-        let pid = Pid::new(peer.pid).filter(|_| procfs::is_ours())?;
+        let pid = Pid::new(peer.pid).filter(|_| procfs::is_own_namespace())?;
         let told = client.peer_pidfd(pid);
         let is_certain = told.is_some();
         // Before Linux 6.5 whoever has its number by now.
@@ -138,7 +145,7 @@ fn read_login(peer: Credentials, is_certain: bool) -> Option<u32> {
     let mut text = [0; 16];
     let length = file.read(&mut text).ok()?;
     let text = std::str::from_utf8(&text[..length]).ok()?;
-    text.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN)
+    text.trim().parse().ok().filter(|uid| *uid != LOGINUID_UNSET)
 }
 
 #[cfg(test)]
@@ -157,8 +164,8 @@ mod tests {
         assert_eq!(peer.gid, nix::unistd::getegid().as_raw());
         assert_eq!(stream.peer_address(), None);
         let own = std::fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
-        let own = own.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN);
-        let mut logins = Logins::default();
+        let own = own.trim().parse().ok().filter(|uid| *uid != LOGINUID_UNSET);
+        let mut logins = LoginUidCache::default();
         for _ in 0..3 {
             assert_eq!(logins.of(&stream, peer), own);
         }

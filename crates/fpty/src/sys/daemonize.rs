@@ -1,4 +1,4 @@
-//! A process that has nothing to do with the one that started it any more.
+//! Processes that leave their parent: a session of their own, no inherited descriptors.
 
 use std::any::Any;
 use std::ffi::CStr;
@@ -19,8 +19,8 @@ use super::closer;
 ///
 /// # Errors
 /// There can be no more processes.
-pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> io::Result<()> {
-    let forking = closer::before_fork();
+pub fn spawn(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> io::Result<()> {
+    let forking = closer::lock_for_fork();
     // SAFETY: the C library makes its allocator usable in the child of a
     // threaded process; of other locks `body` is told to use none but the one
     // that is held meanwhile.
@@ -29,10 +29,10 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
         let _ = wait_for(child);
         return Ok(());
     }
-    forking.forget_in_child();
+    forking.reset_in_child();
     // Our descriptors are closed before whoever called goes on: a socket's
     // address is free when it has closed its own.
-    if let Some(kept) = keep_only(kept) {
+    if let Some(kept) = close_all_but(kept) {
         // SAFETY: as above. Errors leave nobody to tell of them.
         if let Ok(ForkResult::Child) = unsafe { fork() } {
             let _ = setsid();
@@ -54,8 +54,8 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
 ///
 /// # Errors
 /// There can be no more processes.
-pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
-    let forking = closer::before_fork();
+pub fn run_and_wait(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
+    let forking = closer::lock_for_fork();
     // SAFETY: as in run.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
@@ -63,7 +63,7 @@ pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
             Ok(wait_for(child) == Ok(WaitStatus::Exited(child, 0)))
         }
         ForkResult::Child => {
-            forking.forget_in_child();
+            forking.reset_in_child();
             let _ = nix::sys::prctl::set_name(name);
             let outcome = catch_unwind(AssertUnwindSafe(body));
             // SAFETY: as in run.
@@ -72,17 +72,46 @@ pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
     }
 }
 
+/// Runs `body` in a child, which ends with it. For tests: their master forks its gateways
+/// as a server does.
+///
+/// # Errors
+/// There can be no more processes.
+#[cfg(feature = "testing")]
+pub fn child(body: impl FnOnce()) -> io::Result<super::child::Pid> {
+    let forking = closer::lock_for_fork();
+    // SAFETY: as in spawn.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(forking);
+            super::child::Pid::new(child.as_raw()).ok_or_else(|| io::ErrorKind::Other.into())
+        }
+        ForkResult::Child => {
+            forking.reset_in_child();
+            let outcome = catch_unwind(AssertUnwindSafe(body));
+            exit(outcome.is_err().into())
+        }
+    }
+}
+
+/// Ends this process at once, without exit handlers.
+#[cfg(feature = "testing")]
+pub fn exit(status: i32) -> ! {
+    // SAFETY: takes a number, and does not return.
+    unsafe { libc::_exit(status) }
+}
+
 /// Does something for one of many. Where that panics, whom it was about is to
 /// be let go; the others do not suffer.
 ///
 /// # Errors
 /// It panicked: what that said.
-pub fn guarded<R>(body: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
+pub fn catch_panic<R>(body: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
     catch_unwind(AssertUnwindSafe(body))
 }
 
 /// Closes every descriptor but these, which become the first ones.
-fn keep_only(kept: Vec<OwnedFd>) -> Option<Vec<OwnedFd>> {
+fn close_all_but(kept: Vec<OwnedFd>) -> Option<Vec<OwnedFd>> {
     // No more than a few.
     let count = kept.len() as i32;
     let mut moved = Vec::new();
@@ -113,9 +142,10 @@ fn close_from(first: i32) {
         return;
     }
     use nix::sys::resource::{Resource, getrlimit};
-    const MOST: i32 = 1 << 20;
-    let limit = getrlimit(Resource::RLIMIT_NOFILE)
-        .map_or(MOST, |(_, hard)| i32::try_from(hard).unwrap_or(MOST).min(MOST));
+    const MAX_DESCRIPTOR: i32 = 1 << 20;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MAX_DESCRIPTOR, |(_, hard)| {
+        i32::try_from(hard).unwrap_or(MAX_DESCRIPTOR).min(MAX_DESCRIPTOR)
+    });
     for fd in first..limit {
         // SAFETY: as above.
         unsafe { libc::close(fd) };

@@ -1,5 +1,5 @@
-//! Files that are made below a folder, whatever anybody lays in their way
-//! (openat(2)).
+//! Files made below a directory descriptor (openat(2)): links that others could have laid
+//! are not followed.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -17,29 +17,29 @@ use super::fd_query;
 
 /// A folder that is open, whatever its name means by now.
 #[derive(Debug)]
-pub struct Folder(OwnedFd);
+pub struct Dir(OwnedFd);
 
 /// Links on a way, at most: as many as the kernel follows.
-const LINKS: u32 = 40;
+const MAX_SYMLINKS: u32 = 40;
 
 /// A way to a folder, of which each step is taken from the folder before it: what
 /// a name means by then is of no concern.
-struct Way {
+struct PathWalk {
     at: OwnedFd,
     rest: VecDeque<OsString>,
     links: u32,
 }
 
-impl Way {
+impl PathWalk {
     fn new(path: &Path) -> io::Result<Self> {
         let start = if path.is_absolute() { c"/" } else { c"." };
         let at = open(start, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         let mut way = Self { at, rest: VecDeque::new(), links: 0 };
-        way.goes_on_by(path);
+        way.push_components(path);
         Ok(way)
     }
 
-    fn goes_on_by(&mut self, path: &Path) {
+    fn push_components(&mut self, path: &Path) {
         for component in path.components().rev() {
             match component {
                 Component::Normal(name) => self.rest.push_front(name.into()),
@@ -50,7 +50,7 @@ impl Way {
     }
 
     /// Goes as far as the last name; the folder that it is in is `at` then.
-    fn go_to_the_last(&mut self) -> io::Result<OsString> {
+    fn walk_to_parent(&mut self) -> io::Result<OsString> {
         while let Some(name) = self.rest.pop_front() {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let there = match openat(&self.at, name.as_os_str(), flags, Mode::empty()) {
@@ -59,8 +59,8 @@ impl Way {
                 there => there?,
             };
             let stat = fstat(&there)?;
-            match fd_query::kind_of(stat.st_mode) {
-                SFlag::S_IFLNK => self.follow(&there, &stat, &name)?,
+            match fd_query::file_type_of(stat.st_mode) {
+                SFlag::S_IFLNK => self.follow_symlink(&there, &stat, &name)?,
                 SFlag::S_IFDIR if self.rest.is_empty() && name != ".." => return Ok(name),
                 SFlag::S_IFDIR => self.at = there,
                 _ => return Err(Errno::ENOTDIR.into()),
@@ -71,7 +71,7 @@ impl Way {
 
     /// A link is followed where nobody could have laid it but root, and we: it is
     /// one of them, and so is the folder that it is in.
-    fn follow(&mut self, link: &OwnedFd, stat: &FileStat, name: &OsStr) -> io::Result<()> {
+    fn follow_symlink(&mut self, link: &OwnedFd, stat: &FileStat, name: &OsStr) -> io::Result<()> {
         let we = nix::unistd::geteuid().as_raw();
         let is_ours = |stat: &FileStat| stat.st_uid == 0 || stat.st_uid == we;
         let folder = fstat(&self.at)?;
@@ -82,7 +82,7 @@ impl Way {
             )));
         }
         self.links += 1;
-        if self.links > LINKS {
+        if self.links > MAX_SYMLINKS {
             return Err(Errno::ELOOP.into());
         }
         // Of this very link.
@@ -90,12 +90,12 @@ impl Way {
         if target.is_absolute() {
             self.at = Self::new(Path::new("/"))?.at;
         }
-        self.goes_on_by(&target);
+        self.push_components(&target);
         Ok(())
     }
 }
 
-impl Folder {
+impl Dir {
     /// Opens a folder, and makes it where there is none: for its owner alone.
     /// Links on the way are followed where only root, or we, could have made
     /// them.
@@ -103,8 +103,8 @@ impl Folder {
     /// # Errors
     /// It cannot be made, is something else, or there is another link.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut way = Way::new(path)?;
-        let name = way.go_to_the_last()?;
+        let mut way = PathWalk::new(path)?;
+        let name = way.walk_to_parent()?;
         let only_us = Mode::S_IRWXU;
         let is_new = match mkdirat(&way.at, name.as_os_str(), only_us) {
             Ok(()) => true,
@@ -126,7 +126,7 @@ impl Folder {
 
     /// Whether others than its owner could take a file away from there, or the
     /// owner is neither we nor root.
-    pub fn is_open_to_others(&self) -> bool {
+    pub fn is_writable_by_others(&self) -> bool {
         let we = nix::unistd::geteuid().as_raw();
         fstat(&self.0).is_ok_and(|stat| {
             let sticky = stat.st_mode & libc::S_ISVTX != 0;
@@ -168,7 +168,7 @@ impl Folder {
         let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.0, name, flags, Mode::empty())?);
         let stat = fstat(&file)?;
-        if stat.st_ino != inode || fd_query::kind_of(stat.st_mode) != SFlag::S_IFREG {
+        if stat.st_ino != inode || fd_query::file_type_of(stat.st_mode) != SFlag::S_IFREG {
             return Err(io::ErrorKind::NotFound.into());
         }
         match length {
@@ -180,14 +180,14 @@ impl Folder {
         }
     }
 
-    /// Of a descriptor that is one.
-    pub fn of(fd: OwnedFd) -> Self {
+    /// The directory of a descriptor that is one.
+    pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
 }
 
-impl From<Folder> for OwnedFd {
-    fn from(folder: Folder) -> Self {
+impl From<Dir> for OwnedFd {
+    fn from(folder: Dir) -> Self {
         folder.0
     }
 }
@@ -214,9 +214,9 @@ mod tests {
             symlink(place.join("real"), place.join(folder).join("absolute")).unwrap();
             symlink("loop", place.join(folder).join("loop")).unwrap();
         }
-        let refusal = |path: &str| Folder::open(&place.join(path)).unwrap_err().to_string();
+        let refusal = |path: &str| Dir::open(&place.join(path)).unwrap_err().to_string();
         for path in ["relative/one", "absolute/two", "../safe/relative/../real/three", "absolute"] {
-            Folder::open(&place.join("safe").join(path)).expect(path);
+            Dir::open(&place.join("safe").join(path)).expect(path);
             if !path.starts_with("..") {
                 let why = refusal(&format!("others/{path}"));
                 assert!(why.contains("is a link that others may have made"), "{why}");
@@ -235,12 +235,12 @@ mod tests {
     fn a_file_is_new_and_its_owners_alone() {
         let place = std::env::temp_dir().join(format!("fpty-folder-{}", std::process::id()));
         let path = place.join("recordings");
-        assert!(Folder::open(&path).is_err());
+        assert!(Dir::open(&path).is_err());
         std::fs::create_dir(&place).unwrap();
-        let folder = Folder::open(&path).unwrap();
+        let folder = Dir::open(&path).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&path), 0o700);
-        assert!(!folder.is_open_to_others());
+        assert!(!folder.is_writable_by_others());
         folder.create("new").unwrap().write_all(b"x").unwrap();
         assert_eq!(mode(&path.join("new")), 0o600);
         assert_eq!(folder.create("new").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -256,7 +256,7 @@ mod tests {
         folder.create("later").unwrap();
         assert!(place.join("moved/later").exists());
         std::fs::set_permissions(place.join("moved"), PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(folder.is_open_to_others());
+        assert!(folder.is_writable_by_others());
         std::fs::remove_dir_all(&place).unwrap();
     }
 }

@@ -9,7 +9,7 @@ const DEFAULT_TERM: &str = "xterm";
 
 /// What the server set for itself and its own children. A program that read
 /// it could speak to the Emperor or to the service manager in its name.
-const OF_THE_SERVER: [&str; 13] = [
+const SERVER_VARIABLES: [&str; 13] = [
     "UWSGI_RELOADS",
     "UWSGI_ORIGINAL_PROC_NAME",
     "UWSGI_EMPEROR_FD",
@@ -29,7 +29,7 @@ const OF_THE_SERVER: [&str; 13] = [
 pub fn for_sessions() -> Vec<CString> {
     let mut has_term = false;
     let mut environment: Vec<CString> = std::env::vars_os()
-        .filter(|(name, _)| !OF_THE_SERVER.iter().any(|own| name == own))
+        .filter(|(name, _)| !SERVER_VARIABLES.iter().any(|own| name == own))
         .filter_map(|(name, value)| {
             has_term |= name == "TERM" && !value.is_empty();
             if name == "TERM" && value.is_empty() {

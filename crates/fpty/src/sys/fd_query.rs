@@ -13,29 +13,29 @@ use super::Size;
 
 /// A number that the kernel writes as an int.
 #[derive(Clone, Copy)]
-pub(super) enum Number {
+pub(super) enum Query {
     /// Bytes that were not read (FIONREAD).
     Unread,
     /// Bytes that the peer has not taken (SIOCOUTQ, which is TIOCOUTQ).
-    Untaken,
-    /// Of a terminal's master, the number of the terminal (TIOCGPTN).
-    Terminal,
+    Unsent,
+    /// The number of a pseudo-terminal, asked of its master (TIOCGPTN).
+    PtyNumber,
     /// A terminal's foreground process group (TIOCGPGRP).
     ForegroundGroup,
 }
 
 /// Asks for a number.
-pub(super) fn number(fd: impl AsFd, which: Number) -> io::Result<libc::c_int> {
+pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
     let request = match which {
-        Number::Unread => libc::FIONREAD,
-        Number::Untaken => libc::TIOCOUTQ,
-        Number::Terminal => libc::TIOCGPTN,
-        Number::ForegroundGroup => libc::TIOCGPGRP,
+        Query::Unread => libc::FIONREAD,
+        Query::Unsent => libc::TIOCOUTQ,
+        Query::PtyNumber => libc::TIOCGPTN,
+        Query::ForegroundGroup => libc::TIOCGPGRP,
     };
-    let mut number: libc::c_int = 0;
+    let mut query: libc::c_int = 0;
     // SAFETY: each of these requests writes one int.
-    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut number) };
-    Ok(Errno::result(asked).map(|_| number)?)
+    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut query) };
+    Ok(Errno::result(asked).map(|_| query)?)
 }
 
 /// What is told in an int.
@@ -87,17 +87,17 @@ pub(super) fn set_option(
 }
 
 /// What kind of file it is; empty: nobody knows.
-pub(super) fn kind(fd: impl AsFd) -> SFlag {
-    fstat(fd).map_or(SFlag::empty(), |status| kind_of(status.st_mode))
+pub(super) fn file_type(fd: impl AsFd) -> SFlag {
+    fstat(fd).map_or(SFlag::empty(), |status| file_type_of(status.st_mode))
 }
 
-/// The same of what is known of it.
-pub(super) fn kind_of(mode: libc::mode_t) -> SFlag {
+/// The file type in a mode (inode(7)).
+pub(super) fn file_type_of(mode: libc::mode_t) -> SFlag {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
 }
 
 /// The size of a terminal as it is now, whoever has set it; `None`: it is none.
-pub(super) fn window(terminal: impl AsFd) -> Option<Size> {
+pub(super) fn window_size(terminal: impl AsFd) -> Option<Size> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize.
     let asked =
@@ -107,7 +107,7 @@ pub(super) fn window(terminal: impl AsFd) -> Option<Size> {
 
 /// Waits for one descriptor, at most so long: what it has then; nothing, where it has
 /// nothing.
-pub(super) fn wait_for(
+pub(super) fn poll_one(
     fd: impl AsFd,
     events: PollFlags,
     longest: Duration,
@@ -121,6 +121,6 @@ pub(super) fn wait_for(
 }
 
 /// What it has now; nothing also where it cannot be asked.
-pub(super) fn has_now(fd: impl AsFd, events: PollFlags) -> PollFlags {
-    wait_for(fd, events, Duration::ZERO).unwrap_or(PollFlags::empty())
+pub(super) fn poll_now(fd: impl AsFd, events: PollFlags) -> PollFlags {
+    poll_one(fd, events, Duration::ZERO).unwrap_or(PollFlags::empty())
 }

@@ -9,29 +9,29 @@
 use nix::unistd::{Pid as Number, getpgid};
 
 use super::child::{self, Pid};
-use super::pid_guard::Process;
 use super::pidfd::{self, PidFd};
-use super::process_session::{Search, session_of};
+use super::process_handle::ProcessHandle;
+use super::process_session::{ProcessSearch, session_of};
 use super::pty::Master;
 
 /// A terminal's foreground process group.
 #[derive(Debug)]
-pub struct Foreground {
+pub struct ForegroundGroup {
     group: Pid,
     /// The leader of the terminal's session.
-    leader: Process,
+    leader: ProcessHandle,
 }
 
-impl Foreground {
-    /// That of a terminal whose session this process leads; `None`: there is
-    /// none, or it is the leader's own group.
-    pub fn of(terminal: &Master, leader: Process) -> Option<Self> {
+impl ForegroundGroup {
+    /// The foreground process group of a terminal whose session this process leads;
+    /// `None`: there is none, or it is the leader's own group.
+    pub fn of(terminal: &Master, leader: ProcessHandle) -> Option<Self> {
         let group = terminal.foreground_group().and_then(Pid::new)?;
         (group != leader.pid()).then_some(Self { group, leader })
     }
 
     /// Sends it SIGHUP and SIGCONT. Returns it where those who are in it have to
-    /// be looked for ([`HangUps`]): the process that it is named after has ended.
+    /// be looked for ([`ForegroundHangups`]): the process that it is named after has ended.
     pub fn hang_up(self) -> Option<Self> {
         let pidfd = PidFd::open(self.group);
         let has_one = session_of(self.group).is_some();
@@ -68,11 +68,11 @@ impl Foreground {
 
 /// Groups whose members are looked for: that takes a while on a large machine.
 #[derive(Default)]
-pub struct HangUps(Search<Foreground>);
+pub struct ForegroundHangups(ProcessSearch<ForegroundGroup>);
 
-impl HangUps {
-    /// One more.
-    pub fn add(&mut self, group: Foreground) {
+impl ForegroundHangups {
+    /// Adds a group to be hung up.
+    pub fn add(&mut self, group: ForegroundGroup) {
         self.0.add(group);
     }
 
@@ -102,7 +102,7 @@ impl HangUps {
     }
 
     fn is_one(&self, process: Pid) -> bool {
-        self.0.sought.iter().any(|group| group.has(process))
+        self.0.targets.iter().any(|group| group.has(process))
     }
 
     fn hang_up(&self, member: Pid) {

@@ -6,7 +6,7 @@
 //! For the loop of a gateway signal and timer are the process's: one thread
 //! arms, the one that gets SIGALRM, and every other one has to block that. A
 //! thread that closes what others have sent has a timer of its own
-//! ([`Hurried`]).
+//! ([`ThreadTimer`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Once, OnceLock};
@@ -15,17 +15,18 @@ use std::time::Duration;
 use super::signal::{dispose, disposition};
 
 /// How long a call can wait. One that does not wait takes a thousandth of that.
-const LONGEST: Duration = Duration::from_millis(2);
+const MAX_WAIT: Duration = Duration::from_millis(2);
 
 /// The timer runs.
 static ARMED: AtomicBool = AtomicBool::new(false);
 
-/// It has run out since somebody asked.
+/// Whether the timer has expired since this was last asked.
 static FIRED: AtomicBool = AtomicBool::new(false);
 
-/// Calls are ended until this is dropped, where it was the first.
+/// The process's timer while it is armed: until this is dropped it ends calls that
+/// block, where this was the first to arm it.
 #[derive(Debug)]
-pub struct Armed {
+pub struct ArmedTimer {
     is_first: bool,
 }
 
@@ -42,18 +43,18 @@ fn take_signal() {
 }
 
 /// Ends calls that take longer than they should (SIGALRM, setitimer(2)).
-pub fn arm() -> Armed {
+pub fn arm() -> ArmedTimer {
     static ONCE: Once = Once::new();
     ONCE.call_once(take_signal);
     FIRED.store(false, Ordering::Relaxed);
     let is_first = !ARMED.swap(true, Ordering::Relaxed);
     if is_first {
-        set(LONGEST);
+        set(MAX_WAIT);
     }
-    Armed { is_first }
+    ArmedTimer { is_first }
 }
 
-impl Armed {
+impl ArmedTimer {
     /// Whether the time ran out since the last call of [`arm`]: a call may have
     /// been ended, or the machine is slow.
     pub fn has_fired(&self) -> bool {
@@ -61,7 +62,7 @@ impl Armed {
     }
 }
 
-impl Drop for Armed {
+impl Drop for ArmedTimer {
     fn drop(&mut self) {
         if self.is_first {
             set(Duration::ZERO);
@@ -70,7 +71,8 @@ impl Drop for Armed {
     }
 }
 
-/// Again and again: a signal that comes before the call would not end it.
+/// Sets the timer to expire again and again: a signal that comes before the call would
+/// not end it.
 fn set(every: Duration) {
     // Less than a second.
     let time = libc::timeval { tv_sec: 0, tv_usec: every.as_micros() as libc::suseconds_t };
@@ -88,9 +90,9 @@ fn own_signal() -> libc::c_int {
 /// end (timer_create(2)). Where the process uses that signal itself, or there is
 /// no timer, it changes nothing.
 #[derive(Debug)]
-pub struct Hurried(Option<libc::timer_t>);
+pub struct ThreadTimer(Option<libc::timer_t>);
 
-impl Hurried {
+impl ThreadTimer {
     /// From now on.
     pub fn new() -> Self {
         if !takes_own_signal() {
@@ -98,7 +100,7 @@ impl Hurried {
         }
         let mut timer: libc::timer_t = std::ptr::null_mut();
         let mut event = std::mem::MaybeUninit::<libc::sigevent>::zeroed();
-        let nanoseconds = LONGEST.as_nanos() as libc::c_long;
+        let nanoseconds = MAX_WAIT.as_nanos() as libc::c_long;
         let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
         let times = libc::itimerspec { it_interval: time, it_value: time };
         // SAFETY: a struct that is all zero but for three numbers; the timer is
@@ -123,13 +125,13 @@ impl Hurried {
     }
 }
 
-impl Default for Hurried {
+impl Default for ThreadTimer {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Drop for Hurried {
+impl Drop for ThreadTimer {
     fn drop(&mut self) {
         if let Some(timer) = self.0.take() {
             // SAFETY: this value's own, and not used any more.

@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 ///
 /// # Errors
 /// Out of descriptors or memory.
-pub fn of(bytes: &[u8]) -> io::Result<OwnedFd> {
+pub fn create(bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create(c"fpty-bytes", MFdFlags::MFD_CLOEXEC)?;
     let file = File::from(fd);
     file.write_all_at(bytes, 0)?;
@@ -41,9 +41,9 @@ mod tests {
     #[test]
     fn what_was_put_in_comes_out_and_no_more_than_that() {
         let copy = |fd: &OwnedFd| fd.try_clone().expect("a copy");
-        let fd = of(b"bytes").expect("a file");
+        let fd = create(b"bytes").expect("a file");
         assert_eq!(read(copy(&fd), 5).ok().as_deref(), Some(&b"bytes"[..]));
         assert!(read(copy(&fd), 4).is_err());
-        assert_eq!(read(of(b"").expect("a file"), 0).ok(), Some(Vec::new()));
+        assert_eq!(read(create(b"").expect("a file"), 0).ok(), Some(Vec::new()));
     }
 }

@@ -3,56 +3,61 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `accounts.rs` | a process of nobody's, /proc, users and groups |
-//! | `ancillary_data.rs` | who is at the other end, and what comes beside the bytes |
-//! | `bind.rs` | streams and listeners; descriptors that strangers send |
-//! | `child.rs` | a child, any process, either, one that is known again later |
-//! | `clock.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `closer.rs` | closing, calling and forking where others have copies |
-//! | `credentialed_messages.rs` | who is at the other end, and what comes beside the bytes |
-//! | `credentials.rs` | who is at the other end, and what comes beside the bytes |
-//! | `daemonize.rs` | a process of nobody's, /proc, users and groups |
-//! | `dir.rs` | files below a folder, a lock |
-//! | `environment.rs` | the program of a session, and its start |
-//! | `fd_query.rs` | what any descriptor is asked or told in one number |
-//! | `foreground_group.rs` | who reads it, who has it open, its foreground group |
-//! | `itimer_guard.rs` | closing, calling and forking where others have copies |
-//! | `memfd.rs` | files of memory, and mappings |
-//! | `memfd_message.rs` | words, a queue, the last output, bytes to be sent |
-//! | `peer_process.rs` | who is at the other end, and what comes beside the bytes |
-//! | `pid_guard.rs` | a child, any process, either, one that is known again later |
-//! | `pidfd.rs` | a child, any process, either, one that is known again later |
-//! | `pipe.rs` | its output without a copy, and soon |
-//! | `poll.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `private_fd.rs` | closing, calling and forking where others have copies |
-//! | `proc_net_tcp.rs` | whether a TCP peer on this machine has closed |
-//! | `process_identity.rs` | a child, any process, either, one that is known again later |
-//! | `process_lock.rs` | files below a folder, a lock |
-//! | `process_session.rs` | sessions of processes, and what is looked for among all |
-//! | `processors.rs` | its output without a copy, and soon |
-//! | `procfs.rs` | a process of nobody's, /proc, users and groups |
-//! | `pty.rs`, `pty/` | a pseudo-terminal; one that others have, too |
-//! | `ring.rs` | words, a queue, the last output, bytes to be sent |
-//! | `shm.rs` | words, a queue, the last output, bytes to be sent |
-//! | `shm_queue.rs` | words, a queue, the last output, bytes to be sent |
-//! | `signal.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `socket.rs`, `socket/` | streams and listeners; descriptors that strangers send |
-//! | `spawn.rs`, `spawn/` | the program of a session, and its start |
-//! | `stdio.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `stdio_pass.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `termios.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `tick.rs` | its output without a copy, and soon |
-//! | `tty_holders.rs` | who reads it, who has it open, its foreground group |
-//! | `tty_waiters.rs` | who reads it, who has it open, its foreground group |
+//! | `accounts.rs` | users and groups by name and number (passwd(5), group(5)) |
+//! | `ancillary_data.rs` | ancillary data of messages, parsed (cmsg(3)) |
+//! | `bind.rs` | UNIX listening sockets with a mode and an owner (bind(2), umask(2)) |
+//! | `child.rs` | process ids, exit statuses, wait(2) for children |
+//! | `clock.rs` | CLOCK_BOOTTIME, a timer by it, and wall-clock times in it |
+//! | `closer.rs` | close(2) on threads of its own, for descriptors that strangers sent |
+//! | `cpu_affinity.rs` | the processors that this process and the kernel's workers may use |
+//! | `credentialed_messages.rs` | messages that come with the sender's credentials (SO_PASSCRED) |
+//! | `credentials.rs` | credentials of a socket's peer: SO_PEERCRED, groups, address, login uid |
+//! | `daemonize.rs` | processes that leave their parent's session (fork(2), setsid(2)) |
+//! | `dir.rs` | files made below a directory descriptor (openat(2)), links not followed |
+//! | `environment.rs` | the environment of a session's program (environ(7)) |
+//! | `fd_query.rs` | one number or flag asked of any descriptor (ioctl(2), getsockopt(2), poll(2)) |
+//! | `foreground_group.rs` | a terminal's foreground process group, hung up (tcgetpgrp(3)) |
+//! | `itimer_guard.rs` | timers that end calls which would block (setitimer(2)) |
+//! | `memfd.rs` | sealed files of memory, and mappings read and written by atomics (memfd_create(2), mmap(2)) |
+//! | `memfd_message.rs` | bytes too many for a message, sent as a file of memory |
+//! | `peer_process.rs` | the process at the other end of a UNIX socket; descriptors received from it |
+//! | `pidfd.rs` | processes by descriptor (pidfd_open(2)) |
+//! | `pipe.rs` | a pipe for splice(2) |
+//! | `poll.rs` | epoll(7), and poll(2) for a few descriptors |
+//! | `private_fd.rs` | descriptors that forked children do not inherit (pthread_atfork(3)) |
+//! | `proc_net_tcp.rs` | TCP connections within this machine (/proc/net/tcp) |
+//! | `process_handle.rs` | a process that is signalled, never another that has its number later |
+//! | `process_identity.rs` | a process id with a proof, stored for a later process |
+//! | `process_lock.rs` | a file lock that ends with its process (fcntl_locking(2)) |
+//! | `process_session.rs` | POSIX sessions: their leaders, and killing all members (setsid(2)) |
+//! | `procfs.rs` | /proc: whose PID namespace it shows, fields of stat (proc(5)) |
+//! | `pty.rs` | pseudo-terminals: master and slave (pty(7), ioctl_tty(2)) |
+//! | `pty/untrusted.rs` | a master that others have copies of: calls on it never block |
+//! | `recvmsg.rs` | recvmsg(2) with descriptors, credentials and pidfd |
+//! | `ring.rs` | the ring of a terminal's last output, in a file of memory |
+//! | `shm.rs` | words shared with forked processes (MAP_SHARED) |
+//! | `shm_queue.rs` | a queue of bytes from one process to another, in shared memory |
+//! | `signal.rs` | signals: read (signalfd(2)), blocked, ignored |
+//! | `socket.rs` | stream sockets, UNIX and TCP: listen, connect, read, write |
+//! | `socket/fd_passing.rs` | descriptors that strangers send with bytes (SCM_RIGHTS) |
+//! | `spawn.rs` | the start of a program (vfork and execve(2), in spawn.c) |
+//! | `spawn/program.rs` | a program to start: arguments, environment, user, folder |
+//! | `stdio.rs` | the three standard descriptors of this process |
+//! | `stdio_pass.rs` | standard descriptors passed to a program elsewhere, and pipes for the others |
+//! | `termios.rs` | raw mode of the person's terminal (termios(3)) |
+//! | `tick.rs` | the processor's tick, kept running during a quick exchange |
+//! | `tty_holders.rs` | processes that have a terminal open, found in /proc and signalled |
+//! | `tty_waiters.rs` | whether a process waits for a terminal's input, found in /proc |
 
 pub mod accounts;
-pub mod ancillary_data;
+pub(crate) mod ancillary_data;
 pub mod bind;
 pub mod child;
 pub mod clock;
 pub mod closer;
+pub mod cpu_affinity;
 #[cfg(feature = "server")]
-pub mod credentialed_messages;
+pub(crate) mod credentialed_messages;
 pub mod credentials;
 pub mod daemonize;
 #[cfg(feature = "server")]
@@ -64,20 +69,20 @@ pub mod itimer_guard;
 pub(crate) mod memfd;
 pub mod memfd_message;
 pub mod peer_process;
-pub mod pid_guard;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 #[cfg(feature = "server")]
 pub mod private_fd;
 pub mod proc_net_tcp;
+pub mod process_handle;
 pub mod process_identity;
 #[cfg(feature = "server")]
 pub mod process_lock;
 pub mod process_session;
-pub mod processors;
 pub mod procfs;
 pub mod pty;
+pub(crate) mod recvmsg;
 pub mod ring;
 #[cfg(feature = "server")]
 pub mod shm;
@@ -101,35 +106,35 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What came of a read that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// So many bytes, at least one.
+pub enum ReadOutcome {
+    /// Success: the number of bytes, at least one.
     Bytes(usize),
-    /// Nothing now.
-    Blocked,
+    /// The call would block.
+    WouldBlock,
     /// The other end has shut down its writing half, or closed.
-    End,
-    /// The other end is gone: nothing can be read or written any more.
-    Gone,
+    Eof,
+    /// The other end is closed for good.
+    Closed,
 }
 
 /// What came of a write that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// So many bytes, at least one.
+pub enum WriteOutcome {
+    /// Success: the number of bytes, at least one.
     Bytes(usize),
-    /// Nothing now.
-    Blocked,
+    /// The call would block.
+    WouldBlock,
     /// Nobody will ever read it.
-    Gone,
+    Closed,
 }
 
-impl Written {
+impl WriteOutcome {
     /// How many bytes were taken; `None`: nobody will ever take any.
     pub fn taken(self) -> Option<usize> {
         match self {
-            Written::Bytes(count) => Some(count),
-            Written::Blocked => Some(0),
-            Written::Gone => None,
+            WriteOutcome::Bytes(count) => Some(count),
+            WriteOutcome::WouldBlock => Some(0),
+            WriteOutcome::Closed => None,
         }
     }
 }
@@ -143,28 +148,28 @@ pub struct Size {
     pub cols: u16,
 }
 
-fn read_outcome(result: nix::Result<usize>) -> Read {
+fn read_outcome(result: nix::Result<usize>) -> ReadOutcome {
     use nix::errno::Errno;
     match result {
-        Ok(0) => Read::End,
-        Ok(count) => Read::Bytes(count),
-        Err(Errno::EAGAIN | Errno::EINTR) => Read::Blocked,
-        Err(_) => Read::Gone,
+        Ok(0) => ReadOutcome::Eof,
+        Ok(count) => ReadOutcome::Bytes(count),
+        Err(Errno::EAGAIN | Errno::EINTR) => ReadOutcome::WouldBlock,
+        Err(_) => ReadOutcome::Closed,
     }
 }
 
-fn write_outcome(result: nix::Result<usize>) -> Written {
+fn write_outcome(result: nix::Result<usize>) -> WriteOutcome {
     use nix::errno::Errno;
     match result {
-        Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Written::Blocked,
-        Ok(count) => Written::Bytes(count),
-        Err(_) => Written::Gone,
+        Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => WriteOutcome::WouldBlock,
+        Ok(count) => WriteOutcome::Bytes(count),
+        Err(_) => WriteOutcome::Closed,
     }
 }
 
 /// The monotonic clock in whole seconds is not what a deadline wants; this is
 /// the wall clock that the server's own deadlines are in (time(2)).
-pub fn wall_clock_seconds() -> i64 {
+pub fn unix_time() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
@@ -200,23 +205,23 @@ static LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
 
 /// Whether a descriptor is among the last so many that this process may have: where
 /// it is new, no more than those are free, as the kernel gives the lowest number.
-pub fn is_one_of_the_last(fd: impl AsFd, count: i32) -> bool {
+pub fn is_near_descriptor_limit(fd: impl AsFd, count: i32) -> bool {
     fd.as_fd().as_raw_fd() >= LIMIT.load(Ordering::Relaxed).saturating_sub(count)
 }
 
 /// The highest number that was given of late.
-static LATEST: AtomicI32 = AtomicI32::new(0);
+static HIGHEST_FD: AtomicI32 = AtomicI32::new(0);
 
 /// A descriptor was made: the kernel gives the lowest number that is free.
-fn note_latest(fd: i32) {
-    LATEST.store(fd, Ordering::Relaxed);
+fn note_descriptor(fd: i32) {
+    HIGHEST_FD.store(fd, Ordering::Relaxed);
 }
 
 /// Whether there may be no numbers for as many descriptors as one message can
 /// bring.
-fn is_short_of_descriptors() -> bool {
+fn may_lack_descriptors() -> bool {
     const MANY: i32 = 512;
-    LIMIT.load(Ordering::Relaxed) - LATEST.load(Ordering::Relaxed) < MANY
+    LIMIT.load(Ordering::Relaxed) - HIGHEST_FD.load(Ordering::Relaxed) < MANY
 }
 
 /// A limit of descriptors that was raised.
@@ -229,15 +234,15 @@ pub struct DescriptorLimit {
 }
 
 /// What a supervisor of sessions cannot do on this machine, a line each.
-pub fn what_is_missing() -> Vec<&'static str> {
+pub fn missing_features() -> Vec<&'static str> {
     let mut missing = Vec::new();
-    let has_pidfd = pidfd::PidFd::there_are();
+    let has_pidfd = pidfd::PidFd::are_supported();
     if !has_pidfd {
         missing.push(
             "no pidfd here (Linux before 5.3, or forbidden): terminals that were handed over end with their gateway",
         );
     }
-    if !procfs::is_ours() && !pidfd::have_inodes() {
+    if !procfs::is_own_namespace() && !pidfd::have_inodes() {
         missing.push(
             "no /proc of this PID namespace and no pidfs (Linux 6.9): what ignores SIGHUP may outlive its gateway",
         );
@@ -257,14 +262,15 @@ pub fn host_name() -> String {
 /// Whether there is a file here that we may execute (access(2)).
 pub fn is_executable(path: &std::ffi::CStr) -> bool {
     use nix::unistd::{AccessFlags, access};
-    let is_file = nix::sys::stat::stat(path)
-        .is_ok_and(|status| fd_query::kind_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG);
+    let is_file = nix::sys::stat::stat(path).is_ok_and(|status| {
+        fd_query::file_type_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG
+    });
     is_file && access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// Keeps processes of the same user from reading our memory and descriptors
 /// (ptrace(2), proc(5)): those are other people's terminals.
-pub fn forbid_inspection() {
+pub fn forbid_ptrace() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
@@ -284,7 +290,7 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
 
 /// Whether this process would give its programs the group root without being
 /// root itself: a server that was told a uid and no gid.
-pub fn has_root_group_only() -> bool {
+pub fn keeps_root_group() -> bool {
     !nix::unistd::geteuid().is_root()
         && (nix::unistd::getegid().as_raw() == 0
             || nix::unistd::getgroups()

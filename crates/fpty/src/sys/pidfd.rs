@@ -37,7 +37,7 @@ impl PidFd {
     }
 
     /// Whether this kernel has them, and we may.
-    pub fn there_are() -> bool {
+    pub fn are_supported() -> bool {
         open(nix::unistd::getpid().as_raw()).is_some()
     }
 
@@ -47,7 +47,7 @@ impl PidFd {
         Pid::new(nix::unistd::getppid().as_raw()).and_then(Self::open)
     }
 
-    /// One that was opened under this number, in this namespace.
+    /// The pidfd of a process that was opened under this id, in this namespace.
     pub fn reopened(pid: Pid, fd: OwnedFd) -> Self {
         Self { pid, fd }
     }
@@ -89,7 +89,7 @@ impl PidFd {
         Some(status.st_ino)
     }
 
-    /// Another descriptor of the same process.
+    /// Another descriptor of the process.
     ///
     /// # Errors
     /// There is no descriptor left.
@@ -97,12 +97,12 @@ impl PidFd {
         Ok(Self { pid: self.pid, fd: self.fd.try_clone()? })
     }
 
-    /// Its number, as long as it has not been reaped.
+    /// The process id, as long as the process was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// One that somebody has sent. `None`: it is none.
+    /// A pidfd that was received; `None`: the descriptor is none.
     pub fn received(fd: OwnedFd) -> Option<Self> {
         // It answers to no signal at all, or says that the process is gone.
         let is_one = matches!(send(&fd, 0, 0), Ok(()) | Err(Errno::ESRCH | Errno::EPERM));
@@ -113,11 +113,11 @@ impl PidFd {
     /// How it ended, as far as somebody who is not its parent can know: where
     /// it waits to be reaped, or the kernel remembers.
     pub fn exit(&self) -> Option<Exit> {
-        self.remembered().or_else(|| self.of_zombie())
+        self.exit_from_info().or_else(|| self.exit_from_stat())
     }
 
     /// exit_code of proc(5)'s stat, while the number is its own.
-    fn of_zombie(&self) -> Option<Exit> {
+    fn exit_from_stat(&self) -> Option<Exit> {
         if procfs::stat(self.pid, 3)? != "Z" {
             return None;
         }
@@ -128,7 +128,7 @@ impl PidFd {
 
     /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, of one that was reaped (Linux
     /// 6.15).
-    fn remembered(&self) -> Option<Exit> {
+    fn exit_from_info(&self) -> Option<Exit> {
         /// `struct pidfd_info` of linux/pidfd.h, in its first version.
         #[repr(C)]
         #[derive(Default)]
@@ -153,7 +153,7 @@ impl PidFd {
 
     /// Whether it has ended, as far as the kernel itself tells.
     pub fn is_over(&self) -> bool {
-        !fd_query::has_now(self, PollFlags::POLLIN).is_empty()
+        !fd_query::poll_now(self, PollFlags::POLLIN).is_empty()
     }
 
     /// Whether it has ended, or is about to: a process closes its
@@ -168,15 +168,15 @@ impl PidFd {
         flags.map_or_else(|| self.is_over(), |flags| flags & PF_EXITING != 0)
     }
 
-    /// The same; where nobody tells that it is about to, a moment is waited
-    /// for it.
-    pub fn has_ended_or_does(&self) -> bool {
+    /// Whether the process has ended, or does within a moment, for which this waits
+    /// where the kernel does not tell that the process is about to end.
+    pub fn has_ended_soon(&self) -> bool {
         const MOMENT: Duration = Duration::from_millis(100);
         if self.has_ended() {
             return true;
         }
-        let nobody_tells = self.pid == Pid::UNKNOWN || !procfs::is_ours();
-        let ends = || fd_query::wait_for(self, PollFlags::POLLIN, MOMENT);
+        let nobody_tells = self.pid == Pid::UNKNOWN || !procfs::is_own_namespace();
+        let ends = || fd_query::poll_one(self, PollFlags::POLLIN, MOMENT);
         nobody_tells && ends().is_ok_and(|found| !found.is_empty())
     }
 }

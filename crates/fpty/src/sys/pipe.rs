@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, SpliceFFlags, splice};
 
 use super::pty::Master;
 use super::socket::Stream;
-use super::{Read, read_outcome};
+use super::{ReadOutcome, read_outcome};
 
 /// A pipe between a terminal and a client.
 pub struct Pipe {
@@ -30,7 +30,7 @@ impl Pipe {
     /// Takes at most so many bytes of what a program wrote. `None`: this
     /// kernel's terminals cannot (before Linux 5.12), or it is forbidden, and
     /// nothing was taken.
-    pub fn fill(&self, master: &Master, most: usize) -> Option<Read> {
+    pub fn splice_from(&self, master: &Master, most: usize) -> Option<ReadOutcome> {
         match splice(master, None, &self.start, None, most, SpliceFFlags::SPLICE_F_NONBLOCK) {
             result @ (Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO)) => {
                 Some(read_outcome(result))

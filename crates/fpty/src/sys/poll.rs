@@ -12,9 +12,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 /// uncalled for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// There is something to read, or the end of it.
+    /// Readable: there is something to read, or the end of it.
     pub read: bool,
-    /// There is room for a write.
+    /// Writable: a write will not block.
     pub write: bool,
 }
 
@@ -48,10 +48,10 @@ pub struct Ready {
 }
 
 /// The sets of this process.
-static ALL: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+static ALL_EPOLLS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
 fn all() -> MutexGuard<'static, Vec<RawFd>> {
-    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+    ALL_EPOLLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Removes a descriptor from whatever set it is in: it is about to be closed
@@ -139,7 +139,7 @@ impl Poller {
     }
 
     /// Whether anything but `token` has something right now.
-    pub fn others_ready(&self, token: u64) -> bool {
+    pub fn has_others_ready(&self, token: u64) -> bool {
         let mut events = [EpollEvent::empty(); 2];
         match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => events[..count].iter().any(|event| event.data() != token),
@@ -170,12 +170,12 @@ impl AsFd for Poller {
 
 /// A few descriptors to wait for once (poll(2)).
 #[derive(Default)]
-pub struct Several<'a>(Vec<PollFd<'a>>);
+pub struct PollSet<'a>(Vec<PollFd<'a>>);
 
 /// What a wait for them found.
-pub struct Found(Vec<PollFlags>);
+pub struct PollResult(Vec<PollFlags>);
 
-impl<'a> Several<'a> {
+impl<'a> PollSet<'a> {
     /// Adds one; its hang-up is told uncalled for. Returns its place.
     pub fn add(&mut self, fd: BorrowedFd<'a>, reads: bool, writes: bool) -> usize {
         let mut flags = PollFlags::empty();
@@ -186,36 +186,36 @@ impl<'a> Several<'a> {
     }
 
     /// Waits, at most so long (rounded up to a millisecond).
-    pub fn wait(mut self, timeout: Option<Duration>) -> Found {
+    pub fn wait(mut self, timeout: Option<Duration>) -> PollResult {
         let timeout = timeout.map_or(PollTimeout::NONE, |wait| {
             let millis = u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
             PollTimeout::from(millis)
         });
         if nix::poll::poll(&mut self.0, timeout).is_err() {
-            return Found(Vec::new());
+            return PollResult(Vec::new());
         }
         let events = |polled: &PollFd<'_>| polled.revents().unwrap_or(PollFlags::empty());
-        Found(self.0.iter().map(events).collect())
+        PollResult(self.0.iter().map(events).collect())
     }
 }
 
 /// What tells that the other end is gone: a pipe says POLLERR, a socket
 /// POLLHUP.
-pub(super) const GONE: PollFlags =
+pub(super) const HANG_UP: PollFlags =
     PollFlags::POLLHUP.union(PollFlags::POLLERR).union(PollFlags::POLLNVAL);
 
-impl Found {
+impl PollResult {
     fn has(&self, at: usize, flags: PollFlags) -> bool {
         self.0.get(at).is_some_and(|events| events.intersects(flags))
     }
 
     /// Whether there is something to read, or the end of it.
     pub fn readable(&self, at: usize) -> bool {
-        self.has(at, PollFlags::POLLIN | GONE)
+        self.has(at, PollFlags::POLLIN | HANG_UP)
     }
 
     /// Whether the other end is gone.
     pub fn hung_up(&self, at: usize) -> bool {
-        self.has(at, GONE)
+        self.has(at, HANG_UP)
     }
 }

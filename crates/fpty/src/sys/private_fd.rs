@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The highest number that is known, as the kernel's own limit is by default
 /// (fs.nr_open).
-const MOST: usize = 1 << 20;
+const MAX_DESCRIPTOR: usize = 1 << 20;
 
 /// A bit for each descriptor. The memory is used as far as numbers are.
-static PRIVATE: [AtomicU64; MOST / 64] = [const { AtomicU64::new(0) }; MOST / 64];
+static PRIVATE: [AtomicU64; MAX_DESCRIPTOR / 64] =
+    [const { AtomicU64::new(0) }; MAX_DESCRIPTOR / 64];
 
 /// Above all words that ever had a bit.
-static USED: AtomicUsize = AtomicUsize::new(0);
+static WORDS_USED: AtomicUsize = AtomicUsize::new(0);
 
 /// Held while a descriptor is opened or closed, and during a fork: a number
 /// and its bit are one.
@@ -41,7 +42,7 @@ extern "C" fn unlock() {
 
 /// In the child: only calls that a signal handler might make.
 extern "C" fn close_private() {
-    for (word, at) in PRIVATE.iter().take(USED.load(Ordering::Relaxed)).zip(0i32..) {
+    for (word, at) in PRIVATE.iter().take(WORDS_USED.load(Ordering::Relaxed)).zip(0i32..) {
         let mut bits = word.swap(0, Ordering::Relaxed);
         while bits != 0 {
             // Below 64.
@@ -67,13 +68,13 @@ impl<T: AsFd> Private<T> {
     /// # Errors
     /// Those of `open`.
     pub fn open<E>(open: impl FnOnce() -> Result<Option<T>, E>) -> Result<Option<Self>, E> {
-        let _held = Held::new();
+        let _held = ForkLock::new();
         Ok(open()?.map(Self::marked))
     }
 
     /// Keeps what is open already.
     pub fn of(opened: T) -> Self {
-        let _held = Held::new();
+        let _held = ForkLock::new();
         Self::marked(opened)
     }
 
@@ -83,10 +84,10 @@ impl<T: AsFd> Private<T> {
     }
 }
 
-/// Nobody forks meanwhile.
-struct Held;
+/// A lock that keeps this process from forking.
+struct ForkLock;
 
-impl Held {
+impl ForkLock {
     fn new() -> Self {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
@@ -99,7 +100,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ForkLock {
     fn drop(&mut self) {
         unlock();
     }
@@ -116,7 +117,7 @@ fn mark(opened: &impl AsFd, private: bool) {
     match private {
         true => {
             word.fetch_or(bit, Ordering::Relaxed);
-            USED.fetch_max(number / 64 + 1, Ordering::Relaxed);
+            WORDS_USED.fetch_max(number / 64 + 1, Ordering::Relaxed);
         }
         false => {
             word.fetch_and(!bit, Ordering::Relaxed);
@@ -134,7 +135,7 @@ impl<T: AsFd> Deref for Private<T> {
 
 impl<T: AsFd> Drop for Private<T> {
     fn drop(&mut self) {
-        let _held = Held::new();
+        let _held = ForkLock::new();
         mark(&*self.0, false);
         // SAFETY: here alone, and nothing uses it afterwards.
         unsafe { ManuallyDrop::drop(&mut self.0) };
@@ -144,7 +145,7 @@ impl<T: AsFd> Drop for Private<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Read;
+    use crate::sys::ReadOutcome;
     use crate::sys::socket::Stream;
     use std::time::{Duration, Instant};
 
@@ -170,14 +171,14 @@ mod tests {
         drop(ours);
         let end = Instant::now() + Duration::from_secs(10);
         let mut buffer = [0; 1];
-        while theirs.read(&mut buffer) == Read::Blocked {
+        while theirs.read(&mut buffer) == ReadOutcome::WouldBlock {
             assert!(Instant::now() < end, "it is still open");
         }
         // Its number means something else now, which children do have.
         let (ours, theirs) = Stream::pair().unwrap();
         let second = forked(&reading);
         drop(ours);
-        assert_eq!(theirs.read(&mut buffer), Read::Blocked);
+        assert_eq!(theirs.read(&mut buffer), ReadOutcome::WouldBlock);
         // Both ends are open in the children.
         nix::unistd::write(&writing, b"..").unwrap();
         for pid in [child, second] {

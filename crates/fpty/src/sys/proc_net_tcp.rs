@@ -11,23 +11,23 @@ use super::socket::Stream;
 
 /// A list that took so long to read is good for so many times as long: many
 /// who ask it share one, and the reading takes a twentieth of the time.
-const GOOD_FOR: u32 = 20;
+const REUSE_FACTOR: u32 = 20;
 
 /// The lists, as last read.
 #[derive(Default)]
-pub struct LocalTcp {
-    v4: Option<Sockets>,
-    v6: Option<Sockets>,
+pub struct ProcNetTcp {
+    v4: Option<TcpTable>,
+    v6: Option<TcpTable>,
 }
 
 /// Every socket by its two addresses (`local remote`, as the kernel writes
 /// them), and whether a process holds it.
-struct Sockets {
+struct TcpTable {
     held: HashMap<Box<str>, bool>,
     until: Instant,
 }
 
-impl LocalTcp {
+impl ProcNetTcp {
     /// Whether a TCP peer that has shut down its writing half has in truth
     /// closed its socket. TCP itself does not tell; but of a peer on this
     /// machine the kernel lists the socket, without an inode once nobody
@@ -49,7 +49,7 @@ impl LocalTcp {
         let now = Instant::now();
         let sockets = match list.take().filter(|sockets| now < sockets.until) {
             Some(good) => list.insert(good),
-            None => match Sockets::read(path) {
+            None => match TcpTable::read(path) {
                 Some(new) => list.insert(new),
                 None => return false,
             },
@@ -60,17 +60,20 @@ impl LocalTcp {
     }
 }
 
-impl Sockets {
+impl TcpTable {
     fn read(path: &str) -> Option<Self> {
         let begin = Instant::now();
         let text = std::fs::read_to_string(path).ok()?;
         let held = text.lines().filter_map(socket).collect();
         let end = Instant::now();
-        Some(Self { held, until: end + GOOD_FOR * (end - begin).min(Duration::from_millis(100)) })
+        Some(Self {
+            held,
+            until: end + REUSE_FACTOR * (end - begin).min(Duration::from_millis(100)),
+        })
     }
 }
 
-/// One line: number, local and remote address, state, queues, timer,
+/// A line of the table: number, local and remote address, state, queues, timer,
 /// retransmissions, uid, timeout, inode, ...
 fn socket(line: &str) -> Option<(Box<str>, bool)> {
     let mut fields = line.split_ascii_whitespace().skip(1);

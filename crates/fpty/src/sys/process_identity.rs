@@ -1,5 +1,5 @@
-//! A process as it is noted down for whoever comes after us: its number, and
-//! what proves later that the number is still its own.
+//! The identity of a process, stored for a later process: its id, and a proof that the
+//! id is still its own.
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -9,7 +9,7 @@ use super::procfs;
 
 /// A number is below 4 194 304 (PID_MAX_LIMIT in include/linux/threads.h).
 const PID_BITS: u32 = 22;
-/// Two that their user may have; see [`Noted::to_bits`].
+/// Two that their user may have; see [`ProcessIdentity::to_bits`].
 const FREE_BIT: u32 = PID_BITS;
 const INODE_BIT: u32 = FREE_BIT + 2;
 const PROOF_BITS: u32 = INODE_BIT + 1;
@@ -17,20 +17,20 @@ const PROOF_BITS: u32 = INODE_BIT + 1;
 /// What proves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
-    /// It ran at this time (ticks since boot, as in proc(5)'s stat): whoever got
-    /// the number after it has begun later.
-    RanAt(u64),
-    /// It has this inode in pidfs, or so much of it as there is room for; for a
-    /// jail without /proc.
+    /// The process ran at this time (ticks since boot, as in proc(5)'s stat): whoever
+    /// gets the id after it starts later.
+    StartedBefore(u64),
+    /// The process's inode in pidfs, or so much of it as there is room for; for a jail
+    /// without /proc.
     Inode(u64),
 }
 
 /// A moment, in the ticks of proc(5)'s stat; 0: it is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment(pub u64);
+pub struct StartTime(pub u64);
 
-impl Moment {
-    /// This one.
+impl StartTime {
+    /// The present.
     pub fn now() -> Self {
         Self(ticks_since_boot().unwrap_or(0))
     }
@@ -38,39 +38,40 @@ impl Moment {
 
 /// A process that ran when it was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted {
+pub struct ProcessIdentity {
     pid: Pid,
     proof: Proof,
 }
 
-impl Noted {
+impl ProcessIdentity {
     /// A child of ours that was not reaped: it costs no system call where there
     /// is a /proc. `None`: there is nothing to know it by later.
     pub fn running(pid: Pid) -> Option<Self> {
-        let proof = match procfs::is_ours() {
-            true => Proof::RanAt(ticks_since_boot()?),
-            false => Proof::Inode(shortened(PidFd::open(pid)?.inode()?)),
+        let proof = match procfs::is_own_namespace() {
+            true => Proof::StartedBefore(ticks_since_boot()?),
+            false => Proof::Inode(truncated(PidFd::open(pid)?.inode()?)),
         };
         Some(Self { pid, proof })
     }
 
-    /// One that got this number within a second after this moment, where that can be
+    /// The process that got this id within a second after this time, where that can be
     /// proved.
-    pub fn begun_at(pid: Pid, moment: Moment) -> Option<Self> {
+    pub fn begun_at(pid: Pid, moment: StartTime) -> Option<Self> {
         let ran_at = moment.0.checked_add(procfs::ticks_per_second()?)?;
-        (moment.0 > 0 && procfs::is_ours()).then_some(Self { pid, proof: Proof::RanAt(ran_at) })
+        (moment.0 > 0 && procfs::is_own_namespace())
+            .then_some(Self { pid, proof: Proof::StartedBefore(ran_at) })
     }
 
-    /// Its number, as long as it has not been reaped.
+    /// The process id, as long as the process was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
     /// In one word, which is never 0 and has two bits free, those of
-    /// [`Noted::MARK`] and [`Noted::OTHER_MARK`].
+    /// [`ProcessIdentity::MARK`] and [`ProcessIdentity::OTHER_MARK`].
     pub fn to_bits(self) -> u64 {
         let (is_inode, proof) = match self.proof {
-            Proof::RanAt(ticks) => (0, shortened(ticks)),
+            Proof::StartedBefore(ticks) => (0, truncated(ticks)),
             Proof::Inode(inode) => (1 << INODE_BIT, inode),
         };
         proof << PROOF_BITS | is_inode | u64::from(self.pid.as_raw().unsigned_abs())
@@ -87,7 +88,7 @@ impl Noted {
         let pid = Pid::new((bits & ((1 << PID_BITS) - 1)) as i32)?;
         let proof = bits >> PROOF_BITS;
         let proof = match bits & (1 << INODE_BIT) {
-            0 => Proof::RanAt(proof),
+            0 => Proof::StartedBefore(proof),
             _ => Proof::Inode(proof),
         };
         Some(Self { pid, proof })
@@ -96,15 +97,15 @@ impl Noted {
     /// Whether it is this one, which was opened under its number.
     pub(super) fn is(&self, pidfd: &PidFd) -> bool {
         match self.proof {
-            Proof::Inode(inode) => pidfd.inode().map(shortened) == Some(inode),
+            Proof::Inode(inode) => pidfd.inode().map(truncated) == Some(inode),
             // The time is that of a number: it has to be the descriptor's still.
-            Proof::RanAt(_) => self.has_begun() && pidfd.has_its_number(),
+            Proof::StartedBefore(_) => self.has_begun() && pidfd.has_its_number(),
         }
     }
 
     /// Whether whoever has the number has begun before it was noted.
     pub(super) fn has_begun(&self) -> bool {
-        let Proof::RanAt(ran_at) = self.proof else {
+        let Proof::StartedBefore(ran_at) = self.proof else {
             return false;
         };
         procfs::number(self.pid, 22).is_some_and(|started: u64| started <= ran_at)
@@ -113,7 +114,7 @@ impl Noted {
 
 /// So much as there is room for: 174 years, or more processes than there are
 /// until the next boot.
-fn shortened(number: u64) -> u64 {
+fn truncated(number: u64) -> u64 {
     number & (u64::MAX >> PROOF_BITS)
 }
 
@@ -131,17 +132,17 @@ mod tests {
 
     #[test]
     fn a_word_is_read_as_it_was_written() {
-        for proof in [Proof::RanAt(1), Proof::Inode(u64::MAX >> PROOF_BITS)] {
+        for proof in [Proof::StartedBefore(1), Proof::Inode(u64::MAX >> PROOF_BITS)] {
             for pid in [2, 4_194_303] {
-                let noted = Noted { pid: Pid::new(pid).expect("above 1"), proof };
+                let noted = ProcessIdentity { pid: Pid::new(pid).expect("above 1"), proof };
                 let bits = noted.to_bits();
-                let marks = Noted::MARK | Noted::OTHER_MARK;
+                let marks = ProcessIdentity::MARK | ProcessIdentity::OTHER_MARK;
                 assert_eq!(bits & marks, 0);
-                assert_eq!(Noted::of_bits(bits), Some(noted));
-                assert_eq!(Noted::of_bits(bits | marks), Some(noted));
+                assert_eq!(ProcessIdentity::of_bits(bits), Some(noted));
+                assert_eq!(ProcessIdentity::of_bits(bits | marks), Some(noted));
             }
         }
-        assert_eq!((Noted::of_bits(0), Noted::of_bits(1)), (None, None));
+        assert_eq!((ProcessIdentity::of_bits(0), ProcessIdentity::of_bits(1)), (None, None));
     }
 
     #[test]
@@ -149,16 +150,17 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
         let pid = Pid::new(child.id() as i32).expect("above 1");
         let pidfd = PidFd::open(pid).expect("it runs");
-        let noted = Noted::running(pid).expect("noted");
+        let noted = ProcessIdentity::running(pid).expect("noted");
         assert!(noted.is(&pidfd) && noted.has_begun());
-        let Proof::RanAt(ticks) = noted.proof else {
+        let Proof::StartedBefore(ticks) = noted.proof else {
             panic!("there is a /proc");
         };
-        let earlier = Noted { pid, proof: Proof::RanAt(ticks.saturating_sub(100)) };
+        let earlier =
+            ProcessIdentity { pid, proof: Proof::StartedBefore(ticks.saturating_sub(100)) };
         assert!(!earlier.is(&pidfd) && !earlier.has_begun());
         if let Some(inode) = pidfd.inode() {
-            let noted = Noted { pid, proof: Proof::Inode(shortened(inode)) };
-            let other = Noted { pid, proof: Proof::Inode(shortened(inode) ^ 1) };
+            let noted = ProcessIdentity { pid, proof: Proof::Inode(truncated(inode)) };
+            let other = ProcessIdentity { pid, proof: Proof::Inode(truncated(inode) ^ 1) };
             assert!(noted.is(&pidfd) && !other.is(&pidfd));
         }
         child.kill().expect("a child");

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::child::Pid;
 
-fn whole(kind: libc::c_int) -> libc::flock {
+fn whole_file(kind: libc::c_int) -> libc::flock {
     // SAFETY: a plain struct, of which all zero is one.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     // These constants are small.
@@ -20,22 +20,22 @@ fn whole(kind: libc::c_int) -> libc::flock {
 /// Takes the lock of a file; whether this process has it now. It is lost when the
 /// process closes any descriptor of that file.
 pub fn take(file: impl AsFd) -> bool {
-    fcntl(file, FcntlArg::F_SETLK(&whole(libc::F_WRLCK))).is_ok()
+    fcntl(file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))).is_ok()
 }
 
 /// Whether another process has it.
 pub fn is_held(file: impl AsFd) -> bool {
-    other(file).is_some()
+    lock_of_other(file).is_some()
 }
 
 /// Which one, where it has a number in this PID namespace.
 pub fn holder(file: impl AsFd) -> Option<Pid> {
-    Pid::new(other(file)?.l_pid)
+    Pid::new(lock_of_other(file)?.l_pid)
 }
 
 /// The lock that another process has.
-fn other(file: impl AsFd) -> Option<libc::flock> {
-    let mut lock = whole(libc::F_WRLCK);
+fn lock_of_other(file: impl AsFd) -> Option<libc::flock> {
+    let mut lock = whole_file(libc::F_WRLCK);
     fcntl(file, FcntlArg::F_GETLK(&mut lock)).ok()?;
     (libc::c_int::from(lock.l_type) != libc::F_UNLCK).then_some(lock)
 }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn it_is_seen_by_others_and_ends_with_its_process() {
-        let (words, fd) = SharedWords::to_be_kept(1).expect("memory");
+        let (words, fd) = SharedWords::with_descriptor(1).expect("memory");
         assert!(!is_held(&fd));
         // SAFETY: the child makes a few system calls and ends without exit handlers.
         let child = match unsafe { libc::fork() } {

@@ -10,12 +10,12 @@ use std::fs::ReadDir;
 
 use super::child::Pid;
 use super::pidfd::{self, PidFd};
-use super::process_identity::Noted;
+use super::process_identity::ProcessIdentity;
 use super::procfs;
 
 /// A session's leader, and no other process that gets its number later.
 #[derive(Debug)]
-pub struct Leader {
+pub struct SessionLeader {
     pid: Pid,
     proof: Proof,
 }
@@ -23,7 +23,7 @@ pub struct Leader {
 /// By what a leader is known.
 #[derive(Debug)]
 enum Proof {
-    /// It is a child of ours that was not reaped.
+    /// A child of this process that was not reaped.
     Child,
     Pidfd(PidFd),
     /// The time when it started (starttime of proc(5)'s stat), where no pidfd
@@ -31,10 +31,10 @@ enum Proof {
     Started(String),
 }
 
-impl Leader {
+impl SessionLeader {
     /// The one that was noted. `None` where it has ended, whoever has its
     /// number now, or where nothing proves that it is the same.
-    pub fn open(noted: Noted) -> Option<Self> {
+    pub fn open(noted: ProcessIdentity) -> Option<Self> {
         let pid = noted.pid();
         let proof = match PidFd::open(pid) {
             Some(pidfd) => Proof::Pidfd(pidfd),
@@ -54,7 +54,7 @@ impl Leader {
         Self { pid, proof: Proof::Child }
     }
 
-    /// Its number, as long as it was not reaped.
+    /// The process id, as long as the leader was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
@@ -104,7 +104,7 @@ impl Leader {
     }
 }
 
-impl From<PidFd> for Leader {
+impl From<PidFd> for SessionLeader {
     fn from(pidfd: PidFd) -> Self {
         Self { pid: pidfd.pid(), proof: Proof::Pidfd(pidfd) }
     }
@@ -118,12 +118,12 @@ pub(super) fn session_of(pid: Pid) -> Option<Pid> {
 }
 
 /// The processes of this PID namespace.
-enum Listing {
-    /// As /proc has them.
+enum ProcessList {
+    /// The entries of /proc.
     Proc(ReadDir),
     /// Where that is not there, or another namespace's, or hides some: every
     /// number that one could have.
-    Numbers(std::ops::Range<libc::pid_t>),
+    PidRange(std::ops::Range<libc::pid_t>),
 }
 
 /// The largest number that the kernel can be told to use (PID_MAX_LIMIT in
@@ -137,83 +137,83 @@ fn pid_max() -> libc::pid_t {
     told.and_then(|max| max.trim().parse().ok()).map_or(PID_MAX, |max: i32| max.min(PID_MAX))
 }
 
-impl Listing {
+impl ProcessList {
     fn new() -> Self {
         match std::fs::read_dir("/proc") {
-            Ok(processes) if procfs::lists_all() => Self::Proc(processes),
-            _ => Self::Numbers(2..pid_max()),
+            Ok(processes) if procfs::shows_all() => Self::Proc(processes),
+            _ => Self::PidRange(2..pid_max()),
         }
     }
 
-    /// Some more of them; `None`: that was all.
+    /// The next processes of the list; `None`: that was the last.
     fn next(&mut self) -> Option<Vec<Pid>> {
         /// A number costs much less than an entry of /proc.
-        const NUMBERS: usize = 64;
+        const PIDS_PER_STEP: usize = 64;
         match self {
             Self::Proc(processes) => {
                 let entry = processes.next()?.ok();
                 let pid = entry.and_then(|entry| entry.file_name().to_str()?.parse().ok());
                 Some(pid.and_then(Pid::new).into_iter().collect())
             }
-            Self::Numbers(numbers) if numbers.start >= numbers.end => None,
-            Self::Numbers(numbers) => {
-                Some(numbers.by_ref().take(NUMBERS).filter_map(Pid::new).collect())
+            Self::PidRange(numbers) if numbers.start >= numbers.end => None,
+            Self::PidRange(numbers) => {
+                Some(numbers.by_ref().take(PIDS_PER_STEP).filter_map(Pid::new).collect())
             }
         }
     }
 }
 
 /// What is looked for among all processes: for all at once, and step by step.
-pub(super) struct Search<T> {
+pub(super) struct ProcessSearch<T> {
     /// What the search that is under way is for.
-    pub(super) sought: Vec<T>,
-    /// That came meanwhile.
+    pub(super) targets: Vec<T>,
+    /// Targets that came during the search that is under way.
     next: Vec<T>,
-    processes: Option<Listing>,
+    processes: Option<ProcessList>,
 }
 
-impl<T> Default for Search<T> {
+impl<T> Default for ProcessSearch<T> {
     fn default() -> Self {
-        Self { sought: Vec::new(), next: Vec::new(), processes: None }
+        Self { targets: Vec::new(), next: Vec::new(), processes: None }
     }
 }
 
-impl<T> Search<T> {
-    /// One more.
+impl<T> ProcessSearch<T> {
+    /// Adds a target.
     pub(super) fn add(&mut self, one: T) {
         self.next.push(one);
     }
 
     /// Whether nothing is looked for.
     pub(super) fn is_empty(&self) -> bool {
-        self.sought.is_empty() && self.next.is_empty()
+        self.targets.is_empty() && self.next.is_empty()
     }
 
     /// Looks on for those alone.
     pub(super) fn retain(&mut self, is_one: impl Fn(&T) -> bool) {
-        self.sought.retain(&is_one);
+        self.targets.retain(&is_one);
         self.next.retain(&is_one);
     }
 
-    /// Some more processes to look at; `None`: there is nothing to look for.
+    /// The next processes to look at; `None`: nothing is looked for.
     pub(super) fn step(&mut self) -> Option<Vec<Pid>> {
-        if self.sought.is_empty() {
-            self.sought.append(&mut self.next);
+        if self.targets.is_empty() {
+            self.targets.append(&mut self.next);
             self.processes = None;
         }
-        if self.sought.is_empty() {
+        if self.targets.is_empty() {
             return None;
         }
-        let some = self.processes.get_or_insert_with(Listing::new).next();
+        let some = self.processes.get_or_insert_with(ProcessList::new).next();
         if some.is_none() {
-            self.sought.clear();
+            self.targets.clear();
         }
         Some(some.unwrap_or_default())
     }
 }
 
 /// Members of sessions that are held by a descriptor.
-const HELD: usize = 16;
+const MAX_HELD: usize = 16;
 
 /// Kills every process of some sessions, step by step.
 ///
@@ -221,12 +221,12 @@ const HELD: usize = 16;
 /// processes, and a network that breaks leaves hundreds behind in the same
 /// moment; in steps, because that takes a while on a large machine.
 pub struct SessionKiller {
-    leaders: HashMap<Pid, Leader>,
+    leaders: HashMap<Pid, SessionLeader>,
     /// The listing that is under way.
-    processes: Option<Listing>,
+    processes: Option<ProcessList>,
     members: HashSet<Pid>,
-    /// Some of them, each with its session: they are known whatever becomes of
-    /// their leader.
+    /// Some members, each with its session, by pidfd: they are known whatever becomes
+    /// of their leader.
     held: Vec<(Pid, PidFd)>,
     /// How many of them the listings before had found, and how many those are.
     before: usize,
@@ -235,8 +235,8 @@ pub struct SessionKiller {
 
 impl SessionKiller {
     /// Stops the leaders.
-    pub fn new(leaders: impl IntoIterator<Item = Leader>) -> Self {
-        let leaders: HashMap<Pid, Leader> =
+    pub fn new(leaders: impl IntoIterator<Item = SessionLeader>) -> Self {
+        let leaders: HashMap<Pid, SessionLeader> =
             leaders.into_iter().map(|leader| (leader.pid, leader)).collect();
         // All are stopped before any is killed: one that runs could start
         // another one in the place of the one just killed.
@@ -262,7 +262,7 @@ impl SessionKiller {
     /// killed.
     pub fn step(&mut self, count: usize) -> bool {
         for _ in 0..count {
-            let listing = self.processes.get_or_insert_with(Listing::new);
+            let listing = self.processes.get_or_insert_with(ProcessList::new);
             let Some(some) = listing.next() else {
                 // Until a listing has nobody new: who was stopped too late
                 // has had a child in between. One that has them faster than
@@ -303,7 +303,8 @@ impl SessionKiller {
         };
         self.members.insert(pid);
         pidfd::signal(pid, pidfd.as_ref(), libc::SIGSTOP);
-        self.held.extend(pidfd.filter(|_| self.held.len() < HELD).map(|pidfd| (session, pidfd)));
+        self.held
+            .extend(pidfd.filter(|_| self.held.len() < MAX_HELD).map(|pidfd| (session, pidfd)));
     }
 
     /// The leaders last: while one is there, its session keeps its number.
@@ -345,8 +346,8 @@ mod tests {
         Pid::new(child.id() as i32).expect("above 1")
     }
 
-    fn opened(pid: Pid) -> Option<Leader> {
-        Leader::open(Noted::running(pid)?)
+    fn opened(pid: Pid) -> Option<SessionLeader> {
+        SessionLeader::open(ProcessIdentity::running(pid)?)
     }
 
     /// Until whoever inherited it has reaped it.
@@ -360,7 +361,7 @@ mod tests {
         panic!("{pid} lives");
     }
 
-    fn killed_by(listing: Option<Listing>, leader: impl Fn(Pid) -> Leader) {
+    fn killed_by(listing: Option<ProcessList>, leader: impl Fn(Pid) -> SessionLeader) {
         let (mut shell, job) = session();
         let (mut other, other_job) = session();
         let mut killer = SessionKiller::new([leader(pid(&shell))]);
@@ -370,24 +371,24 @@ mod tests {
         ends(job);
         assert!(other.try_wait().expect("a child").is_none(), "another session lives");
         assert_eq!(session_of(other_job), Some(pid(&other)));
-        let _ = SessionKiller::new([Leader::child(pid(&other))]).step(usize::MAX);
+        let _ = SessionKiller::new([SessionLeader::child(pid(&other))]).step(usize::MAX);
         other.wait().expect("a child");
         ends(other_job);
     }
 
     #[test]
     fn a_session_is_killed_with_its_members_and_no_other() {
-        killed_by(None, Leader::child);
+        killed_by(None, SessionLeader::child);
         killed_by(None, |pid| opened(pid).expect("a leader"));
         killed_by(None, |pid| {
             let started = procfs::stat(pid, 22).expect("a time");
-            Leader { pid, proof: Proof::Started(started) }
+            SessionLeader { pid, proof: Proof::Started(started) }
         });
     }
 
     #[test]
     fn members_are_found_by_their_numbers() {
-        killed_by(Some(Listing::Numbers(2..pid_max())), Leader::child);
+        killed_by(Some(ProcessList::PidRange(2..pid_max())), SessionLeader::child);
     }
 
     /// Its number could be another's by now: neither that one nor its session.
@@ -395,18 +396,18 @@ mod tests {
     fn a_leader_that_has_ended_is_not_mistaken_for_another() {
         let (mut shell, job) = session();
         let number = pid(&shell);
-        let not_it = Leader { pid: number, proof: Proof::Started(String::from("1")) };
+        let not_it = SessionLeader { pid: number, proof: Proof::Started(String::from("1")) };
         assert!(not_it.has_ended());
         assert!(SessionKiller::new([not_it]).step(usize::MAX));
         assert!(shell.try_wait().expect("a child").is_none());
         assert!(session_of(job).is_some());
 
-        let noted = Noted::running(number).expect("it runs");
-        let leader = Leader::open(noted).expect("a leader");
+        let noted = ProcessIdentity::running(number).expect("it runs");
+        let leader = SessionLeader::open(noted).expect("a leader");
         shell.kill().expect("a child");
         shell.wait().expect("a child");
         assert!(leader.has_ended());
-        assert!(Leader::open(noted).is_none());
+        assert!(SessionLeader::open(noted).is_none());
         assert!(SessionKiller::new([leader]).step(usize::MAX));
         let still = session_of(job).is_some();
         let _ = job.signal(libc::SIGKILL);
@@ -417,7 +418,7 @@ mod tests {
     fn who_leads_no_session_is_no_leader() {
         let (mut shell, job) = session();
         assert!(opened(job).is_none());
-        let _ = SessionKiller::new([Leader::child(pid(&shell))]).step(usize::MAX);
+        let _ = SessionKiller::new([SessionLeader::child(pid(&shell))]).step(usize::MAX);
         shell.wait().expect("a child");
     }
 }

@@ -7,16 +7,16 @@ use once_cell::sync::OnceCell;
 
 /// Whether the numbers in /proc are ours. It is found out once in a process
 /// and its children.
-pub fn is_ours() -> bool {
+pub fn is_own_namespace() -> bool {
     static IS_OURS: OnceCell<bool> = OnceCell::new();
     *IS_OURS.get_or_init(|| {
-        std::fs::read_to_string("/proc/self/status").is_ok_and(|status| says_so(&status))
+        std::fs::read_to_string("/proc/self/status").is_ok_and(|status| shows_own_pid(&status))
     })
 }
 
 /// `NSpid` lists the number in /proc's own namespace, then in those within it,
 /// down to ours.
-fn says_so(status: &str) -> bool {
+fn shows_own_pid(status: &str) -> bool {
     let pid = std::process::id().to_string();
     match status.lines().find_map(|line| line.strip_prefix("NSpid:")) {
         Some(numbers) => numbers.split_ascii_whitespace().eq([pid.as_str()]),
@@ -28,31 +28,33 @@ fn says_so(status: &str) -> bool {
 /// Whether /proc lists all processes of our PID namespace: one that is mounted
 /// with `hidepid` (proc(5)) has only those whose rights are within ours, and not
 /// a set-user-ID program, which we may well signal.
-pub fn lists_all() -> bool {
+pub fn shows_all() -> bool {
     static LISTS_ALL: OnceCell<bool> = OnceCell::new();
     *LISTS_ALL.get_or_init(|| {
-        is_ours()
-            && std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| !hides(&mounts))
+        is_own_namespace()
+            && std::fs::read_to_string("/proc/self/mountinfo")
+                .is_ok_and(|mounts| !has_hidepid(&mounts))
     })
 }
 
-/// Of several on one place the last one counts. (proc(5), mountinfo: the mount
-/// point is the fifth field, its file system's options are the last.)
-fn hides(mounts: &str) -> bool {
+/// Whether /proc is mounted with hidepid; of several mounts the last one counts.
+/// (proc(5), mountinfo: the mount point is the fifth field, the file system's options
+/// are the last.)
+fn has_hidepid(mounts: &str) -> bool {
     let of_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
     let options = mounts.lines().rfind(of_proc).and_then(|line| line.rsplit(' ').next());
     options.is_none_or(|options| {
         options
             .split(',')
             .filter_map(|option| option.strip_prefix("hidepid="))
-            .any(|hides| !matches!(hides, "0" | "off" | "1" | "noaccess"))
+            .any(|has_hidepid| !matches!(has_hidepid, "0" | "off" | "1" | "noaccess"))
     })
 }
 
 /// A field of `/proc/PID/stat`, counted from 1 as in proc(5), of those after
 /// the name.
 pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
-    if !is_ours() {
+    if !is_own_namespace() {
         return None;
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -61,7 +63,7 @@ pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
     fields.split_ascii_whitespace().nth(field.checked_sub(3)?).map(str::to_owned)
 }
 
-/// The same of a field that is a number.
+/// A field of `/proc/PID/stat` that is a number.
 pub(super) fn number<T: std::str::FromStr>(pid: impl std::fmt::Display, field: usize) -> Option<T> {
     stat(pid, field)?.parse().ok()
 }
@@ -85,9 +87,9 @@ mod tests {
     #[test]
     fn the_outer_one_is_not_ours() {
         let pid = std::process::id();
-        assert!(says_so(&format!("Name:\tx\nNSpid:\t{pid}\nNSsid:\t1\n")));
-        assert!(!says_so(&format!("NSpid:\t4711\t{pid}\n")));
-        assert!(!says_so("NSpid:\t4711\n"));
+        assert!(shows_own_pid(&format!("Name:\tx\nNSpid:\t{pid}\nNSsid:\t1\n")));
+        assert!(!shows_own_pid(&format!("NSpid:\t4711\t{pid}\n")));
+        assert!(!shows_own_pid("NSpid:\t4711\n"));
     }
 
     #[test]
@@ -95,13 +97,13 @@ mod tests {
         let mount = |point: &str, options: &str| {
             format!("24 30 0:22 / {point} rw,nosuid shared:5 - proc proc {options}\n")
         };
-        assert!(!hides(&mount("/proc", "rw")));
-        assert!(!hides(&mount("/proc", "rw,hidepid=noaccess")));
-        assert!(hides(&mount("/proc", "rw,gid=5,hidepid=invisible")));
-        assert!(hides(&mount("/proc", "rw,hidepid=2")));
-        assert!(hides(&(mount("/proc", "rw") + &mount("/proc", "rw,hidepid=ptraceable"))));
-        assert!(!hides(&(mount("/proc", "rw,hidepid=2") + &mount("/proc", "rw"))));
-        assert!(hides(&mount("/elsewhere", "rw")), "nobody knows");
+        assert!(!has_hidepid(&mount("/proc", "rw")));
+        assert!(!has_hidepid(&mount("/proc", "rw,hidepid=noaccess")));
+        assert!(has_hidepid(&mount("/proc", "rw,gid=5,hidepid=invisible")));
+        assert!(has_hidepid(&mount("/proc", "rw,hidepid=2")));
+        assert!(has_hidepid(&(mount("/proc", "rw") + &mount("/proc", "rw,hidepid=ptraceable"))));
+        assert!(!has_hidepid(&(mount("/proc", "rw,hidepid=2") + &mount("/proc", "rw"))));
+        assert!(has_hidepid(&mount("/elsewhere", "rw")), "nobody knows");
     }
 
     #[test]

@@ -13,9 +13,9 @@ use nix::sys::stat::{Mode, SFlag};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use once_cell::sync::OnceCell;
 
-use super::fd_query::{self, Number, Switch};
-use super::stdio_pass::{ERROR, INPUT, OUTPUT, own};
-use super::{Read, Size, Written};
+use super::fd_query::{self, Query, Switch};
+use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
+use super::{ReadOutcome, Size, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
 /// The side of a pseudo-terminal that we keep.
@@ -37,7 +37,7 @@ pub struct SignalKey {
     pub byte: u8,
     /// Whether the terminal raises the signal and drops, first, all input
     /// that was not read.
-    pub drops_input: bool,
+    pub flushes_input: bool,
 }
 
 /// The side that becomes a program's terminal.
@@ -46,7 +46,7 @@ pub struct Slave(OwnedFd);
 impl Slave {
     /// Makes it somebody's, as login(1) does: programs open their terminal by
     /// its path, too. The group is that of terminals where there is one.
-    pub fn belongs_to(&self, uid: u32) {
+    pub fn chown_to(&self, uid: u32) {
         let user = nix::unistd::Uid::from_raw(uid);
         let group = GROUP.get().copied().flatten();
         // Where it cannot be given away the program has it open all the same.
@@ -57,9 +57,9 @@ impl Slave {
 /// The group that terminals have; `None` in there: there is no such group.
 static GROUP: OnceCell<Option<nix::unistd::Gid>> = OnceCell::new();
 
-/// Looks up which group terminals have: to be called before [`Slave::belongs_to`],
+/// Looks up which group terminals have: to be called before [`Slave::chown_to`],
 /// and where it may wait, as a directory service may have to be asked.
-pub fn look_up_group() {
+pub fn look_up_tty_group() {
     GROUP
         .get_or_init(|| nix::unistd::Group::from_name("tty").ok().flatten().map(|group| group.gid));
 }
@@ -145,7 +145,7 @@ fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
 
 /// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
 fn path_of_slave(master: impl AsFd) -> io::Result<String> {
-    Ok(format!("/dev/pts/{}", fd_query::number(master, Number::Terminal)?))
+    Ok(format!("/dev/pts/{}", fd_query::query(master, Query::PtyNumber)?))
 }
 
 fn ioctl(result: libc::c_int) -> io::Result<()> {
@@ -160,10 +160,10 @@ impl Master {
         Self { fd, shared, strikes: Cell::new(0), period: Cell::new(0) }
     }
 
-    /// Its size as it is now, whoever has set it (TIOCGWINSZ).
+    /// The terminal's size as it is now, whoever has set it (TIOCGWINSZ).
     pub fn size(&self) -> Option<Size> {
         let _armed = self.arm();
-        fd_query::window(self)
+        fd_query::window_size(self)
     }
 
     /// The name of its slave, where devpts is mounted as usual (ptsname(3)).
@@ -172,14 +172,14 @@ impl Master {
         path_of_slave(self).ok()
     }
 
-    /// One that somebody has sent, and that he says is one.
+    /// The master of a pseudo-terminal, received from a process that says it is one.
     ///
     /// # Errors
     /// What it is instead.
     pub fn received(fd: OwnedFd) -> Result<Self> {
         let not = |what: &str| Error::new(format!("the router sent {what} instead of a terminal"));
         let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
-        let is_device = fd_query::kind_of(status.st_mode) == SFlag::S_IFCHR;
+        let is_device = fd_query::file_type_of(status.st_mode) == SFlag::S_IFCHR;
         // /dev/ptmx, of whatever devpts (devices.txt of the kernel).
         if !is_device || status.st_rdev != libc::makedev(5, 2) {
             return Err(not("something else"));
@@ -188,7 +188,7 @@ impl Master {
         let slave = open_slave(&fd).map_err(|_| not("a closed terminal"))?;
         let slave = nix::sys::stat::fstat(&slave).map_err(|_| not("something"))?;
         let is_ours = [INPUT, OUTPUT, ERROR].into_iter().any(|standard| {
-            nix::sys::stat::fstat(own(standard))
+            nix::sys::stat::fstat(standard_fd(standard))
                 .is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (slave.st_dev, slave.st_ino))
         });
         if is_ours {
@@ -200,33 +200,32 @@ impl Master {
         Ok(Self::of(fd, false))
     }
 
-    /// Reads what the program wrote. [`Read::Gone`] (EIO) is the end: no
+    /// Reads what the program wrote. [`ReadOutcome::Closed`] (EIO) is the end: no
     /// process has the slave open, and everything written to it was read.
-    pub fn read(&self, buffer: &mut [u8]) -> Read {
-        super::read_outcome(self.at_once(|fd| nix::unistd::read(fd, buffer)))
+    pub fn read(&self, buffer: &mut [u8]) -> ReadOutcome {
+        super::read_outcome(self.nonblocking(|fd| nix::unistd::read(fd, buffer)))
     }
 
     /// Writes input for the program.
-    pub fn write(&self, bytes: &[u8]) -> Written {
-        super::write_outcome(self.at_once(|fd| nix::unistd::write(fd, bytes)))
+    pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
+        super::write_outcome(self.nonblocking(|fd| nix::unistd::write(fd, bytes)))
     }
 
     /// A read or a write: of a terminal that others have it could wait, and is
     /// ended then.
     #[inline]
-    fn at_once(&self, call: impl FnOnce(&OwnedFd) -> nix::Result<usize>) -> nix::Result<usize> {
+    fn nonblocking(&self, call: impl FnOnce(&OwnedFd) -> nix::Result<usize>) -> nix::Result<usize> {
         match self.shared {
-            true => self.guarded(|| call(&self.fd)),
+            true => self.interruptible(|| call(&self.fd)),
             false => call(&self.fd),
         }
     }
 
-    /// One that was elsewhere for a while, and is ours again; somebody else may
-    /// have a copy.
+    /// A master that another process had for a while; someone may still have a copy.
     ///
     /// # Errors
     /// It is no terminal's.
-    pub fn given_back(fd: OwnedFd, shared: bool) -> Result<Self> {
+    pub fn returned(fd: OwnedFd, shared: bool) -> Result<Self> {
         path_of_slave(&fd).context("no terminal")?;
         let master = Self::of(fd, shared);
         master.take_back();
@@ -235,7 +234,7 @@ impl Master {
 
     /// Reads and writes do not wait from now on; whoever has a copy can change
     /// that again.
-    pub fn forbid_waiting(&self) {
+    pub fn set_nonblocking(&self) {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
         let _ = nix::fcntl::fcntl(&self.fd, nix::fcntl::FcntlArg::F_SETFL(flags));
     }
@@ -268,7 +267,7 @@ impl Master {
         Some((status.st_dev, status.st_ino))
     }
 
-    /// Another descriptor of the same.
+    /// Another descriptor of the master.
     ///
     /// # Errors
     /// There is none left.
@@ -323,16 +322,16 @@ impl Master {
         let flags = settings.c_lflag;
         (byte != libc::_POSIX_VDISABLE).then_some(SignalKey {
             byte,
-            drops_input: flags & libc::ISIG != 0 && flags & libc::NOFLSH == 0,
+            flushes_input: flags & libc::ISIG != 0 && flags & libc::NOFLSH == 0,
         })
     }
 
     /// How long the program has neither read nor written, at least: the kernel
     /// keeps that for terminals in steps of eight seconds (`tty_update_time`
     /// in its drivers/tty/tty_io.c), by the wall clock, which may have been set
-    /// meanwhile ([`super::clock::look_at_wall_clock`]). `None` where it cannot be
+    /// meanwhile ([`super::clock::observe_wall_clock`]). `None` where it cannot be
     /// known.
-    pub fn idle_for(&self) -> Option<Duration> {
+    pub fn idle_time(&self) -> Option<Duration> {
         let _armed = self.arm();
         const STEP: Duration = Duration::from_secs(8);
         let slave = open_slave(&self.fd).ok()?;
@@ -343,7 +342,7 @@ impl Master {
 
     /// Drops the input that the program has not read: what is on its way to
     /// the terminal, then what has arrived there.
-    pub fn drop_input(&self) {
+    pub fn flush_input(&self) {
         let _armed = self.arm();
         // SAFETY: TCFLSH takes a number.
         let _ = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TCFLSH, libc::TCOFLUSH) };
@@ -357,7 +356,7 @@ impl Master {
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
         let _armed = self.arm();
-        fd_query::number(self, Number::ForegroundGroup).ok().filter(|group| *group > 1)
+        fd_query::query(self, Query::ForegroundGroup).ok().filter(|group| *group > 1)
     }
 
     /// Lets the program's next read see the end of file, as the terminal's
@@ -389,7 +388,7 @@ impl Master {
 /// Whether there is input that no program has read; the kernel first brings
 /// there what is on its way (n_tty_poll in drivers/tty/n_tty.c).
 fn has_input(slave: BorrowedFd<'_>) -> bool {
-    fd_query::wait_for(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
+    fd_query::poll_one(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
 impl AsFd for Master {
@@ -414,7 +413,7 @@ impl Slave {
     ///
     /// # Errors
     /// dup2(2).
-    pub fn become_standard(&self) -> io::Result<()> {
+    pub fn make_stdio(&self) -> io::Result<()> {
         // It has no reason to fail in a process that was just forked; where
         // it does, the process has a session and a terminal of its own.
         if nix::unistd::setsid().is_ok() {
@@ -450,7 +449,7 @@ impl Slave {
         has_input(self.0.as_fd())
     }
 
-    /// Its name (ttyname(3)), as far as this mount namespace knows it.
+    /// The slave's name (ttyname(3)), as far as this mount namespace knows it.
     pub fn name(&self) -> String {
         nix::unistd::ttyname(&self.0)
             .map_or_else(|_| String::from("a terminal"), |name| name.display().to_string())
@@ -466,7 +465,9 @@ impl AsFd for Slave {
 /// The size of the terminal at standard input or, where that is none, at
 /// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
 /// does not know its size.
-pub fn size_of_ours() -> Option<Size> {
+pub fn own_size() -> Option<Size> {
     let known = |size: &Size| size.rows > 0 && size.cols > 0;
-    [INPUT, OUTPUT].into_iter().find_map(|number| fd_query::window(own(number)).filter(known))
+    [INPUT, OUTPUT]
+        .into_iter()
+        .find_map(|number| fd_query::window_size(standard_fd(number)).filter(known))
 }

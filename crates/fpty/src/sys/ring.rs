@@ -9,36 +9,37 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags};
 
-use super::Read;
-use super::memfd::{self, BOTH, Mapping};
+use super::ReadOutcome;
+use super::memfd::{self, Mapping, READ_WRITE};
 
 /// What such a file begins with, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
 
 /// How much output there was in all, eight bytes.
-const TOTAL_AT: usize = 16;
+const TOTAL_OFFSET: usize = 16;
 /// How much there was when somebody last made room to read into, eight bytes.
-const ROOM_AT: usize = 24;
+const ROOM_OFFSET: usize = 24;
 /// How much room that is, at most.
-const ROOM: usize = 4096;
+const ROOM_LENGTH: usize = 4096;
 /// Notes about the output.
-const NOTES_AT: usize = 64;
+const NOTES_OFFSET: usize = 64;
 /// The output; the notes end before it.
-const OUTPUT_AT: usize = 16 * 1024;
+const OUTPUT_OFFSET: usize = 16 * 1024;
 
 /// How much is copied at once.
 const PAGE: usize = 4096;
 
 /// Room for notes, in bytes.
-pub const NOTES: usize = OUTPUT_AT - NOTES_AT;
+pub const NOTES: usize = OUTPUT_OFFSET - NOTES_OFFSET;
 
-/// The smallest and the largest ring, in bytes of output.
-pub const SMALLEST: usize = 16 * 1024;
-/// As above.
-pub const LARGEST: usize = 64 * 1024 * 1024;
+/// The smallest capacity of a ring, in bytes of output.
+pub const MIN_CAPACITY: usize = 16 * 1024;
+/// The largest capacity of a ring, in bytes of output.
+pub const MAX_CAPACITY: usize = 64 * 1024 * 1024;
 
-/// The ring.
+/// The ring, mapped into this process.
 #[derive(Debug)]
 pub struct Ring {
     /// What it is passed on as, where that is open: the memory needs none.
@@ -56,12 +57,12 @@ impl Ring {
     /// # Errors
     /// memfd_create(2), ftruncate(2), mmap(2).
     pub fn new(capacity: usize) -> io::Result<Self> {
-        let capacity = capacity.clamp(SMALLEST, LARGEST);
-        let file = memfd::sealed(c"fpty ring", OUTPUT_AT + capacity)?;
-        let memory = map(&file, OUTPUT_AT + capacity, true)?;
+        let capacity = capacity.clamp(MIN_CAPACITY, MAX_CAPACITY);
+        let file = memfd::sealed(c"fpty ring", OUTPUT_OFFSET + capacity)?;
+        let memory = map(&file, OUTPUT_OFFSET + capacity, true)?;
         let ring = Self { file: Some(file), memory, capacity, writes: true, zeros: Cell::new(0) };
         ring.put(0, &MAGIC);
-        ring.counter(ROOM_AT).store(u64::MAX, Ordering::Release);
+        ring.counter(ROOM_OFFSET).store(u64::MAX, Ordering::Release);
         Ok(ring)
     }
 
@@ -70,11 +71,11 @@ impl Ring {
     ///
     /// # Errors
     /// It is none, or its memory could go away.
-    pub fn received(file: OwnedFd, writes: bool) -> io::Result<Self> {
+    pub fn open(file: OwnedFd, writes: bool) -> io::Result<Self> {
         let none = || io::Error::from_raw_os_error(libc::EINVAL);
         let length = memfd::length_of_sealed(&file).map_err(|_| none())?;
-        let capacity = length.checked_sub(OUTPUT_AT).ok_or_else(none)?;
-        if !(SMALLEST..=LARGEST).contains(&capacity) {
+        let capacity = length.checked_sub(OUTPUT_OFFSET).ok_or_else(none)?;
+        if !(MIN_CAPACITY..=MAX_CAPACITY).contains(&capacity) {
             return Err(none());
         }
         let memory = map(&file, length, writes)?;
@@ -87,12 +88,12 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Its file, to be passed on, where that is open.
+    /// The ring's file, to be passed on, where it is open.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Closes its file: the ring goes on without a descriptor.
+    /// Closes the ring's file: the ring goes on without a descriptor.
     pub fn close_file(&mut self) {
         self.file = None;
     }
@@ -117,8 +118,8 @@ impl Ring {
     fn copy_to(&self, ring: &Self) {
         let mut page = [0; PAGE];
         // What was read and not counted follows what was.
-        let output = self.total().saturating_add(ROOM as u64).min(self.capacity as u64);
-        let end = OUTPUT_AT + output as usize;
+        let output = self.total().saturating_add(ROOM_LENGTH as u64).min(self.capacity as u64);
+        let end = OUTPUT_OFFSET + output as usize;
         for at in (0..end).step_by(PAGE) {
             let page = &mut page[..PAGE.min(end - at)];
             self.get(at, page);
@@ -135,14 +136,14 @@ impl Ring {
 
     /// How much output there was in all, says whoever counted it.
     pub fn total(&self) -> u64 {
-        self.counter(TOTAL_AT).load(Ordering::Acquire)
+        self.counter(TOTAL_OFFSET).load(Ordering::Acquire)
     }
 
     /// Counts output that was written: it is there from now on.
     #[inline]
     pub fn count(&self, total: u64) {
         if self.writes {
-            self.counter(TOTAL_AT).store(total, Ordering::Release);
+            self.counter(TOTAL_OFFSET).store(total, Ordering::Release);
         }
     }
 
@@ -155,7 +156,7 @@ impl Ring {
             // Less than the capacity.
             let at = (total % self.capacity as u64) as usize;
             let (part, rest) = output.split_at(output.len().min(self.capacity - at));
-            self.put(OUTPUT_AT + at, part);
+            self.put(OUTPUT_OFFSET + at, part);
             total = total.wrapping_add(part.len() as u64);
             output = rest;
         }
@@ -166,7 +167,12 @@ impl Ring {
     /// reader be killed before it knows. It is not counted. `None`: nothing
     /// can be read this way.
     #[inline]
-    pub fn read_from(&self, total: u64, terminal: impl AsFd, buffer: &mut [u8]) -> Option<Read> {
+    pub fn read_from(
+        &self,
+        total: u64,
+        terminal: impl AsFd,
+        buffer: &mut [u8],
+    ) -> Option<ReadOutcome> {
         if !self.writes {
             return None;
         }
@@ -174,16 +180,15 @@ impl Ring {
         // What is left of the room before needs none.
         let end = total.wrapping_add(room as u64);
         let zeros = end.wrapping_sub(self.zeros.replace(end)).min(room as u64) as usize;
-        // SAFETY: within the mapping; nobody has a reference into it.
-        let result = unsafe {
-            let at = self.memory.start().add(at).as_ptr();
-            std::ptr::write_bytes(at.add(room - zeros), 0, zeros);
-            self.counter(ROOM_AT).store(total, Ordering::Release);
-            libc::read(terminal.as_fd().as_raw_fd(), at.cast(), room.min(buffer.len()))
-        };
+        self.memory.write(at + room - zeros, &[0; ROOM_LENGTH][..zeros]);
+        self.counter(ROOM_OFFSET).store(total, Ordering::Release);
+        let room = room.min(buffer.len());
+        let fd = terminal.as_fd().as_raw_fd();
+        // SAFETY: room within the mapping, which nobody has a reference into.
+        let result = unsafe { libc::read(fd, self.memory.at(at, room).cast(), room) };
         // No less than 0, where it is no error.
         let read = super::read_outcome(Errno::result(result).map(|count| count as usize));
-        if let Read::Bytes(count) = read {
+        if let ReadOutcome::Bytes(count) = read {
             self.get(at, &mut buffer[..count]);
         }
         Some(read)
@@ -191,8 +196,8 @@ impl Ring {
 
     /// What a reader that was killed has read and not counted: a terminal
     /// makes nothing of zeros, so what ends with them is no shorter for it.
-    pub fn uncounted(&self, total: u64) -> Vec<u8> {
-        if self.counter(ROOM_AT).load(Ordering::Acquire) != total {
+    pub fn uncommitted(&self, total: u64) -> Vec<u8> {
+        if self.counter(ROOM_OFFSET).load(Ordering::Acquire) != total {
             return Vec::new();
         }
         let (at, room) = self.room(total);
@@ -206,7 +211,7 @@ impl Ring {
     fn room(&self, total: u64) -> (usize, usize) {
         // Less than the capacity.
         let at = (total % self.capacity as u64) as usize;
-        (OUTPUT_AT + at, ROOM.min(self.capacity - at))
+        (OUTPUT_OFFSET + at, ROOM_LENGTH.min(self.capacity - at))
     }
 
     /// The output between two places, no further apart than the capacity.
@@ -215,15 +220,15 @@ impl Ring {
         let mut output = vec![0; length];
         let at = (from % self.capacity as u64) as usize;
         let (first, second) = output.split_at_mut(length.min(self.capacity - at));
-        self.get(OUTPUT_AT + at, first);
-        self.get(OUTPUT_AT, second);
+        self.get(OUTPUT_OFFSET + at, first);
+        self.get(OUTPUT_OFFSET, second);
         output
     }
 
     /// Writes a note.
     pub fn note(&self, at: usize, note: &[u8]) {
         if at <= NOTES && note.len() <= NOTES - at {
-            self.put(NOTES_AT + at, note);
+            self.put(NOTES_OFFSET + at, note);
         }
     }
 
@@ -231,49 +236,28 @@ impl Ring {
     pub fn notes<const N: usize>(&self) -> Box<[u8; N]> {
         const { assert!(N <= NOTES) };
         let mut notes = Box::new([0; N]);
-        self.get(NOTES_AT, notes.as_mut_slice());
+        self.get(NOTES_OFFSET, notes.as_mut_slice());
         notes
     }
 
-    fn counter(&self, at: usize) -> &AtomicU64 {
-        // SAFETY: within the mapping, which lives as long as this value, is
-        // aligned to pages, and cannot shrink; an atomic may be shared with
-        // another process.
-        unsafe { &*self.memory.start().add(at).as_ptr().cast() }
+    fn counter(&self, offset: usize) -> &AtomicU64 {
+        self.memory.number(offset)
     }
 
-    fn put(&self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= OUTPUT_AT + self.capacity);
+    fn put(&self, offset: usize, bytes: &[u8]) {
         if self.writes {
-            // SAFETY: within the mapping, which is written by nobody who has
-            // a reference into it.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    bytes.as_ptr(),
-                    self.memory.start().add(at).as_ptr(),
-                    bytes.len(),
-                );
-            }
+            self.memory.write(offset, bytes);
         }
     }
 
-    fn get(&self, at: usize, bytes: &mut [u8]) {
-        assert!(at + bytes.len() <= OUTPUT_AT + self.capacity);
-        // SAFETY: within the mapping. Another process may be writing there:
-        // what is copied is bytes, whatever they are.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.memory.start().add(at).as_ptr(),
-                bytes.as_mut_ptr(),
-                bytes.len(),
-            );
-        }
+    fn get(&self, offset: usize, bytes: &mut [u8]) {
+        self.memory.read(offset, bytes);
     }
 }
 
 fn map(file: &OwnedFd, length: usize, writes: bool) -> io::Result<Mapping> {
-    let rights = if writes { BOTH } else { libc::PROT_READ };
-    Mapping::new(Some(file), length, rights, libc::MAP_SHARED)
+    let rights = if writes { READ_WRITE } else { ProtFlags::PROT_READ };
+    Mapping::new(Some(file), length, rights, MapFlags::MAP_SHARED)
 }
 
 #[cfg(test)]
@@ -286,9 +270,9 @@ mod tests {
 
     #[test]
     fn without_its_file_it_goes_on_and_has_another_one_then() {
-        for length in [0, 1, 5000, SMALLEST - 1, SMALLEST, 3 * SMALLEST + 77] {
-            let mut ring = Ring::new(SMALLEST).unwrap();
-            let before = Ring::received(copy(&ring), true).unwrap();
+        for length in [0, 1, 5000, MIN_CAPACITY - 1, MIN_CAPACITY, 3 * MIN_CAPACITY + 77] {
+            let mut ring = Ring::new(MIN_CAPACITY).unwrap();
+            let before = Ring::open(copy(&ring), true).unwrap();
             let all: Vec<u8> = (0..length + 3).map(|n| (n % 251) as u8).collect();
             ring.write(0, &all[..length]);
             ring.count(length as u64);
@@ -299,17 +283,20 @@ mod tests {
             let (read, write) = nix::unistd::pipe().unwrap();
             nix::unistd::write(&write, b"end").unwrap();
             let total = length as u64;
-            assert!(matches!(ring.read_from(total, &read, &mut [0; 9]), Some(Read::Bytes(1..))));
-            let uncounted = ring.uncounted(total);
-            assert!(!uncounted.is_empty() && before.uncounted(total) == uncounted);
+            assert!(matches!(
+                ring.read_from(total, &read, &mut [0; 9]),
+                Some(ReadOutcome::Bytes(1..))
+            ));
+            let uncounted = ring.uncommitted(total);
+            assert!(!uncounted.is_empty() && before.uncommitted(total) == uncounted);
             ring.open_file().unwrap();
-            assert_eq!((ring.total(), ring.uncounted(total)), (total, uncounted));
+            assert_eq!((ring.total(), ring.uncommitted(total)), (total, uncounted));
             // The oldest has given room.
-            let from = total.saturating_sub((SMALLEST - ROOM) as u64);
+            let from = total.saturating_sub((MIN_CAPACITY - ROOM_LENGTH) as u64);
             assert!(ring.read(from, total) == all[from as usize..length], "{length}");
             assert_eq!(ring.notes::<11>().as_slice(), b"\0\0\0\0\0\0\0note");
             // It is the one that is passed on from now on.
-            let other = Ring::received(copy(&ring), false).unwrap();
+            let other = Ring::open(copy(&ring), false).unwrap();
             ring.count(total + 1);
             assert_eq!((other.total(), before.total()), (total + 1, total));
         }
@@ -317,7 +304,7 @@ mod tests {
 
     #[test]
     fn what_is_copied_takes_no_more_memory() {
-        let mut ring = Ring::new(LARGEST).unwrap();
+        let mut ring = Ring::new(MAX_CAPACITY).unwrap();
         ring.write(0, b"a line");
         ring.count(6);
         ring.close_file();
@@ -329,7 +316,7 @@ mod tests {
 
     #[test]
     fn it_keeps_the_last() {
-        let ring = Ring::new(SMALLEST).unwrap();
+        let ring = Ring::new(MIN_CAPACITY).unwrap();
         let all: Vec<u8> = (0..30_000u32).map(|n| n as u8).collect();
         let mut total = 0;
         for length in [0, 1, 7, 4000, 95, 4096, 17_000, 3] {
@@ -337,13 +324,13 @@ mod tests {
             ring.write(total, output);
             total += length as u64;
             ring.count(total);
-            let from = total.saturating_sub(SMALLEST as u64);
+            let from = total.saturating_sub(MIN_CAPACITY as u64);
             assert_eq!(ring.read(from, total), all[from as usize..total as usize]);
         }
         ring.note(3, b"note");
         ring.note(NOTES - 1, b"too long");
-        let other = Ring::received(copy(&ring), false).unwrap();
-        assert_eq!((other.total(), other.capacity()), (total, SMALLEST));
+        let other = Ring::open(copy(&ring), false).unwrap();
+        assert_eq!((other.total(), other.capacity()), (total, MIN_CAPACITY));
         assert_eq!(other.notes::<7>().as_slice(), b"\0\0\0note");
         assert_eq!(other.read(total - 9, total), all[total as usize - 9..total as usize]);
         // It is only looked at.
@@ -354,42 +341,42 @@ mod tests {
 
     #[test]
     fn what_was_read_is_there_before_it_is_counted() {
-        let ring = Ring::new(SMALLEST).unwrap();
+        let ring = Ring::new(MIN_CAPACITY).unwrap();
         let (read, write) = nix::unistd::pipe().unwrap();
-        assert_eq!(ring.uncounted(0), b"");
+        assert_eq!(ring.uncommitted(0), b"");
         let mut buffer = [0; 100];
         let mut total = 0;
         for round in 0..1000u32 {
             let output = round.to_string().repeat(9);
             nix::unistd::write(&write, output.as_bytes()).unwrap();
-            let Some(Read::Bytes(count)) = ring.read_from(total, &read, &mut buffer) else {
+            let Some(ReadOutcome::Bytes(count)) = ring.read_from(total, &read, &mut buffer) else {
                 panic!("there is something");
             };
             // At the end of the ring it may be less.
             assert!(output.as_bytes().starts_with(&buffer[..count]), "{round}");
-            assert_eq!(ring.uncounted(total), buffer[..count]);
+            assert_eq!(ring.uncommitted(total), buffer[..count]);
             total += count as u64;
             ring.count(total);
-            assert_eq!(ring.uncounted(total), b"");
+            assert_eq!(ring.uncommitted(total), b"");
             while count < output.len() && nix::unistd::read(&read, &mut buffer).unwrap() == 100 {}
         }
         assert_eq!(
             ring.read_from(total, std::fs::File::open("/").unwrap(), &mut buffer),
-            Some(Read::Gone)
+            Some(ReadOutcome::Closed)
         );
-        assert_eq!(ring.uncounted(total), b"");
+        assert_eq!(ring.uncommitted(total), b"");
     }
 
     #[test]
     fn nothing_else_is_taken() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(Ring::received(file.into(), true).is_err());
+        assert!(Ring::open(file.into(), true).is_err());
         let file = tempfile::tempfile().unwrap();
-        file.set_len((OUTPUT_AT + SMALLEST) as u64).unwrap();
-        assert!(Ring::received(file.into(), true).is_err(), "it could be cut");
-        let ring = Ring::new(SMALLEST).unwrap();
+        file.set_len((OUTPUT_OFFSET + MIN_CAPACITY) as u64).unwrap();
+        assert!(Ring::open(file.into(), true).is_err(), "it could be cut");
+        let ring = Ring::new(MIN_CAPACITY).unwrap();
         assert!(nix::unistd::ftruncate(ring.file().unwrap(), 0).is_err());
         ring.put(0, b"x");
-        assert!(Ring::received(copy(&ring), true).is_err(), "another layout");
+        assert!(Ring::open(copy(&ring), true).is_err(), "another layout");
     }
 }

@@ -2,52 +2,55 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
-use super::memfd::{self, BOTH};
+use nix::sys::mman::{MapFlags, mmap_anonymous};
+
+use super::memfd::{self, READ_WRITE};
 
 /// What may lie in shared memory: all zero is one, and it may be read and
 /// changed from several processes at once.
 ///
 /// # Safety
 /// Both must hold; it must not be larger than a page.
-pub unsafe trait Word: Sync + 'static {}
+pub unsafe trait SharedWord: Sync + 'static {}
 
 // SAFETY: an atomic number.
-unsafe impl Word for AtomicI32 {}
+unsafe impl SharedWord for AtomicI32 {}
 // SAFETY: an atomic number.
-unsafe impl Word for AtomicU64 {}
+unsafe impl SharedWord for AtomicU64 {}
 
 /// A fixed number of words, zero at first. It is never unmapped.
-pub struct Shared<T: Word> {
+pub struct SharedMemory<T: SharedWord> {
     words: NonNull<T>,
     count: usize,
     of: PhantomData<T>,
 }
 
-/// Small ones.
-pub type SharedWords = Shared<AtomicI32>;
+/// Words of 32 bits.
+pub type SharedWords = SharedMemory<AtomicI32>;
 
-impl<T: Word> Clone for Shared<T> {
+impl<T: SharedWord> Clone for SharedMemory<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T: Word> Copy for Shared<T> {}
+impl<T: SharedWord> Copy for SharedMemory<T> {}
 
 // SAFETY: a mapping that stays, of atomics.
-unsafe impl<T: Word> Send for Shared<T> {}
+unsafe impl<T: SharedWord> Send for SharedMemory<T> {}
 // SAFETY: as above.
-unsafe impl<T: Word> Sync for Shared<T> {}
+unsafe impl<T: SharedWord> Sync for SharedMemory<T> {}
 
 /// All mappings of this process: where, and how long.
-static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<(NonZeroUsize, NonZeroUsize)>> = Mutex::new(Vec::new());
 
-impl<T: Word> Shared<T> {
+impl<T: SharedWord> SharedMemory<T> {
     /// Reserves the words; a page of memory is used when one in it is.
     ///
     /// # Errors
@@ -56,13 +59,13 @@ impl<T: Word> Shared<T> {
         Self::map::<OwnedFd>(None, count)
     }
 
-    /// The same in memory that has a descriptor, by which it can outlive an
+    /// Reserves the words in memory that has a descriptor, by which it can outlive an
     /// exec.
     ///
     /// # Errors
     /// memfd_create(2), mmap(2); no file may become as large (RLIMIT_FSIZE of
     /// getrlimit(2)).
-    pub fn to_be_kept(count: usize) -> io::Result<(Self, OwnedFd)> {
+    pub fn with_descriptor(count: usize) -> io::Result<(Self, OwnedFd)> {
         use nix::sys::resource::{Resource, getrlimit};
         // Or a signal would end us.
         let (most, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
@@ -85,11 +88,14 @@ impl<T: Word> Shared<T> {
     }
 
     fn map<F: AsFd>(file: Option<F>, count: usize) -> io::Result<Self> {
-        let flags = if file.is_some() { 0 } else { libc::MAP_NORESERVE };
-        let at = memfd::map(file, length::<T>(count), BOTH, libc::MAP_SHARED | flags)?;
+        let flags = match file {
+            Some(_) => MapFlags::MAP_SHARED,
+            None => MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+        };
+        let at = memfd::map(file, length::<T>(count), READ_WRITE, flags)?;
         let words: NonNull<T> = at.cast();
-        if let Ok(mut all) = ALL.lock() {
-            all.push((words.as_ptr().addr(), length::<T>(count)));
+        if let (Ok(mut all), Some(length)) = (ALL.lock(), NonZeroUsize::new(length::<T>(count))) {
+            all.push((words.addr(), length));
         }
         Ok(Self { words, count, of: PhantomData })
     }
@@ -102,7 +108,8 @@ impl<T: Word> Shared<T> {
     }
 }
 
-/// The same memory as words of half the size: for whoever has it to use alone.
+/// The memory of these words as words of half the size: for whoever has it to use
+/// alone.
 pub fn halves(words: &'static [AtomicU64]) -> &'static [AtomicI32] {
     // SAFETY: as much memory, which stays as long, and is aligned for larger ones;
     // any value is one of either, and both may be changed while they are shared.
@@ -131,18 +138,12 @@ fn length<T>(count: usize) -> usize {
 pub fn forget() {
     // Nobody holds that while he forks.
     let Ok(all) = ALL.try_lock() else { return };
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED;
     for (address, length) in all.iter() {
         // SAFETY: a mapping of ours that stays one of as many words, of which
         // zero is a value: references to them stay good.
         unsafe {
-            libc::mmap(
-                std::ptr::without_provenance_mut(*address),
-                *length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
-                -1,
-                0,
-            );
+            let _ = mmap_anonymous(Some(*address), *length, READ_WRITE, flags);
         }
     }
 }
@@ -154,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_child_that_forgets_sees_zero_and_changes_nothing() {
-        let anonymous: Shared<AtomicU64> = Shared::new(3000).unwrap();
-        let (kept, fd) = SharedWords::to_be_kept(10).unwrap();
+        let anonymous: SharedMemory<AtomicU64> = SharedMemory::new(3000).unwrap();
+        let (kept, fd) = SharedWords::with_descriptor(10).unwrap();
         anonymous.words()[2999].store(5, SeqCst);
         kept.words()[9].store(6, SeqCst);
         let again = SharedWords::of(fd.as_fd(), 10).unwrap();

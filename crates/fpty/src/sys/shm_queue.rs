@@ -10,10 +10,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::memfd::{self, BOTH, Mapping};
+use nix::sys::mman::MapFlags;
+
+use super::memfd::{self, Mapping, READ_WRITE};
 
 /// Bytes that it has room for.
 pub const CAPACITY: usize = 4 << 20;
@@ -21,7 +22,7 @@ pub const CAPACITY: usize = 4 << 20;
 /// What stands before them.
 const PAGE: usize = 4096;
 
-/// Both.
+/// Length of the mapping: the header's page and the bytes.
 const LENGTH: usize = PAGE + CAPACITY;
 
 #[repr(C)]
@@ -30,10 +31,10 @@ struct Header {
     head: AtomicU64,
     /// Bytes that were taken out, and done with.
     tail: AtomicU64,
-    /// Whoever takes them out sleeps, and is to be woken up.
-    sleeps: AtomicU32,
-    /// Whoever puts them in waits for room, and is to be told of it.
-    waits: AtomicU32,
+    /// Whether the consumer sleeps, and is to be woken up.
+    consumer_sleeps: AtomicU32,
+    /// Whether the producer waits for room, and is to be told of it.
+    producer_waits: AtomicU32,
     /// What is to be known of it when whoever puts them in is gone.
     notes: [Note; NOTES],
 }
@@ -45,7 +46,7 @@ struct Note {
     number: AtomicU64,
 }
 
-/// So many notes have room.
+/// The number of notes.
 pub const NOTES: usize = 250;
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
@@ -55,45 +56,34 @@ struct Memory(Mapping);
 
 impl Memory {
     fn map(fd: impl AsFd) -> io::Result<Self> {
-        Mapping::new(Some(fd), LENGTH, BOTH, libc::MAP_SHARED).map(Self)
+        Mapping::new(Some(fd), LENGTH, READ_WRITE, MapFlags::MAP_SHARED).map(Self)
     }
 
     fn header(&self) -> &Header {
         // SAFETY: a page of zeroes at first, of which any value is a Header of
         // atomics; mapped for as long as we live.
-        unsafe { self.0.start().cast::<Header>().as_ref() }
+        unsafe { &*self.0.at(0, PAGE).cast::<Header>() }
     }
 
-    /// The bytes at a position, as far as they lie in one piece: where, and
-    /// how many.
-    fn piece(&self, position: u64, count: usize) -> (NonNull<u8>, usize) {
+    /// The offset of the byte at a position, and how many of `count` follow in one piece.
+    fn piece(position: u64, count: usize) -> (usize, usize) {
         // Below CAPACITY.
         let at = (position % CAPACITY as u64) as usize;
-        // SAFETY: within the mapping.
-        let start = unsafe { self.0.start().add(PAGE + at) };
-        (start, count.min(CAPACITY - at))
+        (PAGE + at, count.min(CAPACITY - at))
     }
 
     /// Appends a copy of the bytes from a position on.
-    fn copy(&self, mut from: u64, count: usize, into: &mut Vec<u8>) {
-        into.reserve(count);
-        let mut left = count;
-        while left > 0 {
-            let (start, piece) = self.piece(from, left);
-            // SAFETY: mapped bytes; room for as many was just reserved. If the
-            // other end changes them meanwhile, they are other bytes.
-            unsafe {
-                let to = into.as_mut_ptr().add(into.len());
-                std::ptr::copy_nonoverlapping(start.as_ptr(), to, piece);
-                into.set_len(into.len() + piece);
-            }
-            from = from.wrapping_add(piece as u64);
-            left -= piece;
-        }
+    fn copy(&self, from: u64, count: usize, into: &mut Vec<u8>) {
+        let begin = into.len();
+        into.resize(begin + count, 0);
+        let (offset, length) = Self::piece(from, count);
+        let (first, second) = into[begin..].split_at_mut(length);
+        self.0.read(offset, first);
+        self.0.read(PAGE, second);
     }
 }
 
-/// The end that puts bytes in.
+/// The queue's producer, which puts bytes in.
 pub struct Producer {
     memory: Memory,
     fd: OwnedFd,
@@ -150,10 +140,8 @@ impl Producer {
         }
         for mut part in parts {
             while !part.is_empty() {
-                let (to, count) = self.memory.piece(self.head, part.len());
-                // SAFETY: room for as many, which nobody reads before the head
-                // says that they are there.
-                unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), to.as_ptr(), count) };
+                let (offset, count) = Memory::piece(self.head, part.len());
+                self.memory.0.write(offset, &part[..count]);
                 self.head += count as u64;
                 part = &part[count..];
             }
@@ -165,7 +153,7 @@ impl Producer {
     /// Whether whoever takes them out is to be woken up; once.
     pub fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.memory.header().sleeps.swap(0, Ordering::SeqCst) == 1
+        self.memory.header().consumer_sleeps.swap(0, Ordering::SeqCst) == 1
     }
 
     /// Notes a number of this one's, or takes it back (0); in one of [`NOTES`] places.
@@ -178,11 +166,11 @@ impl Producer {
 
     /// Asks to be told when there is room again.
     pub fn wait_for_room(&self) {
-        self.memory.header().waits.store(1, Ordering::SeqCst);
+        self.memory.header().producer_waits.store(1, Ordering::SeqCst);
     }
 }
 
-/// The end that takes bytes out.
+/// The queue's consumer, which takes bytes out.
 pub struct Consumer {
     memory: Memory,
     /// Before that we are done with everything.
@@ -233,7 +221,7 @@ impl Consumer {
     }
 
     /// Takes out at most so many bytes and appends them; their place is not free
-    /// before [`Consumer::is_done`]. Returns how many that were.
+    /// before [`Consumer::mark_done`]. Returns how many that were.
     ///
     /// # Errors
     /// The other end says nonsense.
@@ -261,7 +249,7 @@ impl Consumer {
     /// something all the same, so that nobody need sleep.
     pub fn sleep(&self) -> bool {
         let header = self.memory.header();
-        header.sleeps.store(1, Ordering::SeqCst);
+        header.consumer_sleeps.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         header.head.load(Ordering::SeqCst) != self.at
     }
@@ -271,8 +259,8 @@ impl Consumer {
         let header = self.memory.header();
         let used = header.head.load(Ordering::Relaxed).wrapping_sub(self.tail);
         used < CAPACITY as u64 / 2
-            && header.waits.load(Ordering::Relaxed) != 0
-            && header.waits.swap(0, Ordering::SeqCst) != 0
+            && header.producer_waits.load(Ordering::Relaxed) != 0
+            && header.producer_waits.swap(0, Ordering::SeqCst) != 0
     }
 }
 

@@ -16,30 +16,31 @@ impl Signals {
     ///
     /// # Errors
     /// signalfd(2).
-    pub fn instead_of_handlers(signals: &[Signal]) -> io::Result<Self> {
+    pub fn read_by_signalfd(signals: &[Signal]) -> io::Result<Self> {
         let set: SigSet = signals.iter().copied().collect();
         set.thread_block()?;
         Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
     /// The next signal, if one came.
-    pub fn next(&self) -> Option<Arrived> {
+    pub fn next(&self) -> Option<ReceivedSignal> {
         let info = self.0.read_signal().ok()??;
         let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
         // SI_KERNEL: raised by the terminal for a key; kill(2) says SI_USER.
         let sender = i32::try_from(info.ssi_pid).ok().and_then(Pid::new);
-        Some(Arrived { signal, by_terminal: info.ssi_code == libc::SI_KERNEL, sender })
+        Some(ReceivedSignal { signal, by_terminal: info.ssi_code == libc::SI_KERNEL, sender })
     }
 }
 
 /// A signal that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrived {
+pub struct ReceivedSignal {
     /// Which.
     pub signal: Signal,
     /// Whether a key of the terminal raised it.
     pub by_terminal: bool,
-    /// Who sent it; of SIGCHLD a child that ended, while others may have too.
+    /// The process that sent the signal; of SIGCHLD a child that ended, while others
+    /// may have too.
     pub sender: Option<Pid>,
 }
 
@@ -102,24 +103,26 @@ pub fn own_dispositions(kept: &[Signal]) {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Who stops.
+/// The target of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// This process.
-    Us,
-    /// Its whole process group, as for a key: a shell's job.
-    Group,
+pub enum StopTarget {
+    /// This process alone.
+    Process,
+    /// The whole process group, as for a key: a shell's job.
+    ProcessGroup,
 }
 
 /// Stops until somebody continues it, as Ctrl-Z does: by SIGTSTP, which is
 /// blocked here and has its default action. The kernel ignores that where
 /// nobody could continue us (an orphaned process group, setpgid(2)); SIGSTOP
 /// would be for good.
-pub fn stop(who: Stopped) {
+pub fn stop(who: StopTarget) {
     // First the group: what is blocked here waits until below.
     let sent = match who {
-        Stopped::Us => nix::sys::signal::raise(Signal::SIGTSTP),
-        Stopped::Group => nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGTSTP),
+        StopTarget::Process => nix::sys::signal::raise(Signal::SIGTSTP),
+        StopTarget::ProcessGroup => {
+            nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGTSTP)
+        }
     };
     if sent.is_ok() {
         let set = SigSet::from(Signal::SIGTSTP);

@@ -20,20 +20,19 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
-use super::credentials::OF_ELSEWHERE;
-use super::fd_query::{self, Number};
-use super::peer_process::room;
-use super::{Read, Written};
+use super::fd_query::{self, Query};
+use super::recvmsg::as_uninit;
+use super::{ReadOutcome, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
-use super::socket::fd_passing::{Passing, finish, has_passing_refused, passes_descriptors};
+use super::socket::fd_passing::{FdPassing, finish, has_passing_refused, passes_descriptors};
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
 pub struct ListeningSocket {
     fd: BorrowedFd<'static>,
-    /// Nobody can send descriptors to what comes from there; what came before
-    /// that was said was accepted, too.
+    /// Whether the kernel refuses descriptors for connections from here; those before
+    /// that was set were accepted, too.
     refuses: Option<&'static AtomicBool>,
 }
 
@@ -41,7 +40,7 @@ pub struct ListeningSocket {
 pub struct Stream {
     /// Taken out at the end.
     fd: ManuallyDrop<OwnedFd>,
-    passing: Cell<Passing>,
+    passing: Cell<FdPassing>,
 }
 
 /// What a connection comes over.
@@ -54,8 +53,8 @@ pub enum Transport {
     Tcp,
 }
 
-/// Nobody can send descriptors to what is accepted there, where the kernel knows
-/// that.
+/// Refuses descriptors for what is accepted there, where the kernel can
+/// (SO_PASSRIGHTS).
 pub(super) fn refuse_descriptors(listener: impl AsFd) {
     passes_descriptors(listener, false);
 }
@@ -124,7 +123,7 @@ impl ListeningSocket {
                 _ => Ok(None),
             };
         }
-        super::note_latest(fd);
+        super::note_descriptor(fd);
         // SAFETY: it is new and ours.
         let stream = Stream::from(unsafe { OwnedFd::from_raw_fd(fd) });
         // SAFETY: zeroed, and filled by the kernel as far as it had to.
@@ -172,27 +171,20 @@ impl Stream {
         Ok((Self::from(one), Self::from(other)))
     }
 
-    /// Whose process has connected to a UNIX socket (SO_PEERCRED, unix(7));
-    /// `None` where that cannot be known: over TCP, or of a user namespace in
-    /// which that user has no number.
-    pub fn peer_uid(&self) -> Option<u32> {
-        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != OF_ELSEWHERE)
-    }
-
     /// Waits until something can be written; not for long.
     pub fn wait_for_room(&self, longest: Duration) {
-        let _ = fd_query::wait_for(self, PollFlags::POLLOUT, longest);
+        let _ = fd_query::poll_one(self, PollFlags::POLLOUT, longest);
     }
 
     /// Waits until something can be read; not for long. Whether it can.
     pub fn wait_for_more(&self, longest: Duration) -> bool {
-        fd_query::wait_for(self, PollFlags::POLLIN, longest).is_ok_and(|found| !found.is_empty())
+        fd_query::poll_one(self, PollFlags::POLLIN, longest).is_ok_and(|found| !found.is_empty())
     }
 
     /// Reads bytes from a peer that may send more than those: that is closed, and
     /// then nothing more is read.
     pub(super) fn take(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
-        if self.passing.get() == Passing::Never {
+        if self.passing.get() == FdPassing::Never {
             // SAFETY: read(2) writes at most so many bytes there.
             let count = unsafe {
                 libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
@@ -203,16 +195,16 @@ impl Stream {
         self.take_guarded(buffer)
     }
 
-    /// Reads; [`Read::End`] when the peer will send no more.
-    pub fn read(&self, buffer: &mut [u8]) -> Read {
-        super::read_outcome(self.take(room(buffer)))
+    /// Reads; [`ReadOutcome::Eof`] when the peer will send no more.
+    pub fn read(&self, buffer: &mut [u8]) -> ReadOutcome {
+        super::read_outcome(self.take(as_uninit(buffer)))
     }
 
     /// Reads as much as the buffer has room for, in place of what was in it.
-    pub fn read_into(&self, buffer: &mut Vec<u8>) -> Read {
+    pub fn read_into(&self, buffer: &mut Vec<u8>) -> ReadOutcome {
         buffer.clear();
         let outcome = super::read_outcome(self.take(buffer.spare_capacity_mut()));
-        if let Read::Bytes(count) = outcome {
+        if let ReadOutcome::Bytes(count) = outcome {
             // SAFETY: so many were just written.
             unsafe { buffer.set_len(count) };
         }
@@ -220,7 +212,7 @@ impl Stream {
     }
 
     /// Writes, and never raises SIGPIPE.
-    pub fn write(&self, bytes: &[u8]) -> Written {
+    pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
         super::write_outcome(nix::sys::socket::send(
             self.fd.as_raw_fd(),
             bytes,
@@ -242,7 +234,7 @@ impl Stream {
 
     /// Whether the other end was closed.
     pub fn has_hung_up(&self) -> bool {
-        !fd_query::has_now(self, PollFlags::empty()).is_empty()
+        !fd_query::poll_now(self, PollFlags::empty()).is_empty()
     }
 
     /// Whether it is a UNIX socket.
@@ -253,9 +245,8 @@ impl Stream {
     /// How many bytes the peer has not taken: over TCP its kernel, on a UNIX
     /// socket itself, and there with what the kernel needs for them (SIOCOUTQ,
     /// tcp(7), unix(7)).
-    pub fn untaken(&self) -> usize {
-        fd_query::number(self, Number::Untaken)
-            .map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    pub fn unsent_bytes(&self) -> usize {
+        fd_query::query(self, Query::Unsent).map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
     /// Tells the peer that no more will come.
@@ -267,8 +258,8 @@ impl Stream {
     /// sent it again; `None`: everything was acknowledged. Zero while the
     /// answer is not late: a peer that is there and does not read answers to
     /// every window probe. (tcp(7), TCP_INFO and SIOCOUTQ)
-    pub fn unanswered_for(&self) -> Option<Duration> {
-        if self.untaken() == 0 {
+    pub fn unacknowledged_for(&self) -> Option<Duration> {
+        if self.unsent_bytes() == 0 {
             return None;
         }
         let info = self.tcp_info();
@@ -286,7 +277,7 @@ impl Stream {
 
     /// Whether there is something to read, before the end.
     pub fn has_unread(&self) -> bool {
-        fd_query::number(self, Number::Unread).is_ok_and(|count| count > 0)
+        fd_query::query(self, Query::Unread).is_ok_and(|count| count > 0)
     }
 
     /// Has a TCP peer that sends no more asked whether it is there every few
@@ -328,14 +319,14 @@ impl From<OwnedFd> for Stream {
     /// A connection within this machine between processes of our own, or one
     /// over TCP.
     fn from(fd: OwnedFd) -> Self {
-        Self { fd: ManuallyDrop::new(fd), passing: Cell::new(Passing::Never) }
+        Self { fd: ManuallyDrop::new(fd), passing: Cell::new(FdPassing::Never) }
     }
 }
 
 impl From<Stream> for OwnedFd {
-    /// One of several copies: it closes as it is.
+    /// The descriptor of a stream of which there are more copies: it closes as it is.
     fn from(stream: Stream) -> Self {
-        stream.passing.set(Passing::Never);
+        stream.passing.set(FdPassing::Never);
         let mut stream = ManuallyDrop::new(stream);
         // SAFETY: the stream is not used any more, nor dropped.
         unsafe { ManuallyDrop::take(&mut stream.fd) }
@@ -346,7 +337,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // SAFETY: it is not used after this.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
-        if self.passing.get() != Passing::Never {
+        if self.passing.get() != FdPassing::Never {
             finish(fd);
         }
     }

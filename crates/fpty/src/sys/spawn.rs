@@ -13,14 +13,16 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
-use super::memfd::{BOTH, Mapping};
+use nix::sys::mman::MapFlags;
+
+use super::memfd::{Mapping, READ_WRITE};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
 use super::spawn::program::same_name;
 pub use super::spawn::program::{Program, with_variables};
 
-/// The same in spawn.c.
+/// The program to start, as spawn.c has it.
 #[repr(C)]
 struct Plan {
     paths: *const *const libc::c_char,
@@ -42,7 +44,7 @@ struct Plan {
     groups: *const libc::c_uint,
 }
 
-/// The same in spawn.c.
+/// The state of a start, as spawn.c has it.
 #[repr(C)]
 struct Slot {
     in_use: libc::c_int,
@@ -70,21 +72,20 @@ struct Stack(Mapping);
 
 impl Stack {
     fn new() -> Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
-        Mapping::new::<OwnedFd>(None, STACK, BOTH, flags)
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
+        Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
             .map(Self)
             .context("cannot start a process")
     }
 
     /// Where it begins: it grows down from its end.
     fn top(&self) -> *mut libc::c_void {
-        // SAFETY: the end of the mapping.
-        unsafe { self.0.start().byte_add(STACK) }.as_ptr().cast()
+        self.0.at(STACK, 0).cast()
     }
 }
 
 /// Rooms that are kept for later programs.
-const SPARE: usize = 2;
+const MAX_SPARE: usize = 2;
 
 /// How long one program may take to be executed before others are not kept
 /// waiting for it, in microseconds; after that nobody waits for a while.
@@ -95,21 +96,21 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 pub enum Streams<'a> {
     /// All of them a terminal, which becomes its controlling one.
     Terminal(&'a Slave),
-    /// These, and it has no controlling terminal.
+    /// Three descriptors; the program has no controlling terminal.
     Apart([BorrowedFd<'a>; 3]),
 }
 
 /// What came of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// It runs, or is about to be executed: see [`Spawner::failure`].
+    /// The process runs, or is about to be executed: see [`Spawner::failure`].
     Running(Pid),
-    /// It cannot be executed: the errno.
+    /// The program cannot be executed: the errno.
     NotExecuted(i32),
 }
 
 /// What one child needs until it has executed its program.
-struct Room {
+struct ChildSlot {
     slot: UnsafeCell<Slot>,
     paths: Vec<*const libc::c_char>,
     argv: Vec<*const libc::c_char>,
@@ -121,7 +122,7 @@ struct Room {
     leader: Option<Pid>,
 }
 
-impl Room {
+impl ChildSlot {
     fn new() -> Result<Box<Self>> {
         // SAFETY: numbers and pointers, which may be zero; the child is given others.
         let slot = UnsafeCell::new(unsafe { std::mem::zeroed() });
@@ -166,7 +167,7 @@ impl Room {
 pub struct Spawner {
     /// Boxed: each child has a pointer to its own.
     #[allow(clippy::vec_box)]
-    rooms: Vec<Box<Room>>,
+    rooms: Vec<Box<ChildSlot>>,
     /// Low numbers are kept for the streams of the next program: a child
     /// copies the descriptors up to them, and not those of all sessions.
     low: [OwnedFd; 3],
@@ -197,7 +198,7 @@ impl Spawner {
     }
 
     /// Starts a program as the leader of a new session (see
-    /// [`Program::as_job`] for the exception), with descriptors 0, 1 and 2 as
+    /// [`Program::as_foreground_job`] for the exception), with descriptors 0, 1 and 2 as
     /// said and no others, every signal at its default and none blocked.
     /// Variables in `more` take the place of those of the same name. When this
     /// returns it has its own copies of the descriptors, and most often has
@@ -277,24 +278,24 @@ impl Spawner {
     }
 
     /// A room that is free.
-    fn room(&mut self) -> Result<Box<Room>> {
+    fn room(&mut self) -> Result<Box<ChildSlot>> {
         match self.rooms.iter().position(|room| room.is_free()) {
             Some(index) => Ok(self.rooms.swap_remove(index)),
-            None => Room::new(),
+            None => ChildSlot::new(),
         }
     }
 
     /// Gives back what no child needs any more. Returns whether there is more
     /// to be given back later.
     pub fn tidy(&mut self) -> bool {
-        if self.rooms.len() > SPARE {
+        if self.rooms.len() > MAX_SPARE {
             let mut free = 0;
             self.rooms.retain(|room| {
                 free += usize::from(room.is_free());
-                !room.is_free() || free <= SPARE
+                !room.is_free() || free <= MAX_SPARE
             });
         }
-        self.rooms.len() > SPARE
+        self.rooms.len() > MAX_SPARE
     }
 
     /// Puts copies of a program's streams under low numbers: which, and how
@@ -329,7 +330,8 @@ impl Spawner {
     /// Whether a process that has ended never was the program: which, and the
     /// errno of what failed. To be asked once, when it was reaped.
     pub fn failure(&mut self, leader: Pid) -> Option<(Arc<Program>, i32)> {
-        let of_leader = |room: &&mut Box<Room>| room.leader == Some(leader) && !room.is_in_use();
+        let of_leader =
+            |room: &&mut Box<ChildSlot>| room.leader == Some(leader) && !room.is_in_use();
         let room = self.rooms.iter_mut().find(of_leader)?;
         room.leader = None;
         let errno = room.error();

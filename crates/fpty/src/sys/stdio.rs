@@ -13,21 +13,21 @@ use nix::poll::PollFlags;
 use nix::sys::stat::{SFlag, fstat};
 use once_cell::sync::OnceCell;
 
-use super::fd_query::{self, Number, kind_of};
-use super::stdio_pass::{ERROR, INPUT, OUTPUT, own};
-use super::{Read, Written};
+use super::fd_query::{self, Query, file_type_of};
+use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
+use super::{ReadOutcome, WriteOutcome};
 
 /// Standard input. Reads wait, unless a poll said that there is something.
 pub fn stdin() -> BorrowedFd<'static> {
-    own(INPUT)
+    standard_fd(INPUT)
 }
 
 fn stdout() -> BorrowedFd<'static> {
-    own(OUTPUT)
+    standard_fd(OUTPUT)
 }
 
 fn stderr() -> BorrowedFd<'static> {
-    own(ERROR)
+    standard_fd(ERROR)
 }
 
 /// Puts /dev/null on those of the three standard descriptors that are closed:
@@ -74,20 +74,20 @@ pub fn say(line: &str) {
     say_between("", line, "\n");
 }
 
-/// The same to a terminal in raw mode, whose cursor may be anywhere.
-pub fn say_in_raw_mode(line: &str) {
+/// Writes a line to a terminal in raw mode, whose cursor may be anywhere.
+pub fn say_raw(line: &str) {
     say_between("\r\n", line, "\r\n");
 }
 
 /// Ends the line on standard error that somebody else has begun there.
-pub fn end_the_line() {
+pub fn end_line() {
     use std::io::Write;
     let _ = std::io::stderr().write_all(b"\n");
 }
 
 /// Whether what is written to standard output and to standard error comes to the
 /// same place: one terminal, pipe or file.
-pub fn is_one_place() -> bool {
+pub fn is_same_file() -> bool {
     let is_terminal = |fd| nix::unistd::isatty(fd).unwrap_or(false);
     let place = |fd| fstat(fd).map(|status| (status.st_dev, status.st_ino)).ok();
     let is_same = place(stdout()).is_some_and(|out| place(stderr()) == Some(out));
@@ -104,12 +104,12 @@ fn say_between(before: &str, line: &str, after: &str) {
 
 /// Whether standard error takes a line of up to PIPE_BUF bytes without
 /// waiting for whoever reads it.
-pub fn stderr_takes() -> bool {
+pub fn stderr_has_room() -> bool {
     // A file takes it always.
     if IS_FILE.load(Ordering::Relaxed) {
         return true;
     }
-    let found = fd_query::wait_for(stderr(), PollFlags::POLLOUT, Duration::ZERO);
+    let found = fd_query::poll_one(stderr(), PollFlags::POLLOUT, Duration::ZERO);
     if found == Ok(PollFlags::empty()) {
         return false;
     }
@@ -129,8 +129,8 @@ static MOST_UNREAD: AtomicUsize = AtomicUsize::new(0);
 /// From now on this process's standard error stays what it is. Others like it
 /// may look at once whether it takes a line: then there is to be room for all
 /// of them.
-pub fn stderr_stays(others_write: bool) {
-    let kind = fd_query::kind(stderr());
+pub fn keep_stderr(others_write: bool) {
+    let kind = fd_query::file_type(stderr());
     IS_FILE.store(kind == SFlag::S_IFREG, Ordering::Relaxed);
     if others_write && kind == SFlag::S_IFIFO {
         let size = nix::fcntl::fcntl(stderr(), nix::fcntl::FcntlArg::F_GETPIPE_SZ);
@@ -141,38 +141,38 @@ pub fn stderr_stays(others_write: bool) {
 }
 
 fn unread(pipe: BorrowedFd<'_>) -> usize {
-    fd_query::number(pipe, Number::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    fd_query::query(pipe, Query::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
 /// Reads from a descriptor that was inherited.
-pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
+pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> ReadOutcome {
     super::read_outcome(nix::unistd::read(fd, buffer))
 }
 
 /// Reads from standard input. Only a terminal that is gone takes the person
-/// with it ([`Read::Gone`]); what cannot be read has ended: nohup(1) gives one
+/// with it ([`ReadOutcome::Closed`]); what cannot be read has ended: nohup(1) gives one
 /// that is open for writing only.
 ///
 /// A read of a terminal never waits: while we were stopped, or in the background,
 /// somebody else may have taken what a poll found there.
-pub fn read_input(buffer: &mut [u8]) -> Read {
+pub fn read_input(buffer: &mut [u8]) -> ReadOutcome {
     // What was waited for in the foreground comes in the background, too, where a
     // read stops us (SIGTTIN).
     if !in_foreground() {
-        return Read::Blocked;
+        return ReadOutcome::WouldBlock;
     }
     let read = match own_terminal() {
         Some(terminal) => nix::unistd::read(terminal, buffer),
-        None if !has_input() => return Read::Blocked,
+        None if !has_input() => return ReadOutcome::WouldBlock,
         None => nix::unistd::read(stdin(), buffer),
     };
     match read {
         // Nobody can stop us there, and it is not ours to read.
-        Err(Errno::EIO) if !in_foreground() => Read::Blocked,
-        Err(Errno::EIO) if stdin_is_a_terminal() => Read::Gone,
-        Err(Errno::EAGAIN | Errno::EINTR) => Read::Blocked,
-        Ok(count) if count > 0 => Read::Bytes(count),
-        _ => Read::End,
+        Err(Errno::EIO) if !in_foreground() => ReadOutcome::WouldBlock,
+        Err(Errno::EIO) if stdin_is_a_terminal() => ReadOutcome::Closed,
+        Err(Errno::EAGAIN | Errno::EINTR) => ReadOutcome::WouldBlock,
+        Ok(count) if count > 0 => ReadOutcome::Bytes(count),
+        _ => ReadOutcome::Eof,
     }
 }
 
@@ -183,21 +183,22 @@ fn own_terminal() -> Option<&'static File> {
     static OWN: OnceCell<Option<File>> = OnceCell::new();
     let open = || {
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let own = || OpenOptions::new().read(true).custom_flags(flags).open("/proc/self/fd/0");
-        stdin_is_a_terminal().then(own)?.ok()
+        let standard_fd =
+            || OpenOptions::new().read(true).custom_flags(flags).open("/proc/self/fd/0");
+        stdin_is_a_terminal().then(standard_fd)?.ok()
     };
     OWN.get_or_init(open).as_ref()
 }
 
 /// Whether a read of standard input finds something, or its end.
 fn has_input() -> bool {
-    let found = fd_query::wait_for(stdin(), PollFlags::POLLIN, Duration::ZERO);
+    let found = fd_query::poll_one(stdin(), PollFlags::POLLIN, Duration::ZERO);
     found != Ok(PollFlags::empty())
 }
 
 /// Whether the terminal on standard input is our controlling one: the keys
 /// that are signals reach us. Below su(1) or setsid(1) they reach others.
-pub fn terminal_is_ours() -> bool {
+pub fn is_controlling_terminal() -> bool {
     // SAFETY: tcgetsid(3) looks a terminal up; it fails for another's.
     let session = unsafe { libc::tcgetsid(0) };
     session > 0 && nix::unistd::getsid(None).is_ok_and(|ours| ours.as_raw() == session)
@@ -211,7 +212,7 @@ pub fn stdin_is_a_terminal() -> bool {
 /// How wide the terminal on standard output is; `None`: it is none, or does not
 /// know.
 pub fn columns_of_output() -> Option<usize> {
-    let cols = fd_query::window(stdout())?.cols;
+    let cols = fd_query::window_size(stdout())?.cols;
     (cols > 0).then_some(cols.into())
 }
 
@@ -225,7 +226,7 @@ pub fn in_foreground() -> bool {
 pub enum Output {
     /// A description of our own, which does not wait. (To make the inherited
     /// one so would make it so for everyone who shares it, the shell too.)
-    Own(File),
+    Reopened(File),
     /// The inherited one: a terminal or pipe that cannot be opened again,
     /// written to in pieces that a poll has found room for.
     Inherited(OwnedFd),
@@ -238,9 +239,9 @@ pub enum Output {
 /// Why an output takes no more, where that is not for want of a reader: a full
 /// disk (write(2)).
 #[derive(Debug, Default)]
-pub struct Failure(Cell<i32>);
+pub struct WriteFailure(Cell<i32>);
 
-impl Failure {
+impl WriteFailure {
     /// The errno's text.
     pub fn reason(&self) -> Option<String> {
         match self.0.get() {
@@ -249,19 +250,20 @@ impl Failure {
         }
     }
 
-    /// Of a file, where nothing is for want of a reader.
-    fn note(&self, result: nix::Result<usize>) -> Written {
+    /// Records the failure of a write to a file, where nothing is for want of a reader.
+    fn note(&self, result: nix::Result<usize>) -> WriteOutcome {
         let outcome = super::write_outcome(result);
-        if let (Written::Gone, Err(errno)) = (outcome, result) {
+        if let (WriteOutcome::Closed, Err(errno)) = (outcome, result) {
             self.0.set(errno as i32);
         }
         outcome
     }
 
-    /// Of a pipe, a socket, a terminal that may have nobody at its other end.
-    fn note_unless_gone(&self, result: nix::Result<usize>) -> Written {
+    /// Records the failure of a write to a pipe, a socket or a terminal, which may have
+    /// no reader.
+    fn note_unless_gone(&self, result: nix::Result<usize>) -> WriteOutcome {
         match result {
-            Err(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => Written::Gone,
+            Err(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => WriteOutcome::Closed,
             result => self.note(result),
         }
     }
@@ -292,32 +294,32 @@ impl Output {
     /// # Errors
     /// It is closed.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let kind = kind_of(fstat(fd)?.st_mode);
+        let kind = file_type_of(fstat(fd)?.st_mode);
         if kind == SFlag::S_IFSOCK {
             return Ok(Self::Socket(fd.try_clone_to_owned()?));
         }
         if kind == SFlag::S_IFIFO || nix::unistd::isatty(fd).unwrap_or(false) {
-            let own = OpenOptions::new()
+            let standard_fd = OpenOptions::new()
                 .write(true)
                 .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
                 .open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            if let Ok(own) = own {
-                return Ok(Self::Own(own));
+            if let Ok(standard_fd) = standard_fd {
+                return Ok(Self::Reopened(standard_fd));
             }
         }
         let copy = fd.try_clone_to_owned()?;
         Ok(if kind == SFlag::S_IFREG { Self::File(copy) } else { Self::Inherited(copy) })
     }
 
-    /// Writes what there is room for. [`Written::Gone`]: nobody reads it.
-    pub fn write(&self, bytes: &[u8]) -> Written {
-        self.write_noting(bytes, &Failure::default())
+    /// Writes what there is room for. [`WriteOutcome::Closed`]: nobody reads it.
+    pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
+        self.write_recording_failure(bytes, &WriteFailure::default())
     }
 
-    /// The same; notes why it takes no more.
-    pub fn write_noting(&self, bytes: &[u8], failure: &Failure) -> Written {
+    /// Writes as [`Output::write`] does, and records why no more is taken.
+    pub fn write_recording_failure(&self, bytes: &[u8], failure: &WriteFailure) -> WriteOutcome {
         match self {
-            Self::Own(file) => failure.note_unless_gone(nix::unistd::write(file, bytes)),
+            Self::Reopened(file) => failure.note_unless_gone(nix::unistd::write(file, bytes)),
             Self::File(file) => failure.note(nix::unistd::write(file, bytes)),
             Self::Socket(socket) => failure.note_unless_gone(nix::sys::socket::send(
                 socket.as_raw_fd(),
@@ -325,8 +327,8 @@ impl Output {
                 nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
             )),
             Self::Inherited(fd) => {
-                if fd_query::has_now(fd, PollFlags::POLLOUT).is_empty() {
-                    return Written::Blocked;
+                if fd_query::poll_now(fd, PollFlags::POLLOUT).is_empty() {
+                    return WriteOutcome::WouldBlock;
                 }
                 let piece = &bytes[..bytes.len().min(PIECE)];
                 failure.note_unless_gone(nix::unistd::write(fd, piece))
@@ -338,7 +340,7 @@ impl Output {
 impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Own(file) => file.as_fd(),
+            Self::Reopened(file) => file.as_fd(),
             Self::Inherited(fd) | Self::File(fd) | Self::Socket(fd) => fd.as_fd(),
         }
     }

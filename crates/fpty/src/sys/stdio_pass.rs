@@ -11,11 +11,11 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{SockType, SockaddrStorage, getpeername, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::fd_query::{self, kind_of};
-use super::poll::GONE;
-use super::{Read, Written};
+use super::fd_query::{self, file_type_of};
+use super::poll::HANG_UP;
+use super::{ReadOutcome, WriteOutcome};
 
-/// One of standard input, output and error, by its number.
+/// Standard input, by its number.
 pub const INPUT: usize = 0;
 /// Standard output.
 pub const OUTPUT: usize = 1;
@@ -29,7 +29,7 @@ pub(super) const NULL: libc::dev_t = libc::makedev(1, 3);
 /// do not trust: a pipe, a stream socket, or /dev/null, open for it. Not a
 /// terminal, which could be typed into (TIOCSTI, ioctl_tty(2)), and not a
 /// file or folder, which leads to others (/proc/self/fd, `..`).
-pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
+pub fn can_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
     let Ok(status) = fstat(fd) else {
         return false;
     };
@@ -42,7 +42,7 @@ pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
     if flags.contains(OFlag::O_PATH) || (access != wanted && access != OFlag::O_RDWR) {
         return false;
     }
-    match kind_of(status.st_mode) {
+    match file_type_of(status.st_mode) {
         SFlag::S_IFIFO => true,
         SFlag::S_IFSOCK => is_connected_stream(fd),
         SFlag::S_IFCHR => status.st_rdev == NULL,
@@ -59,7 +59,7 @@ pub fn can_be_reopened(fd: BorrowedFd<'_>, number: usize, uid: u32) -> bool {
         return false;
     };
     let (of_owner, of_others) = if number == INPUT { (0o400, 0o004) } else { (0o200, 0o002) };
-    kind_of(status.st_mode) != SFlag::S_IFIFO
+    file_type_of(status.st_mode) != SFlag::S_IFIFO
         || uid == 0
         || status.st_mode & of_others != 0
         || (status.st_uid == uid && status.st_mode & of_owner != 0)
@@ -67,7 +67,7 @@ pub fn can_be_reopened(fd: BorrowedFd<'_>, number: usize, uid: u32) -> bool {
 
 /// Gives a pipe to the user whose program gets it, or that could not open it
 /// once more.
-pub fn belongs_to(pipe: &OwnedFd, uid: u32) {
+pub fn chown_to(pipe: &OwnedFd, uid: u32) {
     // Where it cannot be given away the program has it open all the same.
     let _ = nix::unistd::fchown(pipe, Some(nix::unistd::Uid::from_raw(uid)), None);
 }
@@ -83,10 +83,10 @@ fn is_connected_stream(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Where a program's standard input comes from; writes do not wait.
-pub struct ToProgram(OwnedFd);
+pub struct StdinPipe(OwnedFd);
 
 /// Where a program's output goes; reads do not wait.
-pub struct FromProgram(OwnedFd);
+pub struct OutputPipe(OwnedFd);
 
 /// A pipe's two ends: ours does not wait, the program's does.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -98,7 +98,7 @@ fn do_not_wait(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-impl ToProgram {
+impl StdinPipe {
     /// A new pipe, and its end for the program.
     ///
     /// # Errors
@@ -110,12 +110,12 @@ impl ToProgram {
     }
 
     /// Writes what there is room for. SIGPIPE must be blocked or ignored.
-    pub fn write(&self, bytes: &[u8]) -> Written {
+    pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
         super::write_outcome(nix::unistd::write(&self.0, bytes))
     }
 }
 
-impl FromProgram {
+impl OutputPipe {
     /// A new pipe, and its end for the program.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl FromProgram {
     }
 
     /// Reads what there is.
-    pub fn read(&self, buffer: &mut [u8]) -> Read {
+    pub fn read(&self, buffer: &mut [u8]) -> ReadOutcome {
         super::read_outcome(nix::unistd::read(&self.0, buffer))
     }
 }
@@ -137,20 +137,20 @@ impl FromProgram {
 /// Bytes that the pipe of an output holds.
 const PIPE: libc::c_int = 256 * 1024;
 
-impl AsFd for ToProgram {
+impl AsFd for StdinPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl AsFd for FromProgram {
+impl AsFd for OutputPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// One of our own standard descriptors.
-pub fn own(number: usize) -> BorrowedFd<'static> {
+/// A standard descriptor of this process, by its number.
+pub fn standard_fd(number: usize) -> BorrowedFd<'static> {
     debug_assert!(number < 3);
     // SAFETY: 0, 1 and 2 are never closed by us.
     unsafe { BorrowedFd::borrow_raw(number.min(2) as i32) }
@@ -158,35 +158,36 @@ pub fn own(number: usize) -> BorrowedFd<'static> {
 
 /// Puts /dev/null in place of one of our own standard descriptors: whoever is
 /// at its other end sees that we have closed it.
-pub fn give_up(number: usize) {
+pub fn replace_by_null(number: usize) {
     let Ok(nothing) = std::fs::File::options().read(true).write(true).open("/dev/null") else {
         return;
     };
     // SAFETY: dup2(2) with two numbers, the second one of them 0, 1 or 2.
-    while unsafe { libc::dup2(nothing.as_raw_fd(), own(number).as_raw_fd()) } < 0
+    while unsafe { libc::dup2(nothing.as_raw_fd(), standard_fd(number).as_raw_fd()) } < 0
         && Errno::last() == Errno::EINTR
     {}
 }
 
 /// A descriptor that was given away, and whose reader is asked for: we do not
 /// have it open any more, or that reader would never see its end.
-pub enum GivenAway {
+pub enum PassedStream {
     /// A pipe, by a descriptor that is for no reading or writing (O_PATH,
     /// open(2)).
     Pipe(OwnedFd),
     /// A stream socket.
     Socket,
-    /// Nobody reads that who could leave.
+    /// Anything else: it has no reader that could leave.
     Other,
 }
 
-impl GivenAway {
-    /// One of our own standard descriptors, before it is given away.
+impl PassedStream {
+    /// The stream behind a standard descriptor of this process, before it is given
+    /// away.
     pub fn of(number: usize) -> Self {
-        match fd_query::kind(own(number)) {
+        match fd_query::file_type(standard_fd(number)) {
             SFlag::S_IFIFO => {
-                let own = own(number).as_raw_fd();
-                open(own, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
+                let standard_fd = standard_fd(number).as_raw_fd();
+                open(standard_fd, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
             }
             SFlag::S_IFSOCK => Self::Socket,
             _ => Self::Other,
@@ -194,7 +195,7 @@ impl GivenAway {
     }
 
     /// Whether a pipe has no reader any more; `None`: nobody can tell.
-    pub fn is_unread(&self) -> Option<bool> {
+    pub fn has_no_reader(&self) -> Option<bool> {
         let Self::Pipe(pipe) = self else {
             return None;
         };
@@ -203,7 +204,7 @@ impl GivenAway {
             // A named one says so at once.
             Err(Errno::ENXIO) => Some(true),
             Err(_) => None,
-            Ok(writes) => Some(!fd_query::has_now(writes, PollFlags::empty()).is_empty()),
+            Ok(writes) => Some(!fd_query::poll_now(writes, PollFlags::empty()).is_empty()),
         }
     }
 }
@@ -216,9 +217,9 @@ fn open(number: i32, flags: OFlag) -> nix::Result<OwnedFd> {
 
 /// Whether nobody can read any more what is written to one of our own
 /// standard descriptors: a pipe or socket whose other end is closed.
-pub fn is_unread(number: usize) -> bool {
-    matches!(fd_query::kind(own(number)), SFlag::S_IFIFO | SFlag::S_IFSOCK)
-        && fd_query::has_now(own(number), PollFlags::empty()).intersects(GONE)
+pub fn has_no_reader(number: usize) -> bool {
+    matches!(fd_query::file_type(standard_fd(number)), SFlag::S_IFIFO | SFlag::S_IFSOCK)
+        && fd_query::poll_now(standard_fd(number), PollFlags::empty()).intersects(HANG_UP)
 }
 
 #[cfg(test)]
@@ -233,35 +234,35 @@ mod tests {
     fn a_pipe_that_was_given_away_is_not_held_open() {
         let (reads, writes) = pipe().expect("a pipe");
         let path = open(writes.as_raw_fd(), OFlag::O_PATH).expect("/proc");
-        let away = GivenAway::Pipe(path);
-        assert_eq!(away.is_unread(), Some(false));
+        let away = PassedStream::Pipe(path);
+        assert_eq!(away.has_no_reader(), Some(false));
         drop(writes);
-        assert_eq!(away.is_unread(), Some(false));
+        assert_eq!(away.has_no_reader(), Some(false));
         assert_eq!(nix::unistd::read(&reads, &mut [0]), Ok(0), "its end is seen");
         drop(reads);
-        assert_eq!(away.is_unread(), Some(true));
-        assert_eq!(GivenAway::Socket.is_unread(), None);
+        assert_eq!(away.has_no_reader(), Some(true));
+        assert_eq!(PassedStream::Socket.has_no_reader(), None);
     }
 
     #[test]
     fn only_what_leads_nowhere_is_passed() {
         let (reads, writes) = pipe().expect("a pipe");
-        assert!(may_be_passed(reads.as_fd(), INPUT) && !may_be_passed(reads.as_fd(), OUTPUT));
-        assert!(may_be_passed(writes.as_fd(), ERROR) && !may_be_passed(writes.as_fd(), INPUT));
+        assert!(can_be_passed(reads.as_fd(), INPUT) && !can_be_passed(reads.as_fd(), OUTPUT));
+        assert!(can_be_passed(writes.as_fd(), ERROR) && !can_be_passed(writes.as_fd(), INPUT));
         let (stream, _other) = UnixStream::pair().expect("a socket");
-        assert!(may_be_passed(stream.as_fd(), INPUT) && may_be_passed(stream.as_fd(), OUTPUT));
+        assert!(can_be_passed(stream.as_fd(), INPUT) && can_be_passed(stream.as_fd(), OUTPUT));
         let (ended, _other_end) = UnixStream::pair().expect("a socket");
         let (datagrams, _other) = UnixDatagram::pair().expect("a socket");
-        assert!(!may_be_passed(datagrams.as_fd(), INPUT));
+        assert!(!can_be_passed(datagrams.as_fd(), INPUT));
         // One whose other end has closed is a stream still.
         drop(_other_end);
-        assert!(may_be_passed(ended.as_fd(), INPUT));
+        assert!(can_be_passed(ended.as_fd(), INPUT));
         let listener = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(listener.path().join("s")).expect("a listener");
-        assert!(!may_be_passed(listener.as_fd(), INPUT));
+        assert!(!can_be_passed(listener.as_fd(), INPUT));
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let client = TcpStream::connect(tcp.local_addr().expect("its address")).expect("it");
-        assert!(!may_be_passed(tcp.as_fd(), INPUT) && may_be_passed(client.as_fd(), OUTPUT));
+        assert!(!can_be_passed(tcp.as_fd(), INPUT) && can_be_passed(client.as_fd(), OUTPUT));
         for (family, kind) in [
             (AddressFamily::Unix, SockType::Stream),
             (AddressFamily::Inet, SockType::Stream),
@@ -269,23 +270,23 @@ mod tests {
             (AddressFamily::Unix, SockType::SeqPacket),
         ] {
             let alone = socket(family, kind, SockFlag::empty(), None).expect("a socket");
-            assert!(!may_be_passed(alone.as_fd(), INPUT), "{family:?} {kind:?}");
+            assert!(!can_be_passed(alone.as_fd(), INPUT), "{family:?} {kind:?}");
         }
         let (packets, _other) = crate::sys::socket::Stream::pair().expect("a pair");
-        assert!(!may_be_passed(packets.as_fd(), INPUT));
+        assert!(!can_be_passed(packets.as_fd(), INPUT));
         let path = nix::fcntl::open("/dev/null", OFlag::O_PATH, nix::sys::stat::Mode::empty());
-        assert!(!may_be_passed(path.expect("it").as_fd(), INPUT));
+        assert!(!can_be_passed(path.expect("it").as_fd(), INPUT));
         let ring = crate::sys::ring::Ring::new(0).expect("a memfd");
-        assert!(!may_be_passed(ring.file().expect("its file"), INPUT));
+        assert!(!can_be_passed(ring.file().expect("its file"), INPUT));
         let pidfd = crate::sys::pidfd::PidFd::parent().expect("a pidfd");
-        assert!(!may_be_passed(pidfd.as_fd(), INPUT));
+        assert!(!can_be_passed(pidfd.as_fd(), INPUT));
         let poller = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty());
-        assert!(!may_be_passed(poller.expect("an epoll").0.as_fd(), INPUT));
+        assert!(!can_be_passed(poller.expect("an epoll").0.as_fd(), INPUT));
         let nothing = File::open("/dev/null").expect("/dev/null");
-        assert!(may_be_passed(nothing.as_fd(), INPUT) && !may_be_passed(nothing.as_fd(), OUTPUT));
+        assert!(can_be_passed(nothing.as_fd(), INPUT) && !can_be_passed(nothing.as_fd(), OUTPUT));
         for path in ["/dev/zero", "/", "/etc/passwd", "/dev/ptmx"] {
             let file = File::open(path).expect(path);
-            assert!(!may_be_passed(file.as_fd(), INPUT), "{path}");
+            assert!(!can_be_passed(file.as_fd(), INPUT), "{path}");
         }
     }
 }

@@ -8,14 +8,14 @@ use super::signal::{self, Blocked};
 use super::stdio;
 
 /// How often a job stops that is continued in the background.
-const STOPS: usize = 100;
+const MAX_STOPS: usize = 100;
 
 /// Stops a job in the background that is about to use its terminal, as the
 /// terminal would (SIGTTOU), until it is in the foreground. One that lets
 /// itself not be stopped, or that nobody could continue, goes on.
 pub fn wait_for_foreground() {
     let may_be_stopped = stdio::stdin_is_a_terminal() && !signal::is_ignored(Signal::SIGTTOU);
-    for _ in 0..STOPS {
+    for _ in 0..MAX_STOPS {
         if !may_be_stopped || stdio::in_foreground() {
             return;
         }
@@ -42,7 +42,7 @@ pub enum Raises {
     /// All but Ctrl-Z: who waits for us would stop at once, too, and have
     /// somebody go on at a raw terminal.
     Interrupts,
-    /// None.
+    /// No keys.
     Nothing,
 }
 
@@ -67,7 +67,7 @@ impl RawMode {
     }
 
     /// The character that raised this signal before, and is a byte now.
-    pub fn taken_key_of(&self, signal: Signal) -> Option<u8> {
+    pub fn disabled_key_of(&self, signal: Signal) -> Option<u8> {
         let raises = |settings: &libc::termios| {
             let key = settings.c_cc[index_of(signal)?];
             let is_one = settings.c_lflag & libc::ISIG != 0 && key != libc::_POSIX_VDISABLE;
@@ -153,7 +153,7 @@ fn index_of(signal: Signal) -> Option<usize> {
     }
 }
 
-/// These settings in raw mode.
+/// The settings of raw mode, made of these.
 fn raw_of(before: libc::termios, raises: Raises) -> libc::termios {
     let mut raw = before;
     raw.c_iflag |= libc::IGNPAR;

@@ -6,28 +6,28 @@ use std::os::unix::fs::MetadataExt;
 
 use super::child::Pid;
 use super::pidfd::{self, PidFd};
-use super::process_session::Search;
+use super::process_session::ProcessSearch;
 use super::procfs;
 use super::pty::Master;
 
 /// A terminal whose users get a signal.
-struct Sought {
-    /// As long as this is open no other terminal has its name and inode.
+struct Target {
+    /// The master: as long as it is open no other terminal has its name and inode.
     _terminal: Master,
-    /// Its slave's device and inode.
+    /// The slave's device and inode.
     file: (u64, u64),
     signal: i32,
 }
 
-/// The search.
+/// The search for processes that have terminals open.
 #[derive(Default)]
-pub struct TerminalUsers(Search<Sought>);
+pub struct TtyHolders(ProcessSearch<Target>);
 
-impl TerminalUsers {
-    /// One more terminal.
+impl TtyHolders {
+    /// Adds a terminal whose holders get a signal.
     pub fn add(&mut self, terminal: Master, signal: i32) {
-        if let Some(file) = terminal.slave_file().filter(|_| procfs::is_ours()) {
-            self.0.add(Sought { _terminal: terminal, file, signal });
+        if let Some(file) = terminal.slave_file().filter(|_| procfs::is_own_namespace()) {
+            self.0.add(Target { _terminal: terminal, file, signal });
         }
     }
 
@@ -59,7 +59,7 @@ impl TerminalUsers {
         let files = open.flatten().filter_map(|entry| std::fs::metadata(entry.path()).ok());
         let found = files.filter_map(|file| {
             let file = (file.dev(), file.ino());
-            self.0.sought.iter().find(|sought| sought.file == file).map(|sought| sought.signal)
+            self.0.targets.iter().find(|targets| targets.file == file).map(|targets| targets.signal)
         });
         found.max()
     }
@@ -81,7 +81,7 @@ mod tests {
             (master, sleep.expect("a child"))
         };
         let ((master, mut user), (other_master, mut other)) = (open(), open());
-        let mut users = TerminalUsers::default();
+        let mut users = TtyHolders::default();
         users.add(master, libc::SIGKILL);
         while !users.is_empty() {
             users.step(16);

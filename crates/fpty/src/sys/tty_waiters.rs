@@ -1,5 +1,13 @@
 //! Whether anybody waits for a terminal's input: a terminal itself does not
-//! tell. Linux does, of each thread, in /proc (proc(5), `syscall`).
+//! tell. Linux does, of each thread, in /proc (proc(5), `syscall`); what a thread polls
+//! for stands in its memory.
+//!
+//! What it brings: a pipe into the shared terminal (`pty-socket`) ends 20 to 250 ms after
+//! its last input was read and answered. Where it cannot be known (no /proc, programs of
+//! another user) the client is kept until 10 seconds of silence instead, and what a
+//! program says after a longer pause is lost to it. What it costs: four files of /proc are
+//! read for each thread below the worker, at most every 250 ms, and only while such a
+//! client is there.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,35 +17,35 @@ use std::path::Path;
 
 use nix::sys::stat::fstat;
 
-/// Who waits for a terminal's input.
+/// Whether a process waits for a terminal's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reader {
-    /// Somebody does.
-    Waits,
-    /// Nobody does: they are at something else.
+pub enum InputWait {
+    /// A process waits for input.
+    Waiting,
+    /// No process waits for input.
     Busy,
-    /// It cannot be known: no /proc, other people's processes.
+    /// Unknown: there is no /proc, or processes belong to other users.
     Unknown,
 }
 
 /// What a read must say at most: a set of 1024 descriptors for select(2) has
 /// 128 bytes, 64 for poll(2) have 512.
-const LONGEST: usize = 512;
+const MAX_READ: usize = 512;
 
 /// How many processes are looked at.
-const MOST: usize = 1024;
+const MAX_PROCESSES: usize = 1024;
 
 /// Whether a thread of this process, or of one that descends from it, waits
 /// in a read of this terminal's slave, or until there is something to read.
-pub fn of(slave: impl AsFd) -> Reader {
+pub fn of(slave: impl AsFd) -> InputWait {
     let Ok(terminal) = fstat(slave) else {
-        return Reader::Unknown;
+        return InputWait::Unknown;
     };
     let mut processes = vec![std::process::id()];
     // Not every kernel lists them (CONFIG_PROC_CHILDREN).
     let mut known = Path::new("/proc/thread-self/children").exists();
     let mut next = 0;
-    while let Some(process) = processes.get(next).copied().filter(|_| next < MOST) {
+    while let Some(process) = processes.get(next).copied().filter(|_| next < MAX_PROCESSES) {
         next += 1;
         let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else {
             continue;
@@ -45,7 +53,7 @@ pub fn of(slave: impl AsFd) -> Reader {
         for thread in threads.flatten() {
             let folder = thread.path().display().to_string();
             match waits(&folder, terminal.st_rdev) {
-                Ok(true) => return Reader::Waits,
+                Ok(true) => return InputWait::Waiting,
                 Ok(false) => {}
                 Err(error) => known &= is_gone(&error),
             }
@@ -57,9 +65,9 @@ pub fn of(slave: impl AsFd) -> Reader {
             }
         }
     }
-    match known && next < MOST {
-        true => Reader::Busy,
-        false => Reader::Unknown,
+    match known && next < MAX_PROCESSES {
+        true => InputWait::Busy,
+        false => InputWait::Unknown,
     }
 }
 
@@ -111,7 +119,8 @@ fn is_terminal(folder: &str, fd: u64, terminal: libc::dev_t) -> bool {
 /// The descriptors that a poll(2) waits to read from: pairs of an int and two
 /// shorts.
 fn of_poll(folder: &str, at: u64, count: u64) -> io::Result<Vec<u64>> {
-    let size = usize::try_from(count).map_or(LONGEST, |count| count.saturating_mul(8).min(LONGEST));
+    let size =
+        usize::try_from(count).map_or(MAX_READ, |count| count.saturating_mul(8).min(MAX_READ));
     let entries = memory(folder, at, size)?;
     let wanted = entries.chunks_exact(8).filter_map(|entry| {
         let fd = i32::from_ne_bytes(entry[..4].try_into().ok()?);
@@ -121,12 +130,12 @@ fn of_poll(folder: &str, at: u64, count: u64) -> io::Result<Vec<u64>> {
     Ok(wanted.collect())
 }
 
-/// Those of a select(2): a bit each, in words.
+/// The descriptors of a select(2): a bit each, in words.
 fn of_select(folder: &str, count: u64, at: u64) -> io::Result<Vec<u64>> {
     if at == 0 || count == 0 {
         return Ok(Vec::new());
     }
-    let words = usize::try_from(count.div_ceil(64)).unwrap_or(LONGEST).min(LONGEST / 8);
+    let words = usize::try_from(count.div_ceil(64)).unwrap_or(MAX_READ).min(MAX_READ / 8);
     let set = memory(folder, at, words * 8)?;
     let bits = set.chunks_exact(8).zip(0u64..).flat_map(|(word, index)| {
         let word = word.try_into().map_or(0, u64::from_ne_bytes);
@@ -135,7 +144,7 @@ fn of_select(folder: &str, count: u64, at: u64) -> io::Result<Vec<u64>> {
     Ok(bits.filter(|fd| *fd < count).collect())
 }
 
-/// Those that an epoll(7) descriptor watches.
+/// The descriptors that an epoll(7) descriptor watches.
 fn of_epoll(folder: &str, epoll: u64) -> io::Result<Vec<u64>> {
     let text = fs::read_to_string(format!("{folder}/fdinfo/{epoll}"))?;
     let watched = text.lines().filter_map(|line| {
@@ -166,19 +175,19 @@ mod tests {
     fn found_while(waits: impl FnOnce(i32) + Send) {
         let (master, slave) = pty::open(Size { rows: 24, cols: 80 }).unwrap();
         let fd = slave.as_fd().as_raw_fd();
-        becomes(&slave, Reader::Busy);
+        becomes(&slave, InputWait::Busy);
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || waits(fd));
-            becomes(&slave, Reader::Waits);
+            becomes(&slave, InputWait::Waiting);
             master.write(b"line\n");
             reader.join().unwrap();
         });
-        becomes(&slave, Reader::Busy);
+        becomes(&slave, InputWait::Busy);
     }
 
     /// Other tests' threads come and go.
     #[track_caller]
-    fn becomes(slave: &pty::Slave, wanted: Reader) {
+    fn becomes(slave: &pty::Slave, wanted: InputWait) {
         let end = Instant::now() + Duration::from_secs(10);
         while of(slave) != wanted {
             assert!(Instant::now() < end, "{:?} instead of {wanted:?}", of(slave));

@@ -4,17 +4,26 @@
 //! keeps nothing of what it walks through: each listener keeps what it needs.
 //!
 //! It knows controls of seven bits. Who wants those of eight (C1) as well puts
-//! [`Controls`] before it.
+//! [`C1Detector`] before it.
+//!
+//! Why not the crate vte (0.15), which has the same model: its state cannot be stored, and
+//! a checkpoint of the scrollback has that in the midst of a sequence; it tells neither the
+//! bytes of a sequence, which the query filter passes on as they came, nor of application
+//! program commands (kitty's pictures), and knows no C1 in UTF-8; and it has a byte at a
+//! time decoded. Its parser alone, with a listener that does nothing, walks through plain
+//! text at 520 MB/s, colours at 43 and a device control string at 70, and has 432 bytes
+//! for each terminal. [`crate::terminal::modes`] follows the modes at 6,800, 159 and 5,900
+//! MB/s, in 248 bytes with all that they are.
 
 use memchr::{memchr, memchr3};
 
 /// Begins a sequence.
 pub const ESC: u8 = 0x1b;
 /// Ends an operating system command, too.
-pub const BEL: u8 = 0x07;
+const BEL: u8 = 0x07;
 /// Cancels a sequence.
 pub const CAN: u8 = 0x18;
-/// As [`CAN`].
+/// Cancels a sequence, too.
 pub const SUB: u8 = 0x1a;
 
 /// Where in a sequence the output stands.
@@ -42,20 +51,20 @@ pub enum State {
     /// In an application program command.
     Apc,
     /// In a start of string or a privacy message: terminals ignore them.
-    Ignored,
+    SosPm,
 }
 
 impl State {
     /// Whether it is in a string.
     #[inline]
     pub fn is_string(self) -> bool {
-        matches!(self, State::Osc | State::Dcs | State::Apc | State::Ignored)
+        matches!(self, State::Osc | State::Dcs | State::Apc | State::SosPm)
     }
 }
 
 /// What a byte is where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Action {
     /// A character, a part of one, or a control that stands by itself.
     Text,
     /// A control within a sequence: it is obeyed by itself.
@@ -74,11 +83,11 @@ pub enum Step {
     Intermediate,
     /// The last byte of an escape sequence.
     EscapeEnd,
-    /// That of the one which ends a string, if one stood before it (ST).
+    /// The last byte of ST, which ends a string, if one stood before it.
     Terminator,
     /// The last byte of a control sequence.
     CsiEnd,
-    /// That of one which means nothing.
+    /// The last byte of a control sequence without a meaning.
     IgnoredEnd,
     /// A byte of a string.
     Put,
@@ -86,19 +95,19 @@ pub enum Step {
     StringEnd,
     /// What was under way is void.
     Cancel,
-    /// Nothing within a sequence: DEL. Of what is beyond ASCII terminals think
-    /// differently: here it is passed by.
+    /// A byte that is ignored within a sequence: DEL. Of what is beyond ASCII terminals
+    /// think differently: here it is passed by.
     Nothing,
 }
 
-/// The state machine.
+/// The parser: its state, one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Escapes {
+pub struct EscapeParser {
     state: State,
 }
 
-impl Escapes {
-    /// One that stands here already.
+impl EscapeParser {
+    /// A parser in this state.
     pub fn at(state: State) -> Self {
         Self { state }
     }
@@ -112,34 +121,34 @@ impl Escapes {
     /// Takes a byte.
     // A listener's match on what is found becomes one with this.
     #[inline(always)]
-    pub fn step(&mut self, byte: u8) -> Step {
+    pub fn step(&mut self, byte: u8) -> Action {
         use State::*;
         if byte == ESC {
             self.state = Escape;
-            return Step::Escape;
+            return Action::Escape;
         }
         let (state, step) = match (self.state, byte) {
-            (Ground, _) => return Step::Text,
-            (_, CAN | SUB) => (Ground, Step::Cancel),
-            (Osc, BEL) => (Ground, Step::StringEnd),
-            (Osc | Dcs | Apc | Ignored, _) => return Step::Put,
-            (_, 0..0x20) => return Step::Control,
-            (_, 0x7f..) => return Step::Nothing,
-            (Escape | EscapeIntermediate, 0x20..0x30) => (EscapeIntermediate, Step::Intermediate),
-            (Escape, b'[') => (CsiEntry, Step::Csi),
-            (Escape, b']') => (Osc, Step::String),
-            (Escape, b'P') => (Dcs, Step::String),
-            (Escape, b'_') => (Apc, Step::String),
-            (Escape, b'X' | b'^') => (Ignored, Step::String),
-            (Escape, b'\\') => (Ground, Step::Terminator),
-            (Escape | EscapeIntermediate, _) => (Ground, Step::EscapeEnd),
-            (CsiIgnore, 0x40..) => (Ground, Step::IgnoredEnd),
-            (_, 0x40..) => (Ground, Step::CsiEnd),
-            (CsiIgnore, _) => return Step::Nothing,
-            (_, 0x20..0x30) => (CsiIntermediate, Step::Intermediate),
-            (CsiEntry, b'<'..) => (CsiParameter, Step::Marker),
-            (CsiEntry | CsiParameter, b'0'..=b';') => (CsiParameter, Step::Parameter),
-            (_, _) => (CsiIgnore, Step::Nothing),
+            (Ground, _) => return Action::Text,
+            (_, CAN | SUB) => (Ground, Action::Cancel),
+            (Osc, BEL) => (Ground, Action::StringEnd),
+            (Osc | Dcs | Apc | SosPm, _) => return Action::Put,
+            (_, 0..0x20) => return Action::Control,
+            (_, 0x7f..) => return Action::Nothing,
+            (Escape | EscapeIntermediate, 0x20..0x30) => (EscapeIntermediate, Action::Intermediate),
+            (Escape, b'[') => (CsiEntry, Action::Csi),
+            (Escape, b']') => (Osc, Action::String),
+            (Escape, b'P') => (Dcs, Action::String),
+            (Escape, b'_') => (Apc, Action::String),
+            (Escape, b'X' | b'^') => (SosPm, Action::String),
+            (Escape, b'\\') => (Ground, Action::Terminator),
+            (Escape | EscapeIntermediate, _) => (Ground, Action::EscapeEnd),
+            (CsiIgnore, 0x40..) => (Ground, Action::IgnoredEnd),
+            (_, 0x40..) => (Ground, Action::CsiEnd),
+            (CsiIgnore, _) => return Action::Nothing,
+            (_, 0x20..0x30) => (CsiIntermediate, Action::Intermediate),
+            (CsiEntry, b'<'..) => (CsiParameter, Action::Marker),
+            (CsiEntry | CsiParameter, b'0'..=b';') => (CsiParameter, Action::Parameter),
+            (_, _) => (CsiIgnore, Action::Nothing),
         };
         self.state = state;
         step
@@ -148,7 +157,7 @@ impl Escapes {
     /// How many bytes at the front are a string's, within one: at the speed of
     /// memory.
     #[inline]
-    pub fn string(self, bytes: &[u8]) -> usize {
+    pub fn string_length(self, bytes: &[u8]) -> usize {
         let end = memchr3(ESC, CAN, SUB, bytes).unwrap_or(bytes.len());
         match self.state {
             State::Osc => memchr(BEL, &bytes[..end]).unwrap_or(end),
@@ -159,21 +168,21 @@ impl Escapes {
 
 /// A control sequence in one piece, with nothing in it but numbers, as most are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whole<'a> {
+pub struct CompleteCsi<'a> {
     /// Whether a `?` stands before them.
     pub is_private: bool,
-    /// They, between semicolons.
+    /// The parameters, between semicolons.
     pub numbers: &'a [u8],
-    /// Its last byte.
+    /// The final byte.
     pub last: u8,
-    /// Its length.
+    /// The sequence's length, in bytes.
     pub length: usize,
 }
 
 /// The one that bytes begin with where no other is under way: a short cut, which
-/// finds what [`Escapes::step`] does.
+/// finds what [`EscapeParser::step`] does.
 #[inline(always)]
-pub fn whole(bytes: &[u8]) -> Option<Whole<'_>> {
+pub fn complete_csi(bytes: &[u8]) -> Option<CompleteCsi<'_>> {
     let [ESC, b'[', rest @ ..] = bytes else {
         return None;
     };
@@ -182,62 +191,63 @@ pub fn whole(bytes: &[u8]) -> Option<Whole<'_>> {
     let is_number = |byte: &u8| matches!(*byte, b'0'..=b'9' | b';');
     let end = begin + rest[begin..].iter().position(|byte| !is_number(byte))?;
     let last = rest[end];
-    let whole = Whole { is_private, numbers: &rest[begin..end], last, length: end + 3 };
-    matches!(last, 0x40..=0x7e).then_some(whole)
+    let complete_csi =
+        CompleteCsi { is_private, numbers: &rest[begin..end], last, length: end + 3 };
+    matches!(last, 0x40..=0x7e).then_some(complete_csi)
 }
 
 /// What begins the two bytes of a C1 control in UTF-8.
-pub const LEAD: u8 = 0xc2;
+pub const C1_LEAD: u8 = 0xc2;
 
 /// Finds the controls of eight bits (C1) in text that is UTF-8: each may be
 /// written as the two bytes of its character and, outside of a character, as one.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Controls {
+pub struct C1Detector {
     /// How many bytes of a character are still to come.
     continuation: u8,
-    /// A [`LEAD`] has come, and what it begins has not.
-    led: bool,
+    /// A [`C1_LEAD`] has come, and what it begins has not.
+    has_lead: bool,
 }
 
 /// What a byte is in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coded {
+pub enum ByteClass {
     /// A byte of seven bits.
     Ascii,
     /// Part of a character beyond ASCII.
     Part,
     /// A C1 control, which stands for an ESC and the byte less 0x40; with a
-    /// [`LEAD`] before it, or without.
+    /// [`C1_LEAD`] before it, or without.
     Control {
         /// Whether that is so.
-        led: bool,
+        has_lead: bool,
     },
-    /// A [`LEAD`], of which the next byte says what it is.
-    Lead,
+    /// A [`C1_LEAD`], of which the next byte says what it is.
+    C1Lead,
 }
 
-impl Controls {
-    /// Whether the last byte was a [`LEAD`].
-    pub fn is_led(self) -> bool {
-        self.led
+impl C1Detector {
+    /// Whether the last byte was a [`C1_LEAD`].
+    pub fn is_after_lead(self) -> bool {
+        self.has_lead
     }
 
     /// Characters of ASCII have come.
-    pub fn skip_ascii(&mut self) {
+    pub fn end_character(&mut self) {
         self.continuation = 0;
     }
 
-    /// Takes a byte: whether a [`LEAD`] before it was part of a character, and what
+    /// Takes a byte: whether a [`C1_LEAD`] before it was part of a character, and what
     /// it is itself.
     #[inline]
-    pub fn take(&mut self, byte: u8) -> (bool, Coded) {
+    pub fn take(&mut self, byte: u8) -> (bool, ByteClass) {
         let is_c1 = (0x80..0xa0).contains(&byte);
-        let led = std::mem::take(&mut self.led);
-        if led && is_c1 {
+        let has_lead = std::mem::take(&mut self.has_lead);
+        if has_lead && is_c1 {
             self.continuation = 0;
-            return (false, Coded::Control { led });
+            return (false, ByteClass::Control { has_lead });
         }
-        if led {
+        if has_lead {
             self.continuation = 1;
         }
         let continues = self.continuation > 0 && (0x80..0xc0).contains(&byte);
@@ -248,14 +258,14 @@ impl Controls {
             0xf0..=0xf4 => 3,
             _ => 0,
         };
-        self.led = byte == LEAD;
+        self.has_lead = byte == C1_LEAD;
         let coded = match byte {
-            LEAD => Coded::Lead,
-            _ if is_c1 && !continues => Coded::Control { led: false },
-            0x80.. => Coded::Part,
-            _ => Coded::Ascii,
+            C1_LEAD => ByteClass::C1Lead,
+            _ if is_c1 && !continues => ByteClass::Control { has_lead: false },
+            0x80.. => ByteClass::Part,
+            _ => ByteClass::Ascii,
         };
-        (led, coded)
+        (has_lead, coded)
     }
 }
 
@@ -265,54 +275,57 @@ mod tests {
     use proptest::prelude::*;
 
     /// The last step of a sequence, and where it leads.
-    fn last(bytes: &[u8]) -> (Step, State) {
-        let mut escapes = Escapes::default();
-        let step = bytes.iter().fold(Step::Nothing, |_, byte| escapes.step(*byte));
+    fn last(bytes: &[u8]) -> (Action, State) {
+        let mut escapes = EscapeParser::default();
+        let step = bytes.iter().fold(Action::Nothing, |_, byte| escapes.step(*byte));
         (step, escapes.state())
     }
 
     #[test]
     fn sequences_end_where_they_should() {
-        let ended: [(&[u8], Step); 14] = [
-            (b"\x1b[1;31m", Step::CsiEnd),
-            (b"\x1b[?25\x0ah", Step::CsiEnd),
-            (b"\x1b[2 q", Step::CsiEnd),
-            (b"\x1b[\x7f\x801m", Step::CsiEnd),
-            (b"\x1b[1?n", Step::IgnoredEnd),
-            (b"\x1b[??n", Step::IgnoredEnd),
-            (b"\x1b[ 1q", Step::IgnoredEnd),
-            (b"\x1b(B", Step::EscapeEnd),
-            (b"\x1b#[", Step::EscapeEnd),
-            (b"\x1b]0;title\x07", Step::StringEnd),
-            (b"\x1bPq#0\x07\x1b\\", Step::Terminator),
-            (b"\x1b[1\x18", Step::Cancel),
-            (b"\x1b^text\x1a", Step::Cancel),
-            (b"\x1b[1\x1b[2mx", Step::Text),
+        let ended: [(&[u8], Action); 14] = [
+            (b"\x1b[1;31m", Action::CsiEnd),
+            (b"\x1b[?25\x0ah", Action::CsiEnd),
+            (b"\x1b[2 q", Action::CsiEnd),
+            (b"\x1b[\x7f\x801m", Action::CsiEnd),
+            (b"\x1b[1?n", Action::IgnoredEnd),
+            (b"\x1b[??n", Action::IgnoredEnd),
+            (b"\x1b[ 1q", Action::IgnoredEnd),
+            (b"\x1b(B", Action::EscapeEnd),
+            (b"\x1b#[", Action::EscapeEnd),
+            (b"\x1b]0;title\x07", Action::StringEnd),
+            (b"\x1bPq#0\x07\x1b\\", Action::Terminator),
+            (b"\x1b[1\x18", Action::Cancel),
+            (b"\x1b^text\x1a", Action::Cancel),
+            (b"\x1b[1\x1b[2mx", Action::Text),
         ];
         for (bytes, step) in ended {
             assert_eq!(last(bytes), (step, State::Ground), "{bytes:?}");
         }
-        assert_eq!(last(b"\x1b]2;a\x1b"), (Step::Escape, State::Escape));
-        assert_eq!(last(b"\x1b_G\x07"), (Step::Put, State::Apc));
-        assert_eq!(last(b"\x1b[>"), (Step::Marker, State::CsiParameter));
-        assert_eq!(size_of::<Escapes>(), 1);
+        assert_eq!(last(b"\x1b]2;a\x1b"), (Action::Escape, State::Escape));
+        assert_eq!(last(b"\x1b_G\x07"), (Action::Put, State::Apc));
+        assert_eq!(last(b"\x1b[>"), (Action::Marker, State::CsiParameter));
+        assert_eq!(size_of::<EscapeParser>(), 1);
     }
 
     /// What text has beside ASCII.
-    fn controls(text: &[u8]) -> Vec<(bool, Coded)> {
-        let mut controls = Controls::default();
+    fn controls(text: &[u8]) -> Vec<(bool, ByteClass)> {
+        let mut controls = C1Detector::default();
         text.iter().map(|byte| controls.take(*byte)).collect()
     }
 
     #[test]
     fn controls_of_eight_bits_are_told_from_characters() {
-        let control = |led| (false, Coded::Control { led });
+        let control = |has_lead| (false, ByteClass::Control { has_lead });
         assert_eq!(
             controls(b"\x9b\xc2\x9b"),
-            [control(false), (false, Coded::Lead), control(true)]
+            [control(false), (false, ByteClass::C1Lead), control(true)]
         );
-        assert_eq!(controls("\u{a9}".as_bytes()), [(false, Coded::Lead), (true, Coded::Part)]);
-        assert_eq!(controls("\u{5b57}\u{6db}".as_bytes()), [(false, Coded::Part); 5]);
+        assert_eq!(
+            controls("\u{a9}".as_bytes()),
+            [(false, ByteClass::C1Lead), (true, ByteClass::Part)]
+        );
+        assert_eq!(controls("\u{5b57}\u{6db}".as_bytes()), [(false, ByteClass::Part); 5]);
         // Half a character, and one that stands alone.
         assert_eq!(controls(b"\xe5a\x9b")[2], control(false));
     }
@@ -329,22 +342,22 @@ mod tests {
         /// By the short cuts, in any fragmentation, or byte by byte.
         #[test]
         fn it_does_not_matter_how_output_is_cut(output in likely(), cut in 1usize..20) {
-            let mut plain = Escapes::default();
+            let mut plain = EscapeParser::default();
             let wanted: Vec<_> = output.iter().map(|byte| plain.step(*byte)).collect();
-            let (mut escapes, mut steps) = (Escapes::default(), Vec::new());
+            let (mut escapes, mut steps) = (EscapeParser::default(), Vec::new());
             for mut piece in output.chunks(cut) {
                 while let Some(byte) = piece.first() {
                     let mut taken = 1;
-                    match (escapes.state(), whole(piece)) {
-                        (State::Ground, Some(whole)) => {
-                            taken = whole.length;
+                    match (escapes.state(), complete_csi(piece)) {
+                        (State::Ground, Some(complete_csi)) => {
+                            taken = complete_csi.length;
                             let at = steps.len();
                             steps.extend_from_slice(&wanted[at..at + taken - 1]);
-                            steps.push(Step::CsiEnd);
+                            steps.push(Action::CsiEnd);
                         }
-                        (state, _) if state.is_string() && escapes.string(piece) > 0 => {
-                            taken = escapes.string(piece);
-                            steps.resize(steps.len() + taken, Step::Put);
+                        (state, _) if state.is_string() && escapes.string_length(piece) > 0 => {
+                            taken = escapes.string_length(piece);
+                            steps.resize(steps.len() + taken, Action::Put);
                         }
                         _ => steps.push(escapes.step(*byte)),
                     }

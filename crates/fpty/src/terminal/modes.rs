@@ -2,53 +2,45 @@
 //! output: what a terminal that comes later must be told, and what one that
 //! leaves gets back. No screen, no characters: [`Modes`] has a fixed size, is
 //! fed in pieces of any length, allocates nothing, and can be kept as bytes.
-//!
-//! | file | subject |
-//! | --- | --- |
-//! | `modes.rs` | the modes, and what changes them |
-//! | `modes/parser.rs` | control sequences in pieces |
-//! | `modes/rendition.rs` | attributes and colours |
-//! | `modes/kept.rs` | the modes as bytes, which somebody else may have written |
-//! | `modes/telling.rs` | what sets them in a terminal, what undoes them |
 
 mod parser;
 mod rendition;
 
 pub use super::modes::encoding::SIZE;
-use super::modes::parser::{Found, Parser};
-use super::modes::rendition::{Attributes, Rendition};
+use super::modes::parser::{Event, Parser};
+use super::modes::rendition::{PendingSgr, Rendition};
 
 use crate::text::is_control;
 
 /// Private modes (`CSI ? N h`) that are followed, by their bit; the alternate
 /// screen is not among them.
-const PRIVATE: [u16; 26] = [
+const PRIVATE_MODES: [u16; 26] = [
     1, 5, 6, 7, 9, 12, 25, 45, 66, 67, 69, 80, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007,
     1015, 1016, 1034, 2004, 2026, 2031,
 ];
 
 const CURSOR_KEYS: u32 = bit(1);
 const ORIGIN: u32 = bit(6);
-const WRAPS: u32 = bit(7);
-const BLINKS: u32 = bit(12);
-const CURSOR: u32 = bit(25);
+const AUTOWRAP: u32 = bit(7);
+const CURSOR_BLINK: u32 = bit(12);
+const CURSOR_VISIBLE: u32 = bit(25);
 const KEYPAD: u32 = bit(66);
 const MARGINS: u32 = bit(69);
-const PASTES: u32 = bit(2004);
+const BRACKETED_PASTE: u32 = bit(2004);
 
-/// Those that are on in a terminal that nobody has told anything.
-const AT_FIRST: u32 = WRAPS | CURSOR;
+/// The private modes that are set in a terminal after power-on.
+const DEFAULT_PRIVATE: u32 = AUTOWRAP | CURSOR_VISIBLE;
 
 const fn bit(mode: u16) -> u32 {
     let mut at = 0;
-    while PRIVATE[at] != mode {
+    while PRIVATE_MODES[at] != mode {
         at += 1;
     }
     1 << at
 }
 
 fn find(mode: u16) -> Option<u32> {
-    PRIVATE.iter().position(|other| *other == mode).map(|at| 1 << at)
+    PRIVATE_MODES.iter().position(|other| *other == mode).map(|at| 1 << at)
 }
 
 /// The bit of a colour, by the command that sets it: 4, 10 to 19.
@@ -57,12 +49,12 @@ fn colour(command: u16) -> u16 {
 }
 
 /// The deepest stack of keyboard flags that is followed.
-const KEYBOARDS: usize = 8;
+const KEYBOARD_STACK: usize = 8;
 
 /// Keyboard flags (`CSI > N u`): what is in force, on top of what comes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Keyboard {
-    flags: [u8; KEYBOARDS],
+    flags: [u8; KEYBOARD_STACK],
     /// In force where none was pushed.
     base: u8,
     depth: u8,
@@ -70,7 +62,7 @@ struct Keyboard {
 
 impl Keyboard {
     fn push(&mut self, flags: u8) {
-        if usize::from(self.depth) == KEYBOARDS {
+        if usize::from(self.depth) == KEYBOARD_STACK {
             self.flags.rotate_left(1);
             self.depth -= 1;
         }
@@ -86,7 +78,7 @@ impl Keyboard {
         }
     }
 
-    fn in_force(&mut self) -> &mut u8 {
+    fn current(&mut self) -> &mut u8 {
         match self.depth {
             0 => &mut self.base,
             depth => &mut self.flags[usize::from(depth) - 1],
@@ -94,7 +86,7 @@ impl Keyboard {
     }
 
     fn set(&mut self, flags: u8, how: u16) {
-        let now = self.in_force();
+        let now = self.current();
         match how {
             2 => *now |= flags,
             3 => *now &= !flags,
@@ -119,7 +111,7 @@ impl Default for Charsets {
 
 /// What is saved along with the cursor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Saved {
+struct SavedCursor {
     rendition: Rendition,
     charsets: Charsets,
     origin: bool,
@@ -136,9 +128,9 @@ struct Region {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Modes {
     parser: Parser,
-    /// A bit for each of [`PRIVATE`].
+    /// A bit for each of [`PRIVATE_MODES`].
     private: u32,
-    /// The same, as `CSI ? N s` saved them.
+    /// The saved cursor of the main and of the alternate screen.
     private_saved: u32,
     insert: bool,
     /// A line feed returns the carriage, too.
@@ -151,7 +143,7 @@ pub struct Modes {
     charsets: Charsets,
     rendition: Rendition,
     /// Of the main and of the alternate screen.
-    saved: [Saved; 2],
+    saved: [SavedCursor; 2],
     keyboards: [Keyboard; 2],
     /// xterm's modifyOtherKeys.
     other_keys: u8,
@@ -162,16 +154,17 @@ pub struct Modes {
     colours: u16,
     /// No longer than TITLE: most terminals have none.
     title: Vec<u8>,
-    /// Somebody asked what terminal this is (DA1), and nobody has taken note.
-    asked: bool,
+    /// Whether the program has requested device attributes (DA1), and nobody has taken
+    /// note.
+    da1_requested: bool,
 }
 
 impl Default for Modes {
     fn default() -> Self {
         Self {
             parser: Parser::default(),
-            private: AT_FIRST,
-            private_saved: AT_FIRST,
+            private: DEFAULT_PRIVATE,
+            private_saved: DEFAULT_PRIVATE,
             insert: false,
             newline: false,
             alternate: 0,
@@ -180,13 +173,13 @@ impl Default for Modes {
             margins: Region::default(),
             charsets: Charsets::default(),
             rendition: Rendition::default(),
-            saved: [Saved::default(); 2],
+            saved: [SavedCursor::default(); 2],
             keyboards: [Keyboard::default(); 2],
             other_keys: 0,
             link: false,
             colours: 0,
             title: Vec::new(),
-            asked: false,
+            da1_requested: false,
         }
     }
 }
@@ -196,17 +189,17 @@ impl Modes {
     #[inline]
     pub fn follow(&mut self, mut output: &[u8]) {
         // Most attributes are reset before anybody wants to know them.
-        let mut attributes = Attributes::default();
-        while let Some(found) = self.parser.next(&mut output) {
-            match found {
-                Found::Rendition(numbers) => attributes.add(numbers, &mut self.rendition),
-                found => {
-                    attributes.settle(&mut self.rendition);
-                    self.found(found);
+        let mut attributes = PendingSgr::default();
+        while let Some(event) = self.parser.next(&mut output) {
+            match event {
+                Event::Rendition(numbers) => attributes.add(numbers, &mut self.rendition),
+                event => {
+                    attributes.apply(&mut self.rendition);
+                    self.event(event);
                 }
             }
         }
-        attributes.settle(&mut self.rendition);
+        attributes.apply(&mut self.rendition);
     }
 
     /// The terminal has another size: a region of the old one is none.
@@ -226,19 +219,19 @@ impl Modes {
     }
 
     /// Whether pastes are told from what is typed.
-    pub fn brackets_pastes(&self) -> bool {
-        self.private & PASTES != 0
+    pub fn has_bracketed_paste(&self) -> bool {
+        self.private & BRACKETED_PASTE != 0
     }
 
     /// Whether the output so far ends within a sequence.
-    pub fn is_in_a_sequence(&self) -> bool {
-        !self.parser.is_between()
+    pub fn is_in_sequence(&self) -> bool {
+        !self.parser.is_ground()
     }
 
-    /// Whether the program has asked what terminal this is (DA1) since the
-    /// last call; whoever reads while no terminal is there may answer.
-    pub fn take_asked(&mut self) -> bool {
-        std::mem::take(&mut self.asked)
+    /// Whether the program has requested device attributes (DA1) since the last call;
+    /// whoever reads while no terminal is there may answer.
+    pub fn take_da1_request(&mut self) -> bool {
+        std::mem::take(&mut self.da1_requested)
     }
 
     /// The title, less what is no character.
@@ -247,25 +240,25 @@ impl Modes {
         title.chars().filter(|c| !is_control(*c)).collect()
     }
 
-    fn found(&mut self, found: Found<'_>) {
-        match found {
-            Found::Rendition(_) => {}
-            Found::Csi(b'm') if self.parser.is_plain() => {
-                let (parameters, joined) = self.parser.parameters();
-                self.rendition.select(parameters, joined);
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Rendition(_) => {}
+            Event::Csi(b'm') if self.parser.is_plain() => {
+                let (parameters, subparameters) = self.parser.parameters();
+                self.rendition.apply_sgr(parameters, subparameters);
             }
-            Found::Csi(last) => self.control_sequence(last),
-            Found::Escape(last) => self.escape(last),
+            Event::Csi(last) => self.control_sequence(last),
+            Event::Escape(last) => self.escape(last),
             // SO, SI.
-            Found::Shift(byte) => self.charsets.shifted = u8::from(byte == 0x0e),
-            Found::Title => {
+            Event::Shift(byte) => self.charsets.shifted = u8::from(byte == 0x0e),
+            Event::Title => {
                 // The next one has the room of this.
                 std::mem::swap(&mut self.title, &mut self.parser.title);
                 self.parser.title.clear();
             }
-            Found::Link(open) => self.link = open,
-            Found::Coloured(number) => self.colours |= colour(number),
-            Found::Discoloured(number) => self.colours &= !colour(number),
+            Event::Link(open) => self.link = open,
+            Event::ColourSet(number) => self.colours |= colour(number),
+            Event::ColourReset(number) => self.colours &= !colour(number),
         }
     }
 
@@ -273,12 +266,12 @@ impl Modes {
         let (parameters, _) = self.parser.parameters();
         let first = parameters[0];
         let low = |number: u16| u8::try_from(number).unwrap_or(0);
-        let written = self.parser.written();
+        let parameter_count = self.parser.parameter_count();
         match (self.parser.marker(), self.parser.intermediate(), last) {
             (b'?', 0, b'h' | b'l' | b's' | b'r') => self.private_modes(last),
             (0, 0, b'h' | b'l') => {
                 let parameters = parameters.iter();
-                for mode in parameters.take(written.max(1)) {
+                for mode in parameters.take(parameter_count.max(1)) {
                     match mode {
                         4 => self.insert = last == b'h',
                         20 => self.newline = last == b'h',
@@ -300,13 +293,13 @@ impl Modes {
             }
             (0, 0, b's') => self.save(),
             (0, 0, b'u') => self.restore_saved(),
-            (0, 0, b'c') => self.asked |= first == 0,
+            (0, 0, b'c') => self.da1_requested |= first == 0,
             (0, b' ', b'q') if first <= 6 => self.cursor_shape = low(first),
             (0, b'!', b'p') => self.soft_reset(),
             (b'>', 0, b'm') => match parameters {
                 [4, level, ..] => self.other_keys = low(*level),
                 [4] => self.other_keys = 0,
-                [_] if written == 0 => self.other_keys = 0,
+                [_] if parameter_count == 0 => self.other_keys = 0,
                 _ => {}
             },
             (b'>', 0, b'n') if first == 4 => self.other_keys = 0,
@@ -330,10 +323,10 @@ impl Modes {
     }
 
     fn private_modes(&mut self, last: u8) {
-        for at in 0..self.parser.written() {
-            let (parameters, joined) = self.parser.parameters();
+        for at in 0..self.parser.parameter_count() {
+            let (parameters, subparameters) = self.parser.parameters();
             let mode = parameters[at];
-            if joined >> at & 1 == 1 || joined >> (at + 1) & 1 == 1 {
+            if subparameters >> at & 1 == 1 || subparameters >> (at + 1) & 1 == 1 {
                 continue;
             }
             match (last, mode) {
@@ -383,20 +376,20 @@ impl Modes {
                     // What names the session is not the terminal's state.
                     title: std::mem::take(&mut self.title),
                     colours: self.colours,
-                    asked: self.asked,
+                    da1_requested: self.da1_requested,
                     ..Self::default()
                 };
                 *self = fresh;
             }
             // DECID, which is older than DA1.
-            (0, b'Z') => self.asked = true,
+            (0, b'Z') => self.da1_requested = true,
             (slot @ b'('..=b'+', set) => self.charsets.sets[usize::from(slot - b'(')] = set,
             _ => {}
         }
     }
 
     fn save(&mut self) {
-        let saved = Saved {
+        let saved = SavedCursor {
             rendition: self.rendition,
             charsets: self.charsets,
             origin: self.private & ORIGIN != 0,
@@ -414,19 +407,20 @@ impl Modes {
 
     /// What xterm resets at a soft reset (DECSTR).
     fn soft_reset(&mut self) {
-        let reset = CURSOR | BLINKS | WRAPS | CURSOR_KEYS | KEYPAD | ORIGIN | MARGINS;
-        self.private = self.private & !reset | AT_FIRST & reset;
+        let reset =
+            CURSOR_VISIBLE | CURSOR_BLINK | AUTOWRAP | CURSOR_KEYS | KEYPAD | ORIGIN | MARGINS;
+        self.private = self.private & !reset | DEFAULT_PRIVATE & reset;
         self.insert = false;
         self.cursor_shape = 0;
         self.rendition = Rendition::default();
         self.charsets = Charsets::default();
         self.resized();
         let screen = self.screen();
-        self.saved[screen] = Saved::default();
+        self.saved[screen] = SavedCursor::default();
     }
 }
 
 pub(crate) mod encoding;
-pub(crate) mod escapes;
+pub(crate) mod restore;
 #[cfg(test)]
 mod tests;

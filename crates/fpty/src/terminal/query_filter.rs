@@ -9,44 +9,46 @@
 
 use std::mem;
 
-use super::escape_parser::{CAN, Coded, Controls, ESC, Escapes, LEAD, SUB, State, Step, whole};
+use super::escape_parser::{
+    Action, ByteClass, C1_LEAD, C1Detector, CAN, ESC, EscapeParser, SUB, State, complete_csi,
+};
 
 /// The longest sequence that is kept until its end is seen. Every query is
 /// shorter, or known by how it begins.
-const LONGEST: usize = 4096;
+const MAX_SEQUENCE: usize = 4096;
 
 const ENQ: u8 = 0x05;
-const END_OF_STRING: &[u8] = b"\x1b\\";
+const ST: &[u8] = b"\x1b\\";
 
-/// The filter; output goes through it in pieces of any size.
+/// The query filter; output goes through it in pieces of any size.
 #[derive(Clone, Debug, Default)]
-pub struct Queries {
-    escapes: Escapes,
-    controls: Controls,
+pub struct QueryFilter {
+    escapes: EscapeParser,
+    controls: C1Detector,
     /// The sequence that has begun, as far as it is not decided.
     held: Vec<u8>,
-    fate: Fate,
-    /// What became of a string that an ESC has ended; `Held`: there is none.
-    string: Fate,
-    outside: Outside,
+    verdict: Verdict,
+    /// What became of a string that an ESC has ended; `Undecided`: there is none.
+    string: Verdict,
+    passthrough: TmuxPassthrough,
 }
 
 /// What becomes of a sequence, or of a string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Fate {
-    /// It is not decided.
+enum Verdict {
+    /// Not yet decided.
     #[default]
-    Held,
+    Undecided,
     /// A string that has been let through so far.
     Passed,
-    /// It is left out, or a control sequence that is too long to be any.
+    /// Left out, or a control sequence too long to be any.
     Dropped,
 }
 
 /// Within what a program sends through tmux to the terminal outside: two ESC
 /// stand for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Outside {
+enum TmuxPassthrough {
     #[default]
     No,
     Within,
@@ -54,22 +56,22 @@ enum Outside {
     Escape,
 }
 
-impl Queries {
+impl QueryFilter {
     /// Lets output through, less the queries. What is not decided yet comes
     /// with a later piece.
-    pub fn pass(&mut self, output: &[u8], through: &mut Vec<u8>) {
+    pub fn filter(&mut self, output: &[u8], through: &mut Vec<u8>) {
         let mut rest = output;
         while let [byte, after @ ..] = rest {
             if !self.is_undecided() {
                 let mut plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
                 // Most sequences are neither torn nor queries.
-                if let Some(whole) = whole(&rest[plain..]) {
-                    let sequence = &rest[plain..plain + whole.length];
-                    plain += if is_query(sequence) { 0 } else { whole.length };
+                if let Some(complete_csi) = complete_csi(&rest[plain..]) {
+                    let sequence = &rest[plain..plain + complete_csi.length];
+                    plain += if is_csi_answered(sequence) { 0 } else { complete_csi.length };
                 }
                 if plain > 0 {
                     through.extend_from_slice(&rest[..plain]);
-                    self.controls.skip_ascii();
+                    self.controls.end_character();
                     rest = &rest[plain..];
                     continue;
                 }
@@ -84,8 +86,8 @@ impl Queries {
     /// until there is nothing undecided.
     pub fn is_undecided(&self) -> bool {
         self.escapes.state() != State::Ground
-            || self.controls.is_led()
-            || self.outside != Outside::No
+            || self.controls.is_after_lead()
+            || self.passthrough != TmuxPassthrough::No
     }
 
     /// Finds the controls among the bytes.
@@ -93,20 +95,22 @@ impl Queries {
     fn byte(&mut self, byte: u8, through: &mut Vec<u8>) {
         let (was_part, coded) = self.controls.take(byte);
         if was_part {
-            self.text(LEAD, through);
+            self.text(C1_LEAD, through);
         }
         match coded {
             // Nothing else is to come of it, wherever it stands.
-            Coded::Ascii if byte == ENQ => {}
-            Coded::Ascii => self.ascii(byte, &[byte], through),
-            Coded::Part => self.text(byte, through),
-            Coded::Lead => {}
-            Coded::Control { .. } if self.outside != Outside::No => self.outside = Outside::Within,
+            ByteClass::Ascii if byte == ENQ => {}
+            ByteClass::Ascii => self.ascii(byte, &[byte], through),
+            ByteClass::Part => self.text(byte, through),
+            ByteClass::C1Lead => {}
+            ByteClass::Control { .. } if self.passthrough != TmuxPassthrough::No => {
+                self.passthrough = TmuxPassthrough::Within
+            }
             // What ESC and this character would begin, as it was written.
-            Coded::Control { led } => {
+            ByteClass::Control { has_lead } => {
                 self.ascii(ESC, &[], through);
-                let written = [LEAD, byte];
-                self.ascii(byte - 0x40, &written[usize::from(!led)..], through);
+                let written = [C1_LEAD, byte];
+                self.ascii(byte - 0x40, &written[usize::from(!has_lead)..], through);
             }
         }
     }
@@ -115,14 +119,16 @@ impl Queries {
     #[inline]
     fn text(&mut self, byte: u8, through: &mut Vec<u8>) {
         match self.escapes.state() {
-            _ if self.outside != Outside::No => self.outside = Outside::Within,
+            _ if self.passthrough != TmuxPassthrough::No => {
+                self.passthrough = TmuxPassthrough::Within
+            }
             State::Ground => through.push(byte),
             string if string.is_string() => self.put(string, byte, through),
             // None stands within a sequence, which ends here.
             _ => {
                 self.finish_string(through);
                 self.held.clear();
-                self.escapes = Escapes::default();
+                self.escapes = EscapeParser::default();
                 through.push(byte);
             }
         }
@@ -130,72 +136,76 @@ impl Queries {
 
     /// A byte, and how it was written.
     fn ascii(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
-        self.outside = match (self.outside, byte) {
-            (Outside::No, _) => return self.step(byte, written, through),
-            (Outside::Within, ESC) => Outside::Escape,
-            (Outside::Escape, b'\\') | (_, CAN | SUB) => Outside::No,
-            (_, _) => Outside::Within,
+        self.passthrough = match (self.passthrough, byte) {
+            (TmuxPassthrough::No, _) => return self.step(byte, written, through),
+            (TmuxPassthrough::Within, ESC) => TmuxPassthrough::Escape,
+            (TmuxPassthrough::Escape, b'\\') | (_, CAN | SUB) => TmuxPassthrough::No,
+            (_, _) => TmuxPassthrough::Within,
         };
     }
 
     #[inline(never)]
     fn step(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
         let before = self.escapes.state();
-        let is_dropped = self.fate == Fate::Dropped;
+        let is_dropped = self.verdict == Verdict::Dropped;
         match self.escapes.step(byte) {
-            Step::Text => through.extend_from_slice(written),
-            Step::Escape if written == [ESC] && self.is_for_outside(before) => {
-                self.goes_outside(Outside::Escape);
+            Action::Text => through.extend_from_slice(written),
+            Action::Escape if written == [ESC] && self.is_tmux_passthrough(before) => {
+                self.enter_passthrough(TmuxPassthrough::Escape);
             }
-            Step::Escape => {
-                self.leave(before, through);
+            Action::Escape => {
+                self.end_sequence(before, through);
                 self.held.extend_from_slice(written);
             }
-            Step::Cancel => self.cancel(before, byte, through),
-            Step::Put => self.put(before, byte, through),
-            Step::StringEnd => {
-                let is_left_out = is_dropped || is_left_out(State::Osc, &self.held);
-                if !is_left_out {
+            Action::Cancel => self.cancel(before, byte, through),
+            Action::Put => self.put(before, byte, through),
+            Action::StringEnd => {
+                let is_answered = is_dropped || is_answered(State::Osc, &self.held);
+                if !is_answered {
                     through.append(&mut self.held);
                     through.push(byte);
                 }
                 self.held.clear();
             }
-            Step::Csi | Step::String => {
+            Action::Csi | Action::String => {
                 self.finish_string(through);
                 self.hold(written, through);
             }
-            Step::Terminator => {
-                if mem::take(&mut self.string) != Fate::Dropped && !is_dropped {
+            Action::Terminator => {
+                if mem::take(&mut self.string) != Verdict::Dropped && !is_dropped {
                     through.append(&mut self.held);
                     // What was left out before one byte may have kept it from being part
                     // of a character.
                     through.extend_from_slice(match written {
-                        [_] if byte != written[0] => END_OF_STRING,
+                        [_] if byte != written[0] => ST,
                         _ => written,
                     });
                 }
                 self.held.clear();
             }
-            Step::EscapeEnd => {
+            Action::EscapeEnd => {
                 self.finish_string(through);
                 // DECID asks what the terminal is.
-                let is_query = byte == b'Z' && before == State::Escape;
-                if !is_query && !is_dropped {
+                let is_csi_answered = byte == b'Z' && before == State::Escape;
+                if !is_csi_answered && !is_dropped {
                     through.append(&mut self.held);
                     through.extend_from_slice(written);
                 }
                 self.held.clear();
             }
-            Step::CsiEnd | Step::IgnoredEnd => {
+            Action::CsiEnd | Action::IgnoredEnd => {
                 self.held.extend((!is_dropped).then_some(byte));
-                if is_query(&self.held) {
+                if is_csi_answered(&self.held) {
                     // Controls within a sequence are obeyed by themselves.
                     self.held.retain(|byte| *byte < 0x20 && *byte != ESC);
                 }
                 through.append(&mut self.held);
             }
-            Step::Control | Step::Marker | Step::Parameter | Step::Intermediate | Step::Nothing => {
+            Action::Control
+            | Action::Marker
+            | Action::Parameter
+            | Action::Intermediate
+            | Action::Nothing => {
                 self.hold(written, through);
             }
         }
@@ -203,82 +213,82 @@ impl Queries {
 
     /// More of a sequence.
     fn hold(&mut self, written: &[u8], through: &mut Vec<u8>) {
-        match self.fate {
-            Fate::Dropped => {}
-            _ if self.held.len() < LONGEST => self.held.extend_from_slice(written),
+        match self.verdict {
+            Verdict::Dropped => {}
+            _ if self.held.len() < MAX_SEQUENCE => self.held.extend_from_slice(written),
             _ => {
                 self.finish_string(through);
                 self.held.clear();
-                self.fate = Fate::Dropped;
+                self.verdict = Verdict::Dropped;
             }
         }
     }
 
-    /// One more byte of a string.
+    /// A byte of a string.
     fn put(&mut self, string: State, byte: u8, through: &mut Vec<u8>) {
-        match self.fate {
-            Fate::Held => self.held.push(byte),
-            Fate::Passed => through.push(byte),
-            Fate::Dropped => {}
+        match self.verdict {
+            Verdict::Undecided => self.held.push(byte),
+            Verdict::Passed => through.push(byte),
+            Verdict::Dropped => {}
         }
-        if self.held.len() < LONGEST {
+        if self.held.len() < MAX_SEQUENCE {
             return;
         }
-        if self.is_for_outside(string) {
-            self.goes_outside(Outside::Within);
-        } else if is_left_out(string, &self.held) {
-            self.fate = Fate::Dropped;
+        if self.is_tmux_passthrough(string) {
+            self.enter_passthrough(TmuxPassthrough::Within);
+        } else if is_answered(string, &self.held) {
+            self.verdict = Verdict::Dropped;
         } else {
             through.append(&mut self.held);
-            self.fate = Fate::Passed;
+            self.verdict = Verdict::Passed;
         }
         self.held.clear();
     }
 
     /// Whether what is held is such a string.
-    fn is_for_outside(&self, state: State) -> bool {
-        state == State::Dcs && self.fate == Fate::Held && is_for_outside(&self.held)
+    fn is_tmux_passthrough(&self, state: State) -> bool {
+        state == State::Dcs && self.verdict == Verdict::Undecided && is_tmux_passthrough(&self.held)
     }
 
-    fn goes_outside(&mut self, outside: Outside) {
+    fn enter_passthrough(&mut self, passthrough: TmuxPassthrough) {
         self.held.clear();
-        (self.escapes, self.outside) = (Escapes::default(), outside);
+        (self.escapes, self.passthrough) = (EscapeParser::default(), passthrough);
     }
 
     /// An ESC or a C1 control comes: what stood before it is over.
-    fn leave(&mut self, before: State, through: &mut Vec<u8>) {
+    fn end_sequence(&mut self, before: State, through: &mut Vec<u8>) {
         // What is no string is given up, and its rest must not become another one's.
         if before.is_string() {
-            self.string = match self.fate {
-                Fate::Held if is_left_out(before, &self.held) => Fate::Dropped,
-                Fate::Held | Fate::Passed => {
+            self.string = match self.verdict {
+                Verdict::Undecided if is_answered(before, &self.held) => Verdict::Dropped,
+                Verdict::Undecided | Verdict::Passed => {
                     through.append(&mut self.held);
-                    Fate::Passed
+                    Verdict::Passed
                 }
-                Fate::Dropped => Fate::Dropped,
+                Verdict::Dropped => Verdict::Dropped,
             };
         }
         self.held.clear();
-        self.fate = Fate::Held;
+        self.verdict = Verdict::Undecided;
     }
 
     /// CAN and SUB: what stood before it is void.
     fn cancel(&mut self, before: State, byte: u8, through: &mut Vec<u8>) {
         match before {
             // Some take a cancelled string for a complete one.
-            string if is_left_out(string, &self.held) => self.held.clear(),
+            string if is_answered(string, &self.held) => self.held.clear(),
             _ => self.finish_string(through),
         }
         through.append(&mut self.held);
         through.push(byte);
-        self.string = Fate::Held;
+        self.string = Verdict::Undecided;
     }
 
     /// A string that was let through has ended by something that may be left
     /// out: it gets an end of its own.
     fn finish_string(&mut self, through: &mut Vec<u8>) {
-        if mem::take(&mut self.string) == Fate::Passed {
-            through.extend_from_slice(END_OF_STRING);
+        if mem::take(&mut self.string) == Verdict::Passed {
+            through.extend_from_slice(ST);
         }
     }
 }
@@ -288,10 +298,10 @@ fn is_plain(byte: u8) -> bool {
     byte < 0x80 && byte != ESC && byte != ENQ
 }
 
-fn is_left_out(string: State, held: &[u8]) -> bool {
+fn is_answered(string: State, held: &[u8]) -> bool {
     match string {
-        State::Osc => sets_or_asks(held),
-        State::Dcs => is_request(held) || is_for_outside(held),
+        State::Osc => is_osc_answered(held),
+        State::Dcs => is_dcs_answered(held) || is_tmux_passthrough(held),
         // The pictures of kitty's protocol: a terminal acknowledges each.
         State::Apc => body(held).starts_with(b"G"),
         _ => false,
@@ -306,7 +316,7 @@ fn body(held: &[u8]) -> &[u8] {
             Some(at) => &rest[at + 1..],
             None => &[],
         },
-        [LEAD, _, rest @ ..] | [_, rest @ ..] => rest,
+        [C1_LEAD, _, rest @ ..] | [_, rest @ ..] => rest,
         [] => &[],
     }
 }
@@ -329,7 +339,7 @@ fn parts(sequence: &[u8]) -> Option<Parts<'_>> {
 }
 
 /// Whether a terminal answers a control sequence.
-fn is_query(held: &[u8]) -> bool {
+fn is_csi_answered(held: &[u8]) -> bool {
     let printable: Vec<u8> =
         body(held).iter().copied().filter(|byte| (0x20..0x7f).contains(byte)).collect();
     let Some((private, parameters, intermediates, last)) = parts(&printable) else {
@@ -367,7 +377,7 @@ fn first_number(parameters: &[u8]) -> u32 {
 }
 
 /// Whether an operating system command sets the clipboard or is answered.
-fn sets_or_asks(held: &[u8]) -> bool {
+fn is_osc_answered(held: &[u8]) -> bool {
     let body = body(held);
     let (command, value) = match body.iter().position(|byte| *byte == b';') {
         Some(at) => (&body[..at], &body[at + 1..]),
@@ -397,7 +407,7 @@ fn sets_or_asks(held: &[u8]) -> bool {
 }
 
 /// Whether a device control string is answered.
-fn is_request(held: &[u8]) -> bool {
+fn is_dcs_answered(held: &[u8]) -> bool {
     let body = body(held);
     if body.starts_with(b"@kitty-") {
         return true;
@@ -413,7 +423,7 @@ fn is_request(held: &[u8]) -> bool {
 
 /// Whether a device control string is for the terminal that tmux runs in:
 /// whatever it holds, it is not for the screen that is shown.
-fn is_for_outside(held: &[u8]) -> bool {
+fn is_tmux_passthrough(held: &[u8]) -> bool {
     body(held).starts_with(b"tmux;")
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::session::state::CONTROL_BUDGET;
-use fpty::proto::{Answer, RouterPacketDecoder, encode_input};
+use fpty::proto::{RouterPacket, RouterPacketDecoder, encode_input};
 use proptest::prelude::*;
 
 /// A client and a program that take so many bytes at a time.
@@ -89,17 +89,17 @@ fn handle_packet(mut bytes: &[u8]) -> (Vec<u8>, [Vec<u8>; 2]) {
     let mut decoder = RouterPacketDecoder::default();
     while let Some(answer) = decoder.next(&mut bytes) {
         match answer {
-            Answer::Output(part) => outputs[0].extend_from_slice(part),
-            Answer::ErrorOutput(part) => outputs[1].extend_from_slice(part),
-            Answer::Part(kind, _, last) if last => kinds.push(kind),
-            Answer::Part(..) | Answer::Hello(_) => {}
+            RouterPacket::Output(part) => outputs[0].extend_from_slice(part),
+            RouterPacket::ErrorOutput(part) => outputs[1].extend_from_slice(part),
+            RouterPacket::Part(kind, _, last) if last => kinds.push(kind),
+            RouterPacket::Part(..) | RouterPacket::Hello(_) => {}
         }
     }
     (kinds, outputs)
 }
 
-fn exit() -> Ended {
-    Ended { ending: Ending::Exit, value: 0, text: String::new() }
+fn exit() -> SessionEnd {
+    SessionEnd { ending: EndKind::Exit, value: 0, text: String::new() }
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn the_end_waits_for_the_outputs_that_come_through_here() {
         (vec![TAKEN], NextAction::Wait)
     );
     command.output_eof(1, &mut world);
-    assert_eq!(handle_packet(&world.client).0, [TAKEN, END_OF_STREAM, ENDED]);
+    assert_eq!(handle_packet(&world.client).0, [TAKEN, END_OF_STREAM, END]);
     assert_eq!(command.next_action(), NextAction::Close);
 }
 
@@ -130,7 +130,7 @@ fn whoever_does_not_want_to_wait_says_so_by_a_signal() {
     assert_eq!((command.next_action(), world.signals.len()), (NextAction::Close, 1));
 }
 
-use fpty::proto::ENDED;
+use fpty::proto::END;
 
 proptest! {
     #[test]
@@ -172,7 +172,7 @@ proptest! {
         prop_assert!(!world.input_open);
         let (kinds, outputs) = handle_packet(&world.client);
         prop_assert_eq!(outputs, wanted);
-        prop_assert_eq!(kinds.last(), Some(&ENDED));
+        prop_assert_eq!(kinds.last(), Some(&END));
         prop_assert_eq!(command.next_action(), NextAction::Close);
     }
 }

@@ -17,7 +17,7 @@ pub use super::statistics::statistics_request::{Request, StatisticsResponse};
 pub fn answer(cx: &Context, response: StatisticsResponse) -> (String, bool) {
     let (body, lists) = match response {
         StatisticsResponse::Metrics => {
-            (crate::observe::metrics::prometheus::text(&cx.audit.counters.snapshot()), false)
+            (crate::observe::metrics::prometheus::text(&cx.observers.metrics.snapshot()), false)
         }
         StatisticsResponse::Head(_) => (String::new(), false),
         StatisticsResponse::Error(_, _, why) => (format!("{why}\n"), false),

@@ -24,7 +24,7 @@ struct Report<'a> {
 
 /// The report, up to the list of sessions.
 pub fn report(cx: &Context) -> String {
-    let counted = cx.audit.counters.snapshot();
+    let counted = cx.observers.metrics.snapshot();
     let report = Report {
         version: host().version(),
         pid: std::process::id(),

@@ -96,7 +96,7 @@ impl World {
         assert_eq!(self.got.insert(principal, what), None, "{principal} is answered twice");
     }
 
-    fn begins(&mut self, terminal: Terminal, pending: Pending) {
+    fn matches_prefix(&mut self, terminal: Terminal, pending: Pending) {
         assert!(self.live.is_none(), "two are attached");
         self.live = Some((pending.0, terminal));
         self.was_told_to_go = false;
@@ -114,7 +114,7 @@ impl World {
         };
         match state.detach(terminal, |pending| pending.0, self.now) {
             DetachResult::Detached => assert_eq!(state.rank(), 2),
-            DetachResult::PassedOn(terminal, pending) => self.begins(terminal, pending),
+            DetachResult::PassedOn(terminal, pending) => self.matches_prefix(terminal, pending),
             DetachResult::NotAttached(_) => {
                 panic!("a client leaves that the machine does not know")
             }
@@ -176,7 +176,9 @@ impl World {
                     return self.gets(pending, Got::NoSuch);
                 };
                 match state.request_attach(pending, steal, |pending| pending.0, self.now) {
-                    AttachDecision::Granted(terminal, pending) => self.begins(terminal, pending),
+                    AttachDecision::Granted(terminal, pending) => {
+                        self.matches_prefix(terminal, pending)
+                    }
                     AttachDecision::ShowExited(pending) => self.gets(pending, Got::TheEnd),
                     AttachDecision::InUse(pending) => {
                         assert!(!steal && self.live.is_some());

@@ -3,6 +3,7 @@
 //!
 //! | file | subject |
 //! | --- | --- |
+//! | `session_events.rs` | events of sessions, and their lines |
 //! | `session_info.rs` | what is known of a session, and its lines |
 //! | `session_history.rs` | the part of that which a successor of the gateway restores |
 //! | `origin.rs` | the origin of a session: listener, protocol, what the client asked for |
@@ -22,6 +23,7 @@ pub(crate) mod peer;
 pub mod prepared_end;
 pub(crate) mod recording_fields;
 pub(crate) mod rejection_rate;
+mod session_events;
 pub(crate) mod session_history;
 pub(crate) mod session_info;
 pub mod timestamp;
@@ -29,7 +31,7 @@ pub(crate) mod user_names;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::client_hello::ClientHello;
@@ -38,11 +40,9 @@ use crate::host::host;
 use crate::log;
 use crate::log_queue::LogQueue;
 use crate::process::supervisor::end_lines::{self, EndLines};
-use fpty::fair_share::Principal;
 use fpty::proto::Protocol;
-use fpty::sys::child::{Exit, Pid};
+use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
-use fpty::sys::socket::Stream;
 
 pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
 pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
@@ -50,10 +50,9 @@ pub use super::audit::peer::{ClaimedIdentity, Peer};
 pub use super::audit::recording_fields::RecordingResult;
 use super::audit::rejection_rate::RejectionRate;
 pub use super::audit::session_history::{ByteTotals, SessionHistory};
-use super::audit::session_info::{ClientAct, LineSource, RejectedConnection};
 pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
+use super::audit::session_info::{LineSource, RejectedConnection};
 use super::audit::user_names::UserNames;
-use super::metrics::counters::Counters;
 
 /// How many bytes of a command a line has room for, and the least.
 const COMMAND_ROOM: usize = 900;
@@ -66,8 +65,6 @@ const MAX_WAITING_LINES: usize = 4096;
 
 /// What a gateway tells of its sessions.
 pub struct Audit {
-    /// What happened since the start.
-    pub counters: Counters,
     /// Names of users.
     pub user_names: UserNames,
     /// Somebody wants to know more of a session than that there is one.
@@ -88,7 +85,6 @@ impl Audit {
             most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
         Self {
-            counters: Counters::of_gateway(ordinal),
             is_enabled: config.stats.is_some()
                 || sockets.iter().any(|socket| socket.audit.is_some() || socket.is_recorded),
             place: LineSource {
@@ -149,13 +145,6 @@ impl Audit {
         self.sockets.get(usize::from(listener)).map(|socket| socket.ids)
     }
 
-    /// A program has ended.
-    pub fn program_ended(&mut self, session_ref: SessionRef, exit: Exit) {
-        if let Some(info) = self.info.get_mut(&session_ref) {
-            info.exit = Some(exit);
-        }
-    }
-
     /// Where a session's recording is, or is to be, and whether it is recorded now.
     pub fn recorded(&mut self, session_ref: SessionRef, path: &str, recorded: bool) {
         if let Some(info) = self.info.get_mut(&session_ref) {
@@ -175,33 +164,6 @@ impl Audit {
         let (audit, ids) = (audit.map(|(format, _)| format), (uid, gid));
         let socket = AuditSocket { name, audit, is_recorded: false, command: command.clone(), ids };
         Origin { socket, mode, claimed, command: Some(command) }
-    }
-
-    /// Somebody gets no session.
-    pub fn rejected(
-        &mut self,
-        origin: Origin,
-        client: Option<&Stream>,
-        reason: RejectReason,
-        why: &str,
-    ) {
-        self.counters.rejected(reason);
-        if !origin.has_audit() {
-            return;
-        }
-        self.write_suppressed();
-        let rejected = RejectedConnection {
-            origin,
-            peer: Peer::default(),
-            reason,
-            why: why.into(),
-            count: None,
-        };
-        let who = client.map_or(Principal::Unknown, Principal::of);
-        if let Some(rejected) = self.rejection_rate.note(who, rejected) {
-            let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
-            self.write_rejected(&RejectedConnection { peer: peer.unwrap_or_default(), ..rejected });
-        }
     }
 
     /// Writes how many of the second that is over had no line of their own.
@@ -278,91 +240,6 @@ impl Audit {
         self.info.insert(session_ref, Box::new(info));
     }
 
-    /// A client has left a session, which goes on without it.
-    pub fn detached(
-        &mut self,
-        from: SessionRef,
-        to: SessionRef,
-        how: DetachReason,
-        bytes: ByteTotals,
-    ) {
-        let Some(mut info) = self.info.remove(&from) else {
-            return;
-        };
-        info.history.before = info.history.bytes_with(bytes);
-        let by = match how {
-            DetachReason::Stolen(uid) => Some((uid, self.user_names.of(uid))),
-            DetachReason::Requested | DetachReason::Lost => None,
-        };
-        let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
-        let act = ClientAct::Detach(how, Timestamp::from(info.history.attached).elapsed(), by);
-        self.write_client_act(&info, act, info.history.last_client());
-        self.info.insert(to, info);
-    }
-
-    /// The client of a session, which was there since then, was lost with its gateway.
-    pub fn client_lost_with_gateway(&mut self, session_ref: SessionRef, since: Timestamp) {
-        if let Some(info) = self.info.get_mut(&session_ref) {
-            info.history.attached = since.into();
-        }
-        self.detached(session_ref, session_ref, DetachReason::Lost, (None, None));
-    }
-
-    /// A client attaches to a session that goes on.
-    pub fn attached(&mut self, from: SessionRef, to: SessionRef, origin: &Origin, client: &Stream) {
-        let Some(mut info) = self.info.remove(&from) else {
-            return;
-        };
-        let peer = Peer::of(client, &mut self.user_names, info.audit.is_some());
-        self.write_client_act(&info, ClientAct::Attach(&origin.claimed), &peer);
-        info.history.client = Some(Box::new(peer));
-        info.history.attached = Timestamp::now().into();
-        self.info.insert(to, info);
-    }
-
-    /// A client looks on, from now on. Where it stands that it does so no more, in case
-    /// that this gateway is killed.
-    pub fn viewer_attached(
-        &mut self,
-        session_ref: SessionRef,
-        origin: &Origin,
-        client: &Stream,
-    ) -> Option<end_lines::EndLineSlot> {
-        let info = self.info.get(&session_ref).filter(|info| info.audit.is_some())?;
-        let peer = Peer::of(client, &mut self.user_names, true);
-        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
-        let line = info.client_act_line(
-            ClientAct::Watch(&origin.claimed),
-            &peer,
-            &self.place,
-            *self.queue.lost(),
-        );
-        self.write_line(line);
-        self.lines.as_mut()?.put(&last?, BootInstant::now(), false)
-    }
-
-    /// It does so no more, after so long.
-    pub fn viewer_left(
-        &mut self,
-        session_ref: SessionRef,
-        client: &Stream,
-        after: Duration,
-        place: Option<end_lines::EndLineSlot>,
-    ) {
-        place.into_iter().for_each(|place| self.remove_prepared(place));
-        if let Some(info) = self.info.get(&session_ref).filter(|info| info.audit.is_some()) {
-            let peer = Peer::of(client, &mut self.user_names, true);
-            let act = ClientAct::Unwatch(Some(after));
-            let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
-            self.write_line(line);
-        }
-    }
-
-    fn write_client_act(&mut self, info: &SessionInfo, act: ClientAct<'_>, peer: &Peer) {
-        let line = info.client_act_line(act, peer, &self.place, *self.queue.lost());
-        self.write_line(line);
-    }
-
     /// It is over; what of that is still to be told.
     pub fn ended(
         &mut self,
@@ -370,9 +247,7 @@ impl Audit {
         why: EndReason,
         bytes: ByteTotals,
     ) -> Option<EndedSession> {
-        let info = self.info.remove(&session_ref);
-        self.counters.session_ended(why, info.as_ref().map(|info| info.started.elapsed()));
-        let info = info?;
+        let info = self.info.remove(&session_ref)?;
         let (duration, bytes) = (info.started.elapsed(), info.history.bytes_with(bytes));
         Some(EndedSession { info, end: End { at: SystemTime::now(), duration, why, bytes } })
     }
@@ -413,6 +288,13 @@ impl Audit {
         kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
     }
 
+    /// Sets since when the current client is there.
+    pub fn set_attached(&mut self, session_ref: SessionRef, since: Timestamp) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
+            info.history.attached = since.into();
+        }
+    }
+
     /// Writes a session's last line in advance.
     fn prepare_end(&mut self, session_ref: SessionRef) {
         let (Some(lines), Some(info)) = (&mut self.lines, self.info.get_mut(&session_ref)) else {
@@ -431,17 +313,6 @@ impl Audit {
     pub fn flush(&mut self) -> bool {
         self.write_suppressed();
         self.queue.flush(log::try_write) > 0
-    }
-
-    /// A session of a gateway that was here before goes on: its beginning was told
-    /// then. Whoever keeps it has the line of its end.
-    pub fn session_restored(&mut self, session_ref: SessionRef, started: Timestamp) {
-        self.counters.session_restored();
-        if let Some(info) = self.info.get_mut(&session_ref) {
-            info.started = started;
-            info.is_supervised = true;
-        }
-        self.prepare_end(session_ref);
     }
 
     /// What the next gateway is to know of a session, where anybody wants to know it.
@@ -483,14 +354,5 @@ impl Audit {
         if let Some(lines) = &mut self.lines {
             lines.take(place);
         }
-    }
-
-    /// A session has begun: its program was executed.
-    pub fn session_started(&mut self, session_ref: SessionRef) {
-        self.counters.session_started();
-        self.prepare_end(session_ref);
-        let lost = *self.queue.lost();
-        let line = self.info.get(&session_ref).and_then(|info| info.start_line(lost));
-        self.write_line(line);
     }
 }

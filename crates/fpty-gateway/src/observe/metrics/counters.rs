@@ -9,6 +9,8 @@ use serde::{Serialize, Serializer};
 
 use crate::host::{MetricKind, host};
 use crate::observe::audit::end_reason::{EndReason, RejectReason};
+use crate::observe::audit::session_info::SessionInfo;
+use crate::observe::event::{Event, Observer};
 use crate::process::shared_memory::{self, Region};
 
 /// Bounds of the histogram of durations, in seconds; the last bucket has none.
@@ -231,6 +233,20 @@ pub fn add_bytes_out(bytes: usize) {
 /// Adds to a word that no other process writes: no locked instruction.
 fn add(word: &AtomicU64, more: u64) {
     word.store(word.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+impl Observer for Counters {
+    fn on_event(&mut self, event: &Event<'_>, _: Option<&SessionInfo>) {
+        match *event {
+            Event::Started(_) => self.session_started(),
+            Event::Restored(..) => self.session_restored(),
+            Event::Closed { reason, ended, .. } => {
+                self.session_ended(reason, ended.map(|ended| ended.end.duration));
+            }
+            Event::Rejected { reason, .. } => self.rejected(reason),
+            _ => {}
+        }
+    }
 }
 
 /// Private words, where there is no shared memory.

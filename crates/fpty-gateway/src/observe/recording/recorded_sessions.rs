@@ -20,7 +20,7 @@ use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::timestamp;
 use crate::observe::audit::{EndReason, EndedSession, RecordingResult};
 use crate::session::relay::Sessions;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 
@@ -29,17 +29,18 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Recordings {
     /// The rejection of a session that must be recorded and cannot.
-    pub fn rejection_reason(&mut self, cx: &mut Context, socket: u16) -> Option<Ended> {
+    pub fn rejection_reason(&mut self, cx: &mut Context, socket: u16) -> Option<SessionEnd> {
         let must = self.of_socket(socket).is_some_and(|it| it.on_error == OnError::Close);
-        (must && !self.ensure_connected(cx))
-            .then(|| Ended::because(Ending::Refused, "it cannot be recorded: there is no recorder"))
+        (must && !self.ensure_connected(cx)).then(|| {
+            SessionEnd::new(EndKind::Refused, "it cannot be recorded: there is no recorder")
+        })
     }
 
     /// The rejection of a command without a terminal, where nothing may go unrecorded.
-    pub fn command_rejection_reason(&self, socket: u16) -> Option<Ended> {
+    pub fn command_rejection_reason(&self, socket: u16) -> Option<SessionEnd> {
         self.of_socket(socket).is_some_and(|record| record.refuses_commands()).then(|| {
-            Ended::because(
-                Ending::Refused,
+            SessionEnd::new(
+                EndKind::Refused,
                 "it cannot be recorded: a command without a terminal never is (fpty -t gives it \
                  one; forkptyrouter-record-commands)",
             )
@@ -125,7 +126,7 @@ impl Recordings {
         socket: u16,
         state: RecordingState,
         size: Size,
-    ) -> Result<Option<Rc<RecordingTap>>, Ended> {
+    ) -> Result<Option<Rc<RecordingTap>>, SessionEnd> {
         let is_reached = self.ensure_connected(cx);
         let Some(record) = self.of_socket(socket) else {
             log_session(&state.id(), "is not recorded any more: forkptyrouter-record is off");
@@ -135,7 +136,7 @@ impl Recordings {
             log_session(&state.id(), "is not recorded any more: there is no recorder");
             let line = "session ended: it cannot be recorded: there is no recorder";
             return match record.on_error {
-                OnError::Close => Err(Ended::because(Ending::Lost, line)),
+                OnError::Close => Err(SessionEnd::new(EndKind::Lost, line)),
                 OnError::Continue => Ok(None),
             };
         }
@@ -246,7 +247,7 @@ impl Recordings {
         log_session(&recording.id(), &format!("is not recorded any more: {why}"));
         Self::tell(cx, recording);
         if recording.is_required() {
-            let ending = if *failure == Failure::Full { Ending::Limit } else { Ending::Lost };
+            let ending = if *failure == Failure::Full { EndKind::Limit } else { EndKind::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
             match recording.session_ref() {
                 Some(SessionRef::Session(key)) => {

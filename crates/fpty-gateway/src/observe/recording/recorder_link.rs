@@ -19,7 +19,7 @@ use crate::observe::audit::RecordingResult;
 use crate::process::ipc::decode;
 use crate::session::relay::Sessions;
 use fpty::error::reason;
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Interest;
 use fpty::sys::shm_queue::Producer;
 
@@ -181,15 +181,15 @@ impl Recordings {
                 None => return,
             };
             match read {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     if let Some(answer) = decode::<Answer>(&buffer[..count]) {
                         let fault_domain = self.fault_domain(&answer);
                         Self::then(cx, fault_domain, RecorderEvent::Answered(answer));
                     }
                 }
-                Read::WouldBlock => return,
+                ReadOutcome::WouldBlock => return,
                 // After what it has said last.
-                Read::Eof | Read::Closed => {
+                ReadOutcome::Eof | ReadOutcome::Closed => {
                     return Self::then(cx, FaultDomain::Gateway, RecorderEvent::Killed);
                 }
             }

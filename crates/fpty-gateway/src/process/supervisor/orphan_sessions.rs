@@ -12,8 +12,8 @@ use super::supervisor_process::{SupervisedSession, Supervisor};
 use super::supervisor_protocol::SessionFds;
 use crate::observe::audit::EndReason;
 use crate::observe::metrics::counters::Counters;
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, HEADER};
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, HEADER, SessionEnd};
 use fpty::sys::WriteOutcome;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -28,10 +28,10 @@ pub const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The END of a program that was not a child of ours.
-pub fn end_for_client(exit: Option<Exit>) -> Ended {
-    exit.map(of_exit).unwrap_or_else(|| {
+pub fn end_for_client(exit: Option<Exit>) -> SessionEnd {
+    exit.map(session_end).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
-        Ended::because(Ending::Lost, why)
+        SessionEnd::new(EndKind::Lost, why)
     })
 }
 

@@ -19,7 +19,7 @@ use crate::observe::audit::EndReason;
 use crate::process::ipc::Hello;
 use crate::process::proof;
 use crate::process::shared_memory;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
@@ -301,7 +301,7 @@ impl Supervisor {
         let left = OrphanedSessions::of(0..shared_memory::gateways(), KeptBy::Supervisor);
         left.lines.iter().for_each(|line| write_line(&self.log, line));
         left.leaders().for_each(|leader| self.grace.add(leader));
-        let told = Ended::because(Ending::Stopped, "the instance has stopped").packet();
+        let told = SessionEnd::new(EndKind::Stopped, "the instance has stopped").packet();
         for (_, mut supervised) in self.sessions.drain() {
             let SessionFds { master, program, client, .. } = supervised.fds;
             if let Some(client) = client.map(Stream::of_stranger) {

@@ -14,7 +14,7 @@ use crate::process::ipc::{self, Hello, encode};
 use fpty::fair_share::Principal;
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, WriteOutcome};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 use fpty::text::cut;
 
 /// The longest message, in bytes: less than the kernel sends as one (SO_SNDBUF of
@@ -258,9 +258,9 @@ pub fn send_done(to: &Stream) -> WriteOutcome {
 pub fn receive_hello(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
     let (count, sender) = match from.read_credentialed(&mut buffer, &mut descriptors) {
-        (Read::Bytes(count), sender) => (count, sender),
-        (Read::WouldBlock, _) => return Received::Blocked,
-        (Read::Eof | Read::Closed, _) => return Received::Closed,
+        (ReadOutcome::Bytes(count), sender) => (count, sender),
+        (ReadOutcome::WouldBlock, _) => return Received::Blocked,
+        (ReadOutcome::Eof | ReadOutcome::Closed, _) => return Received::Closed,
     };
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
@@ -276,11 +276,11 @@ pub fn receive_hello(from: &Stream) -> Received {
 pub fn receive(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
     match from.read_credentialed(&mut buffer, &mut descriptors).0 {
-        Read::Bytes(count) => {
+        ReadOutcome::Bytes(count) => {
             decode(&buffer[..count], descriptors).map_or(Received::Invalid, Received::Message)
         }
-        Read::WouldBlock => Received::Blocked,
-        Read::Eof | Read::Closed => Received::Closed,
+        ReadOutcome::WouldBlock => Received::Blocked,
+        ReadOutcome::Eof | ReadOutcome::Closed => Received::Closed,
     }
 }
 

@@ -7,48 +7,8 @@ use fpty::proto::{
 
 use fpty::text::shown_within;
 
-use super::detach_state::DetachState;
+use super::extended_state::HandOver;
 use super::{Client, Session, SessionEffects};
-
-/// Progress of the hand-over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HandOver {
-    /// The gateway has the terminal: bytes are relayed.
-    #[default]
-    Ours,
-    /// The terminal was offered; bytes are relayed all the same.
-    Offered,
-    /// The client has the descriptors (TAKEN), and sends no more input: what came before is to
-    /// reach the terminal first.
-    Taken,
-    /// The client was sent GO: the terminal is its own.
-    Theirs,
-    /// Only the scrollback was offered and taken: bytes are relayed for good.
-    ByteTotals,
-}
-
-/// State of the extended mode.
-#[derive(Debug, Default)]
-pub struct Extended {
-    /// The client accepts a hand-over.
-    pub accepts_handover: bool,
-    /// The client has sent the end of its input.
-    pub input_ended: bool,
-    /// Progress of the hand-over.
-    pub hand_over: HandOver,
-    /// The program's end.
-    pub ended: Option<SessionEnd>,
-    /// END was sent.
-    pub end_sent: bool,
-    /// State of a detachable session.
-    pub detach_state: Option<Box<DetachState>>,
-    /// The offered descriptors did not arrive: the scrollback goes in packets.
-    pub to_pieces: bool,
-    /// GO is still to be sent.
-    pub go_pending: bool,
-    /// The client ends the session, be it detachable.
-    pub ended_by_client: bool,
-}
 
 impl Session {
     /// Header of a packet with this many bytes of output.
@@ -80,7 +40,7 @@ impl Session {
             // A client that has attached gets GO after the offer alone.
             let may_be_relayed =
                 extended.detach_state.as_ref().is_some_and(|detach_state| detach_state.awaiting_go);
-            extended.hand_over == HandOver::Ours
+            extended.hand_over == HandOver::NotOffered
                 && (!extended.input_ended || may_be_relayed)
                 && !extended.end_sent
         }) && self.program_runs
@@ -93,7 +53,7 @@ impl Session {
     }
 
     /// The terminal was offered.
-    pub fn offered_fds(&mut self) {
+    pub fn set_offered(&mut self) {
         if let Some(extended) = &mut self.extended {
             extended.hand_over = HandOver::Offered;
         }
@@ -103,12 +63,12 @@ impl Session {
     /// and the scrollback goes in packets.
     pub fn offer_in_pieces(&mut self, offer: &[u8], effects: &mut impl SessionEffects) {
         self.send_output(offer, effects);
-        self.offered_fds();
+        self.set_offered();
     }
 
     /// Whether the client has the terminal, and bytes do not pass through the gateway.
     pub fn is_handed_over(&self) -> bool {
-        self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Theirs)
+        self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Completed)
     }
 
     /// Whether the session is in extended mode.
@@ -134,7 +94,7 @@ impl Session {
                 if let Some(detach_state) =
                     extended.detach_state.as_mut().filter(|detach_state| detach_state.awaiting_go)
                 {
-                    detach_state.relay_only |= extended.hand_over == HandOver::Ours;
+                    detach_state.relay_only |= extended.hand_over == HandOver::NotOffered;
                 }
             }
             TAKEN if last && extended.hand_over == HandOver::Offered => {
@@ -142,13 +102,13 @@ impl Session {
             }
             // A proxy in between passes bytes alone.
             OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
-                extended.to_pieces = true;
+                extended.in_pieces = true;
                 extended.hand_over = match &mut extended.detach_state {
                     Some(detach_state) => {
                         detach_state.relay_only = true;
                         HandOver::Taken
                     }
-                    None => HandOver::ByteTotals,
+                    None => HandOver::RelayOnly,
                 };
             }
             // A payload may be split; one of its parts has the byte.
@@ -176,10 +136,10 @@ impl Session {
         if extended.hand_over == HandOver::Taken && self.input.is_empty() {
             match extended.detach_state.as_mut().filter(|detach_state| detach_state.relay_only) {
                 Some(detach_state) => {
-                    extended.hand_over = HandOver::ByteTotals;
+                    extended.hand_over = HandOver::RelayOnly;
                     let mut packets = Vec::new();
                     let total = detach_state.remains.total();
-                    if extended.to_pieces {
+                    if extended.in_pieces {
                         let detach_state =
                             detach_state.remains.reader().and_then(|seen| seen.to_pieces(total));
                         for piece in detach_state.unwrap_or_default().chunks(u16::MAX.into()) {
@@ -190,7 +150,7 @@ impl Session {
                     self.send_output(&packets, effects);
                 }
                 None => {
-                    extended.hand_over = HandOver::Theirs;
+                    extended.hand_over = HandOver::Completed;
                     // The supervisor, which outlives the gateway, is told before the client.
                     if extended.detach_state.is_some() {
                         extended.go_pending = true;

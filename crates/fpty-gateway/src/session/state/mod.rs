@@ -6,16 +6,18 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `detach_state.rs` | detachable sessions: scrollback, GO, END that was not sent |
+//! | `detachable.rs` | detachable sessions: scrollback, GO, END that was not sent |
 //! | `extended.rs` | extended mode: END packet, hand-over of the terminal |
+//! | `extended_state.rs` | state of both: hand-over, END, scrollback |
 //! | `packets.rs` | the client's packets: input, signals, sizes |
 
-#![forbid(unsafe_code)]
+mod detachable;
+mod extended;
+pub(crate) mod extended_state;
+mod packets;
 
-pub(crate) mod extended;
-pub(crate) mod packets;
+use extended_state::Extended;
 
-use super::state::extended::Extended;
 use crate::connection::client_hello::ClientHello;
 
 use fpty::backlog::{Backlog, SendOutcome};
@@ -288,7 +290,7 @@ impl Session {
     }
 
     /// Whether EOF is to be typed into the terminal now.
-    pub fn wants_end_of_input(&self) -> bool {
+    pub fn owes_eof(&self) -> bool {
         let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
         (self.client == Client::HalfClosed || ended)
             && self.input.is_empty()
@@ -421,6 +423,5 @@ impl Session {
     }
 }
 
-pub mod detach_state;
 #[cfg(test)]
 mod tests;

@@ -182,10 +182,10 @@ fn half_close_ends_the_input_after_the_last_byte() {
     let mut effects = Fake::default();
     sent(&mut session, &mut b"last".to_vec(), &mut effects);
     session.client_half_closed();
-    assert!(!session.wants_end_of_input());
+    assert!(!session.owes_eof());
     effects.terminal_room = 100;
     session.terminal_writable(&mut effects);
-    assert!(session.wants_end_of_input());
+    assert!(session.owes_eof());
     assert_eq!(session.next_action(), NextAction::Wait);
     assert!(!session.client_interest().read);
 }
@@ -279,7 +279,7 @@ fn the_word_to_go_on_comes_after_what_was_typed_before() {
     say(&mut session, encode_bare(TAKEN, 0).to_vec(), &mut effects);
     assert!(!session.is_handed_over(), "it was not offered");
     assert!(session.can_be_offered());
-    session.offered_fds();
+    session.set_offered();
     let mut typed = Vec::new();
     encode_input(b"typed", &mut typed);
     say(&mut session, typed, &mut effects);

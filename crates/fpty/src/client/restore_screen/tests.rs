@@ -2,25 +2,25 @@
 //! never left, and that of a terminal which was shown something else before.
 
 use super::*;
-use crate::scrollback::checkpoints::{AREA, Trail};
+use crate::scrollback::checkpoints::{CheckpointWriter, NOTES_LENGTH};
 use proptest::prelude::*;
 
 const SIZE: Dimensions = (12, 40);
 
 /// What a ring of this capacity has of this output, written in these pieces.
-fn left(pieces: &[&[u8]], capacity: usize) -> Left {
-    let mut area = vec![0; AREA];
-    let mut trail = Trail::new(capacity, SIZE, |at, bytes: &[u8]| {
+fn left(pieces: &[&[u8]], capacity: usize) -> DetachedOutput {
+    let mut area = vec![0; NOTES_LENGTH];
+    let mut trail = CheckpointWriter::new(capacity, SIZE, |at, bytes: &[u8]| {
         area[at..at + bytes.len()].copy_from_slice(bytes);
     });
     for piece in pieces {
         trail.follow(piece, |at, bytes| area[at..at + bytes.len()].copy_from_slice(bytes));
     }
     let output = pieces.concat();
-    let area: &[u8; AREA] = area.as_slice().try_into().unwrap();
-    let past = Past::oldest(area, capacity, output.len() as u64).unwrap();
-    let output = output[past.from as usize..].to_vec();
-    Left { past, output }
+    let area: &[u8; NOTES_LENGTH] = area.as_slice().try_into().unwrap();
+    let checkpoint = Checkpoint::oldest(area, capacity, output.len() as u64).unwrap();
+    let output = output[checkpoint.from as usize..].to_vec();
+    DetachedOutput { checkpoint, output }
 }
 
 fn emulator((rows, cols): Dimensions, scrollback: usize) -> vt100::Parser {
@@ -72,10 +72,10 @@ const BEFORE: &[u8] = b"$ ls\r\na  b  c\r\n$ fpty -a x /s\r\n";
 fn assert_same(pieces: &[&[u8]], more: &[u8]) {
     let output = pieces.concat();
     let painted = paint(left(pieces, 1 << 16), SIZE);
-    let wanted = seen(&[&output, more], SIZE);
+    let expected = seen(&[&output, more], SIZE);
     let found = seen(&[BEFORE, &painted.bytes, more], SIZE);
-    for (wanted, found) in wanted.iter().zip(&found) {
-        assert_eq!(found, wanted, "{:?}", String::from_utf8_lossy(&painted.bytes));
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!(found, expected, "{:?}", String::from_utf8_lossy(&painted.bytes));
     }
 }
 
@@ -120,7 +120,7 @@ fn no_question_is_asked_again_and_no_clipboard_set() {
     assert_eq!(text, String::from_utf8_lossy(&told));
     // The crate's own filter of questions finds none.
     let mut through = Vec::new();
-    crate::terminal::Queries::default().pass(&painted, &mut through);
+    crate::terminal::QueryFilter::default().filter(&painted, &mut through);
     assert_eq!(String::from_utf8_lossy(&through), text);
 }
 
@@ -145,8 +145,8 @@ fn modes_from_before_the_ring_are_in_force() {
     let text = "\x1b[5;1Hhello".repeat(200);
     let painted = paint(left(&[modes, text.as_bytes()], 1000), SIZE);
     let found = seen(&[BEFORE, &painted.bytes, b"!\x1b[9;1H\r\nx"], SIZE);
-    let wanted = seen(&[modes, text.as_bytes(), b"!\x1b[9;1H\r\nx"], SIZE);
-    assert_eq!(found, wanted);
+    let expected = seen(&[modes, text.as_bytes(), b"!\x1b[9;1H\r\nx"], SIZE);
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -179,19 +179,19 @@ fn what_was_said_in_one_size_is_shown_in_another() {
 fn who_watches_sees_lines_where_they_are() {
     let output: String = (0..30).map(|n| format!("line {n}\r\n")).collect();
     let more = "next\r\nlast\r\n$ ";
-    let painted = paint_beside(left(&[output.as_bytes()], 1 << 16), (30, 100));
+    let painted = restore_for_viewer(left(&[output.as_bytes()], 1 << 16), (30, 100));
     let mut parser = emulator((30, 100), 0);
     parser.process(BEFORE);
     parser.process(&painted.bytes);
     parser.process(more.as_bytes());
-    let wanted = "line 21\nline 22\nline 23\nline 24\nline 25\nline 26\nline 27\nline 28\nline 29\n\
+    let expected = "line 21\nline 22\nline 23\nline 24\nline 25\nline 26\nline 27\nline 28\nline 29\n\
                   next\nlast\n$ ";
-    assert_eq!(parser.screen().contents(), wanted);
+    assert_eq!(parser.screen().contents(), expected);
     let mut undone = Vec::new();
-    painted.modes.undo(&mut undone);
+    painted.modes.reset(&mut undone);
     assert_eq!(String::from_utf8_lossy(&undone), "\x1b[r\x1b[9999;1H");
     // No room: as it fits.
-    let painted = paint_beside(left(&[output.as_bytes()], 1 << 16), (5, 100));
+    let painted = restore_for_viewer(left(&[output.as_bytes()], 1 << 16), (5, 100));
     let mut parser = emulator((5, 100), 0);
     parser.process(&painted.bytes);
     assert_eq!(parser.screen().contents(), "line 26\nline 27\nline 28\nline 29");
@@ -202,7 +202,7 @@ fn a_trap_costs_the_picture_only() {
     let bomb = "\x1b[65535b".repeat(30_000);
     let start = Instant::now();
     let painted = paint(left(&[b"\x1b[?2004hx", bomb.as_bytes()], 1 << 20), SIZE);
-    assert!(start.elapsed() < PATIENCE * 4);
+    assert!(start.elapsed() < RESTORE_TIMEOUT * 4);
     assert!(String::from_utf8_lossy(&painted.bytes).contains("\x1b[?2004h"));
 }
 
@@ -269,9 +269,9 @@ proptest! {
         // Lines that nobody wrote to, and blank ones, look the same.
         let blank = [&[b'\n'; 12][..], b"\x1b[H"].concat();
         let found = dump(&[BEFORE, &painted, &more], SIZE);
-        let wanted = dump(&[&blank, begun, &more], SIZE);
+        let expected = dump(&[&blank, begun, &more], SIZE);
         prop_assert_eq!(
-            seen(&[found.as_bytes()], SIZE), seen(&[wanted.as_bytes()], SIZE),
+            seen(&[found.as_bytes()], SIZE), seen(&[expected.as_bytes()], SIZE),
             "{:?} {:?}", String::from_utf8_lossy(begun), String::from_utf8_lossy(&more)
         );
     }

@@ -6,17 +6,17 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Master;
 use crate::sys::fd_query::{self, Switch};
-use crate::sys::itimer_guard::{self, Armed};
+use crate::sys::itimer_guard::{self, ArmedTimer};
 
 /// A call may be ended by chance: after a while that is forgotten. (Seconds.)
-const PERIOD: i64 = 8;
+const STRIKE_PERIOD: i64 = 8;
 
 /// So often it is no chance.
-const STRIKES: u8 = 16;
+const MAX_STRIKES: u8 = 16;
 
 impl Master {
-    /// Somebody else gets a copy. (One that was sent back to us is shared from
-    /// the first moment, see [`Master::given_back`].)
+    /// Marks the master as shared: another process gets a copy. (A master that was sent
+    /// back is shared from the first moment, see [`Master::returned`].)
     pub fn share(&mut self) {
         self.shared = true;
     }
@@ -28,22 +28,22 @@ impl Master {
 
     /// Whether whoever has a copy has made our calls wait: it is not read and
     /// not written any more.
-    pub fn is_held_up(&self) -> bool {
-        self.strikes.get() >= STRIKES
+    pub fn is_stalled(&self) -> bool {
+        self.strikes.get() >= MAX_STRIKES
     }
 
     /// For several calls in a row on a terminal that others have: arms once. No
     /// system call for one that is ours alone.
     #[inline]
-    pub fn arm(&self) -> Option<Armed> {
+    pub fn arm(&self) -> Option<ArmedTimer> {
         self.shared.then(itimer_guard::arm)
     }
 
-    /// It was somebody else's for a while: what he has set that our reads and
-    /// writes do not expect is undone (O_NONBLOCK; the packet mode of
-    /// ioctl_tty(2), in which each read begins with a byte of its own).
+    /// Takes the master back from another process: what that has set and our reads and
+    /// writes do not expect is undone (O_NONBLOCK; the packet mode of ioctl_tty(2), in
+    /// which each read begins with a byte of its own).
     pub fn take_back(&self) {
-        self.forbid_waiting();
+        self.set_nonblocking();
         let _ = fd_query::switch(self, Switch::Packets, false);
     }
 
@@ -52,17 +52,20 @@ impl Master {
     /// have set it again, so what was ended without that counts, too. (What was
     /// read or written in part says nothing: that is as ever.)
     #[cold]
-    pub(super) fn guarded(&self, call: impl FnOnce() -> nix::Result<usize>) -> nix::Result<usize> {
-        if self.is_held_up() {
+    pub(super) fn interruptible(
+        &self,
+        call: impl FnOnce() -> nix::Result<usize>,
+    ) -> nix::Result<usize> {
+        if self.is_stalled() {
             return Err(Errno::EAGAIN);
         }
-        self.forbid_waiting();
+        self.set_nonblocking();
         let armed = itimer_guard::arm();
         let result = call();
         if armed.has_fired() {
             let flags = fcntl(&self.fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
             if flags.is_ok_and(|flags| !flags.contains(OFlag::O_NONBLOCK)) {
-                self.strikes.set(STRIKES);
+                self.strikes.set(MAX_STRIKES);
             } else if result == Err(Errno::EINTR) {
                 self.strike();
             }
@@ -72,7 +75,7 @@ impl Master {
 
     fn strike(&self) {
         // It comes round after half an hour.
-        let period = (crate::sys::wall_clock_seconds() / PERIOD) as u8;
+        let period = (crate::sys::unix_time() / STRIKE_PERIOD) as u8;
         if self.period.replace(period) != period {
             self.strikes.set(0);
         }
@@ -83,7 +86,7 @@ impl Master {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Read, Size, Written, pty};
+    use crate::sys::{ReadOutcome, Size, WriteOutcome, pty};
     use nix::unistd::ForkResult;
     use std::os::fd::AsFd;
     use std::time::{Duration, Instant};
@@ -123,15 +126,15 @@ mod tests {
             // We have set it before.
             clear(&master);
             let read = master.read(&mut [0; 100]);
-            let cleared = master.guarded(|| {
+            let cleared = master.interruptible(|| {
                 clear(&master);
                 nix::unistd::read(&master.fd, &mut [0; 100])
             });
             let later = (master.read(&mut [0; 100]), master.write(b"x"));
-            read == Read::Blocked
+            read == ReadOutcome::WouldBlock
                 && cleared == Err(Errno::EINTR)
-                && master.is_held_up()
-                && later == (Read::Blocked, Written::Blocked)
+                && master.is_stalled()
+                && later == (ReadOutcome::WouldBlock, WriteOutcome::WouldBlock)
                 && begin.elapsed() < Duration::from_secs(5)
         });
     }
@@ -142,17 +145,17 @@ mod tests {
         alone(|| {
             let (master, _slave) = opened();
             let mut rounds = 0;
-            while !master.is_held_up() && rounds < 10 * STRIKES {
+            while !master.is_stalled() && rounds < 10 * MAX_STRIKES {
                 rounds += 1;
-                let _ = master.guarded(|| {
+                let _ = master.interruptible(|| {
                     clear(&master);
                     let read = nix::unistd::read(&master.fd, &mut [0; 100]);
-                    master.forbid_waiting();
+                    master.set_nonblocking();
                     read
                 });
             }
             // A new period may begin meanwhile.
-            (STRIKES..=2 * STRIKES).contains(&rounds)
+            (MAX_STRIKES..=2 * MAX_STRIKES).contains(&rounds)
         });
     }
 
@@ -160,17 +163,17 @@ mod tests {
     fn a_slow_machine_is_no_offence() {
         alone(|| {
             let (master, slave) = opened();
-            for round in 0..2 * STRIKES {
+            for round in 0..2 * MAX_STRIKES {
                 // Less than there is room for, or nothing.
                 if round % 2 == 0 {
                     let _ = nix::unistd::write(slave.as_fd(), b"output");
                 }
-                let _ = master.guarded(|| {
+                let _ = master.interruptible(|| {
                     std::thread::sleep(Duration::from_millis(3));
                     nix::unistd::read(&master.fd, &mut [0; 100])
                 });
             }
-            !master.is_held_up()
+            !master.is_stalled()
         });
     }
 }

@@ -9,20 +9,20 @@ use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::Stream;
-use crate::sys::closer::{self, NOBODY};
+use crate::sys::closer::{self, UNKNOWN_USER};
 use crate::sys::fd_query;
-use crate::sys::peer_process::receive;
+use crate::sys::recvmsg::receive;
 
 /// Whether a stranger can send descriptors along. What he sends may not be
 /// closed by us just so, nor by the kernel in our name (see `closer.rs`), so
 /// each read has room for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passing {
-    /// Nothing can come, or nothing that would not be ours.
+pub(super) enum FdPassing {
+    /// No descriptors can come, or none that are not our own processes'.
     Never,
-    /// Nothing more can come; what came before may not have been read.
+    /// No more descriptors can come; some that came before may not have been read.
     Refused,
-    /// He can.
+    /// Descriptors can come.
     Possible,
 }
 
@@ -55,7 +55,7 @@ impl Stream {
         // A byte out of band would be dropped by a read that comes to it, and
         // what was sent along with it.
         let _ = fd_query::set_option(self, libc::SO_OOBINLINE, 1);
-        self.passing.set(Passing::Possible);
+        self.passing.set(FdPassing::Possible);
     }
 
     /// The peer on a UNIX socket may send descriptors from now on: they are taken
@@ -68,19 +68,19 @@ impl Stream {
     /// No descriptors are wanted any more. Before Linux 6.16 they can be sent all
     /// the same, and whoever does has left for us.
     pub fn refuse_descriptors(&self) {
-        if self.passing.get() == Passing::Possible && passes_descriptors(self.as_fd(), false) {
-            self.passing.set(Passing::Refused);
+        if self.passing.get() == FdPassing::Possible && passes_descriptors(self.as_fd(), false) {
+            self.passing.set(FdPassing::Refused);
         }
     }
 
-    /// Whom descriptors count for that came here.
+    /// The user whose quota descriptors count for that came here.
     pub(in crate::sys) fn user(&self) -> u32 {
-        self.peer_uid().unwrap_or(NOBODY)
+        self.peer_uid().unwrap_or(UNKNOWN_USER)
     }
 
     #[cold]
     pub(super) fn take_guarded(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
-        if closer::is_over(|| self.user()) {
+        if closer::is_over_quota(|| self.user()) {
             return Err(Errno::EPROTO);
         }
         let buffer_is_empty = buffer.is_empty();
@@ -91,8 +91,8 @@ impl Stream {
         let is_empty = matches!(&received, Err(Errno::EAGAIN));
         let is_end = !buffer_is_empty
             && received.as_ref().is_ok_and(|it| it.count == 0 && it.descriptors.is_empty());
-        if is_end || (is_empty && self.passing.get() == Passing::Refused) {
-            self.passing.set(Passing::Never);
+        if is_end || (is_empty && self.passing.get() == FdPassing::Refused) {
+            self.passing.set(FdPassing::Never);
         }
         let received = received?;
         if !received.descriptors.is_empty() || received.truncated {
@@ -112,7 +112,7 @@ pub(super) fn finish(fd: OwnedFd) {
     let stream = Stream::from(fd);
     let _ = shutdown(stream.fd.as_raw_fd(), Shutdown::Both);
     for _ in 0..READS {
-        if closer::is_over(|| stream.user()) {
+        if closer::is_over_quota(|| stream.user()) {
             break;
         }
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
@@ -131,14 +131,14 @@ pub(super) fn finish(fd: OwnedFd) {
         }
     }
     let user = stream.user();
-    closer::later(stream.into(), user);
+    closer::close_later(stream.into(), user);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::closer::lingering;
-    use crate::sys::{Read, Written};
+    use crate::sys::{ReadOutcome, WriteOutcome};
     use std::io::{IoSlice, Write};
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
@@ -176,10 +176,10 @@ mod tests {
             let (ours, mut theirs) = pair();
             theirs.write_all(b"first").unwrap();
             let mut buffer = [0; 100];
-            assert_eq!(ours.read(&mut buffer), Read::Bytes(5));
+            assert_eq!(ours.read(&mut buffer), ReadOutcome::Bytes(5));
             send(&theirs, lingering(3), flags).unwrap();
             let read = at_once(|| ours.read(&mut buffer));
-            assert_eq!(read, Read::Gone, "{flags:?}");
+            assert_eq!(read, ReadOutcome::Closed, "{flags:?}");
         }
     }
 
@@ -201,23 +201,26 @@ mod tests {
         let (ours, theirs) = pair();
         send(&theirs, lingering(1), MsgFlags::empty()).unwrap();
         ours.refuse_descriptors();
-        let is_new = ours.passing.get() == Passing::Refused;
+        let is_new = ours.passing.get() == FdPassing::Refused;
         assert_eq!(send(&theirs, lingering(1), MsgFlags::empty()).is_err(), is_new);
-        assert_eq!(at_once(|| ours.read(&mut [0; 1])), Read::Gone);
+        assert_eq!(at_once(|| ours.read(&mut [0; 1])), ReadOutcome::Closed);
         let (ours, mut theirs) = pair();
         ours.refuse_descriptors();
         theirs.write_all(b"x").unwrap();
-        assert_eq!(ours.read(&mut [0; 10]), Read::Bytes(1));
-        assert_ne!(ours.passing.get(), Passing::Never);
-        assert_eq!(ours.read(&mut [0; 10]), Read::Blocked);
-        assert_eq!(ours.passing.get() == Passing::Never, is_new);
+        assert_eq!(ours.read(&mut [0; 10]), ReadOutcome::Bytes(1));
+        assert_ne!(ours.passing.get(), FdPassing::Never);
+        assert_eq!(ours.read(&mut [0; 10]), ReadOutcome::WouldBlock);
+        assert_eq!(ours.passing.get() == FdPassing::Never, is_new);
         ours.accept_descriptors();
         send(&theirs, lingering(1), MsgFlags::empty()).unwrap();
-        let mut passed = crate::sys::peer_process::Passed::default();
+        let mut passed = crate::sys::peer_process::ReceivedFds::default();
         let mut buffer = Vec::with_capacity(10);
-        assert_eq!(ours.read_into_with_descriptors(&mut buffer, &mut passed), Read::Bytes(1));
+        assert_eq!(
+            ours.read_into_with_descriptors(&mut buffer, &mut passed),
+            ReadOutcome::Bytes(1)
+        );
         assert_eq!(passed.descriptors.len(), 1);
         at_once(|| drop(passed));
-        assert_eq!(ours.write(b"y"), Written::Bytes(1));
+        assert_eq!(ours.write(b"y"), WriteOutcome::Bytes(1));
     }
 }

@@ -27,12 +27,12 @@ pub struct Program {
     pub(super) job: bool,
     pub(super) not_default: libc::c_ulong,
     pub(super) folder: Option<CString>,
-    pub(super) user: Option<Arc<As>>,
+    pub(super) user: Option<Arc<Credentials>>,
 }
 
-/// As whom a program runs.
+/// The user and the groups that a program runs as.
 #[derive(Debug)]
-pub(super) struct As {
+pub(super) struct Credentials {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
@@ -94,9 +94,9 @@ impl Program {
         }
     }
 
-    /// It begins no session: it becomes the foreground job of ours, whose
-    /// terminal it gets, and SIGHUP when the calling thread ends.
-    pub fn as_job(mut self) -> Self {
+    /// Makes the program the foreground job of our session, instead of a session of its
+    /// own: it gets our terminal, and SIGHUP when the calling thread ends.
+    pub fn as_foreground_job(mut self) -> Self {
         self.job = true;
         self
     }
@@ -115,7 +115,7 @@ impl Program {
 
     /// Runs it as another user, with these groups and no others.
     pub fn as_user(mut self, uid: u32, gid: u32, groups: &[u32]) -> Self {
-        self.user = Some(Arc::new(As { uid, gid, groups: groups.to_vec() }));
+        self.user = Some(Arc::new(Credentials { uid, gid, groups: groups.to_vec() }));
         self
     }
 
@@ -125,7 +125,7 @@ impl Program {
     }
 
     /// Gives it environment and limits of another one, its folder and user.
-    pub fn surrounded_as(mut self, other: &Self) -> Self {
+    pub fn with_surroundings_of(mut self, other: &Self) -> Self {
         self.envp = Arc::clone(&other.envp);
         self.nofile = other.nofile;
         self.folder.clone_from(&other.folder);

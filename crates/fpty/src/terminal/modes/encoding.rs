@@ -1,11 +1,11 @@
 //! Modes as bytes of a fixed number. Who reads them cannot trust who wrote
 //! them: every value comes back within its bounds.
 
-use crate::terminal::escape_parser::{Escapes, State};
+use crate::terminal::escape_parser::{EscapeParser, State};
 
-use super::parser::{Osc, PARAMETERS, Parser, TITLE};
+use super::parser::{MAX_PARAMETERS, MAX_TITLE, Osc, Parser};
 use super::rendition::Rendition;
-use super::{Charsets, KEYBOARDS, Modes, PRIVATE};
+use super::{Charsets, KEYBOARD_STACK, Modes, PRIVATE_MODES};
 
 /// Length of modes that are kept.
 pub const SIZE: usize = 512;
@@ -14,13 +14,13 @@ pub const SIZE: usize = 512;
 const LAYOUT: u8 = 1;
 
 /// Goes through the fields in their order: writes them, or reads them.
-struct Pass<'a> {
+struct FieldCursor<'a> {
     bytes: &'a mut [u8; SIZE],
     at: usize,
     reads: bool,
 }
 
-impl Pass<'_> {
+impl FieldCursor<'_> {
     fn bytes(&mut self, field: &mut [u8]) {
         let kept = &mut self.bytes[self.at..self.at + field.len()];
         match self.reads {
@@ -56,7 +56,7 @@ impl Pass<'_> {
     fn title(&mut self, title: &mut Vec<u8>) {
         // No longer than that.
         let mut length = title.len() as u8;
-        title.resize(TITLE, 0);
+        title.resize(MAX_TITLE, 0);
         self.bytes(title);
         self.byte(&mut length);
         title.truncate(length.into());
@@ -68,7 +68,7 @@ impl Pass<'_> {
         self.word(&mut rendition.foreground);
         self.word(&mut rendition.background);
         self.word(&mut rendition.underline_colour);
-        *rendition = rendition.checked();
+        *rendition = rendition.sanitized();
     }
 
     fn charsets(&mut self, charsets: &mut Charsets) {
@@ -83,9 +83,11 @@ impl Pass<'_> {
     fn modes(&mut self, modes: &mut Modes) {
         for private in [&mut modes.private, &mut modes.private_saved] {
             self.word(private);
-            *private &= (1 << PRIVATE.len()) - 1;
+            *private &= (1 << PRIVATE_MODES.len()) - 1;
         }
-        for flag in [&mut modes.insert, &mut modes.newline, &mut modes.link, &mut modes.asked] {
+        for flag in
+            [&mut modes.insert, &mut modes.newline, &mut modes.link, &mut modes.da1_requested]
+        {
             self.flag(flag);
         }
         self.short(&mut modes.colours);
@@ -112,34 +114,34 @@ impl Pass<'_> {
             self.bytes(&mut keyboard.flags);
             self.byte(&mut keyboard.base);
             self.byte(&mut keyboard.depth);
-            keyboard.depth = keyboard.depth.min(KEYBOARDS as u8);
+            keyboard.depth = keyboard.depth.min(KEYBOARD_STACK as u8);
         }
         self.title(&mut modes.title);
         self.parser(&mut modes.parser);
     }
 
     fn parser(&mut self, parser: &mut Parser) {
-        let mut state = parser.to_number();
+        let mut state = parser.state_number();
         self.byte(&mut state);
         self.byte(&mut parser.marker);
         self.byte(&mut parser.intermediate);
-        self.word(&mut parser.joined);
+        self.word(&mut parser.subparameters);
         self.byte(&mut parser.count);
-        parser.count = parser.count.min(PARAMETERS as u8);
+        parser.count = parser.count.min(MAX_PARAMETERS as u8);
         for parameter in &mut parser.parameters {
             self.short(parameter);
         }
         self.title(&mut parser.title);
-        parser.stand_at(state);
+        parser.set_state(state);
     }
 }
 
 impl Modes {
-    /// As bytes.
+    /// The modes as bytes.
     pub fn to_bytes(&self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         bytes[0] = LAYOUT;
-        Pass { bytes: &mut bytes, at: 1, reads: false }.modes(&mut self.clone());
+        FieldCursor { bytes: &mut bytes, at: 1, reads: false }.modes(&mut self.clone());
         bytes
     }
 
@@ -147,13 +149,13 @@ impl Modes {
     /// layout.
     pub fn from_bytes(bytes: &[u8; SIZE]) -> Option<Self> {
         let mut modes = Self::default();
-        Pass { bytes: &mut bytes.clone(), at: 1, reads: true }.modes(&mut modes);
+        FieldCursor { bytes: &mut bytes.clone(), at: 1, reads: true }.modes(&mut modes);
         (bytes[0] == LAYOUT).then_some(modes)
     }
 }
 
-/// What operating system commands are noted as, in their order from [`FIRST_OSC`].
-const OSCS: [Osc; 7] = [
+/// What operating system commands are noted as, in their order from [`OSC_BASE`].
+const OSC_STATES: [Osc; 7] = [
     Osc::Number,
     Osc::Title,
     Osc::LinkParameters,
@@ -162,27 +164,27 @@ const OSCS: [Osc; 7] = [
     Osc::Colour,
     Osc::Other,
 ];
-const FIRST_OSC: u8 = 4;
+const OSC_BASE: u8 = 4;
 
 impl Parser {
     /// Where in a sequence it stands.
-    pub(crate) fn to_number(&self) -> u8 {
+    pub(crate) fn state_number(&self) -> u8 {
         match self.escapes.state() {
             State::Ground => 0,
             State::Escape | State::EscapeIntermediate => 1,
             State::CsiEntry | State::CsiParameter | State::CsiIntermediate => 2,
             State::CsiIgnore => 3,
-            State::Osc => FIRST_OSC + self.osc as u8,
-            State::Dcs | State::Apc | State::Ignored => 11,
+            State::Osc => OSC_BASE + self.osc as u8,
+            State::Dcs | State::Apc | State::SosPm => 11,
         }
     }
 
     /// Stands there, as far as the rest has been read.
-    fn stand_at(&mut self, number: u8) {
-        let osc = number.checked_sub(FIRST_OSC).and_then(|at| OSCS.get(usize::from(at)));
+    fn set_state(&mut self, number: u8) {
+        let osc = number.checked_sub(OSC_BASE).and_then(|at| OSC_STATES.get(usize::from(at)));
         self.osc = osc.copied().unwrap_or_default();
         let has_parameters = self.marker != 0 || self.count != 0;
-        self.escapes = Escapes::at(match number {
+        self.escapes = EscapeParser::at(match number {
             1 if self.intermediate == 0 => State::Escape,
             1 => State::EscapeIntermediate,
             2 if self.intermediate != 0 => State::CsiIntermediate,
@@ -190,7 +192,7 @@ impl Parser {
             2 => State::CsiEntry,
             3 => State::CsiIgnore,
             _ if osc.is_some() => State::Osc,
-            11 => State::Ignored,
+            11 => State::SosPm,
             _ => State::Ground,
         });
     }

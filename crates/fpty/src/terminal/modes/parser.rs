@@ -3,13 +3,13 @@
 
 use memchr::memchr3;
 
-use crate::terminal::escape_parser::{ESC, Escapes, State, Step, whole};
+use crate::terminal::escape_parser::{Action, ESC, EscapeParser, State, complete_csi};
 
 /// The longest title that is kept, in bytes.
-pub const TITLE: usize = 160;
+pub const MAX_TITLE: usize = 160;
 
 /// Parameters of a control sequence; one with more means nothing.
-pub const PARAMETERS: usize = 32;
+pub const MAX_PARAMETERS: usize = 32;
 
 const SHIFT_OUT: u8 = 0x0e;
 const SHIFT_IN: u8 = 0x0f;
@@ -18,7 +18,7 @@ const SHIFT_IN: u8 = 0x0f;
 /// numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Osc {
-    /// Its number.
+    /// The command's number.
     #[default]
     Number,
     /// A title.
@@ -37,8 +37,8 @@ pub enum Osc {
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found<'a> {
-    /// Attributes: the numbers of a `CSI m`; see [`read`].
+pub enum Event<'a> {
+    /// Attributes: the numbers of a `CSI m`; see [`parse_numbers`].
     Rendition(&'a [u8]),
     /// A control sequence that ends with this byte; see [`Parser::marker`],
     /// [`Parser::intermediate`] and [`Parser::parameters`].
@@ -53,24 +53,24 @@ pub enum Found<'a> {
     /// A link begins, or one ends.
     Link(bool),
     /// The colour of this number was set: that of the command that sets it.
-    Coloured(u16),
-    /// It is as it was before.
-    Discoloured(u16),
+    ColourSet(u16),
+    /// The colour of this number was reset.
+    ColourReset(u16),
 }
 
 /// The parser.
 #[derive(Clone, Debug, Default)]
 pub struct Parser {
-    pub(crate) escapes: Escapes,
+    pub(crate) escapes: EscapeParser,
     /// Within an operating system command.
     pub(crate) osc: Osc,
     /// `?`, `>`, `=`, `<` before the parameters, or 0.
     pub(crate) marker: u8,
     /// What stands before the last byte, or 0.
     pub(crate) intermediate: u8,
-    pub(crate) parameters: [u16; PARAMETERS],
+    pub(crate) parameters: [u16; MAX_PARAMETERS],
     /// Parameters that follow a colon: they belong to the one before.
-    pub(crate) joined: u32,
+    pub(crate) subparameters: u32,
     /// How many there are; the last is under way.
     pub(crate) count: u8,
     /// No longer than TITLE.
@@ -82,14 +82,14 @@ impl PartialEq for Parser {
     /// of a string that is passed by.
     fn eq(&self, other: &Self) -> bool {
         let under_way = |parser: &Self| {
-            let (parameters, joined) = parser.parameters();
-            let numbers = (parser.count, parameters.to_vec(), joined);
+            let (parameters, subparameters) = parser.parameters();
+            let numbers = (parser.count, parameters.to_vec(), subparameters);
             let is_title = parser.osc == Osc::Title && parser.osc().is_some();
             let title = is_title.then(|| parser.title().to_vec());
             (parser.marker, parser.intermediate, numbers, title)
         };
-        let is_between = self.is_between() || under_way(self) == under_way(other);
-        self.to_number() == other.to_number() && is_between
+        let is_ground = self.is_ground() || under_way(self) == under_way(other);
+        self.state_number() == other.state_number() && is_ground
     }
 }
 
@@ -99,27 +99,27 @@ impl Parser {
     /// Takes output off the front of `bytes` up to the end of the next thing
     /// that counts; `None`: there is none.
     #[inline]
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Found<'a>> {
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Event<'a>> {
         loop {
             match self.escapes.state() {
                 State::Ground => {
-                    *bytes = &bytes[ground(bytes)..];
-                    if let Some((found, length)) = self.whole_sequence(bytes) {
+                    *bytes = &bytes[text_length(bytes)..];
+                    if let Some((event, length)) = self.take_complete_csi(bytes) {
                         *bytes = &bytes[length..];
-                        match found {
-                            Some(found) => return Some(found),
+                        match event {
+                            Some(event) => return Some(event),
                             None => continue,
                         }
                     }
                 }
                 State::Osc if self.osc != Osc::Other => {}
-                state if state.is_string() => *bytes = &bytes[self.escapes.string(bytes)..],
+                state if state.is_string() => *bytes = &bytes[self.escapes.string_length(bytes)..],
                 _ => {}
             }
             let (byte, rest) = bytes.split_first()?;
             *bytes = rest;
-            if let Some(found) = self.byte(*byte) {
-                return Some(found);
+            if let Some(event) = self.byte(*byte) {
+                return Some(event);
             }
         }
     }
@@ -127,24 +127,24 @@ impl Parser {
     /// Takes a whole sequence at once, and says what it is, if it counts, and how
     /// long. `None`: there is none, and nothing is taken.
     #[inline(always)]
-    fn whole_sequence<'a>(&mut self, bytes: &'a [u8]) -> Option<(Option<Found<'a>>, usize)> {
-        let whole = whole(bytes)?;
-        let found = match (whole.is_private, whole.last) {
-            (false, b'm') => Some(Found::Rendition(whole.numbers)),
+    fn take_complete_csi<'a>(&mut self, bytes: &'a [u8]) -> Option<(Option<Event<'a>>, usize)> {
+        let complete_csi = complete_csi(bytes)?;
+        let event = match (complete_csi.is_private, complete_csi.last) {
+            (false, b'm') => Some(Event::Rendition(complete_csi.numbers)),
             (is_private, last @ (b'c' | b'h' | b'l' | b'r' | b's' | b'u')) => {
-                let (parameters, count) = read(whole.numbers)?;
+                let (parameters, count) = parse_numbers(complete_csi.numbers)?;
                 (self.parameters, self.count) = (parameters, count);
                 self.marker = if is_private { b'?' } else { 0 };
-                (self.intermediate, self.joined) = (0, 0);
-                Some(Found::Csi(last))
+                (self.intermediate, self.subparameters) = (0, 0);
+                Some(Event::Csi(last))
             }
             _ => None,
         };
-        Some((found, whole.length))
+        Some((event, complete_csi.length))
     }
 
     /// All that is left of it has no bearing: there is nothing under way.
-    pub fn is_between(&self) -> bool {
+    pub fn is_ground(&self) -> bool {
         self.escapes.state() == State::Ground
     }
 
@@ -154,39 +154,39 @@ impl Parser {
     }
 
     #[inline(never)]
-    fn byte(&mut self, byte: u8) -> Option<Found<'static>> {
+    fn byte(&mut self, byte: u8) -> Option<Event<'static>> {
         let osc = self.osc();
         match self.escapes.step(byte) {
-            Step::Text | Step::Control => {
-                return matches!(byte, SHIFT_OUT | SHIFT_IN).then_some(Found::Shift(byte));
+            Action::Text | Action::Control => {
+                return matches!(byte, SHIFT_OUT | SHIFT_IN).then_some(Event::Shift(byte));
             }
-            Step::Escape => {
-                let found = osc.and_then(|osc| self.finished(osc));
+            Action::Escape => {
+                let event = osc.and_then(|osc| self.string_end(osc));
                 self.begin();
-                return found;
+                return event;
             }
-            Step::StringEnd => return osc.and_then(|osc| self.finished(osc)),
-            Step::Csi => self.begin(),
-            Step::String => {
+            Action::StringEnd => return osc.and_then(|osc| self.string_end(osc)),
+            Action::Csi => self.begin(),
+            Action::String => {
                 self.begin();
                 self.osc = Osc::Number;
             }
-            Step::Marker => self.marker = byte,
-            Step::Parameter => self.parameter(byte),
+            Action::Marker => self.marker = byte,
+            Action::Parameter => self.parameter(byte),
             // Two of them mean nothing that is known here.
-            Step::Intermediate => {
+            Action::Intermediate => {
                 self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
             }
-            Step::EscapeEnd => return Some(Found::Escape(byte)),
-            Step::CsiEnd => return Some(Found::Csi(byte)),
-            Step::Put => return osc.and_then(|osc| self.text(osc, byte)),
-            Step::Terminator | Step::IgnoredEnd | Step::Cancel | Step::Nothing => {}
+            Action::EscapeEnd => return Some(Event::Escape(byte)),
+            Action::CsiEnd => return Some(Event::Csi(byte)),
+            Action::Put => return osc.and_then(|osc| self.text(osc, byte)),
+            Action::Terminator | Action::IgnoredEnd | Action::Cancel | Action::Nothing => {}
         }
         None
     }
 
     /// A byte of an operating system command.
-    fn text(&mut self, osc: Osc, byte: u8) -> Option<Found<'static>> {
+    fn text(&mut self, osc: Osc, byte: u8) -> Option<Event<'static>> {
         match (osc, byte) {
             // Controls have no meaning within a string.
             (_, 0..0x20) => {}
@@ -200,47 +200,47 @@ impl Parser {
                     (1, 10..=19) => Osc::Colour,
                     _ => Osc::Other,
                 };
-                return self.discoloured();
+                return self.colour_reset();
             }
             (Osc::Title, _) => {
-                if self.title.len() < TITLE {
+                if self.title.len() < MAX_TITLE {
                     self.title.push(byte);
                 }
             }
             (Osc::LinkParameters, b';') => self.osc = Osc::LinkAddress,
             (Osc::LinkAddress, _) => {
                 self.osc = Osc::Other;
-                return Some(Found::Link(true));
+                return Some(Event::Link(true));
             }
             (Osc::ColourNumber, b';') => self.osc = Osc::Colour,
             (Osc::LinkParameters | Osc::ColourNumber, _) => {}
             (Osc::Colour, b'?' | b';') | (Osc::Number | Osc::Other, _) => self.osc = Osc::Other,
             (Osc::Colour, _) => {
                 self.osc = Osc::Other;
-                return Some(Found::Coloured(self.parameters[0]));
+                return Some(Event::ColourSet(self.parameters[0]));
             }
         }
         None
     }
 
     /// What the end of a string means.
-    fn finished(&self, osc: Osc) -> Option<Found<'static>> {
+    fn string_end(&self, osc: Osc) -> Option<Event<'static>> {
         match osc {
-            Osc::Title => Some(Found::Title),
-            Osc::LinkAddress => Some(Found::Link(false)),
-            Osc::Number => self.discoloured(),
+            Osc::Title => Some(Event::Title),
+            Osc::LinkAddress => Some(Event::Link(false)),
+            Osc::Number => self.colour_reset(),
             _ => None,
         }
     }
 
     /// What the number of a command means, if it takes a colour back.
-    fn discoloured(&self) -> Option<Found<'static>> {
+    fn colour_reset(&self) -> Option<Event<'static>> {
         let is_one = self.count == 1 && matches!(self.parameters[0], 104 | 110..=119);
-        is_one.then(|| Found::Discoloured(self.parameters[0] - 100))
+        is_one.then(|| Event::ColourReset(self.parameters[0] - 100))
     }
 
     fn begin(&mut self) {
-        (self.marker, self.intermediate, self.joined, self.count) = (0, 0, 0, 0);
+        (self.marker, self.intermediate, self.subparameters, self.count) = (0, 0, 0, 0);
         self.parameters[0] = 0;
     }
 
@@ -251,12 +251,12 @@ impl Parser {
         }
         self.count = self.count.max(1);
         let next = usize::from(self.count);
-        if next >= PARAMETERS {
-            self.escapes = Escapes::at(State::CsiIgnore);
+        if next >= MAX_PARAMETERS {
+            self.escapes = EscapeParser::at(State::CsiIgnore);
             return;
         }
         self.parameters[next] = 0;
-        self.joined |= u32::from(byte == b':') << next;
+        self.subparameters |= u32::from(byte == b':') << next;
         self.count += 1;
     }
 
@@ -269,11 +269,11 @@ impl Parser {
     /// The parameters, and which of them belong to the one before.
     pub fn parameters(&self) -> (&[u16], u32) {
         // A sequence without any has one, which is 0.
-        (&self.parameters[..usize::from(self.count.max(1))], self.joined)
+        (&self.parameters[..usize::from(self.count.max(1))], self.subparameters)
     }
 
     /// How many parameters were written.
-    pub fn written(&self) -> usize {
+    pub fn parameter_count(&self) -> usize {
         self.count.into()
     }
 
@@ -301,8 +301,8 @@ impl Parser {
 
 /// Reads numbers between semicolons, and counts them; `None`: they are more
 /// than any sequence has.
-pub fn read(numbers: &[u8]) -> Option<([u16; PARAMETERS], u8)> {
-    let (mut parameters, mut count) = ([0u16; PARAMETERS], 0);
+pub fn parse_numbers(numbers: &[u8]) -> Option<([u16; MAX_PARAMETERS], u8)> {
+    let (mut parameters, mut count) = ([0u16; MAX_PARAMETERS], 0);
     for byte in numbers {
         match byte {
             b';' => count += 1,
@@ -314,18 +314,18 @@ pub fn read(numbers: &[u8]) -> Option<([u16; PARAMETERS], u8)> {
     }
     // No number at all is none.
     let count = if numbers.is_empty() { 0 } else { count + 1 };
-    (count <= PARAMETERS).then_some((parameters, count as u8))
+    (count <= MAX_PARAMETERS).then_some((parameters, count as u8))
 }
 
 /// Bytes that are looked at one by one: where there is one sequence, the next
 /// is near.
-const NEAR: usize = 16;
+const SCAN_BYTEWISE: usize = 16;
 
 /// How many bytes at the front are characters, or have no bearing.
 #[inline]
-fn ground(bytes: &[u8]) -> usize {
+fn text_length(bytes: &[u8]) -> usize {
     let counts = |byte: &u8| matches!(*byte, ESC | SHIFT_OUT | SHIFT_IN);
-    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    let (near, far) = bytes.split_at(bytes.len().min(SCAN_BYTEWISE));
     let far_one = || memchr3(ESC, SHIFT_OUT, SHIFT_IN, far).map(|at| near.len() + at);
     near.iter().position(counts).or_else(far_one).unwrap_or(bytes.len())
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::parser::read;
+use super::parser::parse_numbers;
 
 /// Colours are numbers: none, one of a palette, or red, green and blue.
 const INDEXED: u32 = 1 << 24;
@@ -47,13 +47,13 @@ pub struct Rendition {
 }
 
 impl Rendition {
-    /// Takes the parameters of a `CSI m`; `joined` has a bit for each that
+    /// Takes the parameters of a `CSI m`; `subparameters` has a bit for each that
     /// follows a colon.
-    pub fn select(&mut self, parameters: &[u16], joined: u32) {
+    pub fn apply_sgr(&mut self, parameters: &[u16], subparameters: u32) {
         let mut at = 0;
         while at < parameters.len() {
             let mut end = at + 1;
-            while end < parameters.len() && joined >> end & 1 == 1 {
+            while end < parameters.len() && subparameters >> end & 1 == 1 {
                 end += 1;
             }
             let (group, rest) = (&parameters[at..end], &parameters[end..]);
@@ -61,8 +61,8 @@ impl Rendition {
             match *group {
                 [38 | 48 | 58, ..] => {
                     let (colour, taken) = match group.len() {
-                        1 => of_list(rest),
-                        _ => (of_group(group), 0),
+                        1 => colour_of_list(rest),
+                        _ => (colour_of_group(group), 0),
                     };
                     at += taken;
                     if let Some(colour) = colour {
@@ -144,8 +144,9 @@ impl Rendition {
         }
     }
 
-    /// Of bytes that somebody else may have written.
-    pub(crate) fn checked(mut self) -> Self {
+    /// The rendition with every value in its bounds, of bytes that another process may
+    /// have written.
+    pub(crate) fn sanitized(mut self) -> Self {
         for colour in [&mut self.foreground, &mut self.background, &mut self.underline_colour] {
             if *colour >> 24 > 2 {
                 *colour = 0;
@@ -156,49 +157,49 @@ impl Rendition {
     }
 }
 
-/// So many sequences wait at most.
-const WAITING: usize = 4;
+/// The most sequences that wait.
+const MAX_PENDING: usize = 4;
 
 /// Sequences whose effect nobody has asked for: the numbers of each.
 #[derive(Debug, Default)]
-pub struct Attributes<'a> {
-    waiting: [&'a [u8]; WAITING],
+pub struct PendingSgr<'a> {
+    pending: [&'a [u8]; MAX_PENDING],
     count: usize,
-    /// They begin with the defaults.
+    /// Whether a reset comes before the sequences.
     resets: bool,
 }
 
-impl<'a> Attributes<'a> {
-    /// One more.
+impl<'a> PendingSgr<'a> {
+    /// Adds the parameters of a sequence.
     #[inline]
     pub fn add(&mut self, numbers: &'a [u8], rendition: &mut Rendition) {
         if matches!(numbers, b"" | b"0") {
             (self.count, self.resets) = (0, true);
             return;
         }
-        if self.count == WAITING {
-            self.settle(rendition);
+        if self.count == MAX_PENDING {
+            self.apply(rendition);
         }
-        self.waiting[self.count] = numbers;
+        self.pending[self.count] = numbers;
         self.count += 1;
     }
 
     /// Has them take effect.
     #[inline]
-    pub fn settle(&mut self, rendition: &mut Rendition) {
+    pub fn apply(&mut self, rendition: &mut Rendition) {
         if std::mem::take(&mut self.resets) {
             *rendition = Rendition::default();
         }
-        for numbers in &self.waiting[..std::mem::take(&mut self.count)] {
-            if let Some((parameters, count)) = read(numbers) {
-                rendition.select(&parameters[..usize::from(count)], 0);
+        for numbers in &self.pending[..std::mem::take(&mut self.count)] {
+            if let Some((parameters, count)) = parse_numbers(numbers) {
+                rendition.apply_sgr(&parameters[..usize::from(count)], 0);
             }
         }
     }
 }
 
 /// `5;N` or `2;R;G;B` in parameters of their own, and how many they are.
-fn of_list(rest: &[u16]) -> (Option<u32>, usize) {
+fn colour_of_list(rest: &[u16]) -> (Option<u32>, usize) {
     match *rest {
         [5, index, ..] => (indexed(index), 2),
         [2, red, green, blue, ..] => (direct(red, green, blue), 4),
@@ -208,8 +209,8 @@ fn of_list(rest: &[u16]) -> (Option<u32>, usize) {
     }
 }
 
-/// The same behind colons, where a colour space may stand between.
-fn of_group(group: &[u16]) -> Option<u32> {
+/// A colour in subparameters, where a colour space may stand between.
+fn colour_of_group(group: &[u16]) -> Option<u32> {
     match *group {
         [_, 5, index, ..] => indexed(index),
         [_, 2, red, green, blue] => direct(red, green, blue),

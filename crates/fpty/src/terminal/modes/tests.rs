@@ -1,7 +1,7 @@
 //! The tracker against a terminal emulator, in any fragmentation, and against
 //! bytes that nobody sane would keep.
 
-use super::parser::TITLE;
+use super::parser::MAX_TITLE;
 use super::*;
 use proptest::prelude::*;
 use shpool_vterm::{ContentRegion, Size, Term};
@@ -21,17 +21,17 @@ fn told(tell: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn a_terminal_that_nobody_told_anything_is_told_nothing() {
     let modes = of(b"plain text\r\n\x1b[1;31mred\x1b[0m \x1b[5;6H\x1b[2J\x1b]7;file://h/d\x07");
-    assert_eq!(modes.private, AT_FIRST);
-    assert_eq!(told(|out| modes.undo(out)), "");
+    assert_eq!(modes.private, DEFAULT_PRIVATE);
+    assert_eq!(told(|out| modes.reset(out)), "");
     assert_eq!(told(|out| modes.restore(out)), "");
-    assert_eq!(told(|out| modes.restore_unpainted(out)), "");
+    assert_eq!(told(|out| modes.restore_unemulated(out)), "");
 }
 
 #[test]
 fn what_an_editor_turns_on_is_turned_off() {
     let on = "\x1b[?1049h\x1b[?1h\x1b=\x1b[?2004h\x1b[?1004h\x1b[?1006;1000h\x1b[2;23r\x1b[?25l\
               \x1b[4 q\x1b[>4;2m\x1b[>1u";
-    let undone = told(|out| of(on.as_bytes()).undo(out));
+    let undone = told(|out| of(on.as_bytes()).reset(out));
     let mut modes = of(on.as_bytes());
     modes.follow(undone.as_bytes());
     let (saved, parser) = (modes.saved, modes.parser.clone());
@@ -44,11 +44,11 @@ fn what_an_editor_turns_on_is_turned_off() {
 #[test]
 fn a_sequence_that_is_cut_is_ended() {
     for cut in ["\x1b", "\x1b[?10", "\x1b]2;tit", "\x1b]52;c;", "\x1bPq#0", "\x1b("] {
-        let undone = told(|out| of(cut.as_bytes()).undo(out));
+        let undone = told(|out| of(cut.as_bytes()).reset(out));
         assert_eq!(undone, "\x18\x1b\\", "{cut:?}");
         let mut modes = of(cut.as_bytes());
         modes.follow(undone.as_bytes());
-        assert!(!modes.is_in_a_sequence());
+        assert!(!modes.is_in_sequence());
     }
 }
 
@@ -57,8 +57,8 @@ fn what_is_cancelled_is_over() {
     for begun in ["\x1b]2;tit", "\x1b]52;c;", "\x1bPq#0", "\x1b^x", "\x1b[1", "\x1b[1<"] {
         for cancel in ["\x18", "\x1a"] {
             let modes = of([begun, cancel, "\x1b[?2004h"].concat().as_bytes());
-            assert!(modes.brackets_pastes() && modes.title().is_empty(), "{begun:?}");
-            assert!(!of([begun, cancel].concat().as_bytes()).is_in_a_sequence(), "{begun:?}");
+            assert!(modes.has_bracketed_paste() && modes.title().is_empty(), "{begun:?}");
+            assert!(!of([begun, cancel].concat().as_bytes()).is_in_sequence(), "{begun:?}");
         }
     }
 }
@@ -67,15 +67,15 @@ fn what_is_cancelled_is_over() {
 fn titles_links_questions() {
     let mut modes = of(b"\x1b]0;one\x07\x1b]2;two;three\x1b\\\x1b]8;id=1;http://x\x1b\\link");
     assert_eq!((modes.title().as_str(), modes.link), ("two;three", true));
-    assert_eq!(told(|out| modes.undo(out)), "\x1b]8;;\x1b\\");
+    assert_eq!(told(|out| modes.reset(out)), "\x1b]8;;\x1b\\");
     modes.follow(b"\x1b]8;;\x07\x1b[>c\x1b[=c\x1b[?c\x1b[1c");
-    assert!(!modes.link && !modes.take_asked());
+    assert!(!modes.link && !modes.take_da1_request());
     for question in [&b"\x1b[c"[..], b"\x1b[0c", b"\x1bZ"] {
         modes.follow(question);
-        assert!(modes.take_asked() && !modes.take_asked());
+        assert!(modes.take_da1_request() && !modes.take_da1_request());
     }
     let long = [b"\x1b]2;".as_slice(), &[b'x'; 5000], b"\x07"].concat();
-    assert_eq!(of(&long).title().len(), TITLE);
+    assert_eq!(of(&long).title().len(), MAX_TITLE);
     assert_eq!(told(|out| of(b"\x1b]2;a\xc2\x9bb\x07").restore(out)), "\x1b]2;ab\x1b\\");
 }
 
@@ -84,20 +84,20 @@ fn colours_that_were_set_are_taken_back() {
     let set =
         "\x1b]11;#102030\x07\x1b]4;1;red\x1b\\\x1b]12;?\x07\x1b]4;2;?\x07\x1b]10;rgb:0/0/0\x07";
     let mut modes = of(set.as_bytes());
-    assert_eq!(told(|out| modes.undo(out)), "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\");
+    assert_eq!(told(|out| modes.reset(out)), "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\");
     modes.follow(b"\x1b]110\x07\x1b]104;1\x1b\\");
-    assert_eq!(told(|out| modes.undo(out)), "\x1b]111\x1b\\");
+    assert_eq!(told(|out| modes.reset(out)), "\x1b]111\x1b\\");
     modes.follow(b"\x1b]111\x1b\\");
-    assert_eq!(told(|out| modes.undo(out)), "");
+    assert_eq!(told(|out| modes.reset(out)), "");
 }
 
 #[test]
 fn keyboards_have_a_stack_for_each_screen() {
     let mut modes = of(b"\x1b[>1u\x1b[?1049h\x1b[>3u\x1b[>5u\x1b[=2;2u");
-    assert_eq!(told(|out| modes.restore_unpainted(out)), "\x1b[>3u\x1b[>7u");
-    assert_eq!(told(|out| modes.undo(out)), "\x1b[<2u\x1b[?1049l\x1b[<1u");
+    assert_eq!(told(|out| modes.restore_unemulated(out)), "\x1b[>3u\x1b[>7u");
+    assert_eq!(told(|out| modes.reset(out)), "\x1b[<2u\x1b[?1049l\x1b[<1u");
     modes.follow(b"\x1b[<9u\x1b[?1049l\x1b[<u");
-    assert_eq!(told(|out| modes.undo(out)), "");
+    assert_eq!(told(|out| modes.reset(out)), "");
     for _ in 0..100 {
         modes.follow(b"\x1b[>1u");
     }
@@ -193,9 +193,9 @@ fn by_emulator(output: &[u8]) -> Modes {
 fn comparable(mut modes: Modes) -> Modes {
     // In the parser no field means anything between two sequences.
     modes.parser = Parser::default();
-    modes.private_saved = AT_FIRST;
-    modes.saved = [Saved::default(); 2];
-    modes.asked = false;
+    modes.private_saved = DEFAULT_PRIVATE;
+    modes.saved = [SavedCursor::default(); 2];
+    modes.da1_requested = false;
     modes.link = false;
     modes.colours = 0;
     if modes.alternate != 0 {
@@ -227,14 +227,14 @@ proptest! {
     #[test]
     fn what_is_restored_is_the_same(all in prop::collection::vec(sequence(), 0..20)) {
         let modes = of(&all.concat());
-        let told = told(|out| { modes.restore(out); modes.restore_unpainted(out); });
+        let told = told(|out| { modes.restore(out); modes.restore_unemulated(out); });
         prop_assert_eq!(comparable(of(told.as_bytes())), comparable(modes), "{:?}", told);
     }
 
     #[test]
     fn what_is_undone_is_as_it_was(all in prop::collection::vec(sequence(), 0..20)) {
         let mut modes = of(&all.concat());
-        let told = told(|out| modes.undo(out));
+        let told = told(|out| modes.reset(out));
         modes.follow(told.as_bytes());
         let mut wanted = Modes { title: modes.title.clone(), ..Modes::default() };
         wanted.keyboards = modes.keyboards;
@@ -263,12 +263,12 @@ proptest! {
     ) {
         bytes[0] = 1;
         let mut modes = Modes::from_bytes(bytes.as_slice().try_into().unwrap()).unwrap();
-        for tell in [Modes::restore, Modes::restore_unpainted, Modes::undo] {
+        for tell in [Modes::restore, Modes::restore_unemulated, Modes::reset] {
             let told = told(|out| tell(&modes, out));
             // Without the ESC it is a title's text.
             let sets_clipboard = told.contains("\x1b]52");
             prop_assert!(!sets_clipboard && !told.contains('\u{9b}'), "{:?}", told);
-            prop_assert!(!of(told.as_bytes()).asked);
+            prop_assert!(!of(told.as_bytes()).da1_requested);
         }
         modes.follow(&output);
         let _ = modes.to_bytes();

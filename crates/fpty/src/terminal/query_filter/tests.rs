@@ -129,7 +129,7 @@ const KEPT: &[&[u8]] = &[
 
 fn filtered(output: &[u8]) -> Vec<u8> {
     let mut through = Vec::new();
-    Queries::default().pass(output, &mut through);
+    QueryFilter::default().filter(output, &mut through);
     through
 }
 
@@ -193,14 +193,14 @@ fn long_strings() {
         (b"\x1b_G", b"\xc2\x9c", false),
         (b"\x1b[", b"n", false),
     ] {
-        let string = [begin, &[b'1'; 3 * LONGEST], end].concat();
-        let mut queries = Queries::default();
+        let string = [begin, &[b'1'; 3 * MAX_SEQUENCE], end].concat();
+        let mut queries = QueryFilter::default();
         let mut through = Vec::new();
-        queries.pass(&string[..2 * LONGEST], &mut through);
-        assert!(queries.is_undecided() && queries.held.len() <= LONGEST);
-        queries.pass(&string[2 * LONGEST..], &mut through);
+        queries.filter(&string[..2 * MAX_SEQUENCE], &mut through);
+        assert!(queries.is_undecided() && queries.held.len() <= MAX_SEQUENCE);
+        queries.filter(&string[2 * MAX_SEQUENCE..], &mut through);
         assert!(!queries.is_undecided());
-        queries.pass(b"\x1b[6nafter", &mut through);
+        queries.filter(b"\x1b[6nafter", &mut through);
         let wanted = if is_kept { [&string, &b"after"[..]].concat() } else { b"after".to_vec() };
         assert!(through == wanted, "{begin:?}: {} bytes of {}", through.len(), wanted.len());
     }
@@ -216,13 +216,13 @@ fn who_comes_in_the_midst_of_a_sequence() {
         .chain(KEPT.iter().map(|shown| (*shown, *shown)))
     {
         for cut in 0..sequence.len() {
-            let (mut queries, mut shown) = (Queries::default(), Vec::new());
-            queries.pass(&sequence[..cut], &mut shown);
+            let (mut queries, mut shown) = (QueryFilter::default(), Vec::new());
+            queries.filter(&sequence[..cut], &mut shown);
             let mut copy = queries.is_undecided().then(|| queries.clone());
             match &mut copy {
-                Some(copy) => copy.pass(&sequence[cut..], &mut shown),
+                Some(copy) => copy.filter(&sequence[cut..], &mut shown),
                 None if wanted.is_empty() && cut > 0 => panic!("{sequence:?} is decided at {cut}"),
-                None => queries.pass(&sequence[cut..], &mut shown),
+                None => queries.filter(&sequence[cut..], &mut shown),
             }
             assert_eq!(shown, wanted, "{sequence:?} cut at {cut}");
             assert!(copy.is_none_or(|copy| !copy.is_undecided()));
@@ -258,9 +258,9 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(output.len() + 1)).collect();
         cuts.extend([0, output.len()]);
         cuts.sort_unstable();
-        let (mut queries, mut through) = (Queries::default(), Vec::new());
+        let (mut queries, mut through) = (QueryFilter::default(), Vec::new());
         for pair in cuts.windows(2) {
-            queries.pass(&output[pair[0]..pair[1]], &mut through);
+            queries.filter(&output[pair[0]..pair[1]], &mut through);
         }
         prop_assert_eq!(through, filtered(&output));
     }

@@ -1,0 +1,151 @@
+//! Audit lines of sessions of killed gateways, and lines that are lost to a full log.
+
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::audit::lines::{audited, lines, of, wait_for};
+use crate::harness::{
+    Server, Wire, comes_true, on_one_server, process, servers, side_by_side, wait_until,
+};
+
+/// Who was in is told even where nobody is left to see them leave.
+#[test]
+fn sessions_of_a_killed_gateway_have_an_end_line() {
+    on_one_server(|flavor| {
+        side_by_side(["killed", "stopped", "reloaded"], |how| {
+            let mut server = audited(flavor).raw();
+            let mut clients: Vec<_> = (0..5).map(|_| server.connect("s")).collect();
+            for client in &mut clients {
+                client.shell("true");
+            }
+            let mut over = server.connect("s");
+            over.send("exit 1\n");
+            over.read_to_end();
+            wait_for(&server, "session-end", 1);
+            match how {
+                "stopped" => drop(server.stop()),
+                "reloaded" => process::signal(server.master(), Signal::SIGHUP),
+                _ => process::signal(server.gateway(), Signal::SIGKILL),
+            }
+            let lines = wait_for(&server, "session-end", 6);
+            let mut ids: Vec<_> = of(&lines, "session-end").iter().map(|end| &end["id"]).collect();
+            let mut started: Vec<_> =
+                of(&lines, "session-start").iter().map(|start| &start["id"]).collect();
+            ids.sort_by_key(|id| id.to_string());
+            started.sort_by_key(|id| id.to_string());
+            assert_eq!(ids, started);
+            for end in &of(&lines, "session-end")[1..] {
+                assert_eq!((&end["reason"], &end["status"]), (&json!("lost"), &Value::Null));
+                let took = end["duration"].as_f64().unwrap();
+                assert!((0.0..15.0).contains(&took), "{end}");
+                let time = end["time"].as_str().unwrap();
+                assert!(time >= lines[0]["time"].as_str().unwrap(), "{end}");
+            }
+        });
+    });
+}
+
+/// The real client, its gateway gone: somebody else sees the end.
+#[test]
+fn a_session_that_outlives_its_gateway_has_its_own_end_line() {
+    on_one_server(|flavor| {
+        side_by_side(
+            [("exit 6", "exit", json!(6)), ("", "hangup", Value::Null)],
+            |(end, reason, status)| {
+                let server = audited(flavor).uwsgi();
+                let mut client = Command::new(servers::fpty())
+                    .arg(server.path("u"))
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                wait_until("the session is kept", || {
+                    let pidfds = |pid| {
+                        let open = process::descriptors(pid);
+                        open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
+                    };
+                    let all = server.processes();
+                    all.iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
+                });
+                let gateway = server.gateway();
+                process::signal(gateway, Signal::SIGKILL);
+                server.wait_for_log("respawned uWSGI forkptyrouter 1");
+                assert_eq!(server.count_in_log("session-end"), 0);
+                if end.is_empty() {
+                    process::signal(client.id() as i32, Signal::SIGKILL);
+                } else {
+                    let mut input = client.stdin.take().unwrap();
+                    std::io::Write::write_all(&mut input, format!("{end}\n").as_bytes()).unwrap();
+                }
+                client.wait().unwrap();
+                let lines = wait_for(&server, "session-end", 1);
+                let (start, end) = (&lines[0], of(&lines, "session-end")[0]);
+                assert_eq!(start["id"], end["id"]);
+                assert_eq!((&end["reason"], &end["status"]), (&json!(reason), &status), "{end}");
+            },
+        );
+    });
+}
+
+/// Sessions go on, what waits is bounded, and what was lost is told.
+#[test]
+fn lines_lost_to_a_full_log_are_counted() {
+    on_one_server(|flavor| {
+        const SESSIONS: usize = 2400;
+        let setup = audited(flavor).script("exit 0").option("forkpty-router", "{dir}/s");
+        let fifo = setup.path("fifo");
+        nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut log = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&fifo)
+            .unwrap();
+        let server = setup.option("logto", "{dir}/fifo").launch();
+        let mut sessions = SESSIONS;
+        wait_until("it serves", || {
+            let client = Wire::try_connect(&server.path("s"));
+            client.is_ok_and(|mut client| client.read_to_end().is_empty())
+        });
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..SESSIONS / 2 {
+                        server.connect("s").read_to_end();
+                    }
+                });
+            }
+        });
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        assert!(process::private_memory(gateway_of(&server)).unwrap() < 16 * 1024);
+        // Now somebody reads, and the next session's lines tell how many are
+        // missing.
+        let mut text = Vec::new();
+        let mut told = 0;
+        wait_until("all lines are there, or counted", || {
+            server.connect("s").read_to_end();
+            sessions += 1;
+            comes_true(Duration::from_secs(1), || {
+                let _ = log.read_to_end(&mut text);
+                let lines = lines(&String::from_utf8_lossy(&text));
+                let lost: u64 = lines.iter().filter_map(|line| line["lost"].as_u64()).sum();
+                told = lost;
+                // The first one of all came before they were counted.
+                lines.len() + lost as usize == 2 * (sessions + 1)
+            })
+        });
+        assert!(told > 0, "nothing was lost: the log is too large for this case");
+    });
+}
+
+/// The gateway of a server whose log cannot be looked into.
+fn gateway_of(server: &Server) -> i32 {
+    let children = process::children(server.master());
+    children.first().expect("a gateway").pid
+}

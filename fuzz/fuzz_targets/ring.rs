@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 const MAGIC: u64 = 16;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(remains) = ScrollbackWriter::new(SMALLEST, Size { rows: 24, cols: 80 }) else {
+    let Ok(remains) = ScrollbackWriter::new(MIN_CAPACITY, Size { rows: 24, cols: 80 }) else {
         return;
     };
     let fd = || remains.shared_file().expect("a file").try_clone_to_owned().expect("a descriptor");

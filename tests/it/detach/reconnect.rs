@@ -12,7 +12,8 @@ use crate::harness::broken_connection::Breaker;
 use crate::harness::client::{Finished, Mode, Pipes, client};
 use crate::harness::person::Person;
 use crate::harness::{
-    Flavor, Server, Setup, Wire, comes_true, on_one_server, process, servers, wait_until,
+    Flavor, Server, Setup, Wire, comes_true, in_process, on_one_server, process, servers,
+    wait_until,
 };
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
@@ -116,7 +117,7 @@ fn a_client_reconnects_after_a_killed_gateway_and_a_reload() {
 
 #[test]
 fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
         let line = Breaker::to(&tcp);
@@ -143,7 +144,7 @@ fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
 
 #[test]
 fn the_end_of_a_program_while_disconnected_is_told() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) =
             setup(flavor, "stty -echo; echo here; read x; sleep 0.3; echo words; exit 7");
         let server = setup.start();
@@ -205,7 +206,7 @@ fn a_secret_is_good_for_one_attach_and_an_id_for_none() {
 
 #[test]
 fn a_client_reconnects_whichever_gateway_has_its_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let server = setup.option("forkptyrouter-processes", "4").start();
         let line = Breaker::to(&tcp);
@@ -242,7 +243,7 @@ fn a_client_reconnects_whichever_gateway_has_its_session() {
 
 #[test]
 fn the_secret_is_in_no_list_statistics_or_log() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let stats = format!("127.0.0.1:{}", free_port());
         let server = setup
@@ -278,7 +279,7 @@ fn the_secret_is_in_no_list_statistics_or_log() {
 
 #[test]
 fn with_no_reconnect_a_broken_connection_is_lost() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
         let line = Breaker::to(&tcp);
@@ -307,7 +308,7 @@ fn with_no_reconnect_a_broken_connection_is_lost() {
 
 #[test]
 fn without_detach_a_broken_connection_is_lost() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let server = Setup::new(flavor).script(SHELL).option("forkpty-urouter", &address).start();
         let line = Breaker::to(&address);
@@ -341,7 +342,7 @@ fn a_client_reconnects_after_a_silent_network() {
     if !nix::unistd::getuid().is_root() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let alone = || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network");
             network(true);

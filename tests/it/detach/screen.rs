@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{Mode, both, client};
 use crate::harness::person::{Person, assert_same};
 use crate::harness::{
-    DEADLINE, Flavor, Server, Setup, comes_true, on_one_server, process, servers, side_by_side,
-    wait_until,
+    DEADLINE, Flavor, Server, Setup, comes_true, in_process, on_one_server, process, servers,
+    side_by_side, wait_until,
 };
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
@@ -54,7 +54,7 @@ fn leaves(mut person: Person) -> String {
 
 #[test]
 fn a_person_detaches_and_attaches_again() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &[]), (24, 80));
         person.sees("$ ");
@@ -79,7 +79,7 @@ fn a_person_detaches_and_attaches_again() {
 
 #[test]
 fn tilde_dot_ends_the_session_for_good() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &[]), (24, 80));
         person.sees("$ ");
@@ -91,7 +91,7 @@ fn tilde_dot_ends_the_session_for_good() {
 
 #[test]
 fn names_are_unique_and_an_attached_session_can_be_stolen() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &["-n", "build"]), (24, 80));
         person.sees("$ ");
@@ -118,7 +118,7 @@ fn names_are_unique_and_an_attached_session_can_be_stolen() {
 
 #[test]
 fn of_two_clients_that_attach_at_once_one_is_refused() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, SHELL);
         for round in 0..10 {
             let name = format!("n{round}");
@@ -142,7 +142,7 @@ fn of_two_clients_that_attach_at_once_one_is_refused() {
 
 #[test]
 fn a_viewer_sees_and_cannot_type() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, SHELL);
         let mut person = Person::runs(fpty(&server, &["-n", "w"]), (24, 80));
         person.sees("$ ");
@@ -178,7 +178,7 @@ fn the_plugins_client_detaches_too() {
 
 #[test]
 fn the_status_of_a_program_that_ended_detached_is_told() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, "stty -echo; echo last; read x; sleep 0.3; echo words; exit 7");
         let mut person = Person::runs(fpty(&server, &["-n", "job"]), (24, 80));
         person.sees("last");
@@ -241,7 +241,7 @@ fn looks_the_same(flavor: &Flavor, script: &str, before: &[(&str, &str)], after:
 
 #[test]
 fn a_shells_half_typed_line_is_restored() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         looks_the_same(
             flavor,
             SHELL,
@@ -253,7 +253,7 @@ fn a_shells_half_typed_line_is_restored() {
 
 #[test]
 fn the_screens_of_vim_and_less_are_restored() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         looks_the_same(
             flavor,
             "seq -f 'line %g of it' 200 > $0.txt; \
@@ -274,7 +274,7 @@ fn the_screens_of_vim_and_less_are_restored() {
 /// there, is there once, and in its order.
 #[test]
 fn output_of_a_flood_is_there_once_after_the_client_was_killed() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for round in 0..8 {
             let script = "stty -echo; seq 100000 160000; echo end; read x";
             let server = either(flavor, script, round % 4 != 3);
@@ -298,7 +298,7 @@ fn output_of_a_flood_is_there_once_after_the_client_was_killed() {
 
 #[test]
 fn a_session_that_cannot_be_detached_says_so() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = both(Setup::new(flavor).script(SHELL));
         let server = setup.start();
         let mut person = Person::runs(fpty(&server, &[]), (24, 80));

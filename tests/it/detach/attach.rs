@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::harness::attach_client::{AttachClient, comes_to_be_kept};
-use crate::harness::{Flavor, Server, Setup, in_process, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, on_one_server, process, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -51,7 +51,7 @@ fn a_client_detaches_and_attaches_again() {
 
 #[test]
 fn a_lost_client_detaches() {
-    in_process(|flavor| {
+    on_one_server(|flavor| {
         let server = server(flavor, &[]);
         let client = seated(&server, &[("fpty.name", "build")]);
         let pid = server.programs()[0].pid;

@@ -129,7 +129,7 @@ fn rows(source: &str) -> Vec<Row> {
         };
         Row {
             names: texts("(&[", "]"),
-            help: texts(".help(", ".takes(").concat(),
+            help: texts(".help(", ".parse_with(").concat(),
             key: texts("key(", ")").pop(),
         }
     });

@@ -219,7 +219,7 @@ fn the_permit_of_a_handed_over_session_survives_a_kill_and_a_reload() {
 /// Where no gateway comes for a while, clients are told of the end all the same.
 #[test]
 fn an_end_without_a_gateway_is_told_to_the_client() {
-    in_process(|flavor| {
+    on_one_server(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-audit", "json").uwsgi();
         let (mut one, mut other) = (seated(&server), seated(&server));
         wait_until_kept(&server);

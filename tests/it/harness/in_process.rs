@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fpty::sys::shm::SharedMemory;
+use nix::sys::signal::{SigSet, Signal};
 
 /// Where the master finds its options, and the number of the clock's descriptor.
 const OPTIONS: &str = "FORKPTY_TEST_OPTIONS";
@@ -57,6 +58,13 @@ pub fn command(of: &Command, clock: i32) -> Command {
     command.env(OPTIONS, OsStr::from_bytes(&arguments.join(&SEPARATOR)));
     command.env(CLOCK, clock.to_string());
     command
+}
+
+/// Blocks what the master waits for, before it is executed: a case has a thread of its
+/// own, and the program's first thread would take the signals away from it.
+pub fn block_signals() -> nix::Result<()> {
+    let all = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+    SigSet::from_iter(all).thread_block()
 }
 
 /// Not a case: what [`command`] executes.

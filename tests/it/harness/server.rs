@@ -254,6 +254,9 @@ impl Setup {
         unsafe {
             command.pre_exec(move || {
                 nix::unistd::setsid()?;
+                if clock.is_some() {
+                    in_process::block_signals()?;
+                }
                 if clock.is_some_and(|fd| libc::dup2(fd, CLOCK) < 0) {
                     return Err(std::io::Error::last_os_error());
                 }

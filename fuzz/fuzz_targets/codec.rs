@@ -8,7 +8,9 @@
 use libfuzzer_sys::fuzz_target;
 
 use fpty::proto::variables::Variables;
-use fpty::proto::{ClientPacketDecoder, ClientPacket, VARIABLES, encode_input, encode_rows_and_cols, encode_signal};
+use fpty::proto::{
+    ClientPacket, ClientPacketDecoder, VARIABLES, encode_input, encode_rows_and_cols, encode_signal,
+};
 
 /// What a client has said, with input joined.
 #[derive(Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert_eq!(whole.is_in_sequence(), pieces.is_in_sequence());
-    for tell in [Modes::restore, Modes::restore_unemulated, Modes::begin_again, Modes::reset] {
+    for tell in [Modes::restore, Modes::restore_unemulated, Modes::resume_sequence, Modes::reset] {
         let (mut told, mut again) = (Vec::new(), Vec::new());
         tell(&whole, &mut told);
         tell(&pieces, &mut again);

@@ -6,13 +6,8 @@
 #![no_main]
 
 use fpty::client::restore_screen::{DetachedOutput, paint, restore_for_viewer};
-<<<<<<< HEAD:fuzz/fuzz_targets/painter.rs
-use fpty::terminal::QueryFilter;
-use fpty::scrollback::checkpoints::{NOTES_LENGTH, Checkpoint, CheckpointWriter};
-=======
 use fpty::scrollback::checkpoints::{Checkpoint, CheckpointWriter, NOTES_LENGTH};
 use fpty::terminal::QueryFilter;
->>>>>>> mv:fuzz/fuzz_targets/restore_screen.rs
 use libfuzzer_sys::fuzz_target;
 
 /// As whoever keeps output does.
@@ -31,15 +26,6 @@ fuzz_target!(|data: &[u8]| {
     trail.resized(size(*own_cols, *rows), &mut save);
     trail.follow(after, &mut save);
     let total = trail.total();
-<<<<<<< HEAD:fuzz/fuzz_targets/painter.rs
-    let Some(past) = Checkpoint::oldest(&area, CAPACITY, total) else {
-        return;
-    };
-    let from = usize::try_from(past.from).expect("so much was written");
-    let left = || DetachedOutput { past: past.clone(), output: output[from..].to_vec() };
-    let ours = size(*own_rows, *own_cols);
-    for painted in [paint(left(), ours), restore_for_viewer(left(), ours)] {
-=======
     let Some(checkpoint) = Checkpoint::oldest(&area, CAPACITY, total) else {
         return;
     };
@@ -48,7 +34,6 @@ fuzz_target!(|data: &[u8]| {
         || DetachedOutput { checkpoint: checkpoint.clone(), output: output[from..].to_vec() };
     let ours = size(*own_rows, *own_cols);
     for painted in [paint(detached(), ours), restore_for_viewer(detached(), ours)] {
->>>>>>> mv:fuzz/fuzz_targets/restore_screen.rs
         assert!(painted.bytes.len() < 64 * 1024 * 1024);
         let mut through = Vec::new();
         let mut queries = QueryFilter::default();

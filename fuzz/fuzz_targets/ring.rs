@@ -7,7 +7,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use fpty::scrollback::{ScrollbackWriter, ScrollbackReader};
+use fpty::scrollback::{ScrollbackReader, ScrollbackWriter};
 use fpty::sys::Size;
 use fpty::sys::ring::MIN_CAPACITY;
 use libfuzzer_sys::fuzz_target;
@@ -70,7 +70,8 @@ fuzz_target!(|data: &[u8]| {
         next.close_file();
         let other = ScrollbackReader::open(next.share_file().expect("memory")).expect("a ring");
         assert_eq!(other.total(), seen.total());
-        let shown = |it: &ScrollbackReader| it.output(None).map(|(past, output)| (past.from, output));
+        let shown =
+            |it: &ScrollbackReader| it.output(None).map(|(past, output)| (past.from, output));
         assert!(shown(&other) == shown(&seen));
     }
 });

@@ -24,8 +24,11 @@ impl Listener {
     }
 }
 
-/// Takes a connection, which what the application forks does not have: it would hold
-/// it open.
+/// Accepts a connection, which no process that the application forks inherits: it would
+/// hold the connection open. `None`: none is waiting.
+///
+/// # Errors
+/// As accept(2).
 pub fn accept(listener: &ListeningSocket) -> io::Result<Option<Private<Stream>>> {
     Private::open(|| listener.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
 }

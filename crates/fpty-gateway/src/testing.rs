@@ -33,8 +33,9 @@ use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::ListeningSocket;
 
-/// How a gateway is announced in the log, as uWSGI does, before its number.
-const SPAWNED: &str = "spawned uWSGI forkptyrouter";
+/// How the log announces a gateway, and one in the place of another, as uWSGI does.
+const SPAWNED: &str = "spawned";
+const RESPAWNED: &str = "respawned";
 
 /// How long the gateways of an instance that stops may take to tell their clients.
 const STOP: Duration = Duration::from_millis(300);
@@ -45,6 +46,7 @@ struct TestHost {
     instance: OnceCell<String>,
     statistics_by_http: OnceCell<()>,
     shell: OnceCell<CString>,
+    socket_mode: OnceCell<u32>,
     sockets: Mutex<Vec<Bound>>,
 }
 
@@ -61,6 +63,7 @@ static HOST: TestHost = TestHost {
     instance: OnceCell::new(),
     statistics_by_http: OnceCell::new(),
     shell: OnceCell::new(),
+    socket_mode: OnceCell::new(),
     sockets: Mutex::new(Vec::new()),
 };
 
@@ -173,6 +176,16 @@ fn set(config: &mut GatewayConfig, name: &str, value: &OsStr) -> Result<()> {
         "plugin" | "plugins-dir" | "master" | "need-app" => {}
         "procname" => drop(HOST.instance.set(text())),
         "stats-http" => drop(HOST.statistics_by_http.set(())),
+        "chmod-socket" => {
+            // Without a value it means everybody.
+            let mode = u32::from_str_radix(&text(), 8).unwrap_or(0o666);
+            let _ = HOST.socket_mode.set(mode);
+        }
+        "max-fd" => {
+            let most = text().parse().map_err(|_| Error::new("option max-fd: not a number"))?;
+            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+            nix::sys::resource::setrlimit(limit, most, most).context("max-fd")?;
+        }
         "binsh" => drop(HOST.shell.set(CString::new(value.as_bytes()).unwrap_or_default())),
         "ini" => {
             let _ = HOST.instance.set(text());
@@ -200,6 +213,8 @@ fn bind(config: &GatewayConfig, at: &OsStr, role: SocketRole, rules: usize) -> R
         TcpListener::bind(&name).context(cannot())?.into_raw_fd()
     } else {
         let ownership = config.socket_options(rules).map(|own| own.ownership).unwrap_or_default();
+        let mode = ownership.mode.or_else(|| HOST.socket_mode.get().copied());
+        let ownership = bind::Ownership { mode, ..ownership };
         let bound = bind::bind_unix(Path::new(at), ownership, 100);
         bound.map_err(|error| Error::new(format!("{}: {error}", cannot())))?.into_raw_fd()
     };
@@ -232,13 +247,13 @@ impl Master {
         let signals = Signals::read_by_signalfd(&heard).context("no signals")?;
         let mut master = Self { config, signals, gateways: Vec::new() };
         for ordinal in 0..master.config.processes as usize {
-            let gateway = master.fork(ordinal)?;
+            let gateway = master.fork(ordinal, SPAWNED)?;
             master.gateways.push(gateway);
         }
         Ok(master)
     }
 
-    fn fork(&self, ordinal: usize) -> Result<Pid> {
+    fn fork(&self, ordinal: usize, announced: &str) -> Result<Pid> {
         let config = self.config.clone();
         let gateway = daemonize::child(|| {
             if let Err(error) = instance::run_gateway(ordinal, config) {
@@ -246,7 +261,8 @@ impl Master {
             }
         });
         let gateway = gateway.context("cannot fork a gateway")?;
-        log(&format!("{SPAWNED} {} (pid: {})", ordinal + 1, gateway.as_raw()));
+        let number = ordinal + 1;
+        log(&format!("{announced} uWSGI forkptyrouter {number} (pid: {})", gateway.as_raw()));
         Ok(gateway)
     }
 
@@ -264,8 +280,7 @@ impl Master {
             }
             while let Some((ended, _)) = child::reap_any() {
                 if let Some(ordinal) = self.gateways.iter().position(|gateway| *gateway == ended) {
-                    log(&format!("respawn uWSGI forkptyrouter {}", ordinal + 1));
-                    self.gateways[ordinal] = self.fork(ordinal)?;
+                    self.gateways[ordinal] = self.fork(ordinal, RESPAWNED)?;
                 }
             }
         }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::audit::lines::{audited, lines, of, wait_for};
-use crate::harness::{Flavor, Server, Setup, on_one_server, process, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, process, servers, wait_until};
 
 fn start(flavor: &Flavor, pass: &str) -> Server {
     let setup: Setup = audited(flavor)
@@ -37,7 +37,7 @@ fn statistics(server: &Server) -> Value {
 
 #[test]
 fn a_command_has_a_start_and_an_end_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for (pass, bytes) in
             [("true", [Value::Null, Value::Null]), ("false", [json!(7), json!(11)])]
         {
@@ -70,7 +70,7 @@ fn a_command_has_a_start_and_an_end_line() {
 
 #[test]
 fn a_running_command_is_listed() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for pass in ["true", "false"] {
             let server = start(flavor, pass);
             // Its key is that of a session: they are not taken for each other.
@@ -106,7 +106,7 @@ fn a_running_command_is_listed() {
 
 #[test]
 fn a_refused_command_is_named_in_its_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).option("forkptyrouter-stats", "{dir}/stats").uwsgi();
         run(&server, &["rm -rf /\nx"], "");
         let refused = wait_for(&server, "refused", 1);
@@ -132,7 +132,7 @@ fn a_refused_command_is_named_in_its_line() {
 /// Several at a time.
 #[test]
 fn commands_side_by_side_have_two_lines_each() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor, "true");
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::audit::lines::{audited, lines, wait_for};
 use crate::harness::attach_client::AttachClient;
-use crate::harness::{Flavor, Server, Setup, on_one_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, on_one_server, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -52,7 +52,7 @@ fn wait_for_last(server: &Server, event: &str) {
 
 #[test]
 fn a_detached_attached_stolen_and_viewed_session_has_one_start_and_one_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let first = seated(&server, &[("fpty.name", "one")]);
         first.leaves();
@@ -93,7 +93,7 @@ fn a_detached_attached_stolen_and_viewed_session_has_one_start_and_one_end() {
 
 #[test]
 fn a_session_that_ends_detached_has_its_end_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         let go = server.path("go");

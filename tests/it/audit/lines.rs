@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::connection::extended_mode::{open, to_the_end};
 use crate::harness::client::both;
 use crate::harness::{
-    Flavor, Server, Setup, Wire, on_every_server, on_one_server, process, servers, wait_until,
+    Flavor, Server, Setup, Wire, in_process, on_every_server, on_one_server, process, servers,
+    wait_until,
 };
 
 const PREFIX: &str = "forkptyrouter-audit: ";
@@ -50,7 +51,7 @@ pub fn audited(flavor: &Flavor) -> Setup {
 
 #[test]
 fn a_thousand_short_sessions_have_one_start_and_one_end_line_each() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for gateways in ["1", "3"] {
             let server =
                 audited(flavor).script("exit 3").option("forkptyrouter-processes", gateways).raw();
@@ -146,7 +147,7 @@ fn start_and_end_lines_have_every_field() {
 
 #[test]
 fn each_end_line_has_its_reason() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(audited(flavor).script("eval \"$END\"; sleep 1000"))
             .option("forkptyrouter-accept-env", "END")
             .option("forkptyrouter-timeout", "1")
@@ -184,7 +185,7 @@ fn the_peer_has_its_own_user_and_the_program_the_servers() {
         eprintln!("skipped: only root can be somebody else");
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).script("exit 0").argument("--chmod-socket=666").uwsgi();
         // The first is in every passwd(5), the others are in none, or none that
         // is known here.
@@ -210,7 +211,7 @@ fn the_peer_has_its_own_user_and_the_program_the_servers() {
 /// The real client takes the terminal: nobody knows how much went through it.
 #[test]
 fn bytes_of_a_handed_over_terminal_are_not_counted() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).uwsgi();
         let mut client = Command::new(servers::fpty())
             .arg(server.path("u"))
@@ -243,7 +244,7 @@ fn bytes_of_a_handed_over_terminal_are_not_counted() {
 /// The log only counts them; the audit has each.
 #[test]
 fn every_refusal_has_a_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(audited(flavor).option("forkptyrouter-command", "/no/such")).start();
         for _ in 0..40 {
             assert!(server.connect("s").text_to_end().contains("refused"));
@@ -293,7 +294,7 @@ fn the_peer_over_tcp_is_an_address() {
 /// nothing in them does anything to a terminal.
 #[test]
 fn a_peer_cannot_forge_a_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).script("exit 0").uwsgi();
         let forged = format!("x\n{PREFIX}{{\"event\":\"session-end\"}}\r\n");
         let evil = [
@@ -342,7 +343,7 @@ fn keyval(line: &str) -> HashMap<String, Value> {
 
 #[test]
 fn keyval_lines_have_the_same_fields_as_json() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server =
             Setup::new(flavor).option("forkptyrouter-audit", "keyval").script("exit 5").uwsgi();
         let mut client = server.connect("u");

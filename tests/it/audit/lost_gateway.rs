@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::audit::lines::{audited, lines, of, wait_for};
 use crate::harness::{
-    Server, Wire, comes_true, on_one_server, process, servers, side_by_side, wait_until,
+    Server, Wire, comes_true, in_process, on_one_server, process, servers, side_by_side, wait_until,
 };
 
 /// Who was in is told even where nobody is left to see them leave.
@@ -53,7 +53,7 @@ fn sessions_of_a_killed_gateway_have_an_end_line() {
 /// The real client, its gateway gone: somebody else sees the end.
 #[test]
 fn a_session_that_outlives_its_gateway_has_its_own_end_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(
             [("exit 6", "exit", json!(6)), ("", "hangup", Value::Null)],
             |(end, reason, status)| {

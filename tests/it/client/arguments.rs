@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::harness::client::{Pipes, Seat, both};
 use crate::harness::servers;
 use crate::harness::terminal::Terminal;
-use crate::harness::{Setup, on_one_server};
+use crate::harness::{Setup, in_process};
 
 /// `fpty` without what the test's own environment would tell it.
 fn fpty(arguments: &[&str]) -> Command {
@@ -48,7 +48,7 @@ fn help_and_version_say_what_there_is() {
 
 #[test]
 fn the_address_may_come_from_the_environment() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor)).start();
         let attach = |variable: &str, arguments: &[&str]| {
             let mut fpty = fpty(arguments);
@@ -74,7 +74,7 @@ const ECHOES: &str = "stty raw -echo; echo ready; exec cat";
 
 #[test]
 fn options_set_the_escape_and_the_keys() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script(ECHOES)).start();
         let (raw, uwsgi) = (server.path("s"), server.path("u"));
         for (arguments, typed, leaves, words) in [
@@ -107,7 +107,7 @@ fn options_set_the_escape_and_the_keys() {
 
 #[test]
 fn the_status_is_the_programs() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor)).start();
         for (line, status, told) in [
             ("exit 7", 7, ""),
@@ -134,7 +134,7 @@ fn the_status_is_the_programs() {
 
 #[test]
 fn a_program_that_cannot_be_executed_has_status_126_or_127() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for (command, status) in [("{dir}/missing", 127), ("{dir}", 126)] {
             let server = both(Setup::new(flavor).option("forkptyrouter-command", command)).start();
             let finished = Pipes::reading(fpty(&[&server.path("u")]), Stdio::null()).finish();
@@ -148,7 +148,7 @@ fn a_program_that_cannot_be_executed_has_status_126_or_127() {
 /// Size and environment are there before the program starts, each time.
 #[test]
 fn size_and_environment_are_there_before_the_program() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let script = "stty size; echo \"$TERM,$LANG,$EXTRA,$LD_X\"; trap 'echo resized' WINCH; \
                       sleep 0.1; echo end";
         let setup = Setup::new(flavor).script(script);

@@ -10,7 +10,9 @@ use crate::connection::addresses::free_port;
 use crate::harness::client::{Finished, Mode, Pipes, client_of, own_lines};
 use crate::harness::process::{self, signal};
 use crate::harness::terminal::Terminal;
-use crate::harness::{Server, Setup, assert_same, noise, on_one_server, servers, wait_until};
+use crate::harness::{
+    Server, Setup, assert_same, in_process, noise, on_one_server, servers, wait_until,
+};
 
 /// A server, and its addresses: passed, relayed, and relayed over TCP.
 fn start(setup: Setup) -> (Server, Vec<String>) {
@@ -237,7 +239,7 @@ fn background_jobs_of_a_command_live_on() {
 
 #[test]
 fn an_output_held_by_a_background_job_is_waited_for_or_left() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (server, ways) = start(Setup::new(flavor));
         let to = ways[1].clone();
         let mut pipes = Pipes::reading(fpty(&to, &["sleep 1000 & echo started"]), Stdio::null());
@@ -260,7 +262,7 @@ fn an_output_held_by_a_background_job_is_waited_for_or_left() {
 
 #[test]
 fn commands_are_off_by_default() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkpty-urouter", "{dir}/u").start();
         let to = server.path("u");
         for words in [&["true"][..], &["true", "x"]] {
@@ -285,7 +287,7 @@ fn commands_are_off_by_default() {
 
 #[test]
 fn a_command_has_a_terminal_where_both_ends_are_terminals() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (_server, ways) = start(Setup::new(flavor));
         let to = &ways[0];
         let mut terminal = Terminal::run(fpty(to, &["stty size; tty; exit 5"]), 33, 99);
@@ -326,7 +328,7 @@ fn the_plugins_client_runs_commands_too() {
 
 #[test]
 fn a_router_without_commands_is_recognised() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let Some(setup) = crate::harness::client::c_router() else { return };
         let server = setup.option("forkpty-urouter", "{dir}/u").start();
         let _ = flavor;

@@ -13,8 +13,8 @@ use crate::harness::documents::root;
 use crate::harness::process::{Process, signal};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
-    DEADLINE, Server, Setup, assert_same, comes_true, noise, on_one_server, servers, side_by_side,
-    wait_until,
+    DEADLINE, Server, Setup, assert_same, comes_true, in_process, noise, on_one_server, servers,
+    side_by_side, wait_until,
 };
 
 const SSHD: &str = "/usr/sbin/sshd";
@@ -347,7 +347,7 @@ fn a_job_in_the_background_is_waited_for_as_by_sshd() {
 
 #[test]
 fn a_missing_sftp_server_is_named() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-urouter", "{dir}/u")
             .option("forkptyrouter-allow-command", "true")

@@ -8,7 +8,7 @@ use crate::harness::attach_client::AttachClient;
 use crate::harness::client::{Mode, fpty};
 use crate::harness::users::can_be_others;
 use crate::harness::wire::input;
-use crate::harness::{Flavor, Server, Setup, on_one_server, side_by_side, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, side_by_side, wait_until};
 
 /// What a line of bash does, in which `fpty` is the client for this address.
 #[track_caller]
@@ -44,7 +44,7 @@ fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
 
 #[test]
 fn a_command_goes_on_without_the_reader_of_one_output() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (_servers, ways) = ways(flavor);
         side_by_side(&ways, |address| {
             let line = "fpty 'sleep .5; echo done; exit 5' 2> >(exec true) | cat; \
@@ -66,7 +66,7 @@ fn a_command_goes_on_without_the_reader_of_one_output() {
 
 #[test]
 fn a_writer_without_a_reader_gets_sigpipe() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (_servers, ways) = ways(flavor);
         side_by_side(&ways, |address| {
             let line = "fpty 'exec yes' 2> >(cat >&2) | head -n 1; exit ${PIPESTATUS[0]}";
@@ -81,7 +81,7 @@ fn a_writer_without_a_reader_gets_sigpipe() {
 
 #[test]
 fn an_output_closed_by_the_program_ends_at_once() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (_servers, ways) = ways(flavor);
         for address in &ways {
             // Its reader ends, and so does what it was to wait for.
@@ -97,7 +97,7 @@ fn an_output_closed_by_the_program_ends_at_once() {
 
 #[test]
 fn a_command_without_readers_of_both_outputs_ends() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (_servers, ways) = ways(flavor);
         side_by_side(&ways, |address| {
             for line in [
@@ -120,7 +120,7 @@ fn a_program_of_another_user_can_reopen_its_streams() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let tcp = format!("127.0.0.1:{}", free_port());
         let rules = format!("uid={NOBODY},gid={NOBODY},allow_command=true,chdir=/");
         let server = Setup::new(flavor)
@@ -160,7 +160,7 @@ fn terminals(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
 
 #[test]
 fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (_servers, ways) = terminals(flavor);
         side_by_side(&ways, |address| {
             // Before the terminal changes hands, at that moment, and after it.
@@ -232,7 +232,7 @@ fn shown(piece: &str) -> String {
 
 #[test]
 fn a_terminal_query_in_pieces_is_answered_once() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["true", "false"], |handover| {
             let server = Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -261,7 +261,7 @@ fn a_terminal_query_in_pieces_is_answered_once() {
 
 #[test]
 fn a_terminal_query_is_answered_by_whoever_was_attached_at_its_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-urouter", "{dir}/u")
             .option("forkptyrouter-handover", "false")

@@ -13,7 +13,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use crate::harness::client::Pipes;
 use crate::harness::process::signal;
 use crate::harness::wire::{header, input, packet, variable};
-use crate::harness::{Flavor, Server, Setup, Wire, on_one_server, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, in_process, servers, wait_until};
 
 const HELLO: u8 = 102;
 const VARIABLES: u8 = 103;
@@ -95,7 +95,7 @@ fn to_the_end(client: &mut Wire) -> Said {
 
 #[test]
 fn a_command_runs_by_the_protocol_reference_alone() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let mut client = agreed(&server);
         ask(&client, b"cat; echo err >&2; exit 7");
@@ -113,7 +113,7 @@ fn a_command_runs_by_the_protocol_reference_alone() {
 
 #[test]
 fn the_end_of_the_input_may_come_before_the_request() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let mut client = agreed(&server);
         client.send(packet(END_OF_STREAM, &[]));
@@ -124,7 +124,7 @@ fn the_end_of_the_input_may_come_before_the_request() {
 
 #[test]
 fn an_unread_output_does_not_hold_up_the_other() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let mut client = agreed(&server);
         ask(&client, b"yes & sleep 0.2; echo err >&2; wait");
@@ -147,7 +147,7 @@ fn an_unread_output_does_not_hold_up_the_other() {
 
 #[test]
 fn bad_requests_are_refused_with_a_line() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let long = packet(REQUEST, &[&b"c"[..], &[b'x'; 60_000]].concat());
         let cases: [(Vec<u8>, &str); 5] = [
@@ -169,7 +169,7 @@ fn bad_requests_are_refused_with_a_line() {
 
 #[test]
 fn passed_descriptors_that_are_no_streams_are_not_taken() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let idle = server.idle_descriptors();
         let offer = |names: &[u8], files: &[&str]| {
@@ -215,7 +215,7 @@ fn passed_descriptors_that_are_no_streams_are_not_taken() {
 
 #[test]
 fn a_killed_gateway_ends_its_commands() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let mut fpty = Command::new(servers::fpty());
         fpty.args([&server.path("u"), "sleep 1000; :"]);
@@ -231,7 +231,7 @@ fn a_killed_gateway_ends_its_commands() {
 
 #[test]
 fn a_flood_of_unread_input_is_bounded() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = start(flavor);
         let mut client = agreed(&server);
         ask(&client, b"exec sleep 1000");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::addresses::free_port;
 use crate::harness::client::{Finished, Pipes};
-use crate::harness::{Server, Setup, Wire, on_every_server, on_one_server, servers, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, on_every_server, servers, wait_until};
 
 /// The line for whoever may not come in.
 const NOT_PERMITTED: &str = "forkptyrouter: session refused: not permitted\r\n";
@@ -60,7 +60,7 @@ fn users_and_groups_are_allowed_and_denied() {
     if !is_root() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let rules = [
             ("a", "allow_user=4001"),
             ("b", "allow_group=5001"),
@@ -134,7 +134,7 @@ fn global_rules_hold_for_sockets_without_their_own() {
 
 #[test]
 fn tcp_addresses_are_allowed_and_denied() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (one, two) = (free_port(), free_port());
         let _server = Setup::new(flavor)
             .option("forkptyrouter-deny-addr", "127.0.0.1")
@@ -153,7 +153,7 @@ fn programs_run_as_the_sockets_user() {
     if !is_root() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option(
                 "forkpty-router2",
@@ -242,7 +242,7 @@ fn an_invalid_rule_ends_the_start() {
 
 #[test]
 fn session_limits_hold_over_all_gateways() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-processes", "3")
             .option("forkptyrouter-max-sessions", "5")
@@ -283,7 +283,7 @@ fn session_limits_hold_over_all_gateways() {
 
 #[test]
 fn a_connection_rate_delays_and_refuses_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-processes", "3")
             .option("forkpty-router2", "addr={dir}/s,rate=10,cmd=/bin/true")
@@ -306,7 +306,7 @@ fn a_connection_rate_delays_and_refuses_nobody() {
 
 #[test]
 fn the_time_limit_ends_a_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-router2", "addr={dir}/s,max_time=1s")
             .option("forkpty-urouter2", "addr={dir}/u,max_time=1s,allow_command=true")

@@ -10,7 +10,7 @@ use crate::connection::extended_mode::open;
 use crate::harness::client::Pipes;
 use crate::harness::users::{as_user, can_be_others, fpty_as};
 use crate::harness::{
-    Flavor, Server, Setup, Wire, on_every_server, on_one_server, process, wait_until,
+    Flavor, Server, Setup, Wire, in_process, on_every_server, process, wait_until,
 };
 
 /// A user that nobody is, and groups likewise.
@@ -54,7 +54,7 @@ fn numeric_users_and_groups_are_allowed_and_denied() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let start =
             |rules: &str| by_rules(flavor, "urouter", &format!("chmod=666,{rules}")).start();
         let server = start(&format!("allow_user={ONE}"));
@@ -149,7 +149,7 @@ fn a_program_runs_as_another_user_in_another_folder() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let rules =
             format!("uid={ONE},gid={OTHER},groups={GROUP};7,chdir=/tmp,env=HOME=/a\\,b;WHO=me");
         let server = by_rules(flavor, "router", &rules).start();
@@ -177,7 +177,7 @@ fn a_program_runs_as_another_user_in_another_folder() {
 
 #[test]
 fn the_session_limit_holds_over_all_gateways() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-router", "{dir}/s")
             .option("forkpty-urouter", "{dir}/u")
@@ -213,7 +213,7 @@ fn the_limit_per_user_counts_silent_connections() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = by_rules(flavor, "urouter", "chmod=666,max_user=2,max=3").start();
         let hold = |uid: u32| Pipes::open(fpty_as(&server, uid, &[uid], &[&server.path("s")]));
         let (one, two) = (hold(ONE), hold(ONE));
@@ -241,7 +241,7 @@ fn the_limit_per_user_counts_silent_connections() {
 /// A minute before.
 #[test]
 fn a_client_is_told_a_minute_before_its_limit() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = by_rules(flavor, "urouter", "max_time=61,handover=false").start();
         let mut client = server.connect("s");
         open(&client, &[]);
@@ -256,7 +256,7 @@ fn users_of_another_namespace_match_no_name() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         // The server is in a namespace in which only its own user has a number.
         let setup = Setup::new(flavor);
         std::fs::set_permissions(setup.path(""), PermissionsExt::from_mode(0o777)).unwrap();

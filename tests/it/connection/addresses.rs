@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 
 use crate::harness::client::{Mode, Pipes, client};
 use crate::harness::pty_server::shared;
-use crate::harness::{Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Setup, Wire, on_every_server, on_every_server_in_turn, wait_until};
 
 /// A port that nobody listens on now; somebody may take it before we do, so
 /// a case that needs one asks for it as late as it can.
@@ -224,7 +224,7 @@ fn serves_at_tcp_over_ipv6() {
         return;
     };
     let address = port.unwrap().to_string();
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let server = Setup::new(flavor).option("forkpty-router", &address).start();
         assert!(TcpStream::connect(&address).is_ok());
         serves(&address);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::client::both;
 use crate::harness::wire::{header, input, packet, variable};
-use crate::harness::{Setup, Wire, assert_same, on_one_server, sequence};
+use crate::harness::{Setup, Wire, assert_same, in_process, sequence};
 
 const HELLO: u8 = 102;
 const VARIABLES: u8 = 103;
@@ -67,7 +67,7 @@ pub fn to_the_end(client: &mut Wire) -> Said {
 
 #[test]
 fn the_end_packet_comes_once_and_last() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script("seq 1 100000; eval \"$END\"; exit 3"));
         let server = server.option("forkptyrouter-accept-env", "END").start();
         for (end, ended) in [
@@ -87,7 +87,7 @@ fn the_end_packet_comes_once_and_last() {
 
 #[test]
 fn variables_in_any_pieces_reach_the_program() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script("stty size; echo \"$TERM:$LC_X:$SHELLOPTS\""));
         let server = server.start();
         let mut client = server.connect("u");
@@ -109,7 +109,7 @@ fn variables_in_any_pieces_reach_the_program() {
 /// A client of the plain mode that is slow to speak, and one that never does.
 #[test]
 fn a_silent_plain_client_is_waited_for_shortly() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script("stty size")).start();
         let begin = Instant::now();
         let mut silent = server.connect("u");
@@ -126,7 +126,7 @@ fn a_silent_plain_client_is_waited_for_shortly() {
 
 #[test]
 fn input_waits_for_the_request_and_its_end_is_a_packet() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script("stty raw -echo; cat; echo after")).start();
         let mut client = server.connect("u");
         client.send([&header(1, HELLO)[..], &input("early;")].concat());
@@ -145,7 +145,7 @@ fn input_waits_for_the_request_and_its_end_is_a_packet() {
 
 #[test]
 fn unknown_packets_end_nothing() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server =
             both(Setup::new(flavor).script("stty raw -echo; echo ready; exec cat")).start();
         // A hello that comes too late, or is of version 0, means nothing.
@@ -192,7 +192,7 @@ fn unknown_packets_end_nothing() {
 /// Refused before there was a session: beside the terminal, with the reason.
 #[test]
 fn a_refusal_is_an_end_packet() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-command", "{dir}/missing");
         let server = both(setup).start();
         let mut client = server.connect("u");
@@ -205,7 +205,7 @@ fn a_refusal_is_an_end_packet() {
 
 #[test]
 fn a_notice_comes_beside_the_terminal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-timeout", "1");
         let server = both(setup.script("exec sleep 100")).start();
         let mut client = server.connect("u");

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::harness::cost::{RUN, echoes, running};
 use crate::harness::wire::{header, input};
-use crate::harness::{Setup, on_one_server, wait_until};
+use crate::harness::{Setup, in_process, wait_until};
 
 /// Keys that drop the input, sizes, signals: each is some system calls of the
 /// gateway's, and a read has room for 16,000.
 #[test]
 fn ten_floods_of_keys_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(RUN).option("forkpty-urouter", "{dir}/u").raw();
         let mut other = running(&server, "s", "cat");
         // Interrupt and quit in turn, so that none is like the one before.
@@ -41,7 +41,7 @@ fn ten_floods_of_keys_delay_nobody() {
 /// What was read of a client that has left is heard to its end, and in order.
 #[test]
 fn nothing_of_a_flood_is_lost() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         // Its terminal is hung up when all was heard.
         let script = "trap '' HUP; trap 'echo >{dir}/last; exit' TERM
             stty raw -echo; echo ready; while :; do sleep 0.01; done";
@@ -60,7 +60,7 @@ fn nothing_of_a_flood_is_lost() {
 /// Where nothing else happens the rest is heard all the same.
 #[test]
 fn a_flood_is_read_to_its_end_without_other_events() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("stty raw -echo; echo ready; exec cat").uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready\n");

@@ -11,7 +11,7 @@ use crate::harness::client::{Mode, Pipes, Seat, both, fpty};
 use crate::harness::proxy::{Line, Proxy};
 use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{
-    Flavor, Server, Setup, Wire, on_one_server, process, servers, side_by_side, wait_until,
+    Flavor, Server, Setup, Wire, in_process, process, servers, side_by_side, wait_until,
 };
 
 const HELLO: u8 = 102;
@@ -66,7 +66,7 @@ fn assert_refused(what: &str, client: &mut Wire, why: &str) {
 
 #[test]
 fn silence_and_half_close_run_nothing() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = setup(flavor, "touch {dir}/ran; exec cat");
         let server = server.option("forkptyrouter-handshake-timeout", "1").start();
         let mut silent = Vec::new();
@@ -94,7 +94,7 @@ fn silence_and_half_close_run_nothing() {
 
 #[test]
 fn a_slow_request_is_done_as_a_whole() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = setup(flavor, "exec cat");
         let server = server.option("forkptyrouter-handshake-timeout", "1").start();
         let line = Line { piece: 20_000, pause: Duration::from_millis(100), ..Line::default() };
@@ -114,7 +114,7 @@ fn a_slow_request_is_done_as_a_whole() {
 /// The gateway is stopped in the meantime, for longer than a clock of old had.
 #[test]
 fn a_stopped_gateway_completes_the_handshake_later() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let cases: [(&[&str], &str, &str); 4] = [
             (&["-T", "echo out; exit 7"], "", "out\n"),
             (&["-t", "echo out; exit 7"], "", "out\r\n"),
@@ -144,7 +144,7 @@ fn a_stopped_gateway_completes_the_handshake_later() {
 /// waits for it meanwhile.
 #[test]
 fn a_stopped_client_requests_nothing() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, "echo configured; exec cat");
         let mut client = fpty(Mode::Uwsgi, &server.path("u"));
         client.arg("echo here; exit 9");
@@ -172,7 +172,7 @@ fn through(proxy: &Proxy, arguments: &[&str]) -> Command {
 /// programs that say nothing, that show something at once, and that have ended.
 #[test]
 fn a_late_hello_runs_no_other_program() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(
             ["exec cat", "echo configured; exec cat", "echo configured; exit 5", "exit 5"],
             |script| {
@@ -227,7 +227,7 @@ fn a_late_list_or_kill_is_served_at_the_session_limit() {
 /// A session, where the first of its programs had a prompt to show.
 #[test]
 fn a_late_session_request_begins_anew_or_is_refused() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         // A router waits longer for who was late: each has a server of its own.
         let late = |milliseconds: u64| {
             let server = server(flavor, "echo ready; read line; exit $line");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::harness::cost::wait_until_as_before;
 use crate::harness::cost::{ECHO, Holdings, RUN, echo_session, echoes, load, running};
 use crate::harness::wire::{header, input};
-use crate::harness::{Setup, Wire, noise, on_one_server, wait_until};
+use crate::harness::{Setup, Wire, in_process, noise, on_one_server, wait_until};
 
 /// Bounds are generous: the machine may be busy with other things.
 const QUICK: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ fn hundreds_of_half_closed_connections_cost_next_to_nothing() {
 /// they are killed together.
 #[test]
 fn many_programs_that_outlive_their_clients_are_killed_at_once() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script("trap '' HUP; stty raw -echo; echo ready; cat; sleep 1000")
             .option("forkptyrouter-hangup-grace", "1")
@@ -71,7 +71,7 @@ fn many_programs_that_outlive_their_clients_are_killed_at_once() {
 /// client that does not read it must not pile up in the gateway.
 #[test]
 fn a_terminal_opened_again_and_again_piles_nothing_up() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script(
                 "stty raw -echo; t=$(tty); echo ready; exec 0<&- 1>&- 2>&-
@@ -93,7 +93,7 @@ fn a_terminal_opened_again_and_again_piles_nothing_up() {
 /// A program without its terminal is as idle as one with it.
 #[test]
 fn a_closed_terminal_does_not_keep_an_idle_session_alive() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script("echo ready; exec 0<&- 1>&- 2>&-; exec sleep 1000")
             .option("forkptyrouter-timeout", "1")
@@ -106,7 +106,7 @@ fn a_closed_terminal_does_not_keep_an_idle_session_alive() {
 /// Every packet is a system call or two of the gateway's.
 #[test]
 fn floods_of_small_packets_delay_nobody_for_long() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(RUN).option("forkpty-urouter", "{dir}/u").raw();
         let mut other = running(&server, "s", "cat");
         let resizes: Vec<u8> = (0..5000_u16)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::audit::lines::{audited, of, wait_for};
 use crate::harness::pty_server::{shared, start};
 use crate::harness::wire::{header, input};
-use crate::harness::{Setup, Wire, on_every_server, on_one_server, wait_until};
+use crate::harness::{Setup, Wire, in_process, on_every_server, on_one_server, wait_until};
 
 /// What a form of a page may send.
 fn post(body: &str) -> String {
@@ -68,7 +68,7 @@ fn an_http_request_is_not_typed_at_a_raw_socket() {
 /// line.
 #[test]
 fn a_slow_http_request_is_never_run() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("stty raw -echo; echo ready; exec cat").raw();
         let mut client = server.connect("s");
         client.read_until("ready\n");
@@ -83,7 +83,7 @@ fn a_slow_http_request_is_never_run() {
 
 #[test]
 fn what_people_type_arrives_at_once_and_whole() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("stty raw -echo; echo ready; exec cat").raw();
         for typed in ["ls\n", "GET x\n", "GET /x\r", "POST office\n", "\x1b[A", "g", "HTTP/1.1\n"] {
             let mut client = server.connect("s");
@@ -114,7 +114,7 @@ fn what_people_type_arrives_at_once_and_whole() {
 
 #[test]
 fn an_http_request_is_no_packet() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let touched = server.path("touched");
         for fill in 0..4 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::cost::{Holdings, RUN, echoes, running, wait_until_as_before};
 use crate::harness::wire::{header, input};
-use crate::harness::{Flavor, Setup, noise, on_one_server};
+use crate::harness::{Flavor, Setup, in_process, noise, on_one_server};
 
 /// A stream of packets, then damaged, by its number.
 fn stream(number: u64) -> Vec<u8> {
@@ -78,7 +78,7 @@ fn streams_harm_nobody(flavor: &Flavor, count: u64) {
 
 #[test]
 fn two_thousand_malformed_streams_harm_nobody() {
-    on_one_server(|flavor| streams_harm_nobody(flavor, 2000));
+    in_process(|flavor| streams_harm_nobody(flavor, 2000));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::audit::lines::wait_for;
 use crate::harness::users::{can_be_others, connecting_as};
-use crate::harness::{Setup, Wire, on_one_server};
+use crate::harness::{Setup, Wire, in_process};
 
 /// One that hangs for whoever asks as the plugin does: what the server asks at
 /// its start is its own.
@@ -19,7 +19,7 @@ fn a_hung_directory_service_delays_nobody() {
         return;
     }
     const ONE: u32 = 48_001;
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor)
             .file("hangs.c", HANGS)
             .option("forkpty-router2", "addr={dir}/s,chmod=666,audit=json")

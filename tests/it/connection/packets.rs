@@ -1,7 +1,7 @@
 //! The packets of uwsgi mode, in any fragmentation.
 
 use crate::harness::wire::{header, input};
-use crate::harness::{Setup, assert_same, noise, on_one_server};
+use crate::harness::{Setup, assert_same, in_process, noise};
 
 /// Passes every byte on unchanged.
 const MIRROR: &str = "stty raw -echo; echo ready; exec cat";
@@ -16,7 +16,7 @@ const SIGNALS: &str = "stty -echo
 
 #[test]
 fn several_packets_in_one_write_are_all_read() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(MIRROR).uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready");
@@ -36,7 +36,7 @@ fn several_packets_in_one_write_are_all_read() {
 
 #[test]
 fn a_packet_a_byte_at_a_time_is_read() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("stty size; stty raw -echo; echo ready; exec cat");
         let server = server.uwsgi();
         let mut client = server.connect("u");
@@ -58,7 +58,7 @@ fn a_packet_a_byte_at_a_time_is_read() {
 
 #[test]
 fn the_largest_packet_is_read() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(MIRROR).uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready");
@@ -75,7 +75,7 @@ fn the_largest_packet_is_read() {
 /// modifier1 means nothing, whatever it is.
 #[test]
 fn modifier1_is_ignored() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(MIRROR).uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready");
@@ -89,7 +89,7 @@ fn modifier1_is_ignored() {
 /// The number of a signal is right whatever is sent before and after it.
 #[test]
 fn signals_between_other_packets_are_delivered() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(SIGNALS).uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready");
@@ -126,7 +126,7 @@ fn signals_reach_the_foreground_job_or_the_session_leader() {
         sleep 1000 &
         echo 'job-ready.'
         while :; do wait; done";
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).file("job", JOB).uwsgi();
         let mut client = server.connect("u");
         let shell = "trap 'echo shell-US''R1.' USR1; trap 'echo shell-I''NT.' INT";
@@ -148,7 +148,7 @@ fn signals_reach_the_foreground_job_or_the_session_leader() {
 
 #[test]
 fn unknown_modifiers_are_ignored() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(MIRROR).uwsgi();
         let mut client = server.connect("u");
         client.read_until("ready");
@@ -167,7 +167,7 @@ fn unknown_modifiers_are_ignored() {
 /// An old client's first packet may be anything.
 #[test]
 fn an_unknown_modifier_may_come_first() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(MIRROR).uwsgi();
         for modifier2 in [103, 200, 255] {
             let mut client = server.connect("u");
@@ -181,7 +181,7 @@ fn an_unknown_modifier_may_come_first() {
 
 #[test]
 fn random_bytes_harm_no_other_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script(MIRROR)
             .option("forkpty-router", "{dir}/s")
@@ -208,7 +208,7 @@ fn random_bytes_harm_no_other_session() {
 
 #[test]
 fn the_size_is_set_at_the_start_and_on_change() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         // Without -s, a shell that was stopped in the midst of a line.
         let script = "trap 'stty size' WINCH; stty size; sleep 1000 & while :; do wait; done";
         let server = Setup::new(flavor)

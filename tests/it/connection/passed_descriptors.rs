@@ -17,8 +17,8 @@ use crate::harness::seccomp::{Filter, call_with};
 use crate::harness::users::can_be_others;
 use crate::harness::wire::{header, packet, variable};
 use crate::harness::{
-    Flavor, Server, Setup, Wire, comes_true, on_one_server, pty_server, servers, side_by_side,
-    wait_until,
+    Flavor, Server, Setup, Wire, comes_true, in_process, on_one_server, pty_server, servers,
+    side_by_side, wait_until,
 };
 
 const HELLO: u8 = 102;
@@ -116,7 +116,7 @@ fn at(server: &Server, socket: &str, said: &[Vec<u8>], answers: usize) -> UnixSt
 /// Wherever somebody can connect, at every stage, read or not.
 #[test]
 fn unwanted_descriptors_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(servers_of(flavor), |(is_old, setup)| {
             let server = setup.raw();
             let gateway = server.gateway();
@@ -174,7 +174,7 @@ fn unwanted_descriptors_of_a_refused_client_delay_nobody() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for (is_old, setup) in kernels(|| {
             Setup::new(flavor)
                 .script(ECHO)
@@ -212,7 +212,7 @@ fn as_user<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
 /// sockets, and neither threads nor descriptors pile up.
 #[test]
 fn one_users_descriptors_are_limited_to_a_share() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(servers_of(flavor), |(_, setup)| {
             let server = setup.raw();
             let gateway = server.gateway();
@@ -318,7 +318,7 @@ fn truncated_descriptors_are_closed_near_the_limit() {
 /// sockets that are none of a stream's.
 #[test]
 fn a_listening_socket_is_not_accepted_as_stdio() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let tcp: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
         let unix: OwnedFd = UnixListener::bind(server.path("listens")).unwrap().into();
@@ -350,7 +350,7 @@ fn a_listening_socket_is_not_accepted_as_stdio() {
 /// The client is not held up by its server, either.
 #[test]
 fn a_routers_unwanted_descriptors_do_not_hold_the_client() {
-    on_one_server(|_| {
+    in_process(|_| {
         let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
         let address = folder.path().join("liar");
         let listener = UnixListener::bind(&address).unwrap();

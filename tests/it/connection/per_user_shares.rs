@@ -9,7 +9,7 @@ use crate::connection::extended_mode::{open, to_the_end};
 use crate::harness::attach_client::AttachClient;
 use crate::harness::users::{can_be_others, connecting_as};
 use crate::harness::wire::header;
-use crate::harness::{Flavor, Setup, Wire, on_one_server, side_by_side, wait_until};
+use crate::harness::{Flavor, Setup, Wire, in_process, side_by_side, wait_until};
 
 const ONE: u32 = 48_001;
 const OTHER: u32 = 48_002;
@@ -23,7 +23,7 @@ fn refused_clients_do_not_use_up_the_rate() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = ruled(flavor, &format!("allow_user={ONE},rate=1")).start();
         let path = server.path("u");
         for _ in 0..50 {
@@ -44,7 +44,7 @@ fn a_storm_of_refusals_is_counted_in_the_audit() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["json", "keyval"], |format| {
             let rules = format!("addr={{dir}}/u,chmod=666,allow_user={ONE},audit={format}");
             let server = Setup::new(flavor).option("forkpty-urouter2", &rules).start();
@@ -88,7 +88,7 @@ fn one_user_cannot_take_all_detached_sessions() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = ruled(flavor, "detach=4").start();
         let begins = |uid| connecting_as(uid, || AttachClient::begins(&server, &[])).takes();
         begins(ONE).leaves();
@@ -113,7 +113,7 @@ fn ended_sessions_of_one_user_do_not_displace_anothers() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let script = "trap '' HUP; sleep 1; exit 5";
         let server = ruled(flavor, "detach=300,detach_user=300").script(script).start();
         let ends = |uid| connecting_as(uid, || AttachClient::begins(&server, &[])).takes().leaves();
@@ -133,7 +133,7 @@ fn one_user_cannot_take_all_viewers() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = ruled(flavor, "detach=4").start();
         let watches = |uid: u32, id: &str| {
             let variables = [("fpty.readonly", "1")];
@@ -153,7 +153,7 @@ fn silent_statistics_clients_of_a_user_displace_only_its_own() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-stats", "{dir}/stats")
             .switch("stats-http")
@@ -175,7 +175,7 @@ fn silent_statistics_clients_of_a_user_displace_only_its_own() {
 
 #[test]
 fn silent_connections_keep_no_permit() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = ruled(flavor, "max=2").start();
         let silent: Vec<Wire> = (0..20)
             .map(|_| {
@@ -195,7 +195,7 @@ fn silent_connections_keep_no_permit() {
 
 #[test]
 fn refusals_have_a_line_each_where_there_are_few() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).option("forkptyrouter-command", "/no/such").uwsgi();
         for _ in 0..20 {
             server.connect("u").text_to_end();

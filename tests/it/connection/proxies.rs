@@ -9,7 +9,7 @@ use crate::harness::client::{Pipes, both};
 use crate::harness::person::Person;
 use crate::harness::proxy::{Line, Proxy};
 use crate::harness::{
-    Flavor, Server, Setup, on_one_server, sequence, servers, side_by_side, wait_until,
+    Flavor, Server, Setup, in_process, sequence, servers, side_by_side, wait_until,
 };
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
@@ -100,7 +100,7 @@ fn works_at(address: &str, what: &str) {
 
 #[test]
 fn sessions_and_commands_work_through_socat() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(RELAYS, |options| {
             let server = setup(flavor, options).start();
             let (from, to) = ("UNIX-LISTEN:{dir}/proxy,fork", "UNIX-CONNECT:{dir}/u");
@@ -112,7 +112,7 @@ fn sessions_and_commands_work_through_socat() {
 
 #[test]
 fn sessions_and_commands_work_between_tcp_and_unix_sockets() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let server = setup(flavor, &[]).option("forkpty-urouter", &address).start();
         let proxy = Proxy::of_tcp(&server.path("u"), Line::default());
@@ -187,7 +187,7 @@ fn comes_back(begun: &str, at: &str, what: &str) {
 
 #[test]
 fn attach_works_relayed_or_handed_over() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(RELAYS, |options| {
             let server = setup(flavor, options).start();
             let address = server.path("u");
@@ -198,7 +198,7 @@ fn attach_works_relayed_or_handed_over() {
 
 #[test]
 fn attach_works_through_a_proxy() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let ways = [(0, true, true), (0, false, true), (0, true, false), (1, true, true)];
         side_by_side(ways, |(relays, begins_there, returns_there)| {
             let options = RELAYS[relays];
@@ -215,7 +215,7 @@ fn attach_works_through_a_proxy() {
 /// A pipe that has ended before anything was offered, often.
 #[test]
 fn attach_from_a_pipe_works_each_time() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(RELAYS, |options| {
             let server = setup(flavor, options).start();
             for round in 0..12 {

@@ -15,7 +15,7 @@ use crate::harness::client::{Mode, fpty};
 use crate::harness::cost::Holdings;
 use crate::harness::servers::{C_BINARY, C_PLUGINS};
 use crate::harness::wire::{header, input, packet, variable};
-use crate::harness::{Setup, Wire, on_every_server, on_one_server, side_by_side, wait_until};
+use crate::harness::{Setup, Wire, in_process, on_every_server, side_by_side, wait_until};
 
 /// More than one read takes, and less than a connection holds, be it in pieces.
 const OUTPUT: &str = "head -c 40000 /dev/zero | tr '\\0' x; exit 7";
@@ -67,7 +67,7 @@ fn late(mut client: Wire, what: &str, is_there: impl Fn(&[u8]) -> bool) -> Vec<u
 
 #[test]
 fn a_client_that_still_sends_gets_every_kind_of_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let tcp = || format!("127.0.0.1:{}", free_port());
         let (raw, uwsgi, denied, stats) = (tcp(), tcp(), tcp(), tcp());
         let server = Setup::new(flavor)
@@ -135,7 +135,7 @@ fn narrow(address: &str) -> Wire {
 #[test]
 fn unsent_output_is_delivered_before_the_close() {
     const OUTPUT: &str = "head -c 9000 /dev/zero | tr '\\0' x; exit 7";
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let no_terminal = packet(103, &variable("fpty.terminal", "0"));
         let command = packet(105, &[b"c", OUTPUT.as_bytes()].concat());
         let sizes = [header(24, 100), header(80, 101)].concat();
@@ -190,7 +190,7 @@ fn a_client_that_still_sends_gets_the_pty_servers_refusal() {
 
 #[test]
 fn a_client_that_does_not_close_is_closed_and_holds_no_permit() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let server = Setup::new(flavor)
             .script("#!/bin/sh\necho hello\n")
@@ -234,7 +234,7 @@ fn runs(address: &str, times: usize) -> Vec<(Option<i32>, usize)> {
 
 #[test]
 fn three_megabytes_and_the_status_arrive() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let _server = Setup::new(flavor)
             .option("forkpty-urouter", &address)
@@ -251,7 +251,7 @@ fn three_megabytes_and_the_status_arrive_behind_a_rawrouter() {
     if !Path::new(C_PLUGINS).join("rawrouter_plugin.so").exists() {
         return eprintln!("skipped: there is no rawrouter");
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let tcp = || format!("127.0.0.1:{}", free_port());
         let (node, one, other) = (tcp(), tcp(), tcp());
         let server = Setup::new(flavor)
@@ -276,7 +276,7 @@ fn three_megabytes_and_the_status_arrive_behind_a_rawrouter() {
 
 #[test]
 fn a_slow_reader_gets_all() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let _server = Setup::new(flavor)
             .option("forkpty-urouter", &address)

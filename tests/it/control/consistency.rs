@@ -11,7 +11,7 @@ use crate::connection::extended_mode::to_the_end;
 use crate::harness::attach_client::AttachClient;
 use crate::harness::client::Pipes;
 use crate::harness::wire::{header, packet};
-use crate::harness::{Flavor, Server, Setup, on_one_server, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, on_one_server, servers, wait_until};
 
 /// What both have to say.
 const ALIKE: [&str; 13] = [
@@ -190,7 +190,7 @@ fn every_kind_of_session_is_in_list_and_statistics_over_a_killed_gateway() {
 
 #[test]
 fn viewers_are_counted() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let client = AttachClient::begins(&server, &[("fpty.name", "job")]).at_the_prompt();
         let other = AttachClient::begins(&server, &[("fpty.name", "other")]).takes();

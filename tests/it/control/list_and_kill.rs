@@ -15,7 +15,7 @@ use crate::harness::client::{Finished, Pipes};
 use crate::harness::terminal::Terminal;
 use crate::harness::wire::header;
 use crate::harness::wire::packet;
-use crate::harness::{Server, Setup, Wire, on_one_server, process, servers, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, process, servers, wait_until};
 
 /// A user who has only a number.
 const SOMEBODY: u32 = 4001;
@@ -82,7 +82,7 @@ fn raw(server: &Server, socket: &str) -> Wire {
 
 #[test]
 fn a_session_is_described_when_somebody_asks() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -154,7 +154,7 @@ fn sessions_of_other_users_do_not_exist() {
     if !is_root() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let tcp = free_port();
         let server = open(
             Setup::new(flavor)
@@ -223,7 +223,7 @@ fn sessions_of_other_users_do_not_exist() {
 
 #[test]
 fn a_handed_over_session_is_listed_and_killed() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -251,7 +251,7 @@ fn a_handed_over_session_is_listed_and_killed() {
 /// What waits for a gateway that hangs goes on, and what is full still answers.
 #[test]
 fn a_hung_gateway_is_done_without_and_a_full_one_still_answers() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkptyrouter-processes", "2")
@@ -284,7 +284,7 @@ fn a_hung_gateway_is_done_without_and_a_full_one_still_answers() {
 /// Those that can be left have more to tell, and are ended without a client.
 #[test]
 fn detached_sessions_are_listed_and_killed() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")
@@ -339,7 +339,7 @@ fn detached_sessions_are_listed_and_killed() {
 /// By the protocol's reference, with bytes of our own; and nonsense.
 #[test]
 fn list_and_kill_packets_are_those_of_the_reference() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = open(
             Setup::new(flavor)
                 .option("forkpty-urouter", "{dir}/u")

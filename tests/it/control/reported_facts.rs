@@ -14,7 +14,7 @@ use crate::harness::fake_router::Fake;
 use crate::harness::terminal::Terminal;
 use crate::harness::users::{can_be_others, connecting_as, fpty_as};
 use crate::harness::{
-    Flavor, Server, Setup, on_every_server, on_one_server, servers, side_by_side, wait_until,
+    Flavor, Server, Setup, in_process, on_every_server, servers, side_by_side, wait_until,
 };
 
 fn fpty(arguments: &[&str]) -> Command {
@@ -47,7 +47,7 @@ fn a_connection_closed_without_a_byte_is_lost() {
 /// Whatever the output ended with, and whoever has the terminal.
 #[test]
 fn the_clients_own_messages_are_lines_of_their_own() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["true", "false"], |handover| {
             let setup = Setup::new(flavor)
                 .option("forkptyrouter-handover", handover)
@@ -93,7 +93,7 @@ fn begun(server: &Server, name: &str) -> AttachClient {
 /// Two within one second.
 #[test]
 fn attach_without_a_name_takes_the_session_detached_last() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = leaving(flavor).uwsgi();
         for _ in 0..5 {
             let (one, other) = (begun(&server, "one"), begun(&server, "other"));
@@ -114,7 +114,7 @@ fn names_are_per_user_and_ids_are_global() {
     if !can_be_others() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = leaving(flavor).uwsgi();
         let address = server.path("u");
         let stranger = connecting_as(4001, || begun(&server, "job").leaves());
@@ -150,7 +150,7 @@ fn refusals_name_the_attached_user() {
         return;
     }
     let Some(daemon) = nix::unistd::User::from_name("daemon").expect("accounts") else { return };
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = leaving(flavor).uwsgi();
         let uid = daemon.uid.as_raw();
         let first = connecting_as(uid, || begun(&server, "one"));
@@ -223,7 +223,7 @@ fn a_socket_may_name_the_servers_own_user() {
 /// A minute before, and not where that is all of its time.
 #[test]
 fn an_idle_session_is_told_a_minute_before() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(
             [("forkptyrouter-timeout", "timeout"), ("forkptyrouter-max-time", "max")],
             |(option, name)| {
@@ -252,7 +252,7 @@ fn an_idle_session_is_told_a_minute_before() {
 /// A command whose terminal is somebody else's for a while.
 #[test]
 fn a_background_command_is_relayed_without_its_terminal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-allow-command", "true");
         let server = both(setup).start();
         let line =
@@ -285,7 +285,7 @@ fn a_background_command_is_relayed_without_its_terminal() {
 /// Bytes are bytes.
 #[test]
 fn a_variable_need_not_be_utf_8() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-allow-command", "true")
             .option("forkptyrouter-accept-env", "BAR")
@@ -303,7 +303,7 @@ fn a_variable_need_not_be_utf_8() {
 /// In a terminal a line is a line, elsewhere it is whole.
 #[test]
 fn a_list_fits_the_terminal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let address = server.path("u");
         let line = format!("sleep 1000 # {}", "x".repeat(200));

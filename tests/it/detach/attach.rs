@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::harness::attach_client::{AttachClient, comes_to_be_kept};
-use crate::harness::{Flavor, Server, Setup, on_one_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, on_one_server, process, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -26,7 +26,7 @@ fn seated(server: &Server, variables: &[(&str, &str)]) -> AttachClient {
 
 #[test]
 fn a_client_detaches_and_attaches_again() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.terminal().send("(sleep 0.3; echo la''ter)& echo ye''s\n");
@@ -72,7 +72,7 @@ fn a_lost_client_detaches() {
 
 #[test]
 fn a_detached_program_never_waits_and_its_queries_are_answered() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach-buffer", "16384")]);
         let mut client = seated(&server, &[]);
         let script = "sleep 0.2; seq 1 300000; stty raw -echo min 0 time 50; \
@@ -90,7 +90,7 @@ fn a_detached_program_never_waits_and_its_queries_are_answered() {
 
 #[test]
 fn the_limit_of_detached_sessions_is_told() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "1")]);
         let first = seated(&server, &[]);
         first.leaves();
@@ -109,7 +109,7 @@ fn the_limit_of_detached_sessions_is_told() {
 
 #[test]
 fn with_the_option_off_a_closed_client_ends_its_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let mut client = AttachClient::begins(&server, &[("fpty.name", "x")]).takes();
         assert_eq!(client.offer, "mp");
@@ -132,7 +132,7 @@ fn with_the_option_off_a_closed_client_ends_its_session() {
 
 #[test]
 fn of_an_attached_session_others_are_refused_or_steal_or_view() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let mut first = seated(&server, &[("fpty.name", "one")]);
         let mut second = AttachClient::comes(&server, "one", &[]);
@@ -169,7 +169,7 @@ fn of_an_attached_session_others_are_refused_or_steal_or_view() {
 /// A client that does not go when it is told to.
 #[test]
 fn a_client_that_ignores_a_steal_is_dropped() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let first = seated(&server, &[("fpty.name", "one")]);
         let mut thief = AttachClient::comes(&server, "one", &[("fpty.steal", "1")]).takes();
@@ -189,7 +189,7 @@ fn a_client_that_ignores_a_steal_is_dropped() {
 
 #[test]
 fn an_end_while_detached_is_told_once() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         for (line, kind, value) in [("exit 5", 0, 5), ("kill -9 $$", 1, 9)] {
             let mut client = seated(&server, &[("fpty.name", "gone")]);
@@ -210,7 +210,7 @@ fn an_end_while_detached_is_told_once() {
 
 #[test]
 fn attach_or_begin_does_either() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let either = [("fpty.begin", "1"), ("fpty.name", "work")];
         let mut client = AttachClient::comes(&server, "work", &either).takes();
@@ -248,7 +248,7 @@ fn sessions_of_other_users_do_not_exist() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let id = as_user(4001, || seated(&server, &[("fpty.name", "own")]).leaves());
         let refused = |which: &str, variables: &[(&str, &str)]| {
@@ -270,7 +270,7 @@ fn sessions_of_other_users_do_not_exist() {
 
 #[test]
 fn without_handover_output_is_relayed_and_kept() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-handover", "false")]);
         let mut client = AttachClient::begins(&server, &[]).takes();
         assert_eq!(client.offer, "r");
@@ -295,7 +295,7 @@ fn without_handover_output_is_relayed_and_kept() {
 
 #[test]
 fn each_socket_has_its_own_sessions() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor)
             .option("forkpty-urouter2", "addr={dir}/u,detach=1,detach_buffer=20000")
             .option("forkpty-urouter2", "addr={dir}/v,detach=1")
@@ -318,7 +318,7 @@ fn each_socket_has_its_own_sessions() {
 
 #[test]
 fn a_detached_session_ends_after_detach_time() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach-time", "1")]);
         seated(&server, &[]).leaves();
         wait_until("it has ended", || server.programs().is_empty());
@@ -328,7 +328,7 @@ fn a_detached_session_ends_after_detach_time() {
 /// One that takes a flag away which keeps reads from waiting holds up nobody.
 #[test]
 fn a_client_that_makes_the_terminal_blocking_holds_up_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.terminal().send("while :; do echo; done\n");

@@ -5,7 +5,8 @@ use nix::sys::signal::Signal;
 
 use crate::harness::attach_client::{AttachClient, comes_to_be_kept};
 use crate::harness::{
-    Flavor, Server, Setup, on_every_server, on_one_server, process, side_by_side, wait_until,
+    Flavor, Server, Setup, in_process, on_every_server, on_one_server, process, side_by_side,
+    wait_until,
 };
 
 #[track_caller]
@@ -85,7 +86,7 @@ fn an_attached_session_goes_on_over_a_killed_gateway_and_a_reload() {
 /// Lost while there is no gateway.
 #[test]
 fn a_client_lost_with_its_gateway_has_detached() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side([&[][..], &[("forkptyrouter-handover", "false")]], |options| {
             let server = server(flavor, options);
             let mut client = AttachClient::begins(&server, &[("fpty.name", "job")]).takes();
@@ -165,7 +166,7 @@ fn the_next_gateway_tells_the_end_of_a_detached_session() {
 /// What keeps the sessions is killed, and then the gateway.
 #[test]
 fn a_killed_supervisor_is_replaced() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let client = seated(&server, &[("fpty.name", "job")]);
         client.leaves();
@@ -298,7 +299,7 @@ fn a_reload_without_the_option_ends_detached_sessions() {
 
 #[test]
 fn a_restored_session_is_ended_like_others() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-hangup-grace", "1")]);
         let mut client = seated(&server, &[("fpty.name", "job")]);
         client.terminal().send("trap '' HUP; echo tr''apped\n");
@@ -314,7 +315,7 @@ fn a_restored_session_is_ended_like_others() {
 /// Half of them flood.
 #[test]
 fn many_detached_floods_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         for number in 0..40 {
             let mut client = AttachClient::begins(&server, &[]).takes();

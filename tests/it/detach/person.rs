@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::terminal::Terminal;
-use crate::harness::{Server, Setup, on_one_server, servers, wait_until};
+use crate::harness::{Server, Setup, in_process, servers, wait_until};
 
 #[track_caller]
 fn run(server: &Server, arguments: &[&str]) -> Terminal {
@@ -14,7 +14,7 @@ fn run(server: &Server, arguments: &[&str]) -> Terminal {
 
 #[test]
 fn a_person_detaches_and_attaches_over_a_killed_gateway() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for handover in ["true", "false"] {
             let setup = Setup::new(flavor).option("forkptyrouter-detach", "5");
             let server = setup.option("forkptyrouter-handover", handover).uwsgi();

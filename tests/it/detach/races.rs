@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::audit::lines::{audited, lines, wait_for};
 use crate::harness::attach_client::AttachClient;
-use crate::harness::{Flavor, Server, Setup, on_one_server, process, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, process, servers, wait_until};
 use crate::session::slow_start::Lease;
 
 #[track_caller]
@@ -27,7 +27,7 @@ fn steals(server: &Server, name: &str) -> AttachClient {
 
 #[test]
 fn an_overtaken_attach_is_told_who_attached() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor);
         // It does not go when it is told to, so that the next one waits.
         let mut first = seated(&server, "one");
@@ -43,7 +43,7 @@ fn an_overtaken_attach_is_told_who_attached() {
 
 #[test]
 fn an_attach_that_waits_for_an_ending_session_gets_its_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor);
         let mut first = seated(&server, "one");
         first.terminal().send("read A; exit 5\n");
@@ -59,7 +59,7 @@ fn an_attach_that_waits_for_an_ending_session_gets_its_end() {
 
 #[test]
 fn a_name_is_free_again_after_a_failed_start() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.script("#!/bin/sh\nexec /bin/sh -i\n").uwsgi();
         let script = server.path("script");
@@ -93,7 +93,7 @@ fn limit_descriptors(server: &Server, soft: libc::rlim_t) -> libc::rlim_t {
 /// Whoever was told that the session goes on finds it.
 #[test]
 fn a_detach_without_resources_is_refused_and_the_session_goes_on() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor);
         let mut client = seated(&server, "one");
         let before = limit_descriptors(&server, 3);
@@ -113,7 +113,7 @@ fn a_detach_without_resources_is_refused_and_the_session_goes_on() {
 /// what leads the session ignores that it is hung up.
 #[test]
 fn the_foreground_job_of_a_restored_session_is_hung_up() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-hangup-grace", "60").uwsgi();
         let jobs = || server.session_processes().iter().filter(|it| it.name == "sleep").count();
@@ -150,7 +150,7 @@ fn the_foreground_job_of_a_restored_session_is_hung_up() {
 
 #[test]
 fn a_detached_session_keeps_its_permit_for_the_attach() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-max-user-sessions", "1").uwsgi();
         let id = seated(&server, "one").leaves();
@@ -184,7 +184,7 @@ fn story(server: &Server) -> Vec<String> {
 /// Whoever looks on does so no more when it is over, and that comes first.
 #[test]
 fn the_end_of_a_viewed_session_is_told_after_its_viewers_are_gone() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for is_left in [false, true] {
             let server = audited(flavor).option("forkptyrouter-detach", "10").uwsgi();
             let mut client = seated(&server, "one");
@@ -219,7 +219,7 @@ fn the_end_of_a_viewed_session_is_told_after_its_viewers_are_gone() {
 
 #[test]
 fn a_detached_session_ends_by_a_limit() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = audited(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-detach-time", "1").uwsgi();
         seated(&server, "one").leaves();

@@ -12,7 +12,8 @@ use crate::harness::broken_connection::Breaker;
 use crate::harness::client::{Finished, Mode, Pipes, client};
 use crate::harness::person::Person;
 use crate::harness::{
-    Flavor, Server, Setup, Wire, comes_true, on_one_server, process, servers, wait_until,
+    Flavor, Server, Setup, Wire, comes_true, in_process, on_one_server, process, servers,
+    wait_until,
 };
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
@@ -116,7 +117,7 @@ fn a_client_reconnects_after_a_killed_gateway_and_a_reload() {
 
 #[test]
 fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
         let line = Breaker::to(&tcp);
@@ -183,7 +184,7 @@ fn a_secret_is_good_for_one_attach_and_an_id_for_none() {
 
 #[test]
 fn a_client_reconnects_whichever_gateway_has_its_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let server = setup.option("forkptyrouter-processes", "4").start();
         let line = Breaker::to(&tcp);
@@ -220,7 +221,7 @@ fn a_client_reconnects_whichever_gateway_has_its_session() {
 
 #[test]
 fn the_secret_is_in_no_list_statistics_or_log() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let stats = format!("127.0.0.1:{}", free_port());
         let server = setup
@@ -274,7 +275,7 @@ fn a_client_reconnects_after_a_silent_network() {
     if !nix::unistd::getuid().is_root() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let alone = || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network");
             network(true);

@@ -13,7 +13,8 @@ use crate::harness::attach_client::AttachClient;
 use crate::harness::person::Person;
 use crate::harness::wire::{header, packet};
 use crate::harness::{
-    Flavor, Server, Setup, comes_true, on_every_server, on_one_server, process, servers, wait_until,
+    Flavor, Server, Setup, comes_true, in_process, on_every_server, on_one_server, process,
+    servers, wait_until,
 };
 
 const GATEWAYS: usize = 4;
@@ -88,7 +89,7 @@ fn shows_its_mark(client: &mut AttachClient, mark: &str) {
 
 #[test]
 fn sessions_are_found_from_every_gateway() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let mut client = begins(&server, 2, "job");
         client.terminal().send("MARK=first\n");
@@ -158,7 +159,7 @@ fn is_shell(pid: i32) -> bool {
 
 #[test]
 fn a_name_is_unique_over_all_gateways() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let client = begins(&server, 1, "job");
         for number in 0..GATEWAYS {
@@ -182,7 +183,7 @@ fn a_name_is_unique_over_all_gateways() {
 /// At the same time, at whichever gateway: one session begins.
 #[test]
 fn of_simultaneous_begins_with_one_name_one_succeeds() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach", "50")]);
         for round in 0..15 {
             let name = format!("job{round}");
@@ -251,7 +252,7 @@ fn an_attach_after_a_reload_begins_no_second_session() {
 
 #[test]
 fn the_limit_of_detached_sessions_is_shared() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let options = [("forkptyrouter-detach", "3"), ("forkptyrouter-detach-user", "2")];
         let is_root = nix::unistd::getuid().is_root();
         let server = server(flavor, &options);
@@ -340,7 +341,7 @@ fn an_attach_survives_a_hung_or_killed_gateway() {
 
 #[test]
 fn a_forwarded_connection_leaves_nothing_open() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let limits = [
             ("forkptyrouter-detach", "9"),
             ("forkptyrouter-max-user-sessions", "3"),
@@ -386,7 +387,7 @@ fn leaves(mut person: Person) -> String {
 /// Nobody knows who they are: the word that they were given is all that they have.
 #[test]
 fn over_tcp_a_session_is_found_by_its_secret() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let address = format!("127.0.0.1:{}", free_port());
         let options = [
             ("forkptyrouter-detach", "9"),

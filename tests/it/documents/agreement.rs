@@ -114,7 +114,7 @@ struct Row {
 /// server can link it.)
 fn rows(source: &str) -> Vec<Row> {
     let text = fs::read_to_string(root().join(source)).unwrap();
-    let (_, table) = text.split_once("OPTIONS: [Row<").expect(source);
+    let (_, table) = text.split_once("OPTIONS: [OptionRow<").expect(source);
     let (table, _) = table.split_once("\n];").expect(source);
     let table = table.replace("\\\n", "").split_whitespace().collect::<Vec<_>>().join(" ");
     let starts = [" option(", " switch(", " key("];
@@ -129,7 +129,7 @@ fn rows(source: &str) -> Vec<Row> {
         };
         Row {
             names: texts("(&[", "]"),
-            help: texts(".help(", ".takes(").concat(),
+            help: texts(".help(", ".parse_with(").concat(),
             key: texts("key(", ")").pop(),
         }
     });

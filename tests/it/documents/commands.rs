@@ -11,7 +11,7 @@ use crate::harness::documents::{self, root};
 use crate::harness::servers::{C_BINARY, fpty};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
-    DEADLINE, Flavor, Server, Setup, Wire, comes_true, on_every_server, wait_until,
+    DEADLINE, Flavor, Server, Setup, Wire, comes_true, on_every_server_in_turn, wait_until,
 };
 
 /// How a command is exercised.
@@ -313,7 +313,7 @@ const BOTH: &str = "uwsgi --plugin ./libforkptyrouter.so --forkpty-router /tmp/r
 
 #[test]
 fn the_documented_commands_serve_and_attach() {
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let place = Place::new(flavor);
         let mut running: Option<Server> = None;
         for (line, how) in COMMANDS {
@@ -373,7 +373,7 @@ fn the_first_tour_shows_what_it_says() {
         assert!(row.contains(&format!("`{typed}`")), "{row}: {typed}");
     }
     let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let place = Place::new(flavor);
         let line = "uwsgi --plugin ./libforkptyrouter.so --forkpty-urouter /tmp/fpty.socket";
         let server = place.start(&flavor.name, line);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server};
+use crate::harness::{Flavor, Server, Setup, Wire, on_every_server_in_turn};
 
 /// Their paths are fixed: one at a time.
 static PATHS: Mutex<()> = Mutex::new(());
@@ -61,7 +61,7 @@ fn check_uwsgi(address: &str) {
 #[test]
 fn a_jail_in_raw_mode() {
     let Some(_paths) = as_root() else { return };
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let _server = start(flavor, "forkpty-router.ini");
         check_raw("/tmp/fpty.socket");
     });
@@ -70,7 +70,7 @@ fn a_jail_in_raw_mode() {
 #[test]
 fn a_jail_in_uwsgi_mode() {
     let Some(_paths) = as_root() else { return };
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let _server = start(flavor, "forkpty-urouter.ini");
         check_uwsgi("/tmp/fpty.socket");
     });
@@ -79,7 +79,7 @@ fn a_jail_in_uwsgi_mode() {
 #[test]
 fn a_jail_with_both() {
     let Some(_paths) = as_root() else { return };
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let _server = start(flavor, "both.ini");
         check_raw("/tmp/raw.socket");
         check_uwsgi("/tmp/uwsgi.socket");
@@ -90,7 +90,7 @@ fn a_jail_with_both() {
 #[test]
 fn a_jail_with_another_shell() {
     let Some(_paths) = as_root() else { return };
-    on_every_server(|flavor| {
+    on_every_server_in_turn(|flavor| {
         let server = start(flavor, "command.ini");
         check_raw("/tmp/raw.socket");
         check_uwsgi("/tmp/uwsgi.socket");

@@ -60,11 +60,11 @@ pub fn command(of: &Command, clock: i32) -> Command {
     command
 }
 
-/// Blocks what the master waits for, before it is executed: a case has a thread of its
-/// own, and the program's first thread would take the signals away from it.
+/// Blocks what the master reads instead of having it handled, before its program is
+/// executed: libtest has a thread of its own.
 pub fn block_signals() -> nix::Result<()> {
-    let all = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
-    SigSet::from_iter(all).thread_block()
+    let read = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+    read.into_iter().collect::<SigSet>().thread_block()
 }
 
 /// Not a case: what [`command`] executes.

@@ -56,7 +56,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use server::{Server, Setup};
-pub use servers::{Flavor, in_process, on_every_server, on_one_server};
+pub use servers::{Flavor, in_process, on_every_server, on_every_server_in_turn, on_one_server};
 pub use wire::Wire;
 
 /// How long anything may take before it counts as never happening. The

@@ -255,6 +255,7 @@ impl Setup {
             command.pre_exec(move || {
                 nix::unistd::setsid()?;
                 if clock.is_some() {
+                    // All threads of the master are to have them blocked, or it hears of none.
                     in_process::block_signals()?;
                 }
                 if clock.is_some_and(|fd| libc::dup2(fd, CLOCK) < 0) {

@@ -75,6 +75,14 @@ pub fn all() -> &'static [Flavor] {
     })
 }
 
+/// Runs a case on every server, one after the other: what has an address of its own.
+pub fn on_every_server_in_turn(case: impl Fn(&Flavor)) {
+    all().iter().for_each(|flavor| {
+        eprintln!("=== on {} ===", flavor.name);
+        case(flavor);
+    });
+}
+
 /// The gateway alone, without uWSGI: see `in_process.rs`.
 pub const IN_PROCESS: &str = "in process";
 

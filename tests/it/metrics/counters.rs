@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::connection::extended_mode::{open, to_the_end};
 use crate::harness::client::both;
-use crate::harness::{Flavor, Server, Setup, on_every_server, on_one_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, on_every_server, process, wait_until};
 
 /// The statistics as a browser gets them: a path's kind and body.
 #[track_caller]
@@ -114,7 +114,7 @@ fn counted(flavor: &Flavor) -> Setup {
 
 #[test]
 fn sessions_bytes_and_ends_are_counted() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(counted(flavor).script("stty raw -echo; eval \"$DO\""))
             .option("forkptyrouter-accept-env", "DO")
             .option("forkptyrouter-handover", "false")
@@ -159,7 +159,7 @@ fn sessions_bytes_and_ends_are_counted() {
 
 #[test]
 fn refusals_are_counted_by_reason() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = counted(flavor).option("forkptyrouter-command", "/no/such").raw();
         for _ in 0..12 {
             server.connect("s").read_to_end();
@@ -173,7 +173,7 @@ fn refusals_are_counted_by_reason() {
 /// What Prometheus is told, and what everybody else is.
 #[test]
 fn prometheus_can_read_the_counters() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = counted(flavor).switch("stats-http").script("exit 0").raw();
         for _ in 0..20 {
             server.connect("s").read_to_end();
@@ -215,7 +215,7 @@ fn prometheus_can_read_the_counters() {
 /// its sessions are over.
 #[test]
 fn counters_cover_all_gateways_and_survive_each() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = counted(flavor).option("forkptyrouter-processes", "3").raw();
         let mut clients: Vec<_> = (0..12).map(|_| server.connect("s")).collect();
         for client in &mut clients {

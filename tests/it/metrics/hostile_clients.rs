@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use crate::harness::cost::{ECHO, Holdings, echo_session, echoes, load, wait_until_as_before};
-use crate::harness::{Setup, Wire, noise, on_one_server, side_by_side};
+use crate::harness::{Setup, Wire, in_process, noise, side_by_side};
 
 const QUICK: Duration = Duration::from_millis(500);
 
 #[test]
 fn silent_deaf_and_endless_clients_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side([false, true], |with_http| {
             let setup =
                 Setup::new(flavor).script(ECHO).option("forkptyrouter-stats", "{dir}/stats");
@@ -59,7 +59,7 @@ fn silent_deaf_and_endless_clients_delay_nobody() {
 /// A thousand, one after the other, none of whom waits for the answer.
 #[test]
 fn a_thousand_impatient_clients_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server =
             Setup::new(flavor).script(ECHO).option("forkptyrouter-stats", "{dir}/stats").raw();
         let gateway = server.gateway();

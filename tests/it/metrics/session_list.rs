@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::connection::extended_mode::open;
 use crate::harness::client::both;
-use crate::harness::{Flavor, Server, Setup, on_one_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, in_process, process, wait_until};
 
 #[track_caller]
 fn sessions(server: &Server) -> Vec<Value> {
@@ -23,7 +23,7 @@ fn listed(flavor: &Flavor) -> Setup {
 
 #[test]
 fn a_session_is_listed_while_it_is_open() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = listed(flavor)
             .script("stty raw -echo; printf ready; head -c 5 >/dev/null; printf ok; read x")
             .option("forkptyrouter-handover", "false")
@@ -75,7 +75,7 @@ fn a_session_is_listed_while_it_is_open() {
 /// Whoever answers tells of all gateways; one that hangs is done without.
 #[test]
 fn sessions_of_several_gateways_are_one_list() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = listed(flavor).option("forkptyrouter-processes", "3").start();
         let mut clients: Vec<_> = (0..200).map(|_| server.connect("s")).collect();
         for client in &mut clients {
@@ -121,7 +121,7 @@ fn sessions_of_several_gateways_are_one_list() {
 /// waits for it.
 #[test]
 fn a_list_of_a_thousand_sessions_delays_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-stats", "{dir}/stats")
             .option("forkptyrouter-command", "/bin/cat")

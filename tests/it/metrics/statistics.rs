@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Server, Setup, Wire, on_every_server, on_one_server, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, on_every_server, wait_until};
 
 /// Reads the statistics as `uwsgitop` does: connect, and read to the end.
 #[track_caller]
@@ -80,7 +80,7 @@ fn the_json_is_served_over_tcp_and_http() {
 
 #[test]
 fn active_sessions_are_counted() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-stats", "{dir}/stats").raw();
         let active = || statistics(&server.path("stats"))["active_sessions"].as_u64().unwrap();
         assert_eq!(active(), 0);
@@ -99,7 +99,7 @@ fn active_sessions_are_counted() {
 /// With the C plugin it stops every session.
 #[test]
 fn a_silent_client_of_stats_http_blocks_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkptyrouter-stats", "{dir}/stats")
             .switch("stats-http")
@@ -119,7 +119,7 @@ fn a_silent_client_of_stats_http_blocks_nobody() {
 /// One that leaves before the answer, and many at once.
 #[test]
 fn clients_of_the_statistics_leave_nothing_open() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-stats", "{dir}/stats").raw();
         let gateway = server.gateway();
         let open = || crate::harness::process::descriptors(gateway).len();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::harness::cost::{ECHO, RUN, echoes, load, running};
 use crate::harness::process;
-use crate::harness::{Server, Setup, Wire, on_one_server, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, on_one_server, wait_until};
 
 /// Connects until a session is refused; returns those that live, and what
 /// the other one was told.
@@ -31,7 +31,7 @@ fn fill(server: &Server, most: usize) -> (Vec<Wire>, String) {
 /// for it must not keep the gateway busy.
 #[test]
 fn without_descriptors_statistics_clients_wait_at_rest() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script(ECHO)
             .option("max-fd", "40")
@@ -58,7 +58,7 @@ fn without_descriptors_statistics_clients_wait_at_rest() {
 /// A storm of clients that all have to be refused.
 #[test]
 fn a_storm_of_refusals_is_logged_in_a_few_lines() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(ECHO).option("max-fd", "40").raw();
         let (mut living, _) = fill(&server, 40);
         std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::cost::{ECHO, Holdings, echo_session, echoes, wait_until_as_before};
 use crate::harness::process::{self, Process};
-use crate::harness::{Setup, Wire, on_every_server, on_one_server, wait_until};
+use crate::harness::{Setup, Wire, in_process, on_every_server, on_one_server, wait_until};
 
 /// A shell that ignores its hang-up, with a job that does, too.
 const STUBBORN: &str = "trap '' HUP; echo ready; sleep 1000; sleep 1000";
@@ -17,7 +17,7 @@ const STUBBORN: &str = "trap '' HUP; echo ready; sleep 1000; sleep 1000";
 /// Killed in the midst of everything, twice.
 #[test]
 fn a_gateway_killed_in_the_midst_of_traffic_leaves_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).raw();
         for _ in 0..2 {
             let gateway = server.gateway();
@@ -81,7 +81,7 @@ fn ignoring_sighup_outlives_no_kill_reload_or_stop() {
 /// SIGSTOP, of the shell itself: it is woken up to take its hang-up.
 #[test]
 fn a_closed_client_ends_a_stopped_shell() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).raw();
         let mut client = server.connect("s");
         client.shell("true");

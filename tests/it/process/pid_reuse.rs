@@ -10,7 +10,7 @@ use crate::harness::attach_client::AttachClient;
 use crate::harness::pid_reuse::Stranger;
 use crate::harness::process::{self, Process};
 use crate::harness::wire::header;
-use crate::harness::{Server, Setup, on_one_server, side_by_side, wait_until};
+use crate::harness::{Server, Setup, in_process, side_by_side, wait_until};
 
 /// What [`as_a_program`] is to do.
 const PART: &str = "FPTY_TEST_PART";
@@ -62,7 +62,7 @@ fn the_reused_number_of_an_ended_foreground_group_is_not_signalled() {
     if !Stranger::can_be() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = playing(Setup::new(flavor), "ended");
         let mut client = server.connect("s");
         let text = client.read_until(".\r\n");
@@ -77,7 +77,7 @@ fn the_reused_number_of_an_ended_foreground_group_is_not_signalled() {
 /// hang-up, be their leader deaf.
 #[test]
 fn a_foreground_group_without_its_head_is_hung_up() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).option("forkptyrouter-hangup-grace", "300");
         let server = playing(setup, "headless");
         let mut client = server.connect("s");
@@ -109,7 +109,7 @@ fn the_reused_number_of_a_restored_sessions_program_is_not_signalled() {
     if !Stranger::can_be() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["300", "0"], |detach| {
             let server = Setup::new(flavor).option("forkptyrouter-detach", detach).uwsgi();
             let asks = [("fpty.detach", "1"), ("fpty.take", "1")];
@@ -142,7 +142,7 @@ fn reused_numbers_from_a_killed_gateways_list_are_not_signalled() {
     if !Stranger::can_be() {
         return;
     }
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side([("s", false), ("u", true)], |(socket, command)| {
             let server = Setup::new(flavor)
                 .script("trap '' HUP; echo \"pid $$.\"; sleep 1000; sleep 1000")

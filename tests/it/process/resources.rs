@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::process::{self, Process};
-use crate::harness::{Server, Setup, Wire, on_one_server, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, on_one_server, wait_until};
 
 /// Runs sessions to their ends, 8 at a time.
 fn churn(server: &Server, rounds: usize) {
@@ -21,7 +21,7 @@ fn churn(server: &Server, rounds: usize) {
 
 #[test]
 fn no_zombies_remain() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("echo x").raw();
         churn(&server, 10);
         let gateway = server.gateway();
@@ -31,7 +31,7 @@ fn no_zombies_remain() {
 
 #[test]
 fn a_thousand_sessions_leave_nothing_open() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-command", "/bin/true").raw();
         let gateway = server.gateway();
         churn(&server, 5);
@@ -54,7 +54,7 @@ fn a_thousand_sessions_leave_nothing_open() {
 /// Sessions leave without a word while others come.
 #[test]
 fn clients_that_leave_at_once_leave_nothing_open() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).raw();
         let gateway = server.gateway();
         let before = server.idle_descriptors();
@@ -70,7 +70,7 @@ fn clients_that_leave_at_once_leave_nothing_open() {
 
 #[test]
 fn out_of_descriptors_a_client_is_told_and_others_live() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script("stty -echo; echo ready; exec cat")
             .option("max-fd", "40")
@@ -163,7 +163,7 @@ fn out_of_processes_a_client_is_told_and_others_live() {
 
 #[test]
 fn idle_sessions_cost_no_processor() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script("stty -echo; echo ready; exec cat")
             .option("forkpty-router", "{dir}/s")
@@ -185,7 +185,7 @@ fn idle_sessions_cost_no_processor() {
 /// Ends that wait for each other must not make the loop spin.
 #[test]
 fn half_ended_sessions_cost_no_processor() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("trap '' HUP; echo ready; sleep 1000").raw();
         let mut half: Vec<_> = (0..20).map(|_| server.connect("s")).collect();
         for client in &mut half {

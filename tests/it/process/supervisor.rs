@@ -8,7 +8,7 @@ use crate::audit::lines::{lines, of, wait_for};
 use crate::harness::attach_client::AttachClient;
 use crate::harness::process::{self, Process};
 use crate::harness::{
-    Flavor, Server, Setup, on_every_server, on_one_server, side_by_side, wait_until,
+    Flavor, Server, Setup, in_process, on_every_server, on_one_server, side_by_side, wait_until,
 };
 
 /// What it is called.
@@ -169,7 +169,7 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
 /// Nobody has their terminals any more but their clients.
 #[test]
 fn a_supervisor_killed_with_its_gateway_leaves_nothing() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor);
         let _kept = Kept::new(&server, "trap '' HUP");
         let gateway = server.gateway();
@@ -345,7 +345,7 @@ fn a_session_over_several_gateways_has_one_start_and_one_end() {
 /// It needs more descriptors for a session than the gateway.
 #[test]
 fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = setup(flavor).option("max-fd", "200").uwsgi();
         let mut clients = Vec::new();
         while clients.len() < 90 && server.count_in_log("it could not be kept") == 0 {
@@ -369,7 +369,7 @@ fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
 /// One that is stopped keeps nobody waiting for ever.
 #[test]
 fn a_stopped_supervisor_is_replaced() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor);
         let Kept { mut bound, .. } = Kept::new(&server, "true");
         let before = supervisor(&server).expect("something keeps them");

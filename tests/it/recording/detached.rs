@@ -15,8 +15,8 @@ use crate::harness::recording::{
 };
 use crate::harness::wire::header;
 use crate::harness::{
-    Flavor, Server, Setup, assert_same, on_one_server, process, sequence, servers, side_by_side,
-    wait_until,
+    Flavor, Server, Setup, assert_same, in_process, on_one_server, process, sequence, servers,
+    side_by_side, wait_until,
 };
 use crate::session::slow_start::Lease;
 
@@ -93,7 +93,7 @@ pub(super) fn replace(server: &Server, way: &str) {
 
 #[test]
 fn a_recording_has_the_output_of_a_detached_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for input in ["false", "true"] {
             let server = server(flavor, &[("forkptyrouter-record-input", input)]);
             let mut client = seated(&server, &[]);
@@ -128,7 +128,7 @@ fn a_recording_has_the_output_of_a_detached_session() {
 
 #[test]
 fn a_stolen_and_viewed_session_has_one_recording() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let mut first = seated(&server, &[("fpty.name", "job")]);
         first.types("printf one\n");
@@ -151,7 +151,7 @@ fn a_stolen_and_viewed_session_has_one_recording() {
 /// Ended while nobody is there: by itself, by an operator, by a limit.
 #[test]
 fn the_end_of_a_detached_session_is_in_its_recording() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["exit", "signal", "operator", "time"], |way| {
             let options: &[_] =
                 if way == "time" { &[("forkptyrouter-detach-time", "1")] } else { &[] };
@@ -190,7 +190,7 @@ fn the_end_of_a_detached_session_is_in_its_recording() {
 /// on without it where the recorder stands still: what is missing is counted.
 #[test]
 fn a_detached_flood_is_recorded_whole_or_counted() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side([false, true], |stops| {
             let server = server(flavor, &[]);
             let mut client = seated(&server, &[]);
@@ -230,7 +230,7 @@ fn a_detached_flood_is_recorded_whole_or_counted() {
 /// Whoever is there again is shown what came while it had to wait for the recorder.
 #[test]
 fn a_flood_after_the_attach_goes_on() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let id = seated(&server, &[]).leaves();
         let mut client = back(&server, &id);

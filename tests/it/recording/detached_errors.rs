@@ -8,7 +8,7 @@ use super::detached::{back, replace, seated, server, the_file};
 use crate::harness::attach_client::AttachClient;
 use crate::harness::recording::{Cast, ends, files, recorder, running, wait_until_written};
 use crate::harness::wire::header;
-use crate::harness::{on_one_server, process, servers, side_by_side, wait_until};
+use crate::harness::{in_process, on_one_server, process, servers, side_by_side, wait_until};
 
 #[test]
 fn a_recording_goes_on_over_a_killed_gateway_and_a_reload() {
@@ -58,7 +58,7 @@ fn a_recording_goes_on_over_a_killed_gateway_and_a_reload() {
 
 #[test]
 fn a_program_that_ends_while_there_is_no_gateway_is_recorded_to_its_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
         client.types("sleep 0.5; printf last; exit 5\n");
@@ -85,7 +85,7 @@ fn a_program_that_ends_while_there_is_no_gateway_is_recorded_to_its_end() {
 /// nobody knows any more what it had not written.
 #[test]
 fn a_recorder_killed_while_detached_begins_the_next_file_or_ends_the_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["continue", "close"], |on_error| {
             side_by_side([false, true], |both| {
                 let server = server(flavor, &[("forkptyrouter-record-on-error", on_error)]);
@@ -133,7 +133,7 @@ fn a_recorder_killed_while_detached_begins_the_next_file_or_ends_the_session() {
 
 #[test]
 fn a_size_limit_reached_while_detached_ends_the_recording_or_the_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for on_error in ["continue", "close"] {
             let options = [
                 ("forkptyrouter-record-limit", "8192"),
@@ -171,7 +171,7 @@ fn a_size_limit_reached_while_detached_ends_the_recording_or_the_session() {
 /// on, and what cannot is complete.
 #[test]
 fn a_killed_gateway_ends_no_recording_of_another() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, &[("forkptyrouter-processes", "2")]);
         let mut clients: Vec<AttachClient> = (0..8).map(|_| seated(&server, &[])).collect();
         let cannot_be_left = server.connect("s");

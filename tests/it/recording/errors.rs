@@ -13,11 +13,13 @@ use crate::harness::process;
 use crate::harness::recording::{
     Cast, find, record, recorded, recorder, running, wait_until_written,
 };
-use crate::harness::{Setup, assert_same, on_every_server, on_one_server, sequence, wait_until};
+use crate::harness::{
+    Setup, assert_same, in_process, on_every_server, on_one_server, sequence, wait_until,
+};
 
 #[test]
 fn a_killed_recorder_is_replaced() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for on_error in ["continue", "close"] {
             let server = recorded(flavor)
                 .script("stty raw -echo; printf ready; read x; printf second; read x; exit 4")
@@ -62,7 +64,7 @@ fn a_killed_recorder_is_replaced() {
 
 #[test]
 fn without_a_recorder_sessions_go_on_or_are_refused() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for on_error in ["continue", "close"] {
             let server = recorded(flavor)
                 .script("stty raw -echo; printf ready; read x; printf second; exit 4")
@@ -98,7 +100,7 @@ fn without_a_recorder_sessions_go_on_or_are_refused() {
 
 #[test]
 fn a_limit_ends_the_recording_or_the_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for on_error in ["continue", "close"] {
             let server = recorded(flavor)
                 .script("stty raw -echo; seq 1 5000; read x; seq 5001 6000; exit 5")
@@ -229,7 +231,7 @@ fn a_folder_that_cannot_be_used_ends_the_start() {
 /// Nobody writes the files: sessions go on, and what is missing is counted.
 #[test]
 fn a_stopped_recorder_stops_no_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor)
             .script("stty raw -echo; printf ready; read x; seq 1 2000000; exit 6")
             .start();

@@ -13,7 +13,7 @@ use crate::harness::client::both;
 use crate::harness::process;
 use crate::harness::recording::{Cast, dropping, ends, files, record, recorded, recorder, running};
 use crate::harness::{
-    Setup, assert_same, noise, on_every_server, on_one_server, sequence, wait_until,
+    Setup, assert_same, in_process, noise, on_every_server, on_one_server, sequence, wait_until,
 };
 
 #[test]
@@ -86,7 +86,7 @@ fn played(record: &Value, output: &[u8]) {
 
 #[test]
 fn input_is_recorded_where_asked_for() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let script = "stty -echo; printf ready; read secret; printf thanks; exit 0";
         for input in ["true", "false"] {
             let server = recorded(flavor)
@@ -142,7 +142,7 @@ fn the_recorded_user_does_not_own_the_file() {
 
 #[test]
 fn without_privileges_the_log_says_that_recordings_are_not_protected() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor).script("exit 3").start();
         server.wait_for_log("recordings are not protected");
         server.connect("s").read_to_end();
@@ -191,7 +191,7 @@ fn a_reload_keeps_the_recorder() {
 /// Sockets with rules of their own, one of whose sessions are somebody else's.
 #[test]
 fn each_socket_is_recorded_as_its_rules_say() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let root = nix::unistd::getuid().is_root();
         let uid = if root { ",uid=54321,gid=54321" } else { "" };
         let other = "addr={dir}/other,record={dir}/o,record_format=v2,record_input=yes";
@@ -278,7 +278,7 @@ fn links_and_files_in_the_way_are_not_touched() {
 
 #[test]
 fn a_recorded_terminal_is_not_handed_over() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor)
             .script("printf ready; read x")
             .option("forkptyrouter-stats", "{dir}/stats")
@@ -298,7 +298,7 @@ fn a_recorded_terminal_is_not_handed_over() {
 /// More than there is room for on its way: nothing is missing.
 #[test]
 fn a_flood_is_recorded_whole() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor).script("stty raw -echo; seq 1 2000000").start();
         let output = server.connect("s").read_to_end();
         assert_same(&output, &sequence(2_000_000));
@@ -312,7 +312,7 @@ fn a_flood_is_recorded_whole() {
 
 #[test]
 fn each_of_many_short_sessions_has_a_recording() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor)
             .script("echo $$; exit 3")
             .option("forkptyrouter-processes", "3")

@@ -10,13 +10,14 @@ use crate::harness::attach_client::AttachClient;
 use crate::harness::client::{Mode, fpty};
 use crate::harness::recording::{Cast, ends, files, record, recorded, recorder, running};
 use crate::harness::{
-    DEADLINE, Server, assert_same, on_one_server, process, sequence, side_by_side, wait_until,
+    DEADLINE, Server, assert_same, in_process, on_one_server, process, sequence, side_by_side,
+    wait_until,
 };
 
 /// Of clients that can leave: see `detached.rs`.
 #[test]
 fn a_session_that_could_be_handed_over_is_recorded_to_its_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for handover in ["true", "false"] {
             let server = recorded(flavor)
                 // Long after its terminal would have been offered.
@@ -44,7 +45,7 @@ fn a_session_that_could_be_handed_over_is_recorded_to_its_end() {
 
 #[test]
 fn a_command_without_a_terminal_is_refused_where_everything_is_recorded() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let other = "addr={dir}/skips,record=yes,record_commands=skip";
         let all = "addr={dir}/refuses,record=yes,record_on_error=continue,record_commands=refuse";
         let server = recorded(flavor)
@@ -124,7 +125,7 @@ fn kill_recorder(server: &Server, number: i32) {
 
 #[test]
 fn the_next_recorder_writes_what_a_killed_one_had_not() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["continue", "close"], |on_error| {
             let server = recorded(flavor)
                 .script("stty raw -echo; printf ready; read x; seq 1 40000; printf done; read y; exit 4")
@@ -165,7 +166,7 @@ fn the_next_recorder_writes_what_a_killed_one_had_not() {
 /// nothing is there twice.
 #[test]
 fn output_half_written_by_a_killed_recorder_is_there_once() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor)
             .script("stty raw -echo; printf ready; read x; seq 1 1000000; exit 6")
             .start();
@@ -211,7 +212,7 @@ fn output_half_written_by_a_killed_recorder_is_there_once() {
 /// An end whose last words no recorder took; and one that nobody writes.
 #[test]
 fn ends_that_wait_for_a_killed_recorder_are_told() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = recorded(flavor)
             .script("stty raw -echo; printf ready; read x; seq 1 2000; exit 7")
             .start();
@@ -250,7 +251,7 @@ fn ends_that_wait_for_a_killed_recorder_are_told() {
 #[test]
 fn a_symbolic_link_of_another_user_ends_the_start() {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for mode in [0o755, 0o777] {
             let setup = crate::harness::client::both(crate::harness::Setup::new(flavor))
                 .option("forkptyrouter-record", "{dir}/place/link/r")

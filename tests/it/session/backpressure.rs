@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::cost::{Holdings, RUN, echoes, load, running};
-use crate::harness::{Server, Setup, Wire, assert_same, noise, on_one_server, wait_until};
+use crate::harness::{Server, Setup, Wire, assert_same, in_process, noise, wait_until};
 
 const QUICK: Duration = Duration::from_millis(500);
 
@@ -23,7 +23,7 @@ fn assert_calm(server: &Server, before: Holdings, other: &mut Wire) {
 /// Output, input, and both at once, each stopped and taken up again.
 #[test]
 fn a_stream_that_was_blocked_is_whole() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(RUN).raw();
         let mut other = running(&server, "s", "exec cat");
         echoes(&mut other, 5);
@@ -59,7 +59,7 @@ fn a_stream_that_was_blocked_is_whole() {
 /// still; then the client reads, and what it sent comes back.
 #[test]
 fn both_directions_full_at_once_lose_nothing() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(RUN).raw();
         let mut other = running(&server, "s", "exec cat");
         echoes(&mut other, 5);

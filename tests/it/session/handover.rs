@@ -15,7 +15,7 @@ use crate::harness::cost::load;
 use crate::harness::process::{self, descriptors};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
-    DEADLINE, Flavor, Server, Setup, on_every_server, on_one_server, servers, wait_until,
+    DEADLINE, Flavor, Server, Setup, in_process, on_every_server, servers, wait_until,
 };
 
 fn fpty(server: &Server) -> Command {
@@ -61,7 +61,7 @@ fn ends_with(mut terminal: Terminal, line: &str, status: i32) {
 
 #[test]
 fn a_handed_over_session_looks_the_same_to_a_person() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor)).start();
         let mut terminal = seated(&server);
         terminal.resize(41, 120);
@@ -118,7 +118,7 @@ fn a_stop_ends_a_handed_over_session() {
 
 #[test]
 fn without_handover_a_killed_gateway_is_an_error() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).option("forkptyrouter-handover", "false")).start();
         let mut terminal = Terminal::run(fpty(&server), 30, 100);
         terminal.wire.read_until("$ ");
@@ -134,7 +134,7 @@ fn without_handover_a_killed_gateway_is_an_error() {
 /// for as long as the program runs.
 #[test]
 fn a_program_that_outlives_its_client_costs_no_processor() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor)
             .script("trap '' HUP; echo ready; sleep 1000")
             .option("forkptyrouter-hangup-grace", "0");
@@ -156,7 +156,7 @@ fn a_program_that_outlives_its_client_costs_no_processor() {
 /// A client that is stopped before it takes what is offered loses nothing.
 #[test]
 fn a_stopped_client_holds_up_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script("sleep 0.2; seq 1 30000; exit 5")).start();
         let mut command = fpty(&server);
         command.stdin(Stdio::piped());
@@ -223,7 +223,7 @@ impl Liar {
 
 #[test]
 fn a_client_takes_no_descriptor_that_is_no_terminal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let open = |path: &str| std::fs::File::open(path).unwrap();
         let (null, folder, file) = (open("/dev/null"), open("/"), open("/etc/passwd"));
         let pty = nix::pty::openpty(None, None).unwrap();
@@ -259,7 +259,7 @@ fn a_client_takes_no_descriptor_that_is_no_terminal() {
 
 #[test]
 fn a_lying_routers_texts_are_harmless_and_its_first_end_counts() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let liar = Liar::met(flavor);
         let text = [b"\x1b[2Jclear\n".as_slice(), &[b'x'; 60_000]].concat();
         let size = (text.len() as u16).to_le_bytes();

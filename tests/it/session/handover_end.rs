@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::attach_client::AttachClient;
 use crate::harness::process::{self, Process};
-use crate::harness::{Server, Setup, Wire, on_one_server, servers, users, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, on_one_server, servers, users, wait_until};
 
 /// A client that has its terminal, and cannot leave the session.
 #[track_caller]
@@ -61,7 +61,7 @@ fn assert_dead(terminal: &Wire) {
 /// The client ignores that its session has ended.
 #[test]
 fn a_client_that_keeps_the_terminal_after_the_end_cannot_use_it() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for (options, way) in [
             (&[][..], "kill"),
             (&[("forkptyrouter-max-time", "2")], "max-time"),
@@ -175,7 +175,7 @@ fn the_next_gateway_lists_and_ends_a_handed_over_session() {
 /// Its time began when it did.
 #[test]
 fn the_time_limit_of_a_handed_over_session_survives_a_killed_gateway() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-max-time", "4").uwsgi();
         let began = Instant::now();
         let mut client = seated(&server);

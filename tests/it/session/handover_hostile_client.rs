@@ -10,7 +10,7 @@ use crate::harness::attach_client::AttachClient;
 use crate::harness::client::both;
 use crate::harness::cost::{ECHO, echoes, load};
 use crate::harness::wire::{input, packet};
-use crate::harness::{Flavor, Server, Setup, Wire, comes_true, on_one_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, comes_true, in_process, wait_until};
 
 /// What tells those two apart who come to one server: the first line.
 const EITHER: &str = "read line; case $line in echo) stty raw -echo; echo ready; exec cat;; \
@@ -64,7 +64,7 @@ fn while_it_is_cleared(fd: &OwnedFd, body: impl FnOnce()) {
 /// not read.
 #[test]
 fn a_client_that_makes_the_offered_terminal_blocking_delays_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (server, mut other) = start(flavor, false);
         let mut hostile = AttachClient::connects(&server, "u", None, &[("fpty.take", "1")]);
         hostile.say(&input("sleep\n"));
@@ -109,7 +109,7 @@ fn a_client_that_makes_the_offered_terminal_blocking_delays_nobody() {
 /// Ioctls, the end of the input, output: the same of what is relayed on.
 #[test]
 fn ioctls_and_input_at_a_blocking_terminal_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (server, mut other) = start(flavor, false);
         let mut hostile = AttachClient::connects(&server, "u", None, &[("fpty.take", "1")]);
         hostile.say(&input("talk\n"));
@@ -129,7 +129,7 @@ fn ioctls_and_input_at_a_blocking_terminal_delay_nobody() {
 /// A terminal that was left is read on, and its old client has it still.
 #[test]
 fn a_detached_blocking_terminal_delays_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let (server, mut other) = start(flavor, true);
         for line in ["talk\n", "sleep\n"] {
             let mut leaver = AttachClient::begins(&server, &[]);
@@ -160,7 +160,7 @@ fn a_detached_blocking_terminal_delays_nobody() {
 /// Its program, too, is as ever where nobody does such a thing.
 #[test]
 fn a_client_that_never_answers_the_offer_has_a_session() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = both(Setup::new(flavor).script(ECHO)).start();
         let mut client = AttachClient::connects(&server, "u", None, &[("fpty.take", "1")]);
         client.waits("its program", |client| client.output.ends_with(b"ready\n"));

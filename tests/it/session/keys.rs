@@ -2,7 +2,7 @@
 //! does what they do, as for a person who sits at it.
 
 use crate::harness::wire::{header, input};
-use crate::harness::{Server, Setup, Wire, on_one_server, wait_until};
+use crate::harness::{Server, Setup, Wire, in_process, wait_until};
 
 const INT: u8 = 2;
 
@@ -25,7 +25,7 @@ fn wait_for_sleep(server: &Server) {
 /// What was typed ahead is cancelled, too, be it a line or a flood.
 #[test]
 fn an_interrupt_key_drops_unread_input() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let mut client = shell(&server);
         let long = "echo R''AN\n".repeat(4_000);
@@ -49,7 +49,7 @@ fn an_interrupt_key_drops_unread_input() {
 /// Ctrl-S stops the output; Ctrl-C starts it again.
 #[test]
 fn an_interrupt_key_restarts_stopped_output() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).uwsgi();
         let mut client = shell(&server);
         client.input("sleep 1000\n");
@@ -63,7 +63,7 @@ fn an_interrupt_key_restarts_stopped_output() {
 
 #[test]
 fn a_raw_program_reads_the_key_as_a_byte() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for (settings, byte) in [("raw", "03"), ("raw intr ^X", "18"), ("-icanon -isig", "03")] {
             let script =
                 format!("stty -echo {settings}; echo ready; head -c 3 | od -An -tx1; echo end");
@@ -81,7 +81,7 @@ fn a_raw_program_reads_the_key_as_a_byte() {
 /// A terminal that has no such key, and a program that reads its own.
 #[test]
 fn a_terminal_without_the_key_gets_a_signal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let script = "stty -echo intr undef; trap 'echo got-INT; exit 3' INT; echo ready; \
                       while :; do sleep 0.05; done";
         let server = Setup::new(flavor).script(script).uwsgi();

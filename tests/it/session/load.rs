@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::harness::cost::{
     ECHO, Holdings, RUN, echo_session, echoes, running, wait_until_as_before,
 };
-use crate::harness::{Setup, Wire, on_one_server};
+use crate::harness::{Setup, Wire, in_process, on_one_server};
 
 /// Bounds are generous: the machine may be busy with other things.
 const QUICK: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ fn allow_many_descriptors() {
 #[test]
 fn a_thousand_sessions_at_once_are_served_and_cost_little() {
     allow_many_descriptors();
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(ECHO).raw();
         let gateway = server.gateway();
         server.idle_descriptors();
@@ -123,7 +123,7 @@ fn settled(gateway: i32) -> Holdings {
 /// Sessions that print as fast as they can, to clients that read as fast.
 #[test]
 fn busy_sessions_delay_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(RUN).raw();
         let mut other = running(&server, "s", "exec cat");
         for busy in [1, 4] {
@@ -153,7 +153,7 @@ fn busy_sessions_delay_nobody() {
 /// While connections come as fast as they can.
 #[test]
 fn a_stream_of_connections_delays_nobody() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(ECHO).raw();
         let mut other = echo_session(&server, "s");
         std::thread::scope(|scope| {

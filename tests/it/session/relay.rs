@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::harness::process::Process;
 use crate::harness::wire::header;
-use crate::harness::{Setup, Wire, assert_same, noise, on_one_server, sequence, wait_until};
+use crate::harness::{Setup, Wire, assert_same, in_process, noise, sequence, wait_until};
 
 /// Prints about three megabytes, as they are, and exits.
 const THREE_MEGABYTES: &str = "stty -opost; exec seq 1 450000";
 
 #[test]
 fn final_output_is_complete() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script(THREE_MEGABYTES).raw();
         let wanted = sequence(450_000);
         assert_same(&server.connect("s").read_to_end(), &wanted);
@@ -34,7 +34,7 @@ fn final_output_is_complete() {
 
 #[test]
 fn ten_megabytes_go_through_a_raw_terminal_and_back() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script("stty raw -echo; echo ready; exec cat")
             .option("forkpty-router", "{dir}/s")
@@ -63,7 +63,7 @@ fn ten_megabytes_go_through_a_raw_terminal_and_back() {
 /// A client that shuts down its writing half still reads the rest.
 #[test]
 fn a_half_close_is_an_end_of_input() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .option("forkpty-router", "{dir}/s")
             .option("forkpty-urouter", "{dir}/u")
@@ -86,7 +86,7 @@ fn a_half_close_is_an_end_of_input() {
 /// What `printf 'commands' | client` does: all of it runs, then it ends.
 #[test]
 fn commands_in_a_pipe_run_to_the_end() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).raw();
         let mut client = server.connect("s");
         client.send("sleep 0.2\necho fi''rst\nsleep 0.2; echo sec''ond\ncat\n");
@@ -100,7 +100,7 @@ fn commands_in_a_pipe_run_to_the_end() {
 /// else notices.
 #[test]
 fn unread_input_of_a_program_delays_nobody_else() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script(
                 "stty raw -echo; echo ready; read line; [ \"$line\" = deaf ] && sleep 1000; cat",
@@ -132,7 +132,7 @@ fn unread_input_of_a_program_delays_nobody_else() {
 /// A client that does not read: its program waits, and nobody else notices.
 #[test]
 fn unread_output_of_a_client_delays_nobody_else() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor)
             .script(
                 "stty raw -echo; echo ready; read line
@@ -159,7 +159,7 @@ fn unread_output_of_a_client_delays_nobody_else() {
 
 #[test]
 fn short_sessions_side_by_side_lose_nothing() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("stty -opost; seq 1 300; echo end").raw();
         let wanted = [sequence(300), b"end\n".to_vec()].concat();
         std::thread::scope(|scope| {
@@ -178,7 +178,7 @@ fn short_sessions_side_by_side_lose_nothing() {
 /// read: the terminal is hung up, and says so again and again.
 #[test]
 fn a_hung_up_terminal_with_unread_output_costs_no_processor() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = Setup::new(flavor).script("stty -opost; exec seq 1 9000000").uwsgi();
         let mut client = server.connect("u");
         let gateway = server.gateway();

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::harness::cost::{ECHO, echo_session, echoes};
-use crate::harness::{Flavor, Server, Setup, Wire, on_one_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, in_process, wait_until};
 
 /// A lease (fcntl(2) F_SETLEASE): whoever opens the file, to execute it, waits
 /// until it is given up.
@@ -57,7 +57,7 @@ fn waiting(server: &Server, count: usize) -> Vec<Wire> {
 
 #[test]
 fn a_slow_execution_delays_no_other_client() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, ECHO);
         let gateway = server.gateway();
         let mut other = echo_session(&server, "s");
@@ -86,7 +86,7 @@ fn a_slow_execution_delays_no_other_client() {
 /// That it cannot be executed at all is found out late.
 #[test]
 fn a_late_execution_failure_is_told() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = server(flavor, ECHO);
         let script = server.path("script");
         std::fs::write(&script, "no program at all\n").unwrap();

@@ -11,7 +11,8 @@ use crate::harness::attach_client::AttachClient;
 use crate::harness::client::Pipes;
 use crate::harness::wire::{input, packet, variable};
 use crate::harness::{
-    Flavor, Server, Setup, Wire, on_one_server, process, servers, side_by_side, wait_until,
+    Flavor, Server, Setup, Wire, in_process, on_one_server, process, servers, side_by_side,
+    wait_until,
 };
 
 const PING: u8 = 107;
@@ -105,7 +106,7 @@ fn a_far_limit_is_a_timer_of_clock_boottime() {
 /// Forth and back by a day: what is limited goes on, and what is told is true.
 #[test]
 fn setting_the_wall_clock_changes_no_limit_and_no_duration() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side([86_400, -86_400], |day| {
             let Some(setup) = with_a_wall_clock(flavor) else {
                 return;
@@ -179,7 +180,7 @@ fn with_commands(flavor: &Flavor, rules: &str) -> Server {
 /// On standard error, a minute before.
 #[test]
 fn a_command_is_told_a_minute_before_its_limit() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         side_by_side(["max_time=61", "idle_commands=61"], |rules| {
             let server = with_commands(flavor, rules);
             let mut sleeper = fpty(&["-T", &server.path("u"), "sleep 1000"]);
@@ -198,7 +199,7 @@ fn a_command_is_told_a_minute_before_its_limit() {
 /// Be its streams the client's pipes: they are relayed then, and count.
 #[test]
 fn an_idle_command_ends_and_a_busy_one_goes_on() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = with_commands(flavor, "idle_commands=2");
         let began = Instant::now();
         let idle = Pipes::open(fpty(&["-T", &server.path("u"), "echo begun; exec sleep 1000"]));
@@ -225,7 +226,7 @@ fn an_idle_command_ends_and_a_busy_one_goes_on() {
 /// That a client is there is no traffic: it asks by itself, over TCP all the time.
 #[test]
 fn a_client_that_only_pings_is_idle() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = with_commands(flavor, "idle=2,idle_commands=2,handover=false");
         let terminal = server.connect("u");
         open(&terminal, &[]);
@@ -254,7 +255,7 @@ fn a_client_that_only_pings_is_idle() {
 /// One that never wrote or read anything has as long as another.
 #[test]
 fn a_session_without_any_traffic_is_told_a_minute_before() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let setup = Setup::new(flavor).script("stty -echo; exec sleep 1000");
         let server = setup.option("forkptyrouter-timeout", "61").uwsgi();
         let mut client = AttachClient::connects(&server, "u", None, &[]);
@@ -267,7 +268,7 @@ fn a_session_without_any_traffic_is_told_a_minute_before() {
 /// A command whose client reads nothing ends at its limit all the same.
 #[test]
 fn a_command_whose_client_does_not_read_ends_at_its_limit() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = with_commands(flavor, "max_time=1");
         let client = command(&server, "exec cat /dev/zero");
         client.send(input("x"));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::audit::lines::{audited, lines, of, wait_for};
 use crate::harness::fake_router::Fake;
 use crate::harness::wire::packet;
-use crate::harness::{on_every_server, on_one_server, servers, wait_until};
+use crate::harness::{in_process, on_every_server, servers, wait_until};
 
 const HELLO: [u8; 4] = [0, 1, 0, 102];
 
@@ -71,7 +71,7 @@ fn a_client_cannot_forge_lines_of_log_or_audit() {
 
 #[test]
 fn a_long_name_is_cut_between_its_characters() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let address = server.path("u");
         for (unit, count) in
@@ -95,7 +95,7 @@ fn a_long_name_is_cut_between_its_characters() {
 
 #[test]
 fn a_list_is_harmless_to_the_terminal() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         let server = audited(flavor).option("forkptyrouter-allow-command", "true").uwsgi();
         let address = server.path("u");
         let line = format!("sleep 1000 # {EVIL}");
@@ -119,7 +119,7 @@ fn a_list_is_harmless_to_the_terminal() {
 /// A recording's first line.
 #[test]
 fn a_recordings_first_line_is_harmless() {
-    on_one_server(|flavor| {
+    in_process(|flavor| {
         for format in ["v2", "v3"] {
             let server = audited(flavor)
                 .option("forkptyrouter-allow-command", "true")

@@ -20,6 +20,7 @@ use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
 use fpty::sys::ReadOutcome;
+use fpty::sys::clock;
 use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
@@ -60,7 +61,7 @@ struct PendingConnection {
 impl PendingConnection {
     /// A connection that was just accepted, with this timeout.
     fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
-        let since = Instant::now();
+        let since = clock::now();
         let deadline = since + patience;
         let (received_fds, is_registered, final_deadline) =
             (ReceivedFds::default(), false, deadline);
@@ -136,7 +137,7 @@ impl PendingConnections {
     ) -> HandshakeResult {
         let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
         let permit = cx.limits.acquire_user(rules, &client);
-        let patience = self.late_peers.hello_timeout(&client, transport, Instant::now());
+        let patience = self.late_peers.hello_timeout(&client, transport, clock::now());
         let connection =
             Connection { client, transport, listener, permit, origin: Origin::default() };
         let key =
@@ -148,7 +149,7 @@ impl PendingConnections {
     /// A deadline has passed.
     pub fn timed_out(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
         let is_over =
-            |pending_connection: &PendingConnection| Instant::now() >= pending_connection.deadline;
+            |pending_connection: &PendingConnection| clock::now() >= pending_connection.deadline;
         // What has come meanwhile counts: this process may have been busy, or
         // stopped.
         if self.pending.get(key).is_some_and(is_over) {
@@ -159,7 +160,7 @@ impl PendingConnections {
         let Some(pending_connection) = self.pending.get_mut(key) else {
             return HandshakeResult::Pending;
         };
-        let now = Instant::now();
+        let now = clock::now();
         if now < pending_connection.deadline {
             let wait = pending_connection.deadline - now;
             cx.schedule(wait, Timer::Handshake(key));
@@ -236,7 +237,7 @@ impl PendingConnections {
         let patience = cx.config.handshake_timeout;
         if pending_connection.handshake.is_extended() {
             pending_connection.deadline =
-                pending_connection.final_deadline.min(Instant::now() + patience);
+                pending_connection.final_deadline.min(clock::now() + patience);
         }
         crate::event_loop::fault_injection::strike("greeting", || &cx.input);
         let commands = cx
@@ -253,7 +254,7 @@ impl PendingConnections {
                         pending_connection.connection.client.accept_descriptors();
                     }
                     let _ = pending_connection.connection.client.write(&answer);
-                    let now = Instant::now();
+                    let now = clock::now();
                     if now - pending_connection.since > HELLO_TIMEOUT {
                         self.late_peers.note(
                             &pending_connection.connection.client,
@@ -288,7 +289,7 @@ impl PendingConnections {
             return self.reject(cx, key, &why);
         }
         pending_connection.is_registered = true;
-        let wait = pending_connection.deadline.saturating_duration_since(Instant::now());
+        let wait = pending_connection.deadline.saturating_duration_since(clock::now());
         cx.schedule(wait, Timer::Handshake(key));
         HandshakeResult::Pending
     }
@@ -341,7 +342,7 @@ impl PendingConnections {
     /// request.
     pub fn restart(&mut self, cx: &mut Context, late: LateHello) -> HandshakeResult {
         let LateHello { client, transport, listener, decoder, is_too_late } = late;
-        self.late_peers.note(&client, transport, Instant::now());
+        self.late_peers.note(&client, transport, clock::now());
         let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
         let permit = cx.limits.acquire_user(rules, &client);
         let origin = cx.audit.origin(listener, Protocol::Uwsgi);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::event_loop::slab::{Key, Slab, Token};
 use fpty::sys::ReadOutcome;
+use fpty::sys::clock;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Stream;
 
@@ -148,7 +149,7 @@ impl LingeringCloses {
             client.end();
             ended = true;
         }
-        let now = Instant::now();
+        let now = clock::now();
         let key = self.insert(LingeringConnection {
             client,
             since: now,
@@ -176,7 +177,7 @@ impl LingeringCloses {
     pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
         let Some(one) = self.connections.get_mut(key) else { return };
         match one.client.read(buffer) {
-            ReadOutcome::Bytes(_) => one.last_read = Instant::now(),
+            ReadOutcome::Bytes(_) => one.last_read = clock::now(),
             ReadOutcome::WouldBlock if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.
             ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.remove(key),
@@ -186,7 +187,7 @@ impl LingeringCloses {
     /// Closes connections whose time is over. Returns whether others linger: to be checked
     /// after [`CHECK_INTERVAL`].
     pub fn expire(&mut self) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         for key in self.of(|_| true) {
             let Some(one) = self.connections.get_mut(key) else { continue };
             if one.check_time(now) {

@@ -13,6 +13,7 @@ use crate::log::log;
 use crate::observe::audit::Origin;
 use fpty::error::reason;
 use fpty::proto::Protocol;
+use fpty::sys::clock;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::socket::{ListeningSocket, Stream, Transport};
 use fpty::sys::spawn::Program;
@@ -244,7 +245,7 @@ struct RejectionLog {
 
 impl RejectionLog {
     fn new() -> Self {
-        Self { second: Instant::now(), logged: 0, suppressed: 0 }
+        Self { second: clock::now(), logged: 0, suppressed: 0 }
     }
 
     fn log(&mut self, line: &str) {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::process::proof;
 use crate::process::shared_memory::{self, Region};
+use fpty::sys::clock;
 
 /// Slots of a table; memory is used only for slots that ever were used.
 const SLOTS: usize = 1 << 16;
@@ -212,7 +213,7 @@ impl OwnCounts {
     /// The limit is reached: a gateway that has some.
     fn claim(&mut self, key: u64, most: u64) -> Result<(), usize> {
         let own = self.tables.as_ref().map_or(0, |(_, own)| *own);
-        let (before, until) = (self.number(key), Instant::now() + CLAIM_TIMEOUT);
+        let (before, until) = (self.number(key), clock::now() + CLAIM_TIMEOUT);
         loop {
             // First our own, then a look at the others': of two that come at once one
             // sees the other, or both do.
@@ -223,7 +224,7 @@ impl OwnCounts {
                 return Ok(());
             }
             let is_full = before + 1 + remote.number - remote.claimed > most;
-            if is_full || Instant::now() >= until {
+            if is_full || clock::now() >= until {
                 self.set(key, before, 0);
                 let other = remote.gateway.filter(|_| before == 0);
                 return Err(other.unwrap_or(own));
@@ -231,7 +232,7 @@ impl OwnCounts {
             if remote.first_claimant.is_some_and(|first| first < own) {
                 self.set(key, before, 0);
                 let waits = || self.remote(key).first_claimant.is_some_and(|first| first < own);
-                while waits() && Instant::now() < until {
+                while waits() && clock::now() < until {
                     std::thread::yield_now();
                 }
             } else {
@@ -291,7 +292,7 @@ impl SharedCounts {
     ) -> Self {
         let tables = tables.map(|all| (all.into_iter().map(CountTable).collect(), ordinal));
         let (held, before) = (HashMap::new(), HashMap::new());
-        let since = Instant::now();
+        let since = clock::now();
         let mut own = OwnCounts { tables, secret, since, held, before, is_restoring: false };
         if let Some(table) = own.own().filter(|table| table.has(USED)) {
             let all = (0..SLOTS).map(|slot| (table.key(slot), slot));

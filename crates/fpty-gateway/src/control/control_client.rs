@@ -15,6 +15,7 @@ use super::page::{KILLED, Page};
 use super::pages::{NextPage, PageCursor};
 use super::statistics::{Request, StatisticsResponse};
 use crate::session::selector::SessionSelector;
+use fpty::sys::clock;
 
 /// A control request.
 pub enum ControlRequest {
@@ -91,7 +92,7 @@ impl ControlClient {
         Self {
             principal: Principal::of(&client),
             client,
-            since: Instant::now(),
+            since: clock::now(),
             control_request,
             cursor,
             listed: false,

@@ -3,7 +3,7 @@
 //! that has the terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::attach_client::SESSION_ENDED;
 use super::attach_state::AttachState;
@@ -27,6 +27,7 @@ use fpty::fair_share::{self, Principal};
 use fpty::proto::session_key::{FoundBy, SessionKey};
 use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_packet, variables};
 use fpty::scrollback::ScrollbackReader;
+use fpty::sys::clock;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
 use fpty::sys::{ReadOutcome, WriteOutcome};
@@ -122,7 +123,7 @@ impl DetachRegistry {
             at: None,
             entry: key,
             backlog: Backlog::default(),
-            since: Instant::now(),
+            since: clock::now(),
             is_announced: !has_exited,
             prepared_line: None,
             end,

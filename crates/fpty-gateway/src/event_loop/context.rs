@@ -20,6 +20,7 @@ use crate::observe::Observers;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
+use fpty::sys::clock;
 use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
@@ -137,7 +138,7 @@ impl Context {
             timers: Timers::default(),
             deferred_events: Vec::new(),
             parallel: Concurrency::now(),
-            tick_policy: TickPolicy::new(Instant::now()),
+            tick_policy: TickPolicy::new(clock::now()),
             deferred_input: DeferredInput::new(),
             log_flush_is_scheduled: false,
             tidy_is_scheduled: false,

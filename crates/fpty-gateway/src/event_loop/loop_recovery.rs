@@ -1,7 +1,6 @@
 //! Panic recovery of the loop: which part ends for which fault domain.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use super::fault_domain::{FaultDomain, SessionRef};
 use super::fault_injection;
@@ -10,6 +9,7 @@ use super::panic_recovery::{INTERNAL_ERROR, PanicRecovery, PanicState, RETRY_DEL
 use super::timers::Timer;
 use crate::observe::audit::{EndReason, RejectReason, Rejection};
 use fpty::sys::child::Pid;
+use fpty::sys::clock;
 
 impl GatewayLoop {
     /// Programs that run for nobody lose their client.
@@ -61,7 +61,7 @@ impl PanicRecovery for GatewayLoop {
             FaultDomain::Nobody => {}
             FaultDomain::Listener => cx.pause_accepting(),
             FaultDomain::Gateway => {
-                cx.panics.count_unattributed(Instant::now());
+                cx.panics.count_unattributed(clock::now());
                 // Whatever was cut short, and waits for nothing else.
                 cx.pause_accepting();
                 cx.schedule(RETRY_DELAY, Timer::Reap);

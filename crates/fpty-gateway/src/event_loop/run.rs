@@ -2,7 +2,7 @@
 //! after turn.
 
 use std::mem::ManuallyDrop;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fault_domain::FaultDomain;
 use super::fault_injection;
@@ -13,6 +13,7 @@ use crate::log;
 use crate::process::shared_memory;
 use fpty::error::{Context as _, Result};
 use fpty::proto::EndKind;
+use fpty::sys::clock;
 
 /// Serves; returns only when it cannot go on.
 ///
@@ -44,7 +45,7 @@ pub fn run(event_loop: GatewayLoop) -> Result<()> {
         event_loop.cx.deferred_events.clear();
         // What comes due meanwhile is for the next turn, and no wait comes
         // before that: what had to wait for its turn is looked for in each.
-        let now = Instant::now();
+        let now = clock::now();
         event_loop.cx.resume_deferred();
         event_loop.handle_outcomes();
         event_loop.cx.deferred_input.reset_budget();
@@ -69,7 +70,7 @@ impl GatewayLoop {
     /// turn. (A timer of no time would be over in the turn that set it.)
     pub(super) fn wait(&self) -> Option<Duration> {
         match self.cx.deferred_input.is_empty() && self.teardowns.is_empty() {
-            true => self.cx.timers.wait(Instant::now()),
+            true => self.cx.timers.wait(clock::now()),
             false => Some(Duration::ZERO),
         }
     }

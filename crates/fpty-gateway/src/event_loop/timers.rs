@@ -131,7 +131,7 @@ impl Timers {
         // An alarm knows nothing of time that a test has moved.
         let is_near = wait <= NEAR || clock::is_movable();
         if is_near || timer.is_grace() || !self.make_alarm(poller) {
-            return self.near.push(Reverse((Instant::now() + wait, timer)));
+            return self.near.push(Reverse((clock::now() + wait, timer)));
         }
         let at = BootInstant::now() + wait;
         let is_first = self.far.peek().is_none_or(|Reverse((first, _))| at < *first);
@@ -161,7 +161,7 @@ impl Timers {
 
     /// The timerfd has fired: far timers are due.
     pub fn alarm_fired(&mut self) {
-        let (now, at) = (BootInstant::now(), Instant::now());
+        let (now, at) = (BootInstant::now(), clock::now());
         while let Some(timer) = next(&mut self.far, now) {
             self.near.push(Reverse((at, timer)));
         }

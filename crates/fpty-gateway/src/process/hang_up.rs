@@ -1,7 +1,6 @@
 //! Hang-up: programs whose client has left get SIGHUP.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use super::process_table::ProcessTable;
 use crate::event_loop::context::Context;
@@ -10,6 +9,7 @@ use crate::event_loop::timers::Timer;
 use crate::log::log;
 use crate::session::relay::{LiveSession, SessionIo};
 use fpty::sys::child::{self, Pid};
+use fpty::sys::clock;
 use fpty::sys::foreground_group::ForegroundGroup;
 use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::process_session::SessionLeader;
@@ -101,7 +101,7 @@ impl ProcessTable {
     fn client_lost(&mut self, cx: &mut Context, program: Pid) {
         // One that was reaped has no number any more.
         if self.has(program) {
-            self.hung_up.insert(program, Instant::now());
+            self.hung_up.insert(program, clock::now());
         }
         if let Some(grace) = cx.config.hangup_grace {
             cx.schedule(grace, Timer::HangUpGrace(program));

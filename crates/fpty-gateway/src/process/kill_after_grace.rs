@@ -7,6 +7,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::timers::Timer;
 use crate::log::log;
 use fpty::sys::child::Pid;
+use fpty::sys::clock;
 use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::process_session::{SessionKiller, SessionLeader};
@@ -100,7 +101,7 @@ impl GraceKiller {
         ));
         if let Some(grace) = cx.config.hangup_grace {
             if let Ok(terminal) = terminal.try_clone() {
-                self.terminals_in_grace.push((Instant::now() + grace, terminal));
+                self.terminals_in_grace.push((clock::now() + grace, terminal));
             }
             cx.schedule(grace, Timer::TtyHoldersGrace);
         }
@@ -112,7 +113,7 @@ impl GraceKiller {
 
     /// Kills holders whose grace is over.
     pub fn kill_tty_holders(&mut self, cx: &mut Context) {
-        let now = Instant::now();
+        let now = clock::now();
         let terminals_in_grace = std::mem::take(&mut self.terminals_in_grace).into_iter();
         let (due, rest): (Vec<_>, Vec<_>) = terminals_in_grace.partition(|(at, _)| now >= *at);
         self.terminals_in_grace = rest;

@@ -264,7 +264,7 @@ impl ForkGuard {
     }
 }
 
-/// Sockets whose last close waits for days.
+/// Sockets whose last close waits long.
 #[cfg(test)]
 pub(super) fn lingering(count: usize) -> Vec<OwnedFd> {
     use std::io::Write;
@@ -277,8 +277,9 @@ pub(super) fn lingering(count: usize) -> Vec<OwnedFd> {
         socket.set_nonblocking(true).expect("a flag");
         while socket.write(&[0; 65536]).is_ok() {}
         socket.set_nonblocking(false).expect("a flag");
-        let days = libc::linger { l_onoff: 1, l_linger: 1_000_000 };
-        setsockopt(&socket, sockopt::Linger, &days).expect("an option");
+        // Longer than the test waits; a process that others fork meanwhile waits as long.
+        let long = libc::linger { l_onoff: 1, l_linger: 20 };
+        setsockopt(&socket, sockopt::Linger, &long).expect("an option");
         OwnedFd::from(socket)
     });
     sockets.collect()

@@ -31,7 +31,7 @@ pub(crate) mod user_names;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::client_hello::ClientHello;
@@ -42,7 +42,7 @@ use crate::log_queue::LogQueue;
 use crate::process::supervisor::end_lines::{self, EndLines};
 use fpty::proto::Protocol;
 use fpty::sys::child::Pid;
-use fpty::sys::clock::{BootInstant, Timestamp};
+use fpty::sys::clock::{self, BootInstant, Timestamp};
 
 pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
 pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
@@ -168,7 +168,7 @@ impl Audit {
 
     /// Writes how many of the second that is over had no line of their own.
     fn write_suppressed(&mut self) {
-        for rejected in self.rejection_rate.over(Instant::now()) {
+        for rejected in self.rejection_rate.over(clock::now()) {
             self.write_rejected(&rejected);
         }
     }

@@ -10,6 +10,7 @@ use super::origin::Origin;
 use super::peer::Peer;
 use super::session_info::RejectedConnection;
 use fpty::fair_share::Principal;
+use fpty::sys::clock;
 
 /// The most lines in a second: of one principal, for one reason, at one listener; and of
 /// all.
@@ -41,7 +42,7 @@ pub struct RejectionRate {
 impl RejectionRate {
     /// No line yet.
     pub fn new() -> Self {
-        Self { since: Instant::now(), written: 0, shares: HashMap::new(), has_suppressed: false }
+        Self { since: clock::now(), written: 0, shares: HashMap::new(), has_suppressed: false }
     }
 
     /// Whether a line with a count is still to be written.

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use fpty::sys::accounts;
+use fpty::sys::clock;
 use fpty::sys::credentials::{Credentials, LoginUidCache, OVERFLOW_UID};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Stream;
@@ -120,7 +121,7 @@ impl UserNames {
         if self.known.len() >= MAX_CACHED {
             self.known.clear();
         }
-        self.known.insert(uid, (Instant::now(), name));
+        self.known.insert(uid, (clock::now(), name));
     }
 }
 

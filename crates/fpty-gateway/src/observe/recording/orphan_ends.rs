@@ -10,6 +10,7 @@ use super::{connect, launcher};
 use crate::observe::audit::{RecordingResult, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};
 use fpty::sys::ReadOutcome;
+use fpty::sys::clock;
 use fpty::sys::shm_queue::Producer;
 
 /// How long the master waits for answers: as long as a disk takes for the rest.
@@ -35,7 +36,7 @@ impl PendingEndLines {
 
     /// The request for the recorder; `None`: no line waits.
     pub fn request(&mut self) -> Option<Vec<u8>> {
-        self.since = Some(Instant::now());
+        self.since = Some(clock::now());
         (!self.lines.is_empty()).then(|| encode(&self.lines.keys().collect::<Vec<_>>()))
     }
 
@@ -90,7 +91,7 @@ fn ask(waiting: &mut PendingEndLines, request: &[u8]) -> Vec<String> {
     if link.queue.must_wake() {
         let _ = link.channel.write(b"!");
     }
-    let until = Instant::now() + ANSWER_TIMEOUT;
+    let until = clock::now() + ANSWER_TIMEOUT;
     let mut buffer = [0; 8192];
     while waiting.is_waiting() {
         match link.channel.read(&mut buffer) {
@@ -99,8 +100,8 @@ fn ask(waiting: &mut PendingEndLines, request: &[u8]) -> Vec<String> {
                     told.extend(waiting.answered(&id, folder, recorded));
                 }
             }
-            ReadOutcome::WouldBlock if Instant::now() < until => {
-                link.channel.wait_for_more(until.saturating_duration_since(Instant::now()));
+            ReadOutcome::WouldBlock if clock::now() < until => {
+                link.channel.wait_for_more(until.saturating_duration_since(clock::now()));
             }
             ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => break,
         }

@@ -2,7 +2,7 @@
 //! session that cannot be recorded any more.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::asciicast::Head;
 use super::recorder_event::UnconsumedBytes;
@@ -23,6 +23,7 @@ use crate::session::relay::Sessions;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
+use fpty::sys::clock;
 
 /// How long a client may take to read why its session ends.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -195,7 +196,7 @@ impl Recordings {
         }
         recording.end(exit.map(status_of));
         let number = recording.number();
-        self.over.insert(number, EndedRecording { recording, since: Instant::now(), last });
+        self.over.insert(number, EndedRecording { recording, since: clock::now(), last });
         self.schedule_check(cx);
     }
 

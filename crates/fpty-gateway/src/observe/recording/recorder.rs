@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -20,6 +20,7 @@ use super::journal::{Journal, Unfinished};
 use super::orphan_recordings::{OrphanedRecordings, RecorderContext, remove_where};
 use super::recorder_protocol::Answer;
 use crate::process::ipc::{Hello, decode};
+use fpty::sys::clock;
 use fpty::sys::dir::Dir;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::shm_queue::Consumer;
@@ -74,7 +75,7 @@ fn supervise(kept: Vec<OwnedFd>) {
         return;
     };
     loop {
-        let begin = Instant::now();
+        let begin = clock::now();
         let ended = daemonize::run_and_wait(c"fpty-recorder", || {
             if let Ok(registration) = registration.try_clone() {
                 let _ = run(

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use fpty::sys::clock;
 use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::process_handle::ProcessHandle;
@@ -40,7 +41,7 @@ impl Grace {
 
     /// Adds a leader that was hung up now.
     pub fn add(&mut self, leader: SessionLeader) {
-        self.add_at(leader, Instant::now());
+        self.add_at(leader, clock::now());
     }
 
     fn add_at(&mut self, leader: SessionLeader, now: Instant) {
@@ -62,7 +63,7 @@ impl Grace {
 
     /// Takes leaders whose grace is over and that still run.
     pub fn expired(&mut self) -> Vec<SessionLeader> {
-        self.expired_at(Instant::now())
+        self.expired_at(clock::now())
     }
 
     fn expired_at(&mut self, now: Instant) -> Vec<SessionLeader> {
@@ -74,7 +75,7 @@ impl Grace {
     /// The time until the next grace is over.
     pub fn wait(&self) -> Option<Duration> {
         let (until, _) = self.waiting.front()?;
-        Some(until.saturating_duration_since(Instant::now()))
+        Some(until.saturating_duration_since(clock::now()))
     }
 
     /// Kills sessions whose grace is over. Returns the time of the next check. For

@@ -16,7 +16,7 @@ use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, HEADER, SessionEnd};
 use fpty::sys::WriteOutcome;
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::clock::Timestamp;
+use fpty::sys::clock::{self, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, PollSet, Poller};
 use fpty::sys::process_session::SessionLeader;
@@ -110,7 +110,7 @@ impl Supervisor {
                 let _ = self.poller.remove(program.as_fd());
             }
             if let Some(orphan) = &mut supervised.orphan {
-                orphan.ended = Some(Instant::now());
+                orphan.ended = Some(clock::now());
             }
         }
     }
@@ -151,7 +151,7 @@ impl Supervisor {
 
     /// Handles what is due. Returns the time of the next check.
     pub(crate) fn look_after_orphans(&mut self) -> Option<Duration> {
-        let now = Instant::now();
+        let now = clock::now();
         let is_told = |supervised: &SupervisedSession| {
             let Some(ended) = supervised.orphan.as_ref().and_then(|orphan| orphan.ended) else {
                 return false;

@@ -1,7 +1,7 @@
 //! The gateway's end of the connection to the supervisor.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::supervisor_protocol::{self, Message, Received, SessionFds, SessionRecord};
 use super::{leaders, supervisor_link, supervisor_process};
@@ -10,6 +10,7 @@ use crate::process::ipc::Hello;
 use crate::process::proof;
 use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
+use fpty::sys::clock;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio;
@@ -94,19 +95,19 @@ impl SupervisorClient {
             return None;
         };
         drop(theirs);
-        let mut until = Instant::now() + HANDSHAKE_TIMEOUT;
+        let mut until = clock::now() + HANDSHAKE_TIMEOUT;
         let (mut found, mut was_there) = (Vec::new(), true);
         loop {
             match supervisor_protocol::receive(&ours) {
                 Received::Message(Message::Session(record, mut fds)) => {
                     fds.close_ring_fd(&record, true);
                     found.push((*record, fds));
-                    until = Instant::now() + HANDSHAKE_TIMEOUT;
+                    until = clock::now() + HANDSHAKE_TIMEOUT;
                 }
                 Received::Message(Message::Done) => break,
                 Received::Message(_) | Received::Invalid => {}
                 Received::Blocked => {
-                    if Instant::now() >= until {
+                    if clock::now() >= until {
                         kill_unresponsive();
                         return None;
                     }
@@ -186,8 +187,8 @@ fn kill_unresponsive() {
     {
         process.signal(libc::SIGKILL);
         // Its lock goes with it.
-        let until = Instant::now() + CHECK_INTERVAL;
-        while supervisor_link::is_running() && Instant::now() < until {
+        let until = clock::now() + CHECK_INTERVAL;
+        while supervisor_link::is_running() && clock::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::after_gateway::{KeptBy, OrphanedSessions};
 use super::end_record::write_line;
@@ -21,6 +21,7 @@ use crate::process::proof;
 use crate::process::shared_memory;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
+use fpty::sys::clock;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::process_session::SessionLeader;
@@ -179,11 +180,11 @@ impl Supervisor {
     fn hand_over_sessions(&mut self, hello: Hello, stream: Stream) {
         // What the one before it had said last.
         self.receive_all();
-        let until = Instant::now() + HANDOVER_TIMEOUT;
+        let until = clock::now() + HANDOVER_TIMEOUT;
         let say = |say: &dyn Fn(&Stream) -> WriteOutcome| loop {
             match say(&stream) {
                 WriteOutcome::Bytes(_) => return true,
-                WriteOutcome::WouldBlock if Instant::now() < until => {
+                WriteOutcome::WouldBlock if clock::now() < until => {
                     stream.wait_for_room(RETRY_DELAY)
                 }
                 WriteOutcome::WouldBlock | WriteOutcome::Closed => return false,
@@ -291,9 +292,9 @@ impl Supervisor {
     /// The instance has stopped: ends all sessions.
     fn stop(mut self) {
         // Gateways end with their master, and what they said last is heard.
-        let until = Instant::now() + GATEWAY_END_TIMEOUT;
+        let until = clock::now() + GATEWAY_END_TIMEOUT;
         self.receive_all();
-        while !self.gateways.is_empty() && Instant::now() < until {
+        while !self.gateways.is_empty() && clock::now() < until {
             std::thread::sleep(RETRY_DELAY);
             self.receive_all();
         }

@@ -14,15 +14,25 @@
 //! | `terminal_settings.rs` | the terminal's settings afterwards |
 //! | `exit_status.rs` | exit status and error line |
 //! | `sessions.rs` | detach, attach, list and kill |
+//! | `detach.rs` | a person who detaches and reattaches, watches, or is robbed of the session |
+//! | `detach_packets.rs` | what `fpty` sends to detach and to reattach |
+//! | `restored_screen.rs` | the screen after a reattach, as if nobody had left |
+//! | `restored_output.rs` | floods, pastes and hostile scrollbacks over a reattach |
+//! | `reconnect.rs` | what a person sees and may type while the connection is broken |
 //! | `tmux.rs` | a person in tmux |
 
 pub mod arguments;
+pub mod detach;
+pub mod detach_packets;
 pub mod escape;
 pub mod exit_status;
 pub mod job_control;
 pub mod output;
 pub mod packets;
 pub mod pipes;
+pub mod reconnect;
+pub mod restored_output;
+pub mod restored_screen;
 pub mod sessions;
 pub mod signal_keys;
 pub mod start;

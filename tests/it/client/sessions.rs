@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::client::{Mode, Pipes, both, client};
 use crate::harness::person::Person;
-use crate::harness::{Flavor, Server, Setup, on_one_server};
+use crate::harness::{Flavor, Server, Setup, detachable, on_one_server};
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
 
@@ -55,6 +55,23 @@ fn a_person_detaches_and_attaches_again() {
         watcher.sees("two\n24 100\n$ ");
         back.send("exit 7\r");
         assert_eq!((back.status(), watcher.status()), (7, 7));
+    });
+}
+
+#[test]
+fn the_command_attaches_to_what_the_plugins_client_left() {
+    on_one_server(|flavor| {
+        let server = server(flavor, SHELL);
+        let mut person = Person::runs(asks(flavor, &server, &[]), (24, 80));
+        person.sees("$ ");
+        person.send("echo on''e\r");
+        person.sees("one\n$ ");
+        let address = server.path("u");
+        let id = detachable::detach(person, &address);
+        let mut back = Person::runs(detachable::fpty(&["-a", &id, &address]), (24, 80));
+        back.sees("one\n$ ");
+        back.send("exit\r");
+        assert_eq!(back.status(), 0);
     });
 }
 

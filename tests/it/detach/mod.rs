@@ -7,7 +7,6 @@
 //! | `gateway_restart.rs` | detached sessions over killed gateways and reloads |
 //! | `restored_identity.rs` | what a restored session counts for, and where it belongs |
 //! | `person.rs` | a person who detaches and attaches |
-//! | `screen.rs` | the screen after an attach, as if nobody had detached |
 //! | `several_gateways.rs` | sessions that are found from every gateway |
 //! | `reconnect.rs` | connections that break and are taken up again |
 //! | `endings.rs` | attached, detached, stolen and viewed sessions with every kind of end |
@@ -21,5 +20,4 @@ pub mod person;
 pub mod races;
 pub mod reconnect;
 pub mod restored_identity;
-pub mod screen;
 pub mod several_gateways;

@@ -143,28 +143,6 @@ fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
 }
 
 #[test]
-fn the_end_of_a_program_while_disconnected_is_told() {
-    in_process(|flavor| {
-        let (setup, tcp) =
-            setup(flavor, "stty -echo; echo here; read x; sleep 0.3; echo words; exit 7");
-        let server = setup.start();
-        let line = Breaker::to(&tcp);
-        let mut person = Person::runs(fpty(&[&line.address]), SIZE);
-        person.sees("here");
-        person.send("\r");
-        person.settles();
-        line.refuses(true);
-        line.breaks(true);
-        wait_until("the program ends", || {
-            server.session_processes().iter().all(|process| process.name.starts_with("fpty-"))
-        });
-        line.refuses(false);
-        assert_eq!(person.status(), 7);
-        assert!(person.all_lines().contains("words"), "{}", person.all_lines());
-    });
-}
-
-#[test]
 fn a_secret_is_good_for_one_attach_and_an_id_for_none() {
     on_one_server(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
@@ -274,51 +252,6 @@ fn the_secret_is_in_no_list_statistics_or_log() {
                 .collect();
             assert!(!all.replace(' ', "").contains(&bytes.join(",")), "{all}");
         }
-    });
-}
-
-#[test]
-fn with_no_reconnect_a_broken_connection_is_lost() {
-    in_process(|flavor| {
-        let (setup, tcp) = setup(flavor, SHELL);
-        let _server = setup.start();
-        let line = Breaker::to(&tcp);
-        let mut person = Person::runs(fpty(&["--no-reconnect", &line.address]), SIZE);
-        person.sees("$ ");
-        line.breaks(true);
-        assert_eq!(person.status(), 254);
-        assert!(person.shown().contains(" lost: "), "{:?}", person.shown());
-        // A person who does not want to wait.
-        let mut person = Person::runs(fpty(&[&line.address]), SIZE);
-        person.sees("$ ");
-        line.refuses(true);
-        line.breaks(true);
-        person.sees("coming back");
-        person.send("\r~.");
-        assert_eq!(person.status(), 254);
-        let shown = person.shown();
-        let (_, rest) = shown.rsplit_once("fpty -a ").expect("a way back");
-        let word = rest.split(' ').next().expect("a word");
-        let mut back = Person::runs(fpty(&["-a", word, &tcp]), SIZE);
-        back.sees("$ ");
-        back.send("exit 7\r");
-        assert_eq!(back.status(), 7);
-    });
-}
-
-#[test]
-fn without_detach_a_broken_connection_is_lost() {
-    in_process(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
-        let server = Setup::new(flavor).script(SHELL).option("forkpty-urouter", &address).start();
-        let line = Breaker::to(&address);
-        let mut person = Person::runs(fpty(&[&line.address]), SIZE);
-        person.sees("$ ");
-        person.send("\r~d");
-        person.sees("cannot detach");
-        line.breaks(true);
-        assert_eq!(person.status(), 254);
-        wait_until("its session ends", || server.session_processes().is_empty());
     });
 }
 

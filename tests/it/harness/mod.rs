@@ -7,10 +7,11 @@
 //! | `server.rs` | one of them, in a folder of its own |
 //! | `in_process.rs` | an instance without uWSGI, whose time can be moved |
 //! | `wire.rs` | a client of our own: bytes, and packets of uwsgi mode |
+//! | `detachable.rs` | an instance without uWSGI whose sessions can be detached |
 //! | `attach_client.rs` | a client of the extended mode that detaches and attaches |
 //! | `client.rs` | our clients, in a pipe or in front of a person |
 //! | `terminal.rs` | a program on a terminal of its own |
-//! | `person.rs` | somebody who looks at that (from the tests of `fpty`) |
+//! | `person.rs` | somebody who looks at that |
 //! | `instance.rs` | an instance, its sessions, each way to begin and each way to end |
 //! | `live_session.rs` | one of those sessions, and its client |
 //! | `reports.rs` | what audit, list, statistics and clients tell of a session, compared |
@@ -31,15 +32,13 @@ pub mod attach_client;
 pub mod broken_connection;
 pub mod client;
 pub mod cost;
+pub mod detachable;
 pub mod documents;
 pub mod fake_router;
 pub mod fault_injection;
 pub mod in_process;
 pub mod instance;
 pub mod live_session;
-// The same as in the tests of the client alone.
-#[allow(dead_code)]
-#[path = "../../../crates/fpty/tests/reattach/person.rs"]
 pub mod person;
 pub mod pid_reuse;
 pub mod process;

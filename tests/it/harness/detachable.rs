@@ -109,7 +109,7 @@ impl Detachable {
         person.vanishes();
         wait_until("the client is lost", || {
             let all = self.list();
-            !all.is_empty() && all.iter().all(|one| one["attached"] == Value::from(false))
+            !all.is_empty() && all.iter().all(|one| one["attached"] == false)
         });
     }
 
@@ -127,7 +127,7 @@ impl Detachable {
         let client = AttachClient::comes(&self.server, &self.id(), &[]).takes();
         let ring = client.ring.as_ref().expect("a ring").try_clone().expect("a copy");
         drop(client);
-        wait_until("that client is lost", || self.session()["attached"] == Value::from(false));
+        wait_until("that client is lost", || self.session()["attached"] == false);
         ring
     }
 }

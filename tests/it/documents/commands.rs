@@ -156,7 +156,7 @@ const COMMANDS: &[(&str, How)] = &[
     // CONTRIBUTING.md
     ("make lint", By(".ci/run", "step make lint")),
     (
-        "FORKPTY_SERVER=pypi-2.0.31-nolang tools/test quick --test it protocol::",
+        "FORKPTY_SERVER=pypi-2.0.31-nolang tools/test quick --test it detach::",
         By("tests/it/harness/servers.rs", "var(\"FORKPTY_SERVER\")"),
     ),
     ("cargo test -p fpty", By("tools/test", "cargo test --locked --workspace")),

@@ -127,18 +127,21 @@ fn lines_lost_to_a_full_log_are_counted() {
         // Now somebody reads, and the next session's lines tell how many are
         // missing.
         let mut text = Vec::new();
-        let mut told = 0;
+        let mut told = 0_u64;
         wait_until("all lines are there, or counted", || {
             server.connect("s").read_to_end();
             sessions += 1;
+            // A pipe has room for a hundred lines, and to take all apart costs time.
+            let mut length = None;
             comes_true(Duration::from_secs(1), || {
+                let before = length.replace(text.len());
                 let _ = log.read_to_end(&mut text);
-                let lines = lines(&String::from_utf8_lossy(&text));
-                let lost: u64 = lines.iter().filter_map(|line| line["lost"].as_u64()).sum();
-                told = lost;
-                // The first one of all came before they were counted.
-                lines.len() + lost as usize == 2 * (sessions + 1)
-            })
+                before == Some(text.len())
+            });
+            let lines = lines(&String::from_utf8_lossy(&text));
+            told = lines.iter().filter_map(|line| line["lost"].as_u64()).sum::<u64>();
+            // The first one of all came before they were counted.
+            lines.len() + told as usize == 2 * (sessions + 1)
         });
         assert!(told > 0, "nothing was lost: the log is too large for this case");
     });

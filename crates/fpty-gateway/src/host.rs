@@ -44,7 +44,8 @@ pub enum MetricKind {
 /// Descriptors that were kept over an exec, and the note beside them.
 pub type Kept = (Vec<OwnedFd>, OsString);
 
-/// A server that gateways run in.
+/// A server that gateways run in. What has a body here is what a server does without it: one
+/// that has no metrics, no watchdog, never executes itself, and forks nothing but gateways.
 pub trait Host: Sync {
     /// The server's version.
     fn version(&self) -> &str;
@@ -60,10 +61,14 @@ pub trait Host: Sync {
     fn write_log(&self, line: &str);
 
     /// Bytes that one packet for the log may hold, where lines go in packets.
-    fn log_packet_size(&self) -> Option<usize>;
+    fn log_packet_size(&self) -> Option<usize> {
+        None
+    }
 
     /// Whether the statistics are asked for by HTTP on their own socket.
-    fn statistics_by_http(&self) -> bool;
+    fn statistics_by_http(&self) -> bool {
+        false
+    }
 
     /// The sockets that are bound, for a gateway that begins.
     ///
@@ -72,30 +77,44 @@ pub trait Host: Sync {
     fn sockets(&self) -> Result<Vec<Socket>>;
 
     /// Has the server show a number in shared memory among its own metrics.
-    fn export_metric(&self, name: &'static CStr, kind: MetricKind, number: &'static AtomicU64);
+    fn export_metric(&self, name: &'static CStr, kind: MetricKind, number: &'static AtomicU64) {
+        let _ = (name, kind, number);
+    }
 
     /// Marks a descriptor of the master's that gateways inherit, and nothing else
     /// that the master forks or executes. The server does not close it.
-    fn inherited_by_gateways_only(&self, fd: BorrowedFd<'_>);
+    fn inherited_by_gateways_only(&self, fd: BorrowedFd<'_>) {
+        let _ = fd;
+    }
 
     /// Keeps descriptors, with a note, for the next image of the server: the last thing
     /// before the master executes itself.
-    fn keep_over_exec(&self, name: &str, fds: &[BorrowedFd<'_>], note: &OsStr);
+    fn keep_over_exec(&self, name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
+        let _ = (name, fds, note);
+    }
 
     /// Takes sockets that the image before this one has kept.
-    fn take_kept_sockets(&self, name: &str) -> Option<Kept>;
+    fn take_kept_sockets(&self, name: &str) -> Option<Kept> {
+        let _ = name;
+        None
+    }
 
     /// Takes memory that the image before this one has kept (memfd_create(2)).
-    fn take_kept_memory(&self, name: &str) -> Option<(OwnedFd, OsString)>;
+    fn take_kept_memory(&self, name: &str) -> Option<(OwnedFd, OsString)> {
+        let _ = name;
+        None
+    }
 
     /// Whether the instance stops for good; asked by the master at its end.
-    fn is_stopping(&self) -> bool;
+    fn is_stopping(&self) -> bool {
+        true
+    }
 
     /// The gateway has work: a watchdog of the server may kill it if that takes too long.
-    fn arm_watchdog(&self);
+    fn arm_watchdog(&self) {}
 
     /// The gateway is about to wait, for any time.
-    fn disarm_watchdog(&self);
+    fn disarm_watchdog(&self) {}
 
     /// Ends this process as the server's processes end.
     fn exit(&self, status: i32) -> !;
@@ -136,39 +155,9 @@ impl Host for Nobody {
         fpty::sys::stdio::say(line);
     }
 
-    fn log_packet_size(&self) -> Option<usize> {
-        None
-    }
-
-    fn statistics_by_http(&self) -> bool {
-        false
-    }
-
     fn sockets(&self) -> Result<Vec<Socket>> {
         Ok(Vec::new())
     }
-
-    fn export_metric(&self, _: &'static CStr, _: MetricKind, _: &'static AtomicU64) {}
-
-    fn inherited_by_gateways_only(&self, _: BorrowedFd<'_>) {}
-
-    fn keep_over_exec(&self, _: &str, _: &[BorrowedFd<'_>], _: &OsStr) {}
-
-    fn take_kept_sockets(&self, _: &str) -> Option<Kept> {
-        None
-    }
-
-    fn take_kept_memory(&self, _: &str) -> Option<(OwnedFd, OsString)> {
-        None
-    }
-
-    fn is_stopping(&self) -> bool {
-        true
-    }
-
-    fn arm_watchdog(&self) {}
-
-    fn disarm_watchdog(&self) {}
 
     fn exit(&self, status: i32) -> ! {
         std::process::exit(status)

@@ -5,9 +5,9 @@
 //! Time can be moved (`fpty::sys::clock`): whoever has the word of the clock adds to it,
 //! and wakes the gateways by SIGCHLD.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, IntoRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -21,7 +21,7 @@ use once_cell::sync::OnceCell;
 
 use crate::config::gateway_config::{GatewayConfig, SocketRequest};
 use crate::config::{option_table, options};
-use crate::host::{self, Host, Kept, MetricKind, Socket, SocketRole};
+use crate::host::{self, Host, Socket, SocketRole};
 use crate::instance;
 use crate::log::log;
 use fpty::error::{Context, Error, Result};
@@ -41,7 +41,6 @@ const RESPAWNED: &str = "respawned";
 const STOP: Duration = Duration::from_millis(300);
 
 /// The server that a test is.
-#[derive(Default)]
 struct TestHost {
     instance: OnceCell<String>,
     statistics_by_http: OnceCell<()>,
@@ -84,10 +83,6 @@ impl Host for TestHost {
         fpty::sys::stdio::say(line);
     }
 
-    fn log_packet_size(&self) -> Option<usize> {
-        None
-    }
-
     fn statistics_by_http(&self) -> bool {
         self.statistics_by_http.get().is_some()
     }
@@ -99,30 +94,6 @@ impl Host for TestHost {
         };
         bound.into_iter().map(socket).collect()
     }
-
-    fn export_metric(&self, _: &'static CStr, _: MetricKind, _: &'static AtomicU64) {}
-
-    // All that this master forks is a gateway, and what gateways execute has none.
-    fn inherited_by_gateways_only(&self, _: BorrowedFd<'_>) {}
-
-    // This master never executes itself.
-    fn keep_over_exec(&self, _: &str, _: &[BorrowedFd<'_>], _: &OsStr) {}
-
-    fn take_kept_sockets(&self, _: &str) -> Option<Kept> {
-        None
-    }
-
-    fn take_kept_memory(&self, _: &str) -> Option<(OwnedFd, OsString)> {
-        None
-    }
-
-    fn is_stopping(&self) -> bool {
-        true
-    }
-
-    fn arm_watchdog(&self) {}
-
-    fn disarm_watchdog(&self) {}
 
     fn exit(&self, status: i32) -> ! {
         daemonize::exit(status)

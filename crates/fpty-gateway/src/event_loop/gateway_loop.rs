@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::fault_domain::FaultDomain;
 use super::fault_injection;
-use super::panic_recovery::{self};
+use super::panic_recovery;
 use crate::command::commands::Commands;
 use crate::connection::handshake::PendingConnections;
 use crate::connection::http_probe::HttpProbes;

@@ -80,30 +80,24 @@ impl AuditLine {
     ) -> &mut Self {
         match self.format {
             Format::Json => {
-                if !(group.is_empty() && self.group.is_empty()) && group != self.group {
+                if group != self.group {
                     self.leave_group();
                     if !group.is_empty() {
                         self.separate(',');
-                        self.text.push('"');
-                        self.text.push_str(group);
-                        self.text.push_str("\":{");
+                        self.text.extend(["\"", group, "\":{"]);
                         self.is_first = true;
                     }
                     self.group = group;
                 }
                 self.separate(',');
-                self.text.push('"');
-                self.text.push_str(name);
-                self.text.push_str("\":");
+                self.text.extend(["\"", name, "\":"]);
             }
             Format::KeyVal => {
                 self.separate(' ');
                 if !group.is_empty() {
-                    self.text.push_str(group);
-                    self.text.push('.');
+                    self.text.extend([group, "."]);
                 }
-                self.text.push_str(name);
-                self.text.push('=');
+                self.text.extend([name, "="]);
             }
         }
         self.value(value);
@@ -125,6 +119,15 @@ impl AuditLine {
         fields(&mut fields_only);
         fields_only.leave_group();
         fields_only.text
+    }
+
+    /// The whole line, which says how many were lost before it.
+    pub fn finish_after(mut self, lost: u64) -> String {
+        // Only where there is something to say: it makes a line no longer.
+        if lost > 0 {
+            self.field("lost", Value::Number(lost));
+        }
+        self.finish()
     }
 
     /// The whole line.

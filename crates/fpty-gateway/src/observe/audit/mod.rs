@@ -45,13 +45,14 @@ use fpty::sys::child::Pid;
 use fpty::sys::clock::{self, BootInstant, Timestamp};
 
 pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
+use super::audit::line::AuditLine;
 pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
 pub use super::audit::peer::{ClaimedIdentity, Peer};
 pub use super::audit::recording_fields::RecordingResult;
 use super::audit::rejection_rate::RejectionRate;
 pub use super::audit::session_history::{ByteTotals, SessionHistory};
 pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
-use super::audit::session_info::{LineSource, RejectedConnection};
+use super::audit::session_info::LineSource;
 use super::audit::user_names::UserNames;
 
 /// How many bytes of a command a line has room for, and the least.
@@ -169,23 +170,14 @@ impl Audit {
     /// Writes how many of the second that is over had no line of their own.
     fn write_suppressed(&mut self) {
         for rejected in self.rejection_rate.over(clock::now()) {
-            self.write_rejected(&rejected);
+            self.write_line(rejected.line(&self.place));
         }
     }
 
-    fn write_rejected(&mut self, rejected: &RejectedConnection) {
-        let line = rejected.line(&self.place, *self.queue.lost());
-        self.write_line(line);
-    }
-
     /// Writes a line of ours, which says how many were lost before it.
-    fn write_line(&mut self, line: Option<String>) {
+    fn write_line(&mut self, line: Option<AuditLine>) {
         if let Some(line) = line {
-            let told = |lost: &mut u64| {
-                *lost = 0;
-                line
-            };
-            self.queue.say(told, log::try_write);
+            self.queue.say(|lost| line.finish_after(std::mem::take(lost)), log::try_write);
         }
     }
 
@@ -259,8 +251,7 @@ impl Audit {
         if let (Some(lines), Some(place)) = (&mut self.lines, last.info.place) {
             lines.take(place);
         }
-        let line = last.info.end_line(&last.end, recorded, *self.queue.lost());
-        self.write_line(line);
+        self.write_line(last.info.end_line(&last.end, recorded));
     }
 
     /// The line of a session's end, in advance, and when the session began:

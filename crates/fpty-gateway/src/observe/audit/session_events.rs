@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::session_info::{ClientAct, RejectedConnection, SessionInfo};
+use super::session_info::{ClientAct, RejectedConnection};
 use super::{Audit, ByteTotals, DetachReason, Origin, Peer, RejectReason};
 use crate::event_loop::fault_domain::SessionRef;
 use crate::observe::event::Event;
@@ -43,9 +43,7 @@ impl Audit {
 
     fn started(&mut self, session: SessionRef) {
         self.prepare_end(session);
-        let lost = *self.queue.lost();
-        let line = self.info.get(&session).and_then(|info| info.start_line(lost));
-        self.write_line(line);
+        self.write_line(self.info.get(&session).and_then(|info| info.start_line()));
     }
 
     /// The start was written by the earlier gateway, and the supervisor has the end line.
@@ -62,7 +60,8 @@ impl Audit {
             return;
         };
         let peer = Peer::of(client, &mut self.user_names, info.audit.is_some());
-        self.write_client_act(&info, ClientAct::Attach(&origin.claimed), &peer);
+        let act = ClientAct::Attach(&origin.claimed);
+        self.write_line(info.client_act_line(act, &peer, &self.place));
         info.history.client = Some(Box::new(peer));
         info.history.attached = Timestamp::now().into();
         self.info.insert(to, info);
@@ -85,7 +84,7 @@ impl Audit {
         };
         let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
         let act = ClientAct::Detach(reason, Timestamp::from(info.history.attached).elapsed(), by);
-        self.write_client_act(&info, act, info.history.last_client());
+        self.write_line(info.client_act_line(act, info.history.last_client(), &self.place));
         self.info.insert(to, info);
     }
 
@@ -98,11 +97,10 @@ impl Audit {
     ) -> Option<EndLineSlot> {
         let info = self.info.get(&session).filter(|info| info.audit.is_some())?;
         let peer = Peer::of(client, &mut self.user_names, true);
-        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
+        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place)?.finish();
         let act = ClientAct::Watch(&origin.claimed);
-        let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
-        self.write_line(line);
-        self.lines.as_mut()?.put(&last?, BootInstant::now(), false)
+        self.write_line(info.client_act_line(act, &peer, &self.place));
+        self.lines.as_mut()?.put(&last, BootInstant::now(), false)
     }
 
     fn viewer_left(
@@ -116,8 +114,7 @@ impl Audit {
         if let Some(info) = self.info.get(&session).filter(|info| info.audit.is_some()) {
             let peer = Peer::of(client, &mut self.user_names, true);
             let act = ClientAct::Unwatch(Some(after));
-            let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
-            self.write_line(line);
+            self.write_line(info.client_act_line(act, &peer, &self.place));
         }
     }
 
@@ -137,12 +134,8 @@ impl Audit {
         let principal = client.map_or(Principal::Unknown, Principal::of);
         if let Some(rejected) = self.rejection_rate.note(principal, rejected) {
             let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
-            self.write_rejected(&RejectedConnection { peer: peer.unwrap_or_default(), ..rejected });
+            let rejected = RejectedConnection { peer: peer.unwrap_or_default(), ..rejected };
+            self.write_line(rejected.line(&self.place));
         }
-    }
-
-    fn write_client_act(&mut self, info: &SessionInfo, act: ClientAct<'_>, peer: &Peer) {
-        let line = info.client_act_line(act, peer, &self.place, *self.queue.lost());
-        self.write_line(line);
     }
 }

@@ -129,12 +129,9 @@ impl SessionInfo {
             bytes: (None, None),
         };
         // Where it stands is known, what becomes of it is not.
-        let recorded = self
-            .recording
-            .as_ref()
-            .map(|path| RecordingResult { path: path.to_string(), ..RecordingResult::default() });
+        let recorded = self.recording.as_ref().map(|path| RecordingResult::unknown(path, 0));
         for recorded in [recorded.as_ref(), None] {
-            let line = self.end_line(&end, recorded, 0)?;
+            let line = self.end_line(&end, recorded)?.finish();
             if line.len() <= MAX_LINE {
                 return Some(line);
             }
@@ -142,11 +139,11 @@ impl SessionInfo {
         let (format, _) = self.audit.as_ref()?;
         let place = LineSource { command_room: SHORT, ..place.clone() };
         let audit = Some((*format, self.common(*format, &place)));
-        Self { audit, ..self.clone() }.end_line(&end, None, 0)
+        Some(Self { audit, ..self.clone() }.end_line(&end, None)?.finish())
     }
 
     /// The line of the start.
-    pub fn start_line(&self, lost: u64) -> Option<String> {
+    pub fn start_line(&self) -> Option<AuditLine> {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
@@ -157,7 +154,7 @@ impl SessionInfo {
             .field("term", Value::text(claimed.term.as_deref(), SHORT))
             .field("rows", Value::number(rows))
             .field("cols", Value::number(cols));
-        Some(finish(line, lost))
+        Some(line)
     }
 
     /// The line of a client's event.
@@ -166,8 +163,7 @@ impl SessionInfo {
         act: ClientAct<'_>,
         peer: &Peer,
         place: &LineSource,
-        lost: u64,
-    ) -> Option<String> {
+    ) -> Option<AuditLine> {
         let (format, _) = self.audit.as_ref()?;
         let event = match act {
             ClientAct::Attach(_) => "session-attach",
@@ -198,16 +194,11 @@ impl SessionInfo {
                     .member("by", "user", Value::text(user.flatten(), SHORT));
             }
         }
-        Some(finish(line, lost))
+        Some(line)
     }
 
     /// The line of the end.
-    pub fn end_line(
-        &self,
-        end: &End,
-        recorded: Option<&RecordingResult>,
-        lost: u64,
-    ) -> Option<String> {
+    pub fn end_line(&self, end: &End, recorded: Option<&RecordingResult>) -> Option<AuditLine> {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-end", end.at);
         line.fields(common);
@@ -226,7 +217,7 @@ impl SessionInfo {
             Some(recorded) => write_recording(&mut line, recorded),
             None => drop(line.field("record", Value::Null)),
         }
-        Some(finish(line, lost))
+        Some(line)
     }
 }
 
@@ -247,7 +238,7 @@ pub struct RejectedConnection {
 
 impl RejectedConnection {
     /// The line; `None`: the listener has no audit.
-    pub fn line(&self, place: &LineSource, lost: u64) -> Option<String> {
+    pub fn line(&self, place: &LineSource) -> Option<AuditLine> {
         let Origin { socket, mode, claimed, command } = &self.origin;
         let mut line = begin(socket.audit?, "refused", SystemTime::now());
         write_source(&mut line, None, place);
@@ -259,7 +250,7 @@ impl RejectedConnection {
         if let Some(count) = self.count {
             line.field("count", Value::Number(count));
         }
-        Some(finish(line, lost))
+        Some(line)
     }
 }
 
@@ -293,14 +284,6 @@ pub fn write_peer(line: &mut AuditLine, socket: &str, mode: Mode, peer: &Peer) {
         .member("peer", "loginuid", Value::number(peer.login_uid))
         .member("peer", "address", Value::text(address.as_deref(), SHORT))
         .member("peer", "port", Value::number(peer.port));
-}
-
-fn finish(mut line: AuditLine, lost: u64) -> String {
-    // Only where there is something to say: it makes a line no longer.
-    if lost > 0 {
-        line.field("lost", Value::Number(lost));
-    }
-    line.finish()
 }
 
 #[cfg(test)]
@@ -383,11 +366,8 @@ mod tests {
             why: EndReason::Operator,
             bytes: (Some(u64::MAX), Some(u64::MAX)),
         };
-        [
-            info.start_line(u64::MAX).expect("a line"),
-            info.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
-            refused.line(&place, u64::MAX).expect("a line"),
-        ]
+        [info.start_line(), info.end_line(&end, Some(&recorded)), refused.line(&place)]
+            .map(|line| line.expect("a line").finish_after(u64::MAX))
     }
 
     #[test]
@@ -426,10 +406,9 @@ mod tests {
                 let line = prepared_end::with_reason(&line, EndReason::Signal, Some(killed));
                 assert!(line.contains(known) && prepared_end::is_end(&line), "{line}");
                 let peer = info.history.first.clone();
-                let act = |after| {
-                    info.client_act_line(ClientAct::Unwatch(after), &peer, &place(&text), 0)
-                };
-                let line = act(None).expect("a line");
+                let act = ClientAct::Unwatch(None);
+                let line =
+                    info.client_act_line(act, &peer, &place(&text)).expect("a line").finish();
                 assert!(line.len() <= MAX_LINE && !prepared_end::is_end(&line), "{line}");
                 let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
@@ -447,7 +426,7 @@ mod tests {
                 let end = End { at, duration, why: EndReason::Lost, bytes: (None, None) };
                 assert_eq!(
                     prepared_end::with_recording(&line, &recorded),
-                    info.end_line(&end, Some(&recorded), 0).expect("a line")
+                    info.end_line(&end, Some(&recorded)).expect("a line").finish()
                 );
             }
         }
@@ -484,7 +463,7 @@ mod tests {
             why: EndReason::Hangup,
             bytes: (None, None),
         };
-        let line = info.end_line(&end, None, 0).expect("a line");
+        let line = info.end_line(&end, None).expect("a line").finish();
         assert!(line.ends_with(
             "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
              bytes_out=null record=null"

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::asciicast::Head;
-use super::recorder_event::UnconsumedBytes;
+use super::recorder_event::Unconsumed;
 use super::recorder_protocol::{Begin, Failure, Kind};
 use super::{
     EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
@@ -108,7 +108,7 @@ impl Recordings {
         match recording.begin() {
             true => Self::tell(cx, recording),
             false => {
-                recording.detach(UnconsumedBytes::default());
+                recording.detach(Unconsumed::default());
                 let recording = Rc::clone(recording);
                 let why = Failure::Error(String::from("the recorder takes nothing"));
                 self.stop_recording(cx, sessions, &recording, &why);
@@ -181,28 +181,27 @@ impl Recordings {
         exit: Option<Exit>,
         last: Option<Box<EndedSession>>,
     ) {
-        let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
+        let recording = recording.and_then(|it| self.sessions.remove(&it.number));
         let Some(recording) = recording else {
             return cx.audit.write_end(last.as_deref(), None);
         };
         // It was known to be executed when it was over.
         if !recording.has_begun() && !recording.begin() {
-            recording.detach(UnconsumedBytes::default());
+            recording.detach(Unconsumed::default());
         }
         if let Some(dropped) = recording.detached_missing() {
-            let recorded =
-                RecordingResult { path: recording.path(), dropped, ..RecordingResult::default() };
+            let recorded = RecordingResult::unknown(&recording.path(), dropped);
             return cx.audit.write_end(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
-        let number = recording.number();
+        let number = recording.number;
         self.over.insert(number, EndedRecording { recording, since: clock::now(), last });
         self.schedule_check(cx);
     }
 
     /// Forgets the recording of a session that was aborted.
     pub fn forget(&mut self, recording: &RecordingTap) {
-        self.sessions.remove(&recording.number());
+        self.sessions.remove(&recording.number);
     }
 
     fn add(
@@ -219,14 +218,14 @@ impl Recordings {
 
     /// Tells the audit whether a session is recorded, and where.
     pub fn tell(cx: &mut Context, recording: &RecordingTap) {
-        if let Some(session_ref) = recording.session_ref() {
+        if let Some(session_ref) = recording.session_ref.get() {
             cx.audit.recorded(session_ref, &recording.path(), recording.is_recorded());
         }
     }
 
     /// Has the terminal read again.
     pub(crate) fn resume_reading(cx: &mut Context, recording: &RecordingTap) {
-        match recording.session_ref() {
+        match recording.session_ref.get() {
             Some(SessionRef::Session(key)) => cx.push_outcome(Outcome::Settle(key)),
             Some(SessionRef::Detached(entry)) => cx.push_outcome(Outcome::ResumeReading(entry)),
             Some(SessionRef::Command(_)) | None => {}
@@ -250,7 +249,7 @@ impl Recordings {
         if recording.is_required() {
             let ending = if *failure == Failure::Full { EndKind::Limit } else { EndKind::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
-            match recording.session_ref() {
+            match recording.session_ref.get() {
                 Some(SessionRef::Session(key)) => {
                     let attached = sessions.get_mut(key);
                     if let Some(attached) = attached.filter(|it| it.session.termination().is_none())

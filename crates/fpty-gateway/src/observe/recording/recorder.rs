@@ -78,10 +78,9 @@ fn supervise(kept: Vec<OwnedFd>) {
         let begin = clock::now();
         let ended = daemonize::run_and_wait(c"fpty-recorder", || {
             if let Ok(registration) = registration.try_clone() {
-                let _ = run(
-                    Stream::from(registration),
-                    &RecorderContext { folders: &folders, journal: &journal },
-                );
+                let orphans = OrphanedRecordings::default();
+                let ctx = RecorderContext { folders: &folders, journal: &journal, orphans };
+                let _ = run(Stream::from(registration), ctx);
             }
         });
         if matches!(ended, Ok(true)) {
@@ -96,7 +95,7 @@ fn supervise(kept: Vec<OwnedFd>) {
 const REGISTRATION: u64 = 0;
 
 /// The recorder's main loop.
-fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
+fn run(registration: Stream, mut ctx: RecorderContext<'_>) -> std::io::Result<()> {
     fpty::sys::forbid_ptrace();
     // One for each session.
     let _ = fpty::sys::raise_descriptor_limit();
@@ -104,34 +103,33 @@ fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
     poller.add(registration.as_fd(), REGISTRATION, Interest::READ)?;
     let mut registration = Some(registration);
     let mut feeds: HashMap<u64, GatewayFeed> = HashMap::new();
-    let mut orphans = OrphanedRecordings::default();
     let mut unfinished = ctx.journal.take();
     let mut next = REGISTRATION + 1;
     while registration.is_some() || !feeds.is_empty() {
         let mut busy = false;
         let nonsense = remove_where(&mut feeds, |token, feed| {
-            let worked = feed.process(ctx, &mut orphans);
+            let worked = feed.process(&mut ctx);
             if let Ok(worked) = worked {
                 busy |= worked || feed.queue.sleep();
                 feed.send_answers(&poller, *token);
             }
             worked.is_err()
         });
-        nonsense.into_iter().for_each(|feed| feed.end(ctx));
+        nonsense.into_iter().for_each(|feed| feed.end(&ctx));
         let count = poller.wait(busy.then_some(Duration::ZERO))?;
         for index in 0..count {
             match poller.ready(index).token {
                 REGISTRATION => {
                     let Some(open) = &registration else { continue };
-                    match register(open, &mut unfinished, ctx) {
+                    match register(open, &mut unfinished, &ctx) {
                         Registration::Gateway(feed, before) => {
                             // What the one before it had is known by now.
                             let is_over =
                                 |_: &u64, one: &mut GatewayFeed| one.is_replaced_by(&feed);
                             for over in remove_where(&mut feeds, is_over) {
-                                over.orphan(ctx, &mut orphans);
+                                over.orphan(&mut ctx);
                             }
-                            if let Some(feed) = greet_feed(*feed, before, &mut orphans) {
+                            if let Some(feed) = greet_feed(*feed, before, &mut ctx) {
                                 let channel = feed.channel.as_fd();
                                 if poller.add(channel, next, Interest::READ).is_ok() {
                                     feeds.insert(next, feed);
@@ -149,14 +147,14 @@ fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
                 token => {
                     if feeds.get(&token).is_some_and(GatewayFeed::is_closed) {
                         if let Some(feed) = feeds.remove(&token) {
-                            feed.orphan(ctx, &mut orphans);
+                            feed.orphan(&mut ctx);
                         }
                     }
                 }
             }
         }
     }
-    orphans.end(ctx);
+    ctx.orphans.end(ctx.journal);
     Ok(())
 }
 
@@ -200,8 +198,8 @@ fn register(
 fn greet_feed(
     mut feed: GatewayFeed,
     before: Option<OwnedFd>,
-    orphans: &mut OrphanedRecordings,
+    ctx: &mut RecorderContext<'_>,
 ) -> Option<GatewayFeed> {
     feed.answer(&Answer::Here { uid: nix::unistd::geteuid().as_raw() });
-    before.is_none_or(|before| feed.restore_sessions(&before, orphans).is_ok()).then_some(feed)
+    before.is_none_or(|before| feed.restore_sessions(&before, ctx).is_ok()).then_some(feed)
 }

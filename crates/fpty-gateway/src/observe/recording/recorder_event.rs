@@ -15,16 +15,20 @@ pub enum RecorderEvent {
         session: u32,
         /// The next recorder has it.
         goes_on: bool,
-        /// Its unconsumed bytes, which are lost where no recorder has it.
-        unconsumed: UnconsumedBytes,
+        /// Its unconsumed messages, which are lost where no recorder has it.
+        unconsumed: Unconsumed,
     },
 }
 
-/// Unconsumed bytes of one session.
+/// Unconsumed messages of one session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UnconsumedBytes {
+pub struct Unconsumed {
     /// Bytes that are missing if the queue is lost.
     pub lost: u64,
     /// Those of them that were missing before.
     pub missing: u64,
+    /// The session starts or is resumed in there.
+    pub begins: bool,
+    /// The session ends in there.
+    pub ends: bool,
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::recorder_event::{RecorderEvent, UnconsumedBytes};
+use super::recorder_event::{RecorderEvent, Unconsumed};
 use super::recorder_protocol::Answer;
 use super::restart::recorder_was_killed;
 use super::{EndedRecording, Recordings, connect, log_session};
@@ -129,7 +129,7 @@ impl Recordings {
         }
         // These have waited for long enough.
         self.end_unanswered(cx, |_, over| {
-            (over.since.elapsed() >= ANSWER_TIMEOUT).then(UnconsumedBytes::default)
+            (over.since.elapsed() >= ANSWER_TIMEOUT).then(Unconsumed::default)
         });
         self.pending_ends
             .expired(ANSWER_TIMEOUT)
@@ -145,18 +145,14 @@ impl Recordings {
     pub(crate) fn end_unanswered(
         &mut self,
         cx: &mut Context,
-        lost: impl Fn(u32, &EndedRecording) -> Option<UnconsumedBytes>,
+        lost: impl Fn(u32, &EndedRecording) -> Option<Unconsumed>,
     ) {
         let told =
             self.over.iter().filter_map(|(number, over)| Some((*number, lost(*number, over)?)));
         for (number, left) in told.collect::<Vec<_>>() {
             if let Some(EndedRecording { recording, last, .. }) = self.over.remove(&number) {
                 let dropped = recording.reported_missing(left) + left.lost;
-                let recorded = RecordingResult {
-                    path: recording.path(),
-                    dropped,
-                    ..RecordingResult::default()
-                };
+                let recorded = RecordingResult::unknown(&recording.path(), dropped);
                 cx.audit.write_end(last.as_deref(), Some(&recorded));
             }
         }
@@ -223,7 +219,7 @@ impl Recordings {
                 recording.resume_at(part, dropped);
                 Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
-                if moved && recording.is_required() && !recording.is_in_other_folder() {
+                if moved && recording.is_required() && !recording.is_in_other_folder {
                     self.stop_recording(cx, sessions, &recording, &recorder_was_killed());
                 } else if moved {
                     log_session(&recording.id(), "is recorded in another file from here on");

@@ -91,23 +91,6 @@ pub fn id_of(name: &str) -> &str {
     name.rsplit('-').next().unwrap_or_default()
 }
 
-#[cfg(test)]
-impl Begin {
-    /// A recording of this name, in the first directory.
-    pub fn named(name: &str) -> Self {
-        let head = Head {
-            format: super::asciicast::Format::V3,
-            rows: 24,
-            cols: 80,
-            timestamp: 1,
-            command: String::from("/bin/sh"),
-            title: String::from("x"),
-            term: None,
-        };
-        Self { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
-    }
-}
-
 /// A resumed recording: in its file, where the recorder has that open, or in its next part,
 /// which is created when there is something to write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,6 +232,22 @@ pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolErr
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Begin {
+        /// A recording of this name, in the first directory.
+        pub fn named(name: &str) -> Self {
+            let head = Head {
+                format: crate::observe::recording::asciicast::Format::V3,
+                rows: 24,
+                cols: 80,
+                timestamp: 1,
+                command: String::from("/bin/sh"),
+                title: String::from("x"),
+                term: None,
+            };
+            Self { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
+        }
+    }
 
     #[test]
     fn messages_come_out_as_they_went_in() {

@@ -123,10 +123,8 @@ impl ControlClients {
             // It goes on waiting, and would be told of again at once.
             Err(_) => return cx.pause_accepting(),
         };
-        self.insert(
-            cx,
-            ControlClient::new(client, ControlRequest::StatisticsHttp(Request::default())),
-        );
+        let control_request = ControlRequest::Statistics(Some(Request::default()));
+        self.insert(cx, ControlClient::new(client, control_request));
     }
 
     /// The client that a further one of its kind evicts.
@@ -158,7 +156,7 @@ impl ControlClients {
             false => fault_injection::point("inquiry"),
         }
         // Without stats-http nobody has to say anything.
-        if matches!(one.control_request, ControlRequest::StatisticsHttp(_)) && !self.http {
+        if one.is_of_statistics() && !self.http {
             one.set_response(cx, StatisticsResponse::Plain);
         }
         let token = Token::ControlClient(key).token();
@@ -179,7 +177,7 @@ impl ControlClients {
         ready: Ready,
     ) {
         let Some(one) = self.clients.get_mut(key) else { return };
-        let ControlRequest::StatisticsHttp(request) = &mut one.control_request else {
+        let ControlRequest::Statistics(Some(request)) = &mut one.control_request else {
             return match ready.hang_up {
                 true => self.close(cx, key),
                 false => self.send(cx, peers, view, key),
@@ -260,7 +258,7 @@ impl ControlClients {
         let Some(one) = self.clients.get_mut(key) else { return };
         // It says no more, and has said enough, perhaps.
         let response = match &one.control_request {
-            ControlRequest::StatisticsHttp(request) => request.end(),
+            ControlRequest::Statistics(Some(request)) => request.end(),
             _ => None,
         };
         if let Some(response) = response {
@@ -320,7 +318,7 @@ fn next_page(
     match found.gateway {
         None => one.end_of_kill(view.end(cx, by, place, id)),
         Some(whom) => {
-            match peers.request(cx, whom, PeerRequest::Kill { by, place, id }, &[], requester) {
+            match peers.request(cx, whom, &PeerRequest::Kill { by, place, id }, &[], requester) {
                 true => one.cursor.waits = true,
                 false => one.end_of_kill(false),
             }

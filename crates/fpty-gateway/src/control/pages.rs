@@ -63,7 +63,7 @@ impl PageCursor {
                 return NextPage::Over;
             };
             self.gateway = Some(whom);
-            if peers.request(cx, whom, PeerRequest::Page(self.page_request), &[], requester) {
+            if peers.request(cx, whom, &PeerRequest::Page(self.page_request), &[], requester) {
                 self.waits = true;
                 return NextPage::Requested;
             }
@@ -74,13 +74,11 @@ impl PageCursor {
     /// A peer has replied; `None`: it has not.
     pub fn answered(&mut self, answer: Option<&[u8]>) -> Option<NextPage> {
         self.waits = false;
-        match answer.and_then(Page::decode) {
-            Some(page) => Some(self.page(page)),
-            None => {
-                self.skip();
-                None
-            }
+        let page = answer.and_then(Page::decode);
+        if page.is_none() {
+            self.skip();
         }
+        page.map(|page| self.page(page))
     }
 
     fn page(&mut self, page: Page) -> NextPage {

@@ -85,14 +85,8 @@ pub struct Peers {
 impl Peers {
     /// The peers of this gateway.
     pub fn of(ordinal: usize) -> Self {
-        let mut inbox = None;
-        let mut others = Vec::new();
-        for (number, (theirs, ours)) in std::mem::take(&mut *inboxes()).into_iter().enumerate() {
-            if number == ordinal {
-                inbox = Some(ours);
-            }
-            others.push(theirs);
-        }
+        let (others, own): (_, Vec<_>) = std::mem::take(&mut *inboxes()).into_iter().unzip();
+        let inbox = own.into_iter().nth(ordinal);
         // An answer to a gateway that was here before is none to us.
         let next = u64::from(std::process::id()) << 32;
         Self { ordinal, inbox, others, response: HashMap::new(), next }
@@ -146,7 +140,7 @@ impl Peers {
         &mut self,
         cx: &mut Context,
         whom: usize,
-        request: PeerRequest,
+        request: &PeerRequest,
         descriptors: &[BorrowedFd<'_>],
         requester: Requester,
     ) -> bool {
@@ -154,12 +148,10 @@ impl Peers {
             return false;
         };
         let number = self.next;
-        let body = encode(&request);
+        let body = encode(request);
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
-        if !matches!(
-            to.write_with_descriptors(&message.encode(), descriptors),
-            WriteOutcome::Bytes(_)
-        ) {
+        let sent = to.write_with_descriptors(&message.encode(), descriptors);
+        if !matches!(sent, WriteOutcome::Bytes(_)) {
             return false;
         }
         self.next += 1;

@@ -51,8 +51,8 @@ pub use super::audit::peer::{ClaimedIdentity, Peer};
 pub use super::audit::recording_fields::RecordingResult;
 use super::audit::rejection_rate::RejectionRate;
 pub use super::audit::session_history::{ByteTotals, SessionHistory};
-pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
 use super::audit::session_info::LineSource;
+pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
 use super::audit::user_names::UserNames;
 
 /// How many bytes of a command a line has room for, and the least.

@@ -90,12 +90,8 @@ impl UserNames {
             self.keep(uid, name.clone());
             return name;
         }
-        if self.resolver.is_none() {
-            self.resolver = Resolver::start();
-        }
-        if let Some(resolver) = &mut self.resolver {
-            resolver.ask(uid);
-        }
+        self.resolver = self.resolver.take().or_else(Resolver::start);
+        self.resolver.iter_mut().for_each(|resolver| resolver.ask(uid));
         before
     }
 
@@ -105,14 +101,11 @@ impl UserNames {
     }
 
     fn take_answers(&mut self) {
-        let Some(resolver) = &mut self.resolver else {
-            return;
-        };
-        let answers: Vec<(u32, Name)> = resolver.answers.try_iter().collect();
-        for (uid, name) in answers {
-            if let Some(resolver) = &mut self.resolver {
-                resolver.asked.remove(&uid);
-            }
+        while let Some(resolver) = &mut self.resolver {
+            let Ok((uid, name)) = resolver.answers.try_recv() else {
+                return;
+            };
+            resolver.asked.remove(&uid);
             self.keep(uid, name);
         }
     }

@@ -5,11 +5,15 @@
 //! comments.
 
 use fpty::sys::Size;
-use fpty::text::{escape_json, shown};
+use fpty::text::escape_json;
 use serde::{Deserialize, Serialize};
 
 use super::utf8::JsonText;
 pub use crate::config::recording_options::Format;
+use crate::observe::audit::line::{AuditLine, Format as LineFormat, Value};
+
+/// The most bytes of a text of the header: none is longer.
+const HEAD_TEXT: usize = 8192;
 
 /// The header of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,66 +61,31 @@ struct Events {
     last: u64,
 }
 
-#[derive(Serialize)]
-struct Version2<'a> {
-    version: u8,
-    width: u16,
-    height: u16,
-    timestamp: u64,
-    command: &'a str,
-    title: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    env: Option<Environment<'a>>,
-}
-
-#[derive(Serialize)]
-struct Environment<'a> {
-    #[serde(rename = "TERM")]
-    term: &'a str,
-}
-
-#[derive(Serialize)]
-struct Version3<'a> {
-    version: u8,
-    term: Terminal<'a>,
-    timestamp: u64,
-    command: &'a str,
-    title: &'a str,
-}
-
-#[derive(Serialize)]
-struct Terminal<'a> {
-    cols: u16,
-    rows: u16,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'a str>,
-}
-
 impl Asciicast {
     /// Encodes the header.
     pub fn begin(head: &Head, out: &mut Vec<u8>) -> Self {
-        let Head { rows, cols, timestamp, ref command, ref title, .. } = *head;
-        let term = head.term.as_deref();
-        let line = match head.format {
-            Format::V2 => serde_json::to_string(&Version2 {
-                version: 2,
-                width: cols,
-                height: rows,
-                timestamp,
-                command,
-                title,
-                env: term.map(|term| Environment { term }),
-            }),
-            Format::V3 => serde_json::to_string(&Version3 {
-                version: 3,
-                term: Terminal { cols, rows, kind: term },
-                timestamp,
-                command,
-                title,
-            }),
-        };
-        // JSON leaves some characters as they are that a terminal obeys.
-        out.extend_from_slice(shown(&line.unwrap_or_default()).as_bytes());
+        let term = head.term.as_deref().map(|term| Value::Text(term, HEAD_TEXT));
+        let (rows, cols) = (Value::Number(head.rows.into()), Value::Number(head.cols.into()));
+        let mut line = AuditLine::new(LineFormat::Json, "");
+        match head.format {
+            Format::V2 => {
+                line.field("version", Value::Number(2)).field("width", cols).field("height", rows);
+            }
+            Format::V3 => {
+                line.field("version", Value::Number(3));
+                line.member("term", "cols", cols).member("term", "rows", rows);
+                if let Some(term) = term {
+                    line.member("term", "type", term);
+                }
+            }
+        }
+        line.field("timestamp", Value::Number(head.timestamp))
+            .field("command", Value::Text(&head.command, HEAD_TEXT))
+            .field("title", Value::Text(&head.title, HEAD_TEXT));
+        if let (Format::V2, Some(term)) = (head.format, term) {
+            line.member("env", "TERM", term);
+        }
+        out.extend_from_slice(line.finish().as_bytes());
         out.push(b'\n');
         let events = Events { format: head.format, last: 0 };
         Self { events, output: JsonText::default(), input: JsonText::default() }

@@ -124,11 +124,8 @@ pub fn before_exec() {
 pub fn folder_number(folder: &OsStr) -> usize {
     let handle = handle();
     let path = absolute(folder).ok();
-    let folders = handle.iter().flat_map(|handle| &handle.folders);
-    folders
-        .zip(0..)
-        .find(|(known, _)| Some(*known) == path.as_ref())
-        .map_or(0, |(_, folder_number)| folder_number)
+    let mut folders = handle.iter().flat_map(|handle| &handle.folders);
+    folders.position(|known| Some(known) == path.as_ref()).unwrap_or(0)
 }
 
 /// The path of a file in the directory of this index.

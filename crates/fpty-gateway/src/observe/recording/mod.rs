@@ -50,7 +50,6 @@ use crate::event_loop::outcome::Outcome;
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
-use fpty::error::reason;
 use fpty::sys::child::Exit;
 use fpty::sys::shm_queue::Producer;
 use fpty::sys::socket::Stream;
@@ -62,6 +61,7 @@ pub use super::recording::tap::{RecordingState, RecordingTap};
 
 /// The recordings of a gateway: an observer of each start and end of a session; what a
 /// terminal shows in between comes by the [`RecordingTap`] beside the terminal.
+#[derive(Default)]
 pub struct Recordings {
     producer: Rc<RefCell<RecorderProducer>>,
     sessions: HashMap<u32, Rc<RecordingTap>>,
@@ -99,32 +99,16 @@ impl Recordings {
     /// The recordings of this gateway; `None`: no listener records.
     pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, hello: Hello) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
-        let mut users = Vec::new();
-        let sockets: Vec<_> = sockets
-            .map(|rules| {
-                if rules.record.dir.is_some() {
-                    users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
-                }
-                rules.record.clone()
-            })
-            .collect();
-        let any = !users.is_empty();
-        any.then(|| {
-            Box::new(Self {
-                producer: Rc::default(),
-                sessions: HashMap::new(),
-                over: HashMap::new(),
-                next: 0,
-                taken: 0,
-                stalled_checks: 0,
-                flush_is_scheduled: false,
-                check_is_scheduled: false,
-                hello,
-                logs_for_all: hello.ordinal == 0,
-                users,
-                sockets,
-                pending_ends: PendingEndLines::default(),
-            })
+        let (mut users, mut options) = (Vec::new(), Vec::new());
+        for rules in sockets {
+            if rules.record.dir.is_some() {
+                users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
+            }
+            options.push(rules.record.clone());
+        }
+        let logs_for_all = hello.ordinal == 0;
+        (!users.is_empty()).then(|| {
+            Box::new(Self { hello, logs_for_all, users, sockets: options, ..Self::default() })
         })
     }
 
@@ -168,17 +152,11 @@ impl Recordings {
 }
 
 /// Registers a queue at the recorder, and, where the recorder before had that queue, its
-/// sessions.
-fn connect(
-    hello: &Hello,
-    queue: Producer,
-    before: Option<&Producer>,
-) -> Result<RecorderLink, String> {
-    let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-    match launcher::register(hello, &queue, &its_channel, before) {
-        true => Ok(RecorderLink { queue, channel }),
-        false => Err(String::from("there is no recorder")),
-    }
+/// sessions; `None`: there is no recorder.
+fn connect(hello: &Hello, queue: Producer, before: Option<&Producer>) -> Option<RecorderLink> {
+    let (channel, its_channel) = Stream::pair().ok()?;
+    launcher::register(hello, &queue, &its_channel, before)
+        .then_some(RecorderLink { queue, channel })
 }
 
 /// The exit status as a shell has it.

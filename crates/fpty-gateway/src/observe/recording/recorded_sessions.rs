@@ -54,17 +54,15 @@ impl Recordings {
         let Some(attached) = sessions.get_mut(key) else {
             return;
         };
-        if self.of_socket(attached.listener).is_none() {
+        let Some(record) = self.of_socket(attached.listener).cloned() else {
             return;
-        }
+        };
         if !self.ensure_connected(cx) {
             // It may go on, or there would be none.
             return log_session(&cx.ids.of(key), "is not recorded: there is no recorder");
         }
-        let record = self.of_socket(attached.listener);
-        let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
-        let info = cx.audit.of(SessionRef::Session(key));
-        let (Some((record, folder)), Some(info)) = (folder, info) else {
+        let session_ref = SessionRef::Session(key);
+        let (Some(folder), Some(info)) = (&record.dir, cx.audit.of(session_ref)) else {
             return;
         };
         let history = &info.history;
@@ -93,10 +91,11 @@ impl Recordings {
                 term: history.claimed.term.as_deref().map(String::from),
             },
         };
-        let recording = RecordingTap::new(&self.producer, self.next, record, begin);
-        cx.audit.recorded(SessionRef::Session(key), &recording.path(), false);
+        let recording = RecordingTap::new(&self.producer, self.next, &record, begin);
+        recording.assign_to(session_ref);
+        cx.audit.recorded(session_ref, &recording.path(), false);
         attached.io.byte_counts.get_or_insert_with(Box::default).recording =
-            Some(self.add(recording, Some(SessionRef::Session(key))));
+            Some(self.add(recording));
     }
 
     /// Starts the recording of a session whose program was executed.
@@ -144,18 +143,14 @@ impl Recordings {
         let folder = record.dir.as_deref().map_or(0, launcher::folder_number);
         let recording =
             RecordingTap::resumed(&self.producer, self.next, record, (state, folder), size);
-        Ok(Some(self.add(recording, None)))
+        Ok(Some(self.add(recording)))
     }
 
     /// All sessions of the gateway before are restored.
     pub fn all_restored(&mut self, cx: &mut Context) {
         self.retain();
         if !self.ensure_connected(cx) {
-            return self
-                .pending_ends
-                .expired(Duration::ZERO)
-                .into_iter()
-                .for_each(|it| cx.audit.write_raw(it));
+            return self.write_expired_ends(cx, Duration::ZERO);
         }
         if let Some(request) = self.pending_ends.request() {
             self.producer.borrow_mut().put_reliable(Kind::Over, 0, 0, &request);
@@ -204,13 +199,8 @@ impl Recordings {
         self.sessions.remove(&recording.number);
     }
 
-    fn add(
-        &mut self,
-        recording: RecordingTap,
-        session_ref: Option<SessionRef>,
-    ) -> Rc<RecordingTap> {
+    fn add(&mut self, recording: RecordingTap) -> Rc<RecordingTap> {
         let recording = Rc::new(recording);
-        session_ref.into_iter().for_each(|session_ref| recording.assign_to(session_ref));
         self.sessions.insert(self.next, Rc::clone(&recording));
         self.next = self.next.wrapping_add(1);
         recording

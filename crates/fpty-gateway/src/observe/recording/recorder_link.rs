@@ -18,7 +18,6 @@ use crate::log::log;
 use crate::observe::audit::RecordingResult;
 use crate::process::ipc::decode;
 use crate::session::relay::Sessions;
-use fpty::error::reason;
 use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Interest;
 use fpty::sys::shm_queue::Producer;
@@ -38,15 +37,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 impl Recordings {
     /// The fault domain of an answer.
     fn fault_domain(&self, answer: &Answer) -> FaultDomain {
-        let number = match answer {
+        match answer {
             Answer::Failed { session, .. }
             | Answer::Done { session, .. }
-            | Answer::Resumed { session, .. } => session,
-            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => {
-                return FaultDomain::Gateway;
-            }
-        };
-        self.sessions.get(number).map_or(FaultDomain::Nobody, |recording| recording.fault_domain())
+            | Answer::Resumed { session, .. } => self.fault_domain_of(*session),
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => FaultDomain::Gateway,
+        }
+    }
+
+    /// The fault domain of a recording.
+    pub(crate) fn fault_domain_of(&self, number: u32) -> FaultDomain {
+        let session = self.sessions.get(&number).and_then(|recording| recording.session_ref.get());
+        session.map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
     /// Connects to the recorder, unless connected. Returns whether sessions can be
@@ -56,12 +58,12 @@ impl Recordings {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.
-        let link = Producer::new().map_err(|error| reason(&error));
-        let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
-            return false;
-        };
-        self.producer.borrow_mut().connect(Some(link));
-        self.register_channel(cx)
+        let link = Producer::new().ok().and_then(|queue| connect(&self.hello, queue, None));
+        let has_recorder = link.is_some();
+        if has_recorder {
+            self.producer.borrow_mut().connect(link);
+        }
+        has_recorder && self.register_channel(cx)
     }
 
     /// Registers the channel at the poller. Returns whether that worked.
@@ -131,10 +133,7 @@ impl Recordings {
         self.end_unanswered(cx, |_, over| {
             (over.since.elapsed() >= ANSWER_TIMEOUT).then(Unconsumed::default)
         });
-        self.pending_ends
-            .expired(ANSWER_TIMEOUT)
-            .into_iter()
-            .for_each(|line| cx.audit.write_raw(line));
+        self.write_expired_ends(cx, ANSWER_TIMEOUT);
         if waits || !self.over.is_empty() || self.pending_ends.is_waiting() {
             self.schedule_check(cx);
         }
@@ -156,6 +155,11 @@ impl Recordings {
                 cx.audit.write_end(last.as_deref(), Some(&recorded));
             }
         }
+    }
+
+    /// Writes ends of the gateway before that have waited for so long.
+    pub(crate) fn write_expired_ends(&mut self, cx: &mut Context, patience: Duration) {
+        self.pending_ends.expired(patience).into_iter().for_each(|line| cx.audit.write_raw(line));
     }
 
     /// Resumes reading throttled terminals.

@@ -169,12 +169,9 @@ impl RecordingFile {
         let Message { kind, at, body, .. } = message;
         self.at = self.at.max(at);
         let is_of_session = matches!(kind, Kind::Output | Kind::Input);
-        let lost = match kind {
-            Kind::Missing => message.lost(),
-            _ if self.failure.is_some() => message.lost(),
-            _ => 0,
-        };
-        self.dropped = self.dropped.saturating_add(lost);
+        if kind == Kind::Missing || self.failure.is_some() {
+            self.dropped = self.dropped.saturating_add(message.lost());
+        }
         if self.failure.is_some() {
             return Ok(());
         }

@@ -10,7 +10,6 @@ use super::recorder_event::{RecorderEvent, Unconsumed};
 use super::recorder_protocol::{self, Failure, Kind, Resume, header};
 use super::{RecordingTap, Recordings, connect};
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::encode;
 use crate::session::relay::Sessions;
@@ -69,11 +68,9 @@ impl Recordings {
         let mut numbers: Vec<u32> = self.sessions.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
-            let fault_domain =
-                self.sessions.get(&number).map_or(FaultDomain::Nobody, |it| it.fault_domain());
             let (goes_on, unconsumed) = (goes_on(&number), unconsumed.of(number));
             let lost = RecorderEvent::Lost { session: number, goes_on, unconsumed };
-            Self::then(cx, fault_domain, lost);
+            Self::then(cx, self.fault_domain_of(number), lost);
         }
         self.schedule_check(cx);
     }
@@ -97,7 +94,7 @@ impl Recordings {
                 taken.insert(number);
             }
         }
-        let link = connect(&self.hello, queue, before.as_ref()).ok()?;
+        let link = connect(&self.hello, queue, before.as_ref())?;
         self.producer.borrow_mut().reconnect(link);
         self.register_channel(cx).then_some(taken)
     }

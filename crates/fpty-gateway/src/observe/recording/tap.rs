@@ -11,7 +11,7 @@ use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
 use super::recorder_event::Unconsumed;
 use super::recorder_protocol::{Begin, Kind, Resume, header};
 use crate::config::recording_options::{OnError, RecordOptions};
-use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
+use crate::event_loop::fault_domain::SessionRef;
 use crate::process::ipc::encode;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
@@ -132,11 +132,6 @@ impl RecordingTap {
     /// The path of a file of this name in its directory.
     pub fn path_of(&self, name: &str) -> String {
         launcher::file_path(self.begin.borrow().folder, name)
-    }
-
-    /// The fault domain of its session.
-    pub fn fault_domain(&self) -> FaultDomain {
-        self.session_ref.get().map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
     /// Assigns the recording to a session.

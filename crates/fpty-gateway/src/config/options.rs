@@ -1,36 +1,80 @@
-//! The options of the gateway: every name that the C plugin has, and ours; and the keys of
-//! its sockets.
+//! The configuration of the gateway, and the options that set it: every name that the C plugin
+//! has, and ours; and the keys of its sockets. A new option is a field and a row here, and what
+//! may be set at a socket has its field in the rules (`rules.rs`).
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access_rules::Network;
 use super::audit_format;
 use super::detach_options::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
-use super::gateway_config::{
-    GatewayConfig, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, SocketRequest,
-};
 use super::option_table::{AppliesTo, Implies, OptionRow, assign, key, option, switch};
 use super::recording_options;
-use super::rules;
+use super::rules::{self, Rules};
+use super::socket_options::{SocketOptions, SocketRequest};
 use super::value::OptionValue;
-use fpty::error::{Error, Result};
+use fpty::error::Result;
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
 use fpty::sys::accounts;
 
-/// What a key at a socket sets.
-///
-/// # Errors
-/// `option` was given a key that there is not.
-pub fn row_of_key(option: &str, key: &str) -> Result<&'static OptionRow<GatewayConfig>> {
-    let keys = || OPTIONS.iter().filter_map(|row| row.spec.key);
-    OPTIONS.iter().find(|row| row.spec.key == Some(key)).ok_or_else(|| {
-        let keys = keys().collect::<Vec<_>>().join(", ");
-        Error::new(format!("option {option}: {key}: no such key (there are {keys})"))
-    })
+/// The configuration of the gateway.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// The rules of sockets without rules of their own.
+    pub rules: Rules,
+    /// Sockets with rules of their own.
+    pub sockets: Vec<SocketOptions>,
+    /// The rules of all sockets, the global ones first, then those of `sockets`; none before
+    /// [`GatewayConfig::resolve`].
+    pub all_rules: Vec<Rules>,
+    /// How many gateways share the sockets, at least 1.
+    pub processes: u32,
+    /// The most events of one turn of the loop, at least 1.
+    pub events: u32,
+    /// The address of the statistics.
+    pub stats: Option<OsString>,
+    /// The longest turn of the loop, in seconds.
+    pub harakiri: Option<u32>,
+    /// The timeout between packets of a request after a hello.
+    pub handshake_timeout: Duration,
+    /// The grace of a session leader after SIGHUP.
+    pub hangup_grace: Option<Duration>,
+    /// Whether a command without a terminal gets the client's descriptors.
+    pub pass_stdio: bool,
+    /// Sockets that the server is to bind.
+    pub socket_requests: Vec<SocketRequest>,
+    /// Remarks for the operator on options without effect.
+    pub remarks: Vec<String>,
 }
+
+/// Of [`GatewayConfig::handshake_timeout`].
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            rules: Rules::default(),
+            sockets: Vec::new(),
+            all_rules: Vec::new(),
+            processes: 1,
+            events: 64,
+            stats: None,
+            harakiri: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            hangup_grace: Some(Duration::from_secs(10)),
+            pass_stdio: true,
+            socket_requests: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+}
+
+/// More would not fit the server's table of gateways (MAX_GATEWAYS).
+pub(crate) const MAX_PROCESSES: u32 = 64;
+pub(crate) const MAX_EVENTS: u32 = 65_536;
 
 /// A height or a width.
 fn size(typed: &OptionValue<'_>, default: u16) -> Result<u16> {
@@ -51,19 +95,22 @@ fn mode(typed: &str) -> Option<u32> {
     u32::from_str_radix(typed, 8).ok().filter(|mode| is_number && *mode <= 0o777)
 }
 
-const NO_USER: &str = "no such user";
-const NO_GROUP: &str = "no such group";
-const NO_ADDRESS: &str = "not an address";
+/// What a word is parsed by, and the error's reason.
+type WordParser<T> = (fn(&str) -> Option<T>, &'static str);
+
+const USER: WordParser<u32> = (accounts::uid_of, "no such user");
+const GROUP: WordParser<u32> = (accounts::gid_of, "no such group");
+const NETWORK: WordParser<Network> = (Network::of, "not an address");
 
 /// All options of the `forkptyrouter` plugin, and all keys of its sockets.
 pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     // Own::read has taken it.
     key("addr").parse_with(|_, _| Ok(())),
     key("uid").parse_with(|config, typed| {
-        assign(&mut config.rules.run_as.uid, typed.parse(accounts::uid_of, NO_USER).map(Some))
+        assign(&mut config.rules.run_as.uid, typed.parse(USER).map(Some))
     }),
     key("gid").parse_with(|config, typed| {
-        assign(&mut config.rules.run_as.gid, typed.parse(accounts::gid_of, NO_GROUP).map(Some))
+        assign(&mut config.rules.run_as.gid, typed.parse(GROUP).map(Some))
     }),
     key("groups").parse_with(|config, typed| config.rules.run_as.set_groups(typed)),
     key("chdir").parse_with(|config, typed| {
@@ -77,19 +124,18 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         Ok(())
     }),
     key("chmod").applies_to(AppliesTo::Path).parse_with(|config, typed| {
-        let mode = typed.parse(mode, "not a mode (three octal digits)");
+        let mode = typed.parse((mode, "not a mode (three octal digits)"));
         assign(&mut config.rules.ownership.mode, mode.map(Some))
     }),
     key("chown").applies_to(AppliesTo::Path).parse_with(|config, typed| {
         let owner = &mut config.rules.ownership;
         let text = typed.text();
         let (user, group) = text.split_once(':').unwrap_or((&text, ""));
-        if !user.is_empty() {
-            owner.uid = Some(accounts::uid_of(user).ok_or_else(|| typed.invalid(NO_USER))?);
-        }
-        if !group.is_empty() {
-            owner.gid = Some(accounts::gid_of(group).ok_or_else(|| typed.invalid(NO_GROUP))?);
-        }
+        let id = |word: &str, (parse, why): WordParser<u32>| match word {
+            "" => Ok(None),
+            word => parse(word).map(Some).ok_or_else(|| typed.invalid(why)),
+        };
+        (owner.uid, owner.gid) = (id(user, USER)?, id(group, GROUP)?);
         match (owner.uid, owner.gid) {
             (None, None) => Err(typed.invalid_without_value("the value is empty")),
             _ => Ok(()),
@@ -310,44 +356,32 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("allow_user")
         .help(c"let only these users in on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.users.allow(), accounts::uid_of, NO_USER)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.users.allow(), USER)),
     option(&[c"forkptyrouter-deny-user"])
         .key("deny_user")
         .help(c"keep these users out on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.users.deny(), accounts::uid_of, NO_USER)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.users.deny(), USER)),
     option(&[c"forkptyrouter-allow-group"])
         .key("allow_group")
         .help(c"let only members of these groups in on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.groups.allow(), accounts::gid_of, NO_GROUP)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.groups.allow(), GROUP)),
     option(&[c"forkptyrouter-deny-group"])
         .key("deny_group")
         .help(c"keep members of these groups out on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.groups.deny(), accounts::gid_of, NO_GROUP)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.groups.deny(), GROUP)),
     option(&[c"forkptyrouter-allow-addr"])
         .key("allow_addr")
         .help(c"let only these addresses in over TCP (10.0.0.0/8); may be repeated")
         .applies_to(AppliesTo::Tcp)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.addresses.allow(), Network::of, NO_ADDRESS)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.addresses.allow(), NETWORK)),
     option(&[c"forkptyrouter-deny-addr"])
         .key("deny_addr")
         .help(c"keep these addresses out over TCP; may be repeated")
         .applies_to(AppliesTo::Tcp)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.addresses.deny(), Network::of, NO_ADDRESS)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.addresses.deny(), NETWORK)),
     option(&[c"forkptyrouter-max-sessions"])
         .key("max")
         .help(c"let there be at most the specified number of sessions (default: 0, any number)")
@@ -384,12 +418,4 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::option_table;
-
-    #[test]
-    fn a_row_is_whole_and_there_is_one_of_each() {
-        option_table::check(&OPTIONS);
-    }
-}
+mod tests;

@@ -33,7 +33,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::gateway_config::GatewayConfig;
+use crate::config::options::GatewayConfig;
 use crate::connection::client_hello::ClientHello;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::host::host;
@@ -114,21 +114,14 @@ impl Audit {
     /// The same of somebody who has said this of itself.
     pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
         let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
-        match self.is_enabled {
-            true => Origin {
-                claimed: ClaimedIdentity::of(&hello.variables),
-                ..self.origin(listener, mode)
-            },
-            false => Origin::default(),
-        }
+        let claimed = self.is_enabled.then(|| ClaimedIdentity::of(&hello.variables));
+        Origin { claimed: claimed.unwrap_or_default(), ..self.origin(listener, mode) }
     }
 
     /// The same, of somebody who asks for a command.
     pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
-        match self.is_enabled {
-            true => Origin { command: command().map(Arc::from), ..origin },
-            false => origin,
-        }
+        let command = self.is_enabled.then(command).flatten().map(Arc::from);
+        Origin { command, ..origin }
     }
 
     /// What is known of a session.

@@ -1,9 +1,9 @@
 use super::*;
-use crate::config::{option_table, options};
+use crate::config::option_table;
 
 /// As the server passes an option on.
 fn set(config: &mut GatewayConfig, name: &str, value: &str) -> Result<()> {
-    option_table::apply_option(&options::OPTIONS, config, name, value.as_ref())
+    option_table::apply_option(&OPTIONS, config, name, value.as_ref())
 }
 
 #[test]
@@ -50,4 +50,9 @@ fn options_without_meaning_say_so() {
     assert_eq!(config.remarks.len(), 2);
     set(&mut config, "forkptyrouter-cheap", "false").expect("a switch");
     assert_eq!(config.remarks.len(), 2);
+}
+
+#[test]
+fn a_row_is_whole_and_there_is_one_of_each() {
+    option_table::check(&OPTIONS);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::peers::page_request::PageKind;
+use super::peers::peer_request::PageKind;
 use super::statistics;
 use crate::event_loop::context::Context;
 use fpty::backlog::Backlog;

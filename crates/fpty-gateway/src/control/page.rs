@@ -1,7 +1,7 @@
 //! A page of a gateway's sessions, and where the next one begins; the kill of a session.
 
 use super::peers::MAX_MESSAGE;
-use super::peers::page_request::{PageKind, PageRequest};
+use super::peers::peer_request::{PageKind, PageRequest};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;

@@ -1,7 +1,7 @@
 //! The cursor of a list over all gateways: first this gateway's pages, then those of each
 //! peer, on request. A peer that does not reply in time is left out.
 
-use super::peers::page_request::{PageKind, PageRequest};
+use super::peers::peer_request::{PageKind, PageRequest};
 use super::peers::{PeerRequest, Peers, Requester};
 use crate::event_loop::context::Context;
 

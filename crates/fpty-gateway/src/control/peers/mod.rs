@@ -3,12 +3,10 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `peer_request.rs` | requests between gateways |
-//! | `page_request.rs` | the request for a page of sessions |
+//! | `peer_request.rs` | requests between gateways: a page of sessions, a kill, a client |
 //! | `attach_request.rs` | the search for a session to attach to |
 
 pub mod attach_request;
-pub mod page_request;
 pub mod peer_request;
 
 use std::collections::HashMap;

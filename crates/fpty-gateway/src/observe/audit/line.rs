@@ -104,23 +104,6 @@ impl AuditLine {
         self
     }
 
-    /// Adds fields that were written before, by [`AuditLine::fields_only`].
-    pub fn fields(&mut self, fields_only: &str) -> &mut Self {
-        self.leave_group();
-        self.separate(if self.format == Format::Json { ',' } else { ' ' });
-        self.text.push_str(fields_only);
-        self
-    }
-
-    /// Fields of a line, to be added to others.
-    pub fn fields_only(format: Format, fields: impl FnOnce(&mut Self)) -> String {
-        let text = String::with_capacity(512);
-        let mut fields_only = Self { format, text, group: "", is_first: true };
-        fields(&mut fields_only);
-        fields_only.leave_group();
-        fields_only.text
-    }
-
     /// The whole line, which says how many were lost before it.
     pub fn finish_after(mut self, lost: u64) -> String {
         // Only where there is something to say: it makes a line no longer.
@@ -207,21 +190,6 @@ mod tests {
         ends_in_a_group.member("record", "bytes", Value::Number(1));
         assert_eq!(ends_in_a_group.finish(), "{\"record\":{\"bytes\":1}}");
         assert_eq!(AuditLine::new(Format::Json, "").finish(), "{}");
-        let fields_only = |format| {
-            AuditLine::fields_only(format, |line| {
-                line.field("id", Value::word("x")).member("peer", "pid", Value::Null);
-            })
-        };
-        let with_part = |format| {
-            let mut line = AuditLine::new(format, "");
-            line.member("a", "b", Value::Number(1))
-                .fields(&fields_only(format))
-                .field("c", Value::Number(2));
-            line.finish()
-        };
-        let json = "{\"a\":{\"b\":1},\"id\":\"x\",\"peer\":{\"pid\":null},\"c\":2}";
-        assert_eq!(with_part(Format::Json), json);
-        assert_eq!(with_part(Format::KeyVal), "a.b=1 id=\"x\" peer.pid=null c=2");
     }
 
     #[test]

@@ -155,8 +155,8 @@ impl Audit {
         };
         let SessionInfo { socket: name, history, audit, .. } = *info;
         let SessionHistory { mode, claimed, command, uid, gid, .. } = history;
-        let (audit, ids) = (audit.map(|(format, _)| format), (uid, gid));
-        let socket = AuditSocket { name, audit, is_recorded: false, command: command.clone(), ids };
+        let (of_socket, ids) = (command.clone(), (uid, gid));
+        let socket = AuditSocket { name, audit, is_recorded: false, command: of_socket, ids };
         Origin { socket, mode, claimed, command: Some(command) }
     }
 
@@ -208,20 +208,15 @@ impl Audit {
         id: String,
         pid: Option<Pid>,
     ) {
-        let mut info = SessionInfo {
+        let info = SessionInfo {
             id,
             socket: socket.name,
+            audit: socket.audit,
             history,
             pid: pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             started: Timestamp::now(),
-            exit: None,
-            audit: None,
-            recorded: false,
-            recording: None,
-            place: None,
-            is_supervised: false,
+            ..SessionInfo::default()
         };
-        info.audit = socket.audit.map(|format| (format, info.common(format, &self.place)));
         self.info.insert(session_ref, Box::new(info));
     }
 
@@ -244,7 +239,7 @@ impl Audit {
         if let (Some(lines), Some(place)) = (&mut self.lines, last.info.place) {
             lines.take(place);
         }
-        self.write_line(last.info.end_line(&last.end, recorded));
+        self.write_line(last.info.end_line(&last.end, recorded, &self.place));
     }
 
     /// The line of a session's end, in advance, and when the session began:

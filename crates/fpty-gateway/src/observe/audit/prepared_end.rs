@@ -92,10 +92,9 @@ pub fn with_recording(line: &str, recorded: &RecordingResult) -> String {
     let Some((at, format)) = find_recording(line) else {
         return line.to_owned();
     };
-    let end = if format == Format::Json { "}" } else { "" };
-    format!(
-        "{}{}{end}",
-        &line[..at],
-        AuditLine::fields_only(format, |line| write_recording(line, recorded))
-    )
+    let mut fields = AuditLine::new(format, "");
+    write_recording(&mut fields, recorded);
+    let fields = fields.finish();
+    // The line has begun.
+    line[..at].to_owned() + fields.strip_prefix('{').unwrap_or(&fields)
 }

@@ -65,11 +65,6 @@ impl RecorderProducer {
         self.backlog.iter().map(Vec::as_slice)
     }
 
-    /// Whether it is connected.
-    pub fn is_connected(&self) -> bool {
-        self.link.is_some()
-    }
-
     /// The channel, where connected.
     pub fn channel(&self) -> Option<&Stream> {
         self.link.as_ref().map(|link| &link.channel)

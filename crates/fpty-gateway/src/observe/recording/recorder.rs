@@ -105,6 +105,7 @@ fn run(registration: Stream, mut ctx: RecorderContext<'_>) -> std::io::Result<()
     let mut feeds: HashMap<u64, GatewayFeed> = HashMap::new();
     let mut unfinished = ctx.journal.take();
     let mut next = REGISTRATION + 1;
+    let uid = nix::unistd::geteuid().as_raw();
     while registration.is_some() || !feeds.is_empty() {
         let mut busy = false;
         let nonsense = remove_where(&mut feeds, |token, feed| {
@@ -122,19 +123,21 @@ fn run(registration: Stream, mut ctx: RecorderContext<'_>) -> std::io::Result<()
                 REGISTRATION => {
                     let Some(open) = &registration else { continue };
                     match register(open, &mut unfinished, &ctx) {
-                        Registration::Gateway(feed, before) => {
+                        Registration::Gateway(mut feed, before) => {
                             // What the one before it had is known by now.
                             let is_over =
                                 |_: &u64, one: &mut GatewayFeed| one.is_replaced_by(&feed);
                             for over in remove_where(&mut feeds, is_over) {
                                 over.orphan(&mut ctx);
                             }
-                            if let Some(feed) = greet_feed(*feed, before, &mut ctx) {
-                                let channel = feed.channel.as_fd();
-                                if poller.add(channel, next, Interest::READ).is_ok() {
-                                    feeds.insert(next, feed);
-                                    next += 1;
-                                }
+                            feed.answer(&Answer::Here { uid });
+                            let is_malformed = before.is_some_and(|before| {
+                                feed.restore_sessions(&before, &mut ctx).is_err()
+                            });
+                            let channel = feed.channel.as_fd();
+                            if !is_malformed && poller.add(channel, next, Interest::READ).is_ok() {
+                                feeds.insert(next, *feed);
+                                next += 1;
                             }
                         }
                         Registration::Invalid => {}
@@ -192,14 +195,4 @@ fn register(
         unfinished.undo(queue.begins_at(), ctx.folders);
     }
     Registration::Gateway(Box::new(GatewayFeed::new(Stream::from(channel), queue, hello)), before)
-}
-
-/// Answers a new gateway; `None`: its messages are malformed.
-fn greet_feed(
-    mut feed: GatewayFeed,
-    before: Option<OwnedFd>,
-    ctx: &mut RecorderContext<'_>,
-) -> Option<GatewayFeed> {
-    feed.answer(&Answer::Here { uid: nix::unistd::geteuid().as_raw() });
-    before.is_none_or(|before| feed.restore_sessions(&before, ctx).is_ok()).then_some(feed)
 }

@@ -54,7 +54,7 @@ impl Recordings {
     /// Connects to the recorder, unless connected. Returns whether sessions can be
     /// recorded.
     pub fn ensure_connected(&mut self, cx: &mut Context) -> bool {
-        if self.producer.borrow().is_connected() {
+        if self.producer.borrow().channel().is_some() {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.

@@ -37,6 +37,10 @@ struct Snapshot<'a> {
     left: Option<EntryView<'a>>,
     /// The listener that it started at.
     listener: u16,
+    /// The program's pid, while it runs: that of an ended one may be reused.
+    pid: Option<i32>,
+    /// The terminal's master.
+    master: Option<&'a Master>,
 }
 
 impl AllSessions<'_> {
@@ -94,11 +98,14 @@ impl AllSessions<'_> {
         let (cx, id) = (&*cx, self.id_of(cx, session_ref));
         let info = cx.audit.of(session_ref);
         let (view, left) = (self.view(session_ref, info), self.detachable(session_ref));
-        let listener = match (&view, &left) {
-            (Some(view), _) => view.listener,
-            (None, left) => left.as_ref()?.listener,
+        let (listener, pid, master) = match (&view, &left) {
+            (Some(view), _) => (view.listener, view.pid.map(Pid::as_raw), view.master),
+            (None, Some(left)) => {
+                (left.listener, left.status.is_none().then_some(left.pid), left.master)
+            }
+            (None, None) => return None,
         };
-        Some(Snapshot { cx, session_ref, id, uid, user, info, view, left, listener })
+        Some(Snapshot { cx, session_ref, id, uid, user, info, view, left, listener, pid, master })
     }
 }
 
@@ -116,33 +123,17 @@ impl Snapshot<'_> {
         kept.map(str::to_owned).or_else(|| self.cx.command_of(self.session_ref, self.listener))
     }
 
-    /// The program's pid, while it runs: that of an ended one may be reused.
-    fn pid(&self) -> Option<i32> {
-        match (&self.view, &self.left) {
-            (Some(view), _) => view.pid.map(Pid::as_raw),
-            (None, left) => left.as_ref().filter(|left| left.status.is_none()).map(|it| it.pid),
-        }
-    }
-
-    /// The terminal's master.
-    fn master(&self) -> Option<&Master> {
-        match &self.view {
-            Some(view) => view.master,
-            None => self.left.as_ref()?.master,
-        }
-    }
-
     fn started(&self) -> Option<SystemTime> {
         match (self.left.as_ref().filter(|left| !left.ends_with_client), self.info) {
             (Some(left), _) => Some(left.since.wall),
             (None, Some(info)) => Some(info.started.wall),
-            (None, None) => Some(Timestamp::from(procfs::started(self.pid()?)?).wall),
+            (None, None) => Some(Timestamp::from(procfs::started(self.pid?)?).wall),
         }
     }
 
     /// The fields that lists and statistics both have.
     fn fields(&self, line: &mut AuditLine) {
-        let (left, master) = (self.left.as_ref(), self.master());
+        let (left, master) = (self.left.as_ref(), self.master);
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
         let idle = match &self.view {
             Some(view) => view.idle,
@@ -153,7 +144,7 @@ impl Snapshot<'_> {
         let status = left.and_then(|left| left.status);
         let name = left.map(|left| left.name).filter(|name| !name.is_empty());
         line.field("command", Value::text(self.command().as_deref(), COMMAND))
-            .field("pid", Value::number(self.pid().and_then(|pid| u32::try_from(pid).ok())))
+            .field("pid", Value::number(self.pid.and_then(|pid| u32::try_from(pid).ok())))
             .field("tty", Value::text(tty.as_deref(), SHORT))
             .field("rows", Value::number(size.map(|size| size.rows)))
             .field("cols", Value::number(size.map(|size| size.cols)))

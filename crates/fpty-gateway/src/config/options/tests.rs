@@ -51,8 +51,3 @@ fn options_without_meaning_say_so() {
     set(&mut config, "forkptyrouter-cheap", "false").expect("a switch");
     assert_eq!(config.remarks.len(), 2);
 }
-
-#[test]
-fn a_row_is_whole_and_there_is_one_of_each() {
-    option_table::check(&OPTIONS);
-}

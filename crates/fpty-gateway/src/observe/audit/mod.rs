@@ -285,7 +285,7 @@ impl Audit {
 
     /// Whether lines wait for the log.
     pub fn has_waiting_lines(&self) -> bool {
-        self.queue.waits() || self.rejection_rate.count()
+        self.queue.waits() || self.rejection_rate.has_suppressed
     }
 
     /// Writes some of them; returns whether the log took any.

@@ -7,10 +7,9 @@
 //! | `producer.rs` | the gateway's end of the queue: room, throttling, backlog |
 //! | `recorded_sessions.rs` | recordings of a gateway: begin, end, failure |
 //! | `recorder_link.rs` | the gateway's dialogue with the recorder |
-//! | `recorder_event.rs` | events of the recorder: an answer, its end |
 //! | `restart.rs` | the recorder was killed: the next one gets the queue |
 //! | `orphan_ends.rs` | audit lines of ends that wait for the recorder's answer |
-//! | `recorder_protocol.rs` | messages in the queue, and answers |
+//! | `recorder_protocol.rs` | messages in the queue, answers, and events of the recorder |
 //! | `launcher.rs` | start of the recorder, and its handle over a reload |
 //! | `recorder.rs` | the recorder's main loop |
 //! | `consumer.rs` | the recorder's end of a gateway's queue |
@@ -28,9 +27,8 @@ pub(crate) mod orphan_recordings;
 pub(crate) mod producer;
 pub(crate) mod recorded_sessions;
 pub(crate) mod recorder;
-pub mod recorder_event;
 pub(crate) mod recorder_link;
-pub(crate) mod recorder_protocol;
+pub mod recorder_protocol;
 pub(crate) mod recording_file;
 pub(crate) mod restart;
 pub mod tap;
@@ -56,7 +54,7 @@ use fpty::sys::socket::Stream;
 
 use super::recording::orphan_ends::PendingEndLines;
 use super::recording::producer::{RecorderLink, RecorderProducer};
-use super::recording::recorder_event::RecorderEvent;
+use super::recording::recorder_protocol::RecorderEvent;
 pub use super::recording::tap::{RecordingState, RecordingTap};
 
 /// The recordings of a gateway: an observer of each start and end of a session; what a

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::asciicast::Head;
-use super::recorder_event::Unconsumed;
-use super::recorder_protocol::{Begin, Failure, Kind};
+use super::recorder_protocol::{Begin, Failure, Kind, Unconsumed};
 use super::{
     EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
     log_session, status_of,

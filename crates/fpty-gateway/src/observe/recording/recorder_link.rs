@@ -5,8 +5,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::recorder_event::{RecorderEvent, Unconsumed};
-use super::recorder_protocol::Answer;
+use super::recorder_protocol::{Answer, RecorderEvent, Unconsumed};
 use super::restart::recorder_was_killed;
 use super::{EndedRecording, Recordings, connect, log_session};
 use crate::event_loop::context::Context;

@@ -228,12 +228,8 @@ impl RecordingFile {
             self.journal_length(journal, false);
         }
         let (count, outcome) = write_all(&mut self.file, &self.lines);
-        let whole = match outcome {
-            Ok(()) => count,
-            Err(_) => {
-                self.lines[..count].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
-            }
-        };
+        let last = self.lines[..count].iter().rposition(|byte| *byte == b'\n');
+        let whole = last.map_or(0, |at| at + 1);
         self.hash.update(&self.lines[..whole]);
         self.written += whole as u64;
         self.lines.clear();

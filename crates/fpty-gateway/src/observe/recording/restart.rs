@@ -6,8 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use super::recorder_event::{RecorderEvent, Unconsumed};
-use super::recorder_protocol::{self, Failure, Kind, Resume, header};
+use super::recorder_protocol::{self, Failure, Kind, RecorderEvent, Resume, Unconsumed, header};
 use super::{RecordingTap, Recordings, connect};
 use crate::event_loop::context::Context;
 use crate::log::log;

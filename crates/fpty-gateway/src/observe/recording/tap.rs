@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launcher;
 use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
-use super::recorder_event::Unconsumed;
-use super::recorder_protocol::{Begin, Kind, Resume, header};
+use super::recorder_protocol::{Begin, Kind, Resume, Unconsumed, header};
 use crate::config::recording_options::{OnError, RecordOptions};
 use crate::event_loop::fault_domain::SessionRef;
 use crate::process::ipc::encode;

@@ -35,13 +35,6 @@ pub struct KillSearch {
     is_ending: bool,
 }
 
-impl KillSearch {
-    /// A search without a match.
-    pub fn of(selector: SessionSelector) -> Self {
-        Self { selector, found: Vec::new(), is_ending: false }
-    }
-}
-
 /// A match.
 #[derive(Clone, Copy)]
 pub struct KillMatch {
@@ -229,6 +222,11 @@ impl ControlClient {
 }
 
 impl KillSearch {
+    /// A search without a match.
+    pub fn of(selector: SessionSelector) -> Self {
+        Self { selector, found: Vec::new(), is_ending: false }
+    }
+
     /// The only match.
     ///
     /// # Errors

@@ -187,18 +187,16 @@ impl ControlClients {
             ReadOutcome::Bytes(count) => {
                 fault_injection::strike("statistics", || &cx.buffer[..count]);
                 match request.feed(&cx.buffer[..count]) {
-                    Some(response) => response,
                     None => return,
+                    response => response,
                 }
             }
             ReadOutcome::WouldBlock if !ready.hang_up => return,
-            ReadOutcome::Eof if !ready.hang_up => match request.end() {
-                Some(response) => response,
-                None => return self.close(cx, key),
-            },
-            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
-                return self.close(cx, key);
-            }
+            ReadOutcome::Eof if !ready.hang_up => request.end(),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => None,
+        };
+        let Some(response) = response else {
+            return self.close(cx, key);
         };
         one.set_response(cx, response);
         self.send(cx, peers, view, key);

@@ -154,9 +154,8 @@ impl Audit {
             return Origin::default();
         };
         let SessionInfo { socket: name, history, audit, .. } = *info;
-        let SessionHistory { mode, claimed, command, uid, gid, .. } = history;
-        let (of_socket, ids) = (command.clone(), (uid, gid));
-        let socket = AuditSocket { name, audit, is_recorded: false, command: of_socket, ids };
+        let SessionHistory { mode, claimed, command, .. } = history;
+        let socket = AuditSocket { name, audit, ..AuditSocket::default() };
         Origin { socket, mode, claimed, command: Some(command) }
     }
 

@@ -143,7 +143,7 @@ impl GatewayFeed {
             let outcome = recording.write(ctx.journal);
             recording.return_buffer(&mut self.spare_buffer);
             if let Err(failure) = outcome {
-                self.failed(session, failure);
+                self.answer(&Answer::Failed { session, why: failure });
             }
         }
     }
@@ -196,7 +196,7 @@ impl GatewayFeed {
                 Some(RecordedSession::Open(recording)) => {
                     recording.borrow_buffer(&mut self.spare_buffer);
                     if let Err(failure) = recording.note(message, ctx.journal) {
-                        self.failed(session, failure);
+                        self.answer(&Answer::Failed { session, why: failure });
                     }
                     if self.unwritten.last() != Some(&session) {
                         self.unwritten.push(session);
@@ -247,7 +247,7 @@ impl GatewayFeed {
         };
         self.sessions.insert(number, session);
         match failure {
-            Some(failure) => self.failed(number, failure),
+            Some(failure) => self.answer(&Answer::Failed { session: number, why: failure }),
             None => self.answer(&Answer::Resumed { session: number, part, moved, dropped }),
         }
     }
@@ -282,11 +282,7 @@ impl GatewayFeed {
 
     fn lose(&mut self, session: u32, of: RecordingName, dropped: u64, failure: Failure) {
         self.sessions.insert(session, RecordedSession::Failed(of, dropped, failure.clone()));
-        self.failed(session, failure);
-    }
-
-    fn failed(&mut self, session: u32, why: Failure) {
-        self.answer(&Answer::Failed { session, why });
+        self.answer(&Answer::Failed { session, why: failure });
     }
 
     /// Queues an answer.

@@ -49,11 +49,9 @@ use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
 use fpty::sys::child::Exit;
-use fpty::sys::shm_queue::Producer;
-use fpty::sys::socket::Stream;
 
 use super::recording::orphan_ends::PendingEndLines;
-use super::recording::producer::{RecorderLink, RecorderProducer};
+use super::recording::producer::RecorderProducer;
 use super::recording::recorder_protocol::RecorderEvent;
 pub use super::recording::tap::{RecordingState, RecordingTap};
 
@@ -147,14 +145,6 @@ impl Recordings {
             is_read
         });
     }
-}
-
-/// Registers a queue at the recorder, and, where the recorder before had that queue, its
-/// sessions; `None`: there is no recorder.
-fn connect(hello: &Hello, queue: Producer, before: Option<&Producer>) -> Option<RecorderLink> {
-    let (channel, its_channel) = Stream::pair().ok()?;
-    launcher::register(hello, &queue, &its_channel, before)
-        .then_some(RecorderLink { queue, channel })
 }
 
 /// The exit status as a shell has it.

@@ -241,13 +241,11 @@ impl Recordings {
             match recording.session_ref.get() {
                 Some(SessionRef::Session(key)) => {
                     let attached = sessions.get_mut(key);
-                    if let Some(attached) = attached.filter(|it| it.session.termination().is_none())
-                    {
+                    let going_on = attached.filter(|it| it.session.termination().is_none());
+                    if let Some(attached) = going_on {
                         attached.session.terminate(ending, &line, &mut attached.io);
-                        cx.schedule(
-                            NOTICE_TIMEOUT,
-                            Timer::Session(key, SessionTimer::NoticeTimeout),
-                        );
+                        let timer = Timer::Session(key, SessionTimer::NoticeTimeout);
+                        cx.schedule(NOTICE_TIMEOUT, timer);
                     }
                 }
                 Some(SessionRef::Detached(entry)) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::recorder_protocol::{Answer, RecorderEvent, Unconsumed};
 use super::restart::recorder_was_killed;
-use super::{EndedRecording, Recordings, connect, log_session};
+use super::{EndedRecording, Recordings, launcher, log_session};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::FaultDomain;
 use crate::event_loop::fault_injection;
@@ -57,7 +57,8 @@ impl Recordings {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.
-        let link = Producer::new().ok().and_then(|queue| connect(&self.hello, queue, None));
+        let link =
+            Producer::new().ok().and_then(|queue| launcher::connect(&self.hello, queue, None));
         let has_recorder = link.is_some();
         if has_recorder {
             self.producer.borrow_mut().connect(link);

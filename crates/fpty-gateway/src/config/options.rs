@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access_rules::Network;
-use super::audit_format;
-use super::detach_options::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
+use super::audit_format::AUDIT_FORMATS;
+use super::detach_options::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_DETACHED};
 use super::option_table::{AppliesTo, Implies, OptionRow, assign, key, option, switch};
-use super::recording_options;
-use super::rules::{self, Rules};
+use super::recording_options::{self, COMMANDS, FORMATS, ON_ERROR};
+use super::rules::{MAX_SESSIONS, Rules};
 use super::socket_options::{SocketOptions, SocketRequest};
 use super::value::OptionValue;
 use fpty::error::Result;
@@ -257,9 +257,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     option(&[c"forkptyrouter-audit"])
         .key("audit")
         .help(c"log who came, when, and what became of it: json, keyval or off (default: off)")
-        .parse_with(|config, typed| {
-            assign(&mut config.rules.audit, typed.one_of(&audit_format::FORMATS))
-        }),
+        .parse_with(|config, typed| assign(&mut config.rules.audit, typed.one_of(&AUDIT_FORMATS))),
     option(&[c"forkptyrouter-record"])
         .help(
             c"record each session's terminal in a file of its own in the specified folder \
@@ -270,7 +268,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("record_format")
         .help(c"write recordings as asciicast v2 or v3 (default: v3)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.format, typed.one_of(&recording_options::FORMATS))
+            assign(&mut config.rules.record.format, typed.one_of(&FORMATS))
         }),
     option(&[c"forkptyrouter-record-input"])
         .key("record_input")
@@ -286,7 +284,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("record_on_error")
         .help(c"close or continue a session that cannot be recorded (default: continue)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.on_error, typed.one_of(&recording_options::ON_ERROR))
+            assign(&mut config.rules.record.on_error, typed.one_of(&ON_ERROR))
         }),
     option(&[c"forkptyrouter-record-commands"])
         .key("record_commands")
@@ -295,10 +293,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
               refuse with record-on-error = close or else skip)",
         )
         .parse_with(|config, typed| {
-            assign(
-                &mut config.rules.record.refuse_commands,
-                typed.one_of(&recording_options::COMMANDS),
-            )
+            assign(&mut config.rules.record.refuse_commands, typed.one_of(&COMMANDS))
         }),
     option(&[c"forkptyrouter-allow-command"])
         .key("allow_command")
@@ -322,13 +317,13 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
               0, none)",
         )
         .parse_with(|config, typed| {
-            assign(&mut config.rules.detach.sessions, typed.number(0..=MAX_SESSIONS))
+            assign(&mut config.rules.detach.sessions, typed.number(0..=MAX_DETACHED))
         }),
     option(&[c"forkptyrouter-detach-user"])
         .key("detach_user")
         .help(c"let one user have so many of them (default: 0, half of them)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.detach.user, typed.limit(MAX_SESSIONS))
+            assign(&mut config.rules.detach.user, typed.limit(MAX_DETACHED))
         }),
     option(&[c"forkptyrouter-detach-time"])
         .key("detach_time")
@@ -386,20 +381,18 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("max")
         .help(c"let there be at most the specified number of sessions (default: 0, any number)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.max_sessions, typed.limit(rules::MAX_SESSIONS))
+            assign(&mut config.rules.max_sessions, typed.limit(MAX_SESSIONS))
         }),
     option(&[c"forkptyrouter-max-user-sessions"])
         .key("max_user")
         .help(c"let a user, or an address, have at most so many sessions (default: 0, any number)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.max_user_sessions, typed.limit(rules::MAX_SESSIONS))
+            assign(&mut config.rules.max_user_sessions, typed.limit(MAX_SESSIONS))
         }),
     option(&[c"forkptyrouter-rate"])
         .key("rate")
         .help(c"take at most so many new sessions a second at each socket (default: 0, any number)")
-        .parse_with(|config, typed| {
-            assign(&mut config.rules.rate, typed.limit(rules::MAX_SESSIONS))
-        }),
+        .parse_with(|config, typed| assign(&mut config.rules.rate, typed.limit(MAX_SESSIONS))),
     option(&[c"forkptyrouter-max-time"])
         .key("max_time")
         .help(c"end a session after the specified time, whatever it does (default: never)")

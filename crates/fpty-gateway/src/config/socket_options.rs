@@ -164,13 +164,9 @@ impl GatewayConfig {
         typed: &OptionValue<'_>,
     ) -> Result<()> {
         let own = SocketOptions::read(typed)?;
-        let address = own.address.clone();
+        let (address, rules) = (own.address.clone(), self.sockets.len() + 1);
         self.sockets.push(own);
-        self.socket_requests.push(SocketRequest::Socket {
-            address,
-            protocol,
-            rules: self.sockets.len(),
-        });
+        self.socket_requests.push(SocketRequest::Socket { address, protocol, rules });
         Ok(())
     }
 }
@@ -251,9 +247,8 @@ impl SocketOptions {
 /// # Errors
 /// `option` was given a key that there is not.
 fn row_of_key(option: &str, key: &str) -> Result<&'static OptionRow<GatewayConfig>> {
-    let keys = || OPTIONS.iter().filter_map(|row| row.spec.key);
     OPTIONS.iter().find(|row| row.spec.key == Some(key)).ok_or_else(|| {
-        let keys = keys().collect::<Vec<_>>().join(", ");
+        let keys = OPTIONS.iter().filter_map(|row| row.spec.key).collect::<Vec<_>>().join(", ");
         Error::new(format!("option {option}: {key}: no such key (there are {keys})"))
     })
 }

@@ -29,9 +29,7 @@ impl<'a> OptionValue<'a> {
         let words = words.collect();
         Self { name: name.to_owned(), value: Cow::Borrowed(value), words, is_of_socket: false }
     }
-}
 
-impl OptionValue<'static> {
     /// The value of a key at a socket, as it stands there.
     pub fn of_key(option: &str, key: &str, value: &[u8]) -> Self {
         Self {
@@ -41,9 +39,7 @@ impl OptionValue<'static> {
             is_of_socket: true,
         }
     }
-}
 
-impl OptionValue<'_> {
     /// As text, without blanks around it.
     pub fn text(&self) -> String {
         text(self.value.as_bytes())

@@ -127,7 +127,7 @@ impl AttachSearches {
         cx: &mut Context,
         peers: &mut Peers,
         here: Option<(&mut DetachRegistry, &Sessions)>,
-        client_request: Box<ClientRequest>,
+        mut client_request: Box<ClientRequest>,
         hops: u8,
     ) -> AttachRoute {
         // Whoever cannot have one hears so here.
@@ -139,7 +139,17 @@ impl AttachSearches {
         };
         fault_injection::point("seeking");
         if client_request.hello.variables.get(variables::BEGIN) == Some(b"1") {
-            return self.begin(cx, peers, client_request, &query, hops);
+            // Of two clients that come at once at two gateways one starts a session under a name
+            // that is free, and the other is forwarded there.
+            return match query.name().map(|name| cx.shared_counts.claim(name, 1)) {
+                Some(Err(gateway)) if gateway != cx.ordinal => {
+                    self.forward(cx, peers, client_request, gateway, hops)
+                }
+                name => {
+                    client_request.name = name.and_then(Result::ok);
+                    AttachRoute::Here(client_request)
+                }
+            };
         }
         if hops > 0 {
             return AttachRoute::Here(client_request);
@@ -162,27 +172,6 @@ impl AttachSearches {
         }
         self.ask(cx, peers, client_request, query, best);
         AttachRoute::Elsewhere
-    }
-
-    /// Starts a session under a name that is free. Of two clients that come at once at two
-    /// gateways one starts it, and the other is forwarded there.
-    fn begin(
-        &mut self,
-        cx: &mut Context,
-        peers: &mut Peers,
-        mut client_request: Box<ClientRequest>,
-        query: &AttachQuery,
-        hops: u8,
-    ) -> AttachRoute {
-        match query.name().map(|name| cx.shared_counts.claim(name, 1)) {
-            Some(Err(gateway)) if gateway != cx.ordinal => {
-                self.forward(cx, peers, client_request, gateway, hops)
-            }
-            name => {
-                client_request.name = name.and_then(Result::ok);
-                AttachRoute::Here(client_request)
-            }
-        }
     }
 
     fn insert(

@@ -312,7 +312,7 @@ fn next_page(
         NextPage::Over => one.conclude(),
     };
     let Some(found) = found else { return };
-    let (by, place, id) = (one.cursor.by(), found.place, found.id);
+    let (by, place, id) = (one.cursor.page_request.by, found.place, found.id);
     match found.gateway {
         None => one.end_of_kill(view.end(cx, by, place, id)),
         Some(whom) => {

@@ -10,7 +10,8 @@ use super::page::Page;
 
 /// The cursor of a list over all gateways.
 pub struct PageCursor {
-    page_request: PageRequest,
+    /// The request for the next page.
+    pub page_request: PageRequest,
     /// The gateway of the next page; `None`: this one.
     gateway: Option<usize>,
     /// A reply of that gateway is pending.
@@ -38,11 +39,6 @@ impl PageCursor {
             waits: false,
             unanswered: 0,
         }
-    }
-
-    /// The user of the request.
-    pub fn by(&self) -> u32 {
-        self.page_request.by
     }
 
     /// The next page.

@@ -9,7 +9,7 @@ use super::session_view::SessionView;
 use crate::detach::EntryView;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::SessionRef;
-use crate::observe::audit::line::{AuditLine, Format, Value};
+use crate::observe::audit::line::{AuditLine, Format, SHORT, Value};
 use crate::observe::audit::timestamp::rfc3339;
 use crate::observe::audit::{Peer, SessionInfo, write_peer};
 use fpty::sys::child::Pid;
@@ -17,10 +17,9 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::procfs;
 use fpty::sys::pty::Master;
 
-/// The most bytes of a command, of an address, and of texts with a bound of their own.
+/// The most bytes of a command, and of an address.
 const COMMAND: usize = 1000;
 const ADDRESS: usize = 400;
-const SHORT: usize = 64;
 
 /// What is known of a session now.
 struct Snapshot<'a> {

@@ -122,12 +122,10 @@ impl<'a> Message<'a> {
     }
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let (head, body) = bytes.split_at_checked(HEAD)?;
-        let [from, kind, number @ ..] = head else {
-            return None;
-        };
-        let number = u64::from_le_bytes(number.try_into().ok()?);
-        Some(Self { from: usize::from(*from), is_answer: *kind != 0, number, body })
+        let (&[from, kind], rest) = bytes.split_first_chunk()?;
+        let (number, body) = rest.split_first_chunk()?;
+        let number = u64::from_le_bytes(*number);
+        Some(Self { from: from.into(), is_answer: kind != 0, number, body })
     }
 }
 

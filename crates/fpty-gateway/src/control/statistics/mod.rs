@@ -19,12 +19,13 @@ pub use super::statistics::statistics_request::{Request, StatisticsResponse};
 
 /// What whoever asks this is answered, and whether a list of sessions follows.
 pub fn answer(cx: &Context, response: StatisticsResponse) -> (String, bool) {
-    let (body, lists) = match response {
-        StatisticsResponse::Metrics => (prometheus::text(&cx.observers.metrics.snapshot()), false),
-        StatisticsResponse::Head(_) => (String::new(), false),
-        StatisticsResponse::Error(_, _, why) => (format!("{why}\n"), false),
-        StatisticsResponse::Plain | StatisticsResponse::Json => (report(cx), true),
+    let body = match response {
+        StatisticsResponse::Metrics => prometheus::text(&cx.observers.metrics.snapshot()),
+        StatisticsResponse::Head(_) => String::new(),
+        StatisticsResponse::Error(_, _, why) => format!("{why}\n"),
+        StatisticsResponse::Plain | StatisticsResponse::Json => report(cx),
     };
+    let lists = matches!(response, StatisticsResponse::Plain | StatisticsResponse::Json);
     (response.head() + &body, lists)
 }
 

@@ -69,7 +69,7 @@ pub struct Audit {
     /// Names of users.
     pub user_names: UserNames,
     /// Somebody wants to know more of a session than that there is one.
-    is_enabled: bool,
+    pub is_enabled: bool,
     place: LineSource,
     queue: LogQueue,
     rejection_rate: RejectionRate,
@@ -171,11 +171,6 @@ impl Audit {
         if let Some(line) = line {
             self.queue.say(|lost| line.finish_after(std::mem::take(lost)), log::try_write);
         }
-    }
-
-    /// Whether anybody wants to know more of a session than that there is one.
-    pub fn is_enabled(&self) -> bool {
-        self.is_enabled
     }
 
     /// Notes what is known of a new session or command.

@@ -34,17 +34,6 @@ pub struct Head {
     pub term: Option<String>,
 }
 
-/// The totals of the trailer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Totals<'a> {
-    /// Bytes before the trailer.
-    pub bytes: u64,
-    /// Bytes of the session that are missing.
-    pub dropped: u64,
-    /// SHA-256 of the bytes before the trailer.
-    pub sha256: &'a str,
-}
-
 /// A recording that is being encoded.
 #[derive(Clone, Debug)]
 pub struct Asciicast {
@@ -123,10 +112,10 @@ impl Asciicast {
         }
     }
 
-    /// Encodes the trailer.
-    pub fn trailer(&self, totals: Totals<'_>, out: &mut Vec<u8>) {
+    /// Encodes the trailer: the bytes before it and their SHA-256, and how many bytes of the session
+    /// are missing.
+    pub fn trailer(&self, bytes: u64, sha256: &str, dropped: u64, out: &mut Vec<u8>) {
         let invalid = self.output.invalid() + self.input.invalid();
-        let Totals { bytes, dropped, sha256 } = totals;
         let text = format!("bytes={bytes} dropped={dropped} invalid={invalid} sha256={sha256}");
         let line = match self.events.format {
             Format::V2 => format!("[{}, \"#\", \"{text}\"]\n", Seconds(self.events.last)),
@@ -195,7 +184,7 @@ mod tests {
         cast.resize(2_500_001, Size { rows: 30, cols: 100 }, &mut out);
         cast.mark(2_400_000, "7 bytes are missing", &mut out);
         cast.end(3_000_000, Some(143), &mut out);
-        cast.trailer(Totals { bytes: 5, dropped: 7, sha256: "ff" }, &mut out);
+        cast.trailer(5, "ff", 7, &mut out);
         String::from_utf8(out).expect("UTF-8")
     }
 

@@ -38,7 +38,7 @@ impl RecordedSession {
     /// The name of the recording.
     pub fn of(&self) -> RecordingName {
         match self {
-            Self::Open(recording) => recording.name_of_session().clone(),
+            Self::Open(recording) => recording.of.clone(),
             Self::Pending(resume) => (resume.begin.folder, resume.begin.name.clone()),
             Self::Failed(of, ..) => of.clone(),
         }

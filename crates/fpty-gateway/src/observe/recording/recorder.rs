@@ -191,7 +191,7 @@ fn register(
     let Ok(queue) = Consumer::of(&queue) else {
         return Registration::Invalid;
     };
-    if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {
+    if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.queue == queue.id()) {
         unfinished.undo(queue.begins_at(), ctx.folders);
     }
     Registration::Gateway(Box::new(GatewayFeed::new(Stream::from(channel), queue, hello)), before)

@@ -89,10 +89,9 @@ impl Recordings {
             }
             _ => {}
         }
-        let waits = {
-            let producer = self.producer.borrow();
-            !producer.throttled.is_empty() || producer.has_backlog()
-        };
+        let producer = self.producer.borrow();
+        let waits = !producer.throttled.is_empty() || !producer.backlog.is_empty();
+        drop(producer);
         if waits {
             self.schedule_check(cx);
         }
@@ -117,7 +116,7 @@ impl Recordings {
         let mut producer = self.producer.borrow_mut();
         let stands_still = producer.taken() == self.taken;
         producer.flush();
-        let mut waits = producer.has_backlog();
+        let mut waits = !producer.backlog.is_empty();
         if !producer.throttled.is_empty() {
             self.stalled_checks = if stands_still { self.stalled_checks + 1 } else { 0 };
             producer.stalled |= self.stalled_checks >= MAX_STALLED_CHECKS;
@@ -166,7 +165,7 @@ impl Recordings {
     fn resume_throttled(&mut self, cx: &mut Context) {
         let throttled = std::mem::take(&mut self.producer.borrow_mut().throttled);
         for recording in throttled.iter().filter_map(|number| self.sessions.get(number)) {
-            recording.resume_reading();
+            recording.is_throttled.set(false);
             Self::resume_reading(cx, recording);
         }
     }

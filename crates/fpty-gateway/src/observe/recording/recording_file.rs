@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use sha2::{Digest, Sha256};
 
-use super::asciicast::{Asciicast, Totals};
+use super::asciicast::Asciicast;
 use super::journal::{Entry, Journal};
 use super::recorder_protocol::{Begin, Failure, Kind, Message, Resume};
 use crate::observe::audit::RecordingResult;
@@ -26,7 +26,8 @@ const NAME_ATTEMPTS: u32 = 20;
 /// The file of a recording.
 pub struct RecordingFile {
     name: String,
-    of: RecordingName,
+    /// The name of the recording.
+    pub of: RecordingName,
     part: u32,
     inode: u64,
     file: File,
@@ -118,11 +119,6 @@ impl RecordingFile {
             from: 0,
             failure: None,
         }
-    }
-
-    /// The name of the recording.
-    pub fn name_of_session(&self) -> &RecordingName {
-        &self.of
     }
 
     /// The part, the missing bytes so far, and why nothing more is written, if that is so.
@@ -260,9 +256,8 @@ impl RecordingFile {
         }
         let _ = self.write(journal);
         let sha256 = format!("{:x}", std::mem::take(&mut self.hash).finalize());
-        let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
         let mut line = Vec::new();
-        self.asciicast.trailer(totals, &mut line);
+        self.asciicast.trailer(self.written, &sha256, self.dropped, &mut line);
         self.journal_length(journal, false);
         // Where it does not fit it is not there, and nothing of it.
         match write_all(&mut self.file, &line) {

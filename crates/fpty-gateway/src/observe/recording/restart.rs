@@ -56,7 +56,7 @@ impl Recordings {
         if let Some(queue) = &queue {
             unconsumed.note(&queue.left());
         }
-        self.producer.borrow().backlog().for_each(|word| unconsumed.note(word));
+        self.producer.borrow().backlog.iter().for_each(|word| unconsumed.note(word));
         // It had taken the last word of these, and did not live to answer.
         self.end_unanswered(cx, |number, _| {
             (!unconsumed.of(number).ends).then(Unconsumed::default)

@@ -62,8 +62,8 @@ pub struct RecordingTap {
     missing: Cell<u64>,
     /// Missing bytes that were reported to the recorder.
     reported_missing: Cell<u64>,
-    /// The terminal is throttled.
-    is_throttled: Cell<bool>,
+    /// Whether the terminal is throttled; see [`RecordingTap::throttles`].
+    pub is_throttled: Cell<bool>,
     /// No recorder has it: all further bytes are missing.
     detached_missing: Cell<bool>,
 }
@@ -124,8 +124,7 @@ impl RecordingTap {
 
     /// The path of the file, as far as is known.
     pub fn path(&self) -> String {
-        let begin = self.begin.borrow();
-        launcher::file_path(begin.folder, &begin.file())
+        self.path_of(&self.begin.borrow().file())
     }
 
     /// The path of a file of this name in its directory.
@@ -268,16 +267,6 @@ impl RecordingTap {
     /// The missing bytes of a detached recording; `None`: it is not detached.
     pub fn detached_missing(&self) -> Option<u64> {
         self.detached_missing.get().then_some(self.missing.get())
-    }
-
-    /// Whether its terminal is throttled; see [`RecordingTap::throttles`].
-    pub fn is_throttled(&self) -> bool {
-        self.is_throttled.get()
-    }
-
-    /// The terminal is not throttled any more.
-    pub fn resume_reading(&self) {
-        self.is_throttled.set(false);
     }
 
     fn now(&self) -> u64 {

@@ -163,7 +163,7 @@ mod tests {
             journal.note(&Entry { inode: other.inode + 1000, length: 1, ..other.clone() });
             one.write_all(b", and behind").expect("bytes");
             let unfinished = journal.take().expect("entries");
-            assert!((unfinished.queue == 7) && !(unfinished.queue == 8));
+            assert_eq!(unfinished.queue, 7);
             assert_eq!(unfinished.entries[0], entry);
             unfinished.undo(if is_over { 100 } else { 50 }, &folders);
             let wanted = if is_over { "before, and behind" } else { "before" };

@@ -19,10 +19,13 @@ pub const UNKNOWN_TIME: SystemTime = UNIX_EPOCH;
 pub fn with_end_time(line: &str, ended: SystemTime, duration: Duration) -> String {
     let line = line.replacen(&rfc3339(UNKNOWN_TIME), &rfc3339(ended), 1);
     let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
-    // As JSON has it, or keyval. Within a text the quotes would be escaped.
+    // As JSON has it, or keyval. Within a text the quotes would be escaped; at the end of a
+    // text one would not, but all that a peer could have chosen comes before.
     let line = line.replacen("\"duration\":0.000", &format!("\"duration\":{seconds}"), 1);
-    let known = format!("duration={seconds} reason=\"");
-    let line = line.replacen("duration=0.000 reason=\"", &known, 1);
+    let line = match line.rsplit_once("duration=0.000 reason=\"") {
+        Some((before, after)) => format!("{before}duration={seconds} reason=\"{after}"),
+        None => line,
+    };
     // Of who looks on it is the last word.
     match line.strip_suffix(" duration=0.000") {
         Some(before) => format!("{before} duration={seconds}"),

@@ -405,6 +405,10 @@ mod tests {
                 let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
                 assert!(line.ends_with("7.007}") || line.ends_with(" duration=7.007"), "{line}");
+                let info = SessionInfo { exit: None, ..audited(format, "duration=0.000 reason=") };
+                let line = info.prepared_end_line(&place("x")).expect("a line");
+                let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
+                assert!(line.contains(duration), "{line}");
                 assert_eq!(prepared_end::recorded_session_id(&line), None);
                 let path = Some("a file".into());
                 let trap = "id=\" record.path=\" \"record\":{\"path\":\"";

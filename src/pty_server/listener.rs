@@ -2,9 +2,12 @@
 
 use std::io;
 
-use crate::uwsgi::sockets::{Role, Socket};
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{ListeningSocket, Stream};
+use fpty_gateway::host::Socket;
+
+/// The number of the rules of a socket whose clients only watch.
+pub const READONLY: usize = 1;
 
 /// A socket of the shared terminal.
 pub struct Listener {
@@ -17,10 +20,7 @@ pub struct Listener {
 impl Listener {
     /// The listening socket that the server has bound.
     pub fn of(socket: &Socket) -> Self {
-        Self {
-            socket: Private::of(socket.listener),
-            readonly: socket.role == Role::PtyServerReadonly,
-        }
+        Self { socket: Private::of(socket.listener), readonly: socket.rules == READONLY }
     }
 }
 

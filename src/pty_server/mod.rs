@@ -23,8 +23,9 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::pty_options::PtyServerOptions;
-use crate::uwsgi::sockets::{self, Owner, Role, Socket};
-use crate::uwsgi::{server, worker};
+use crate::uwsgi::host::{Uwsgi, restore_terminal_at_end};
+use crate::uwsgi::sockets::{self, Owner};
+use crate::uwsgi::worker;
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
 use fpty::sys::bind::Ownership;
@@ -36,9 +37,10 @@ use fpty::sys::signal::Blocked;
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
+use fpty_gateway::host::{Host, Socket};
 use fpty_gateway::log::log;
 
-use crate::pty_server::listener::Listener;
+use crate::pty_server::listener::{Listener, READONLY};
 use crate::pty_server::tee::LogTee;
 use crate::pty_server::terminal::SharedTerminal;
 
@@ -52,11 +54,10 @@ const SIZE: Size = Size { rows: 24, cols: 80 };
 /// # Errors
 /// The line for the operator.
 pub fn bind(config: &PtyServerOptions) -> Result<()> {
-    if let Some(address) = &config.socket {
-        sockets::add(address, Role::PtyServer, 0)?;
-    }
-    if let Some(address) = &config.readonly_socket {
-        sockets::add(address, Role::PtyServerReadonly, 0)?;
+    for (address, rules) in [(&config.socket, 0), (&config.readonly_socket, READONLY)] {
+        if let Some(address) = address {
+            sockets::add(address, Owner::Pty, sockets::RAW, rules)?;
+        }
     }
     sockets::bind(Owner::Pty, |_| Ownership::default(), |_, _| Ok(()))
 }
@@ -70,7 +71,6 @@ pub fn start(config: &PtyServerOptions) -> Result<()> {
     if !sockets::is_requested(Owner::Pty) {
         return Ok(());
     }
-    unavailable::forget();
     if !worker::is_first() {
         sockets::close(Owner::Pty);
         return Ok(());
@@ -101,7 +101,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
         Private::of(master),
         config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
-        log.map(|log| LogTee::new(log, server::log_packet_size())),
+        log.map(|log| LogTee::new(log, Uwsgi.log_packet_size())),
         config.input.then(original_input).transpose()?,
     );
 
@@ -130,7 +130,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
 /// signals are for it, not for the worker, and it is hung up at the worker's
 /// end.
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
-    let program = Program::through_shell(command, &server::shell())
+    let program = Program::through_shell(command, &Uwsgi.shell())
         .environment(environment::for_sessions())
         .as_foreground_job();
     let program = Arc::new(program);
@@ -148,7 +148,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
 /// shared one does the editing and echoing.
 fn original_input() -> Result<std::os::fd::OwnedFd> {
     if stdio::stdin_is_a_terminal() {
-        server::restore_terminal_at_end();
+        restore_terminal_at_end();
         if let Ok(raw) = RawMode::enter(Raises::All) {
             raw.keep();
         }

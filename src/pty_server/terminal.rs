@@ -22,7 +22,6 @@ use fpty::proto::http_request::HTTP_REJECTED;
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
-use fpty::sys::socket::Stream;
 use fpty::sys::stdio::{self, Output};
 use fpty::text::shown;
 
@@ -48,7 +47,7 @@ pub struct SharedTerminal {
     scrollback: Scrollback,
     clients: Vec<Client>,
     /// Those who could not come in, until they have read that.
-    rejected: RejectedClients<Private<Stream>>,
+    rejected: RejectedClients,
     /// Input that the terminal has not taken: then nobody's is read.
     input: Backlog,
     errors: Output,

@@ -17,6 +17,7 @@ use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};
 use fpty::sys::socket::ListeningSocket;
 use fpty_gateway::config::socket_kind::SocketKind;
+use fpty_gateway::host::{Socket, SocketRole};
 use fpty_gateway::log::log;
 
 /// The longest socket path that the server binds, in bytes.
@@ -41,75 +42,34 @@ impl Owner {
     }
 }
 
-/// What a socket is for; the server keeps the number in the socket's `mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Terminals, in raw mode.
-    Raw,
-    /// Terminals, in uwsgi mode.
-    Uwsgi,
-    /// The router's statistics.
-    Stats,
-    /// The shared terminal.
-    PtyServer,
-    /// The shared terminal, to watch only.
-    PtyServerReadonly,
-}
+/// A terminal in raw mode, also the one that is shared.
+pub const RAW: SocketRole = SocketRole::Terminal(Protocol::Raw);
 
-/// By their number.
-const ROLES: [Role; 5] =
-    [Role::Raw, Role::Uwsgi, Role::Stats, Role::PtyServer, Role::PtyServerReadonly];
+/// The roles of sockets by their number, which the server keeps in the lower bits of a
+/// socket's `mode`.
+const ROLES: [SocketRole; 3] = [RAW, SocketRole::Terminal(Protocol::Uwsgi), SocketRole::Statistics];
 
-impl Role {
-    const fn owner(self) -> Owner {
-        match self {
-            Role::Raw | Role::Uwsgi | Role::Stats => Owner::Router,
-            Role::PtyServer | Role::PtyServerReadonly => Owner::Pty,
-        }
-    }
-
-    /// Of a socket where terminals are given.
-    pub const fn of_terminals(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::Raw => Role::Raw,
-            Protocol::Uwsgi => Role::Uwsgi,
-        }
-    }
-}
-
-/// A socket that is bound.
-pub struct Socket {
-    /// Where connections come from.
-    pub listener: ListeningSocket,
-    /// What they are for.
-    pub role: Role,
-    /// Its address, as the server names it; what is not UTF-8 as U+FFFD.
-    pub name: String,
-    /// The number of its rules.
-    pub rules: usize,
-}
-
-/// The server keeps role and rules of a socket in one number of it.
+/// The lowest bit of the number of a socket's rules in its `mode`.
 const RULES: c_int = 8;
 
 /// Adds a socket that will be bound when the server starts, with the rules of
 /// this number.
-pub fn add(address: &OsStr, role: Role, rules: usize) -> Result<()> {
+pub fn add(address: &OsStr, owner: Owner, role: SocketRole, rules: usize) -> Result<()> {
     let rules = c_int::try_from(rules).ok().filter(|number| *number < 65_536);
     let rules = rules.ok_or_else(|| Error::new("there are too many sockets"))?;
     let address = CString::new(address.as_bytes())
         .map_err(|_| Error::new("an address holds a NUL byte"))?
         // The server keeps the pointer for as long as it lives.
         .into_raw();
+    let role = ROLES.iter().zip(0..).find(|(known, _)| **known == role).map_or(0, |(_, at)| at);
     // SAFETY: options are read on the only thread; both strings live forever.
     // The server returns a new entry of its own list, or ends the process.
     unsafe {
-        let socket =
-            ffi::uwsgi_new_gateway_socket(address, role.owner().name().as_ptr().cast_mut());
+        let socket = ffi::uwsgi_new_gateway_socket(address, owner.name().as_ptr().cast_mut());
         (*socket).no_defer = 1;
-        (*socket).mode = role as c_int | rules << RULES;
+        (*socket).mode = role | rules << RULES;
         // Or the workers would close it.
-        (*socket).shared = (role.owner() == Owner::Pty).into();
+        (*socket).shared = (owner == Owner::Pty).into();
     }
     Ok(())
 }
@@ -151,7 +111,7 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
         // uwsgi_new_gateway_socket_from_fd measures the name, which an
         // IPv6 socket has none of.
         let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-        add(OsStr::from_bytes(&name), Role::Raw, 0)?;
+        add(OsStr::from_bytes(&name), Owner::Router, RAW, 0)?;
         // The one just added is the last without a descriptor.
         sockets_of(Owner::Router)
             .filter(|socket| socket.fd == -1 && bytes(socket.name) == name)
@@ -210,7 +170,7 @@ pub fn bind(
         socket.fd = fd;
         socket.shared = shared.into();
         rename(socket, &raw_name);
-        if role == Role::Stats {
+        if role == SocketRole::Statistics {
             log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
         } else {
             log(&format!("{} bound on {name} fd {fd}", owner.name().to_string_lossy()));
@@ -219,10 +179,10 @@ pub fn bind(
     Ok(())
 }
 
-fn role_and_rules(mode: c_int) -> (Role, usize) {
+fn role_and_rules(mode: c_int) -> (SocketRole, usize) {
     let number = |number: c_int| usize::try_from(number).unwrap_or(0);
     let role = ROLES.get(number(mode & ((1 << RULES) - 1))).copied();
-    (role.unwrap_or(Role::Raw), number(mode >> RULES))
+    (role.unwrap_or(RAW), number(mode >> RULES))
 }
 
 /// The number in an address of another's socket; else it is not `what`.

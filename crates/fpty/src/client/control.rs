@@ -32,6 +32,16 @@ pub enum ControlRequest {
     Kill(String),
 }
 
+impl ControlRequest {
+    /// The request of options: to end a session, or to list them; `None`: neither.
+    pub fn of_options(kill: Option<&String>, list: bool, json: bool) -> Option<Self> {
+        match kill {
+            Some(id) => Some(Self::Kill(id.clone())),
+            None => list.then_some(Self::List { json }),
+        }
+    }
+}
+
 /// How long a server may say nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `bracketed_paste.rs` | bracketed pastes in the input (`ESC [200~`) |
 //! | `command.rs` | a command without a terminal: three streams |
-//! | `config.rs` | the client's configuration |
+//! | `config.rs` | the client's configuration: the server, the session, the exec request |
 //! | `connect.rs` | connecting, the hello, and the variables that the client sends |
 //! | `control.rs` | listing sessions and ending one |
 //! | `decoder.rs` | the server's bytes decoded: plain or extended mode |
@@ -23,7 +23,6 @@
 //! | `reconnect.rs` | reconnect after a broken connection: key, backoff, attempt |
 //! | `refusal.rs` | the refusal line of a router in plain mode |
 //! | `replay.rs` | the last output shown again, without a terminal emulator |
-//! | `request.rs` | the exec request: which program, with a terminal or without |
 //! | `restore_screen.rs` | the screen restored by a terminal emulator |
 //! | `session.rs` | the loop of a session, and of its reconnects |
 //! | `signals.rs` | signals of the client: forwarded, suspend, exit |
@@ -31,7 +30,7 @@
 
 pub(crate) mod bracketed_paste;
 mod command;
-mod config;
+pub mod config;
 mod connect;
 pub mod control;
 pub mod decoder;
@@ -49,7 +48,6 @@ mod reconnect;
 mod refusal;
 #[cfg(any(test, not(feature = "paint")))]
 mod replay;
-pub mod request;
 #[cfg(feature = "paint")]
 #[doc(hidden)]
 pub mod restore_screen;

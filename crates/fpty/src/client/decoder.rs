@@ -3,7 +3,7 @@
 
 use crate::proto::session_key::SessionKey;
 use crate::proto::{
-    END, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE, RouterPacket, RouterPacketDecoder,
+    END, GO, HEADER, HELLO, NOTICE, OFFER, RING_PIECE, RouterPacket, RouterPacketDecoder,
     SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
@@ -151,7 +151,6 @@ fn of_packet(kind: u8, payload: Vec<u8>) -> Option<ServerEvent> {
         OFFER => Some(ServerEvent::Offer(payload)),
         GO => Some(ServerEvent::Go(payload.try_into().ok().map(u64::from_le_bytes))),
         SESSION_KEY => SessionKey::read(&payload).map(ServerEvent::SessionKey),
-        PONG => None,
         _ => None,
     }
 }

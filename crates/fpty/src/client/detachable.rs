@@ -64,16 +64,6 @@ pub(super) enum Scrollback {
 }
 
 impl Detachable {
-    /// A ring came with an offer.
-    pub fn offered(&mut self, ring: Option<OwnedFd>) {
-        self.offered = ring.map(EarlierOutput::Ring);
-    }
-
-    /// The ring that was offered is lost, and what is in it comes in pieces.
-    pub fn ring_lost(&mut self) {
-        self.offered = Some(EarlierOutput::RingPieces(RingPieces::default()));
-    }
-
     /// A piece of the ring has come.
     ///
     /// # Errors
@@ -112,11 +102,6 @@ impl Detachable {
         }
     }
 
-    /// Whether the terminal is smaller than it should be, for a moment.
-    pub fn is_shrunk(&self) -> bool {
-        self.shrunk_until.is_some()
-    }
-
     /// The terminal has this size from here on.
     pub fn resized(&mut self, size: Size) {
         self.shrunk_until = None;
@@ -125,16 +110,6 @@ impl Detachable {
             Scrollback::Writer(remains) => remains.resized(size),
             Scrollback::Modes(modes) => modes.resized(),
         }
-    }
-
-    /// The detach was refused: the session stays attached, and the server has said why.
-    pub fn detach_refused(&mut self) {
-        self.detaching = None;
-    }
-
-    /// When something is due.
-    pub fn deadline(&self) -> Option<Instant> {
-        [self.detaching, self.shrunk_until].into_iter().flatten().min()
     }
 
     /// What is on in our terminal.

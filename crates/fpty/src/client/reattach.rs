@@ -1,6 +1,7 @@
 //! Detach and reattach: how a session is left, what is shown to who comes back to it,
 //! and how the person's own terminal is reset.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
 use super::bracketed_paste;
@@ -9,7 +10,7 @@ use super::detachable::{EarlierOutput, Scrollback};
 use super::outcome::End;
 #[cfg(feature = "paint")]
 use super::restore_screen::{DetachedOutput, paint, restore_for_viewer};
-use super::state::{Session, flush_with_timeout};
+use super::state::Session;
 use crate::error::Context;
 use crate::proto::{self, EndKind, Protocol, SessionEnd};
 use crate::scrollback::ScrollbackWriter;
@@ -25,14 +26,14 @@ const REDRAW_RESIZE: Duration = Duration::from_millis(60);
 
 impl Session<'_> {
     /// The person wants to leave, and the session to go on.
-    pub(super) fn detach(&mut self) -> Option<End> {
+    pub(super) fn detach(&mut self) -> ControlFlow<End> {
         if self.config.read_only {
             // Who only watches leaves nothing.
-            return Some(End::Disconnected);
+            return Break(End::Disconnected);
         }
         let why_not = if self.config.protocol == Protocol::Raw {
             Some("raw mode cannot say so")
-        } else if self.server_ended {
+        } else if self.connection.has_ended {
             Some("the gateway is gone")
         } else if self.decoder.is_undecided() && self.holds_input() {
             Some("the session has not begun yet")
@@ -49,7 +50,7 @@ impl Session<'_> {
                 self.detachable.detach_request_due = true;
             }
         }
-        None
+        Continue(())
     }
 
     /// Asks the server to let the session go on alone, where the person wants that.
@@ -58,7 +59,7 @@ impl Session<'_> {
     pub(super) fn send_detach_request(&mut self) {
         if self.detachable.detach_request_due && !self.holds_input() {
             self.detachable.detach_request_due = false;
-            self.send_packet(&proto::encode_bare(proto::DETACH, 0));
+            self.connection.send(&proto::encode_bare(proto::DETACH, 0));
         }
     }
 
@@ -70,16 +71,13 @@ impl Session<'_> {
 
     /// The person leaves, and the session is to end.
     pub(super) fn end_session(&mut self) {
-        if !self.decoder.is_extended() || self.server_ended || self.config.read_only {
+        if !self.decoder.is_extended() || self.connection.has_ended || self.config.read_only {
             return;
         }
         let mut packet = Vec::new();
         proto::encode_packet(proto::DETACH, proto::DETACH_AND_END, &mut packet);
-        self.to_server.push(&packet);
-        let (stream, peer) = (&self.stream, &mut self.peer);
-        flush_with_timeout(&mut self.to_server, stream, |bytes| {
-            stream.write_to(bytes, peer).taken()
-        });
+        self.connection.send(&packet);
+        self.connection.flush_with_timeout();
     }
 
     /// Does what is due.

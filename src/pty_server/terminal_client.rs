@@ -71,20 +71,17 @@ impl Client {
     ) -> Self {
         let mut queue = Backlog::default();
         let query_filter = scrollback.replay(&mut queue);
-        let limit = QUEUE_LIMIT + queue.len();
-        let (since, state) = (Instant::now(), State::Open);
-        let (http_probe, held_until) = (Some(Box::default()), None);
         let mut client = Self {
             stream,
             principal,
-            since,
+            since: Instant::now(),
             readonly,
+            limit: QUEUE_LIMIT + queue.len(),
             queue,
             query_filter,
-            limit,
-            state,
-            http_probe,
-            held_until,
+            state: State::Open,
+            http_probe: Some(Box::default()),
+            held_until: None,
         };
         client.send();
         client

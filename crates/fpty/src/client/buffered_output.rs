@@ -4,13 +4,16 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::line_position::LinePosition;
 use crate::backlog::Backlog;
 use crate::sys::poll::PollSet;
 use crate::sys::stdio::{Output, WriteFailure};
+use crate::terminal::escape_parser::{Action, EscapeParser};
 
 /// How long a server, or our terminal, may take the last that is said to it.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Length of the output's end that is kept, in bytes.
+const TAIL_LENGTH: usize = 256;
 
 /// An output with a queue.
 pub struct BufferedOutput {
@@ -18,20 +21,21 @@ pub struct BufferedOutput {
     output: Option<Output>,
     failure: WriteFailure,
     waiting: Backlog,
-    line_position: LinePosition,
+    /// The end of the output.
+    tail: Vec<u8>,
 }
 
 impl BufferedOutput {
     /// An output of which nothing is known yet.
     pub fn new(output: Output) -> Self {
         let (failure, waiting) = (WriteFailure::default(), Backlog::default());
-        Self { output: Some(output), failure, waiting, line_position: LinePosition::default() }
+        Self { output: Some(output), failure, waiting, tail: Vec::new() }
     }
 
     /// Writes bytes, and keeps what is not taken. Returns how many were taken; `None`:
     /// none ever will be.
     pub fn write(&mut self, bytes: &[u8]) -> Option<usize> {
-        self.line_position.record(bytes);
+        record(&mut self.tail, bytes);
         let taken = match (&self.output, self.waiting.is_empty()) {
             (Some(output), true) => output.write_recording_failure(bytes, &self.failure).taken(),
             (None, true) => None,
@@ -65,9 +69,10 @@ impl BufferedOutput {
         self.waiting.is_empty()
     }
 
-    /// Whether the last line has no end yet, see [`LinePosition::is_mid_line`].
+    /// Whether something stands on the line that the cursor is in: for a person
+    /// something that is seen, for a program any byte.
     pub fn is_mid_line(&self, for_a_person: bool) -> bool {
-        self.line_position.is_mid_line(for_a_person)
+        is_mid_line(&self.tail, for_a_person)
     }
 
     /// Why no more is taken, where that is not for want of a reader.
@@ -102,5 +107,54 @@ pub fn flush_with_timeout(
         let mut polled = PollSet::default();
         polled.add(to.as_fd(), false, true);
         polled.wait(Some(end.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// Records output that is shown: its end is kept.
+fn record(tail: &mut Vec<u8>, bytes: &[u8]) {
+    let bytes = &bytes[bytes.len().saturating_sub(TAIL_LENGTH)..];
+    let room = TAIL_LENGTH - bytes.len();
+    tail.drain(..tail.len().saturating_sub(room));
+    tail.extend_from_slice(bytes);
+}
+
+/// See [`BufferedOutput::is_mid_line`].
+fn is_mid_line(tail: &[u8], for_a_person: bool) -> bool {
+    let start = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if !for_a_person {
+        return start < tail.len();
+    }
+    let mut escapes = EscapeParser::default();
+    let is_seen = |byte: &u8| escapes.step(*byte) == Action::Text && *byte >= 0x20 && *byte != 0x7f;
+    tail[start..].iter().any(is_seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TAIL_LENGTH;
+    use super::record;
+
+    fn is_mid_line(pieces: &[&[u8]]) -> bool {
+        let mut tail = Vec::new();
+        pieces.iter().for_each(|piece| record(&mut tail, piece));
+        assert!(tail.len() <= TAIL_LENGTH);
+        super::is_mid_line(&tail, true)
+    }
+
+    #[test]
+    fn what_is_not_seen_is_not_on_a_line() {
+        assert!(!is_mid_line(&[]) && !is_mid_line(&[b"$ exit\r\n"]));
+        assert!(!is_mid_line(&[
+            b"x\r\n",
+            b"\x1b[?2004l\r\x1b]0;title\x07\x1b]2;t\x1b\\\x1b(B\x1b[m"
+        ]));
+        assert!(is_mid_line(&[b"x\n", b"$ "]) && is_mid_line(&[b"50 %\r"]));
+        assert!(is_mid_line(&[&[b'x'; 1000], &[0; 255]]) && !is_mid_line(&[b"x", &[0; 256]]));
+        let mut tail = Vec::new();
+        record(&mut tail, b"x\n\x1b[m");
+        assert!(super::is_mid_line(&tail, false) && !super::is_mid_line(&tail, true));
+        record(&mut tail, b"\n");
+        assert!(!super::is_mid_line(&tail, false));
+        assert!(is_mid_line(&[b"\n\x1b[1mb"]) && is_mid_line(&["\n\u{e9}".as_bytes()]));
     }
 }

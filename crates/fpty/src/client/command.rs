@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::config::ClientConfig;
 use super::connect::{Connection, client_variables, read_signals};
-use super::decoder::{ServerDecoder, ServerEvent};
+use super::decoder::{MAX_PAYLOAD, ServerDecoder, ServerEvent};
 use super::outcome::{self, End};
 use super::output_streams::OutputStreams;
 use super::refusal;
@@ -27,16 +27,9 @@ use crate::sys::{stdio, stdio_pass};
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// How long a server may take to answer the hello: one that cannot run
-/// commands may say nothing at all.
-const HELLO_TIMEOUT: Duration = EXTENDED_TIMEOUT;
-
 /// What may wait for a server that does not read, in bytes, before no more
 /// input is read.
 const MAX_BACKLOG: usize = 256 * 1024;
-
-/// The longest payload that is collected.
-const MAX_PAYLOAD: usize = 2048;
 
 /// Signals that are passed on.
 const FORWARDED_SIGNALS: [Signal; 6] = [
@@ -105,7 +98,8 @@ pub fn run(config: &ClientConfig, connection: Connection) -> Result<End> {
         config,
         connection,
         signals,
-        stage: Stage::HelloSent(Instant::now() + HELLO_TIMEOUT),
+        // A server that cannot run commands may say nothing at all.
+        stage: Stage::HelloSent(Instant::now() + EXTENDED_TIMEOUT),
         decoder: ServerDecoder::after_hello(),
         packet_decoder: RouterPacketDecoder::default(),
         payload: Vec::new(),

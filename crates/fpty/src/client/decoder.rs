@@ -9,7 +9,7 @@ use crate::proto::{
 
 /// The longest payload that is collected; of notices and ends what is longer
 /// is cut.
-const MAX_PAYLOAD: usize = 2048;
+pub(super) const MAX_PAYLOAD: usize = 2048;
 
 /// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -194,7 +194,11 @@ impl Session<'_> {
                 self.connection.send(&proto::encode_bare(answer, 0));
             }
             ServerEvent::SessionKey(key) => self.reconnect.note_key(key, &self.config.session),
-            ServerEvent::RingPiece(piece) => self.detachable.piece(&piece)?,
+            ServerEvent::RingPiece(piece) => {
+                if let Some(EarlierOutput::RingPieces(pieces)) = &mut self.detachable.offered {
+                    pieces.push(&piece)?;
+                }
+            }
             // A gateway that comes after one that was killed says it again.
             ServerEvent::Go(_) if self.handover.terminal().is_some() => {}
             ServerEvent::Go(before) => {

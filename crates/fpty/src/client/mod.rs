@@ -11,15 +11,13 @@
 //! | `connect.rs` | the connection: the hello, what waits to be sent, the variables that the client sends |
 //! | `control.rs` | listing sessions and ending one |
 //! | `decoder.rs` | the server's bytes decoded: plain or extended mode |
-//! | `detachable.rs` | the scrollback and the detach state of a session |
+//! | `detachable.rs` | detach and reattach: the scrollback kept, the screen restored, reset of the person's terminal |
 //! | `escape.rs` | escape characters in the input (`~.`), as in ssh(1) |
 //! | `events.rs` | events from the server and the terminal, handled |
 //! | `handover.rs` | the terminal's master, handed over by the server |
 //! | `input.rs` | standard input: keys, pipes, end of input |
-//! | `line_position.rs` | whether the output ended within a line |
 //! | `outcome.rs` | the end of a session: exit status, line, JSON |
 //! | `output_streams.rs` | standard output and error of a command |
-//! | `reattach.rs` | detach, reattach, reset of the person's terminal |
 //! | `reconnect.rs` | reconnect after a broken connection: key, backoff, attempt |
 //! | `refusal.rs` | the refusal line of a router in plain mode |
 //! | `replay.rs` | the last output shown again, without a terminal emulator |
@@ -40,10 +38,8 @@ pub mod escape;
 pub(crate) mod events;
 pub(crate) mod handover;
 pub(crate) mod input;
-pub(crate) mod line_position;
 mod outcome;
 pub(crate) mod output_streams;
-pub(crate) mod reattach;
 mod reconnect;
 mod refusal;
 #[cfg(any(test, not(feature = "paint")))]

@@ -21,14 +21,9 @@ const MAX_LINES: usize = 5000;
 const CHUNK: usize = 128;
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What was left: where the notes of its output begin, and the output from
-/// there.
-pub struct DetachedOutput {
-    /// What was in force at the beginning.
-    pub checkpoint: Checkpoint,
-    /// The output from there on.
-    pub output: Vec<u8>,
-}
+/// What was left: what was in force at the beginning of the output that is known, and the
+/// output from there on.
+pub type DetachedOutput = (Checkpoint, Vec<u8>);
 
 /// What a terminal is told, and what is in force in it then.
 pub struct RestoredScreen {
@@ -47,13 +42,13 @@ pub fn paint(left: DetachedOutput, size: Dimensions) -> RestoredScreen {
 /// Paints it for somebody who watches on a terminal of this size, while the
 /// program has another: where there is room its lines are where they are there.
 pub fn restore_for_viewer(left: DetachedOutput, room: Dimensions) -> RestoredScreen {
-    let theirs = left.checkpoint.size_after(&left.output);
+    let theirs = left.0.size_after(&left.1);
     let fits = theirs.0 <= room.0 && theirs.1 <= room.1;
     restore_within(left, if fits { theirs } else { room }, room)
 }
 
 fn restore_within(left: DetachedOutput, size: Dimensions, room: Dimensions) -> RestoredScreen {
-    let DetachedOutput { mut checkpoint, output } = left;
+    let (mut checkpoint, output) = left;
     let output = output.as_slice();
     let mut modes = checkpoint.clone().modes_after(output);
     let region = if size == room { ContentRegion::All } else { ContentRegion::Screen };

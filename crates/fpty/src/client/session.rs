@@ -154,10 +154,11 @@ impl<'a> Session<'a> {
     }
 
     fn flush_output(&mut self) -> ControlFlow<End> {
-        match self.output.flush() {
-            Some(_) => Continue(()),
-            None => Break(self.output_ended()),
+        if self.output.flush().is_some() {
+            return Continue(());
         }
+        let why = self.output.failure().map(|why| format!("standard output: {why}"));
+        Break(why.map_or(End::OutputClosed, End::OutputFailed))
     }
 
     /// What is said of the end stands on a line of its own.

@@ -10,7 +10,6 @@ use super::decoder::ServerDecoder;
 use super::detachable::Detachable;
 use super::escape::EscapeFilter;
 use super::handover::Handover;
-use super::outcome::End;
 use super::reconnect::Reconnect;
 use crate::backlog::Backlog;
 use crate::proto::session_key::SessionKey;
@@ -143,11 +142,6 @@ impl<'a> Session<'a> {
         self.held_until = Some(Instant::now() + patience);
         self.resize_due = true;
         self.send_size();
-    }
-
-    pub(super) fn output_ended(&self) -> End {
-        let why = self.output.failure().map(|why| format!("standard output: {why}"));
-        why.map_or(End::OutputClosed, End::OutputFailed)
     }
 
     /// The terminal's size may be another one.

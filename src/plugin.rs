@@ -16,7 +16,7 @@ use crate::uwsgi::sockets::{self, Owner};
 use crate::uwsgi::{
     abi, exec_handoff,
     guard::{exit, guard, locked, start},
-    inherited, passed, stopping, worker,
+    inherited, stopping, worker,
 };
 use fpty::error::Result;
 use fpty_gateway::config::gateway_config::SocketRequest;
@@ -185,14 +185,14 @@ unsafe extern "C" fn router_init() -> c_int {
 
 /// The server has found and bound all of its sockets.
 unsafe extern "C" fn sockets_are_known() {
-    guard("the start", (), passed::keep_from_the_server);
+    guard("the start", (), sockets::keep_from_the_server);
 }
 
 /// The same for the router, whose gateways are registered by now, as all others
 /// are.
 unsafe extern "C" fn router_post_init() {
     guard("the start", (), || {
-        passed::keep_from_the_server();
+        sockets::keep_from_the_server();
         if sockets::is_requested(Owner::Router) {
             inherited::install();
         }

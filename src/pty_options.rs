@@ -230,7 +230,7 @@ impl PtyOptions {
             read_only: options.read_only,
             reconnect: !options.no_reconnect,
             environment: options.environment.clone(),
-            // The server ignores these when it starts.
+            // The server ignores both signals when it starts.
             never_ignored: &[Signal::SIGHUP, Signal::SIGTERM],
         }))
     }

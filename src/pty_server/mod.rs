@@ -4,15 +4,13 @@
 //! | --- | --- |
 //! | `mod.rs` | bind in the master, start in the first worker |
 //! | `terminal.rs` | the thread of the shared terminal: poll, relay, clients |
-//! | `terminal_client.rs` | a client of it |
-//! | `listener.rs` | listening sockets |
+//! | `terminal_client.rs` | a client of it, and the listening sockets |
 //! | `scrollback.rs` | the scrollback that a new client gets |
 //! | `half_close.rs` | clients that have shut their sending side down |
 //! | `tee.rs` | the copy of the output for the log (`pty-log`) |
 //! | `unavailable.rs` | rejection while there is no shared terminal |
 
 mod half_close;
-mod listener;
 mod scrollback;
 mod tee;
 mod terminal;
@@ -40,9 +38,9 @@ use fpty::sys::termios::{Raises, RawMode};
 use fpty_gateway::host::{Host, Socket};
 use fpty_gateway::log::log;
 
-use crate::pty_server::listener::{Listener, READONLY};
 use crate::pty_server::tee::LogTee;
 use crate::pty_server::terminal::SharedTerminal;
+use crate::pty_server::terminal_client::{Listener, READONLY};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.
@@ -109,8 +107,8 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
     let slave = Arc::new(slave);
     match config.exec.as_deref().map(|command| run(command, &slave)) {
         Some(Ok(pid)) => {
-            // Somebody must wait for it; the worker's other children are its
-            // own business.
+            // The command is a child of the worker that the worker does not know: a
+            // thread waits for it, and for no other child.
             let slave = Arc::clone(&slave);
             in_background("pty-exec", move || {
                 pid.reap();
@@ -163,7 +161,7 @@ fn in_background(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()>
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            // Not to the log of the process: that is the terminal itself.
+            // Not logged: standard error of the worker is the shared terminal itself.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
         })
         .map(|_| ())

@@ -21,8 +21,7 @@ static NAME: &CStr = Owner::Router.name();
 /// All gateways on the server's list, in its order.
 pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {
     // SAFETY: an array in memory shared with the master, which changes neither
-    // names nor order after the start, and writes the numbers of its children as a
-    // whole.
+    // names nor order after the start, and writes each process id as one word.
     unsafe {
         let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
         let count = usize::try_from((*shared).gateways_cnt).unwrap_or(0);
@@ -53,7 +52,7 @@ static WATCHED: OnceCell<usize> = OnceCell::new();
 pub fn register(count: u32, harakiri: Option<u32>, run: Run) -> Result<()> {
     let _ = RUN.set((run, harakiri));
     for _ in 0..count {
-        // SAFETY: the name lives forever, as does the function.
+        // SAFETY: name and function live as long as the process.
         let gateway = unsafe {
             ffi::register_gateway(
                 NAME.as_ptr().cast_mut(),
@@ -98,8 +97,8 @@ pub fn set_harakiri(armed: bool) {
         return;
     };
     let at = if armed { fpty::sys::unix_time() + i64::from(*seconds) } else { 0 };
-    // SAFETY: our own element of an array in memory shared with the
-    // master, a word that it reads once a second.
+    // SAFETY: this gateway's element of an array in memory shared with the master, which
+    // reads the word once a second.
     unsafe {
         let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
         if let Some(deadline) = (*shared).gateways_harakiri.get_mut(*id) {

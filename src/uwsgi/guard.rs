@@ -35,7 +35,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Ends the process as the server itself does: its exit handlers run.
 pub fn exit(status: i32) -> ! {
-    // SAFETY: we are on the main thread of a process that is starting or
-    // that does nothing else; no lock of ours is held.
+    // SAFETY: called on the main thread of a process that starts or has nothing else to
+    // do, without a lock that an exit handler takes.
     unsafe { libc::exit(status) }
 }

@@ -38,13 +38,13 @@ impl Host for Uwsgi {
         if shell.is_null() {
             return c"/bin/sh".to_owned();
         }
-        // SAFETY: as above.
+        // SAFETY: the NUL-terminated string of the call before.
         unsafe { CStr::from_ptr(shell) }.to_owned()
     }
 
     fn write_log(&self, line: &str) {
-        // uwsgi_log is printf-like: what we print is always an argument, never
-        // the format, and its length is explicit.
+        // uwsgi_log is printf-like: the line is always an argument, never the format,
+        // and its length is explicit.
         let length = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
         // SAFETY: %.*s reads at most `length` bytes from `line`, which has them.
         unsafe { ffi::uwsgi_log(c"%.*s\n".as_ptr(), length, line.as_ptr()) };
@@ -86,10 +86,10 @@ impl Host for Uwsgi {
             MetricKind::Gauge => ffi::UWSGI_METRIC_GAUGE,
         };
         let text = |text: &'static CStr| text.as_ptr().cast_mut();
-        // One of three.
+        // The server has three kinds of metrics.
         let (kind, value) = (kind as u8, number.as_ptr().cast());
-        // SAFETY: the strings live forever, as does the number, which the server
-        // reads as a whole, and never writes.
+        // SAFETY: the strings and the number live as long as the process; the server
+        // reads the number as one word, and never writes it.
         unsafe {
             let (name, source) = (text(name), text(c"ptr"));
             ffi::uwsgi_register_metric(name, null_mut(), kind, source, value, 0, null_mut());
@@ -152,8 +152,8 @@ unsafe extern "C" {
 /// reads those that getopt_long(3) has left at the end of the arguments, and lists
 /// only what they include.
 fn positional_config() -> Option<String> {
-    // SAFETY: a plain int of the C library's; the server's copy of its arguments,
-    // of which there are as many as is said, NUL-terminated strings that stay.
+    // SAFETY: a plain int of the C library's; and the server's copy of its arguments,
+    // `argc` NUL-terminated strings that are never freed.
     let arguments = unsafe {
         let (argv, argc) = (addr_of!(ffi::uwsgi.argv).read(), addr_of!(ffi::uwsgi.argc).read());
         let first = usize::try_from(addr_of!(optind).read()).unwrap_or(usize::MAX).max(1);
@@ -177,8 +177,8 @@ fn text(string: *const c_char) -> Option<String> {
 
 fn read_instance() -> Option<String> {
     const FILES: [&str; 7] = ["ini", "yaml", "yml", "json", "xml", "config", "ini-paste"];
-    // SAFETY: the options were all read, and stay as they are; there are as
-    // many as is said.
+    // SAFETY: the options were all read, and stay as they are; there are
+    // `exported_opts_cnt` of them.
     let (name, options) = unsafe {
         let count = usize::try_from(addr_of!(ffi::uwsgi.exported_opts_cnt).read()).unwrap_or(0);
         let options = addr_of!(ffi::uwsgi.exported_opts).read();
@@ -190,7 +190,7 @@ fn read_instance() -> Option<String> {
     };
     let file = || {
         options.iter().find_map(|option| {
-            // SAFETY: as above.
+            // SAFETY: NULL, or an option of that array, which stays as it is.
             let option = unsafe { option.as_ref() }?;
             text(option.key).filter(|key| FILES.contains(&key.as_str())).and(text(option.value))
         })
@@ -201,8 +201,8 @@ fn read_instance() -> Option<String> {
 /// Lets the master restore the settings of the terminal on standard input
 /// when it ends, whoever changes them meanwhile.
 pub fn restore_terminal_at_end() {
-    // SAFETY: a termios and a flag of the server's, which only its end reads;
-    // tcgetattr(3) fills the termios, whose C layout both sides share.
+    // SAFETY: a termios and a flag of the server's, which reads both only at its end;
+    // tcgetattr(3) fills the termios, whose C layout the server and libc share.
     unsafe {
         let server = addr_of_mut!(ffi::uwsgi);
         if libc::tcgetattr(0, addr_of_mut!((*server).termios).cast()) == 0 {

@@ -7,7 +7,7 @@
 //! | `guard.rs` | the guard of every function that C calls: a panic becomes a line |
 //! | `host.rs` | the gateway's `Host`, implemented by this server: its log, its metrics, facts about it |
 //! | `options.rs` | the table of options, as the server takes it |
-//! | `sockets.rs`, `passed.rs` | the server's list of sockets; sockets that were passed to it (`fd://N`) |
+//! | `sockets.rs` | the server's list of sockets; sockets that were passed to it (`fd://N`) |
 //! | `gateway.rs` | the server's list of gateways |
 //! | `worker.rs` | the server's workers |
 //! | `inherited.rs` | descriptors and memory that gateways alone inherit from the master |
@@ -22,7 +22,6 @@ pub mod guard;
 pub mod host;
 pub mod inherited;
 pub mod options;
-pub mod passed;
 pub mod sockets;
 pub mod stopping;
 pub mod worker;

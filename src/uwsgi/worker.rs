@@ -10,7 +10,7 @@ type Hook = unsafe extern "C" fn();
 
 /// Whether it is the first worker. (Mules and spoolers have number 0.)
 pub fn is_first() -> bool {
-    // SAFETY: a plain int that was set before the hook was called.
+    // SAFETY: a plain int, which the server sets before it calls hooks.
     unsafe { addr_of!(ffi::uwsgi.mywid).read() == 1 }
 }
 
@@ -28,8 +28,8 @@ pub enum FirstWorker {
 /// To be asked by the master.
 pub fn first_worker() -> FirstWorker {
     // SAFETY: plain ints of the server's configuration, which is complete,
-    // and a word of an array in shared memory that has a place for the first
-    // worker where there are any; it is written by this very process.
+    // and a word of an array in shared memory, which has a place for the first worker
+    // where the server has workers; only the master, which is this process, writes it.
     unsafe {
         if addr_of!(ffi::uwsgi.numproc).read() < 1 {
             return FirstWorker::Never;

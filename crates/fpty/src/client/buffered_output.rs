@@ -35,7 +35,7 @@ impl BufferedOutput {
     /// Writes bytes, and keeps what is not taken. Returns how many were taken; `None`:
     /// none ever will be.
     pub fn write(&mut self, bytes: &[u8]) -> Option<usize> {
-        record(&mut self.tail, bytes);
+        keep_end(&mut self.tail, bytes, TAIL_LENGTH);
         let taken = match (&self.output, self.waiting.is_empty()) {
             (Some(output), true) => output.write_recording_failure(bytes, &self.failure).taken(),
             (None, true) => None,
@@ -110,10 +110,10 @@ pub fn flush_with_timeout(
     }
 }
 
-/// Records output that is shown: its end is kept.
-fn record(tail: &mut Vec<u8>, bytes: &[u8]) {
-    let bytes = &bytes[bytes.len().saturating_sub(TAIL_LENGTH)..];
-    let room = TAIL_LENGTH - bytes.len();
+/// Appends bytes, and keeps the last `length` of all.
+pub fn keep_end(tail: &mut Vec<u8>, bytes: &[u8], length: usize) {
+    let bytes = &bytes[bytes.len().saturating_sub(length)..];
+    let room = length - bytes.len();
     tail.drain(..tail.len().saturating_sub(room));
     tail.extend_from_slice(bytes);
 }
@@ -132,11 +132,11 @@ fn is_mid_line(tail: &[u8], for_a_person: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::TAIL_LENGTH;
-    use super::record;
+    use super::keep_end;
 
     fn is_mid_line(pieces: &[&[u8]]) -> bool {
         let mut tail = Vec::new();
-        pieces.iter().for_each(|piece| record(&mut tail, piece));
+        pieces.iter().for_each(|piece| keep_end(&mut tail, piece, TAIL_LENGTH));
         assert!(tail.len() <= TAIL_LENGTH);
         super::is_mid_line(&tail, true)
     }
@@ -151,9 +151,9 @@ mod tests {
         assert!(is_mid_line(&[b"x\n", b"$ "]) && is_mid_line(&[b"50 %\r"]));
         assert!(is_mid_line(&[&[b'x'; 1000], &[0; 255]]) && !is_mid_line(&[b"x", &[0; 256]]));
         let mut tail = Vec::new();
-        record(&mut tail, b"x\n\x1b[m");
+        keep_end(&mut tail, b"x\n\x1b[m", TAIL_LENGTH);
         assert!(super::is_mid_line(&tail, false) && !super::is_mid_line(&tail, true));
-        record(&mut tail, b"\n");
+        keep_end(&mut tail, b"\n", TAIL_LENGTH);
         assert!(!super::is_mid_line(&tail, false));
         assert!(is_mid_line(&[b"\n\x1b[1mb"]) && is_mid_line(&["\n\u{e9}".as_bytes()]));
     }

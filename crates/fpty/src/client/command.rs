@@ -10,7 +10,6 @@ use super::connect::{Connection, client_variables, read_signals};
 use super::decoder::{MAX_PAYLOAD, ServerDecoder, ServerEvent};
 use super::outcome::{self, End};
 use super::output_streams::OutputStreams;
-use super::refusal;
 use super::signals::FOREGROUND_POLL;
 use super::state::EXTENDED_TIMEOUT;
 use crate::error::{Error, Result};
@@ -211,7 +210,7 @@ impl CommandSession<'_> {
             return Ok(None);
         }
         match self.stage {
-            Stage::HelloSent(_) => refusal::end_in_plain_mode(&self.plain_output).map(Some),
+            Stage::HelloSent(_) => outcome::end_in_plain_mode(&self.plain_output).map(Some),
             Stage::Requested | Stage::Started => {
                 Ok(outcome::loss_reason(&self.connection.peer, true).map(End::Lost))
             }
@@ -252,7 +251,7 @@ impl CommandSession<'_> {
             if said != Some(ServerEvent::ExtendedMode) {
                 // A refusal comes whole, and then the end; a prompt does not.
                 let is_more =
-                    self.decoder.is_undecided() || refusal::may_be_refusal(&self.plain_output);
+                    self.decoder.is_undecided() || outcome::may_be_refusal(&self.plain_output);
                 // Nothing more of it is of use.
                 self.connection.has_ended |= !is_more;
                 return Ok(());
@@ -303,13 +302,13 @@ impl CommandSession<'_> {
 
     fn pass_stdio(&mut self) {
         let numbers = [stdio_pass::INPUT, stdio_pass::OUTPUT, stdio_pass::ERROR];
-        let passed = numbers
-            .into_iter()
-            .filter(|n| stdio_pass::can_be_passed(stdio_pass::standard_fd(*n), *n));
-        // Where its last line is to be ours we have to know where the others end.
-        let is_ours = self.config.status_json;
-        let passed = passed.filter(|number| !(is_ours && *number == stdio_pass::ERROR));
-        let passed: Vec<usize> = passed.collect();
+        // Where the last line is to be the client's it has to know where the others end.
+        let keeps_error = self.config.status_json;
+        let can_be_passed = |number: &usize| {
+            stdio_pass::can_be_passed(stdio_pass::standard_fd(*number), *number)
+                && !(keeps_error && *number == stdio_pass::ERROR)
+        };
+        let passed: Vec<usize> = numbers.into_iter().filter(can_be_passed).collect();
         if passed.is_empty() || !self.connection.to_server.is_empty() {
             return;
         }

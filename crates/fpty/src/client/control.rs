@@ -11,8 +11,7 @@ use unicode_width::UnicodeWidthChar;
 use super::config::ClientConfig;
 use super::connect::Connection;
 use super::decoder::{ServerDecoder, ServerEvent};
-use super::outcome::End;
-use super::refusal;
+use super::outcome::{self, End};
 use crate::error::{Error, Result, reason};
 use crate::proto::request::{self, RequestKind};
 use crate::proto::{self, EndKind, encode_bare};
@@ -122,7 +121,7 @@ fn exchange(
             ReadOutcome::Eof | ReadOutcome::Closed if decoder.is_extended() => {
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
-            ReadOutcome::Eof | ReadOutcome::Closed => return refusal::end_in_plain_mode(&plain),
+            ReadOutcome::Eof | ReadOutcome::Closed => return outcome::end_in_plain_mode(&plain),
         };
         loop {
             let output = if decoder.is_extended() { &mut *answer } else { &mut plain };
@@ -139,7 +138,7 @@ fn exchange(
                 ) => {}
             }
         }
-        if !decoder.is_undecided() && !decoder.is_extended() && !refusal::may_be_refusal(&plain) {
+        if !decoder.is_undecided() && !decoder.is_extended() && !outcome::may_be_refusal(&plain) {
             return Ok(End::NotExtended);
         }
         if answer.len() > MAX_ANSWER {

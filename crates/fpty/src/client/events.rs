@@ -4,15 +4,15 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
+use super::buffered_output::keep_end;
 use super::connect::{Connection, client_variables};
 use super::decoder::ServerEvent;
 use super::detachable::{EarlierOutput, add_variables};
 use super::handover::{Handover, OfferOutcome};
-use super::outcome::{self, End};
-use super::reconnect::attach_target;
-use super::refusal::{
-    MAX_REFUSAL, REFUSAL_PREFIX, is_refusal, is_too_late, may_be_refusal, refused,
+use super::outcome::{
+    self, End, MAX_REFUSAL, REFUSAL_PREFIX, is_refusal, is_too_late, may_be_refusal, refused,
 };
+use super::reconnect::attach_target;
 use super::state::{InputState, Session};
 use crate::error::Result;
 use crate::proto::request::RequestKind;
@@ -77,9 +77,7 @@ impl Session<'_> {
                 self.first_bytes.extend(output.iter().take(MAX_REFUSAL + 1));
             }
             if self.config.protocol == Protocol::Uwsgi && !self.decoder.is_extended() {
-                self.last_bytes.extend(&output[output.len().saturating_sub(LAST_BYTES)..]);
-                let most = self.last_bytes.len().saturating_sub(LAST_BYTES);
-                self.last_bytes.drain(..most);
+                keep_end(&mut self.last_bytes, &output, LAST_BYTES);
             }
             self.detachable.track_output(&output);
             let is_plain = !self.decoder.is_extended() && !self.decoder.is_undecided();

@@ -16,10 +16,9 @@
 //! | `events.rs` | events from the server and the terminal, handled |
 //! | `handover.rs` | the terminal's master, handed over by the server |
 //! | `input.rs` | standard input: keys, pipes, end of input |
-//! | `outcome.rs` | the end of a session: exit status, line, JSON |
+//! | `outcome.rs` | the end of a session: exit status, line, JSON; the refusal line of plain mode |
 //! | `output_streams.rs` | standard output and error of a command |
 //! | `reconnect.rs` | reconnect after a broken connection: key, backoff, attempt |
-//! | `refusal.rs` | the refusal line of a router in plain mode |
 //! | `replay.rs` | the last output shown again, without a terminal emulator |
 //! | `restore_screen.rs` | the screen restored by a terminal emulator |
 //! | `session.rs` | the loop of a session, and of its reconnects: the wait, timeouts |
@@ -41,7 +40,6 @@ pub(crate) mod input;
 mod outcome;
 pub(crate) mod output_streams;
 mod reconnect;
-mod refusal;
 #[cfg(any(test, not(feature = "paint")))]
 mod replay;
 #[cfg(feature = "paint")]

@@ -83,8 +83,7 @@ impl Reconnect {
 
     /// Why the connection can be used no more, where that was found here.
     pub fn why(&self) -> Option<String> {
-        let line = || format!("no answer for {} seconds", ACK_TIMEOUT.as_secs());
-        self.is_silent.then(line)
+        self.is_silent.then(|| format!("no answer for {} seconds", ACK_TIMEOUT.as_secs()))
     }
 
     /// What a person types to come back, to a session that was left, whose id the
@@ -118,24 +117,18 @@ pub fn attach_target<'a>(
     }
 }
 
-/// A server that is called, while the person may give up: a name may take long to
-/// be looked up, and a connection to be made.
-pub(super) struct ConnectThread {
-    pub(super) thread: JoinHandle<Result<Connection>>,
-    /// Hangs up when that is done.
-    pub(super) done: UnixStream,
-}
-
-impl ConnectThread {
-    pub(super) fn start(config: &ClientConfig) -> std::io::Result<Self> {
-        let (done, theirs) = UnixStream::pair()?;
-        let config = config.clone();
-        let thread = std::thread::Builder::new().spawn(move || {
-            let _theirs = theirs;
-            Connection::open(&config)
-        })?;
-        Ok(Self { thread, done })
-    }
+/// Connects in a thread, as the person may give up meanwhile: a name may take long to
+/// be looked up, and a connection to be made. The socket hangs up when that is done.
+pub(super) fn connect_in_thread(
+    config: &ClientConfig,
+) -> std::io::Result<(JoinHandle<Result<Connection>>, UnixStream)> {
+    let (done, theirs) = UnixStream::pair()?;
+    let config = config.clone();
+    let thread = std::thread::Builder::new().spawn(move || {
+        let _theirs = theirs;
+        Connection::open(&config)
+    })?;
+    Ok((thread, done))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::connect::Connection;
 use super::outcome::{self, End};
 use super::reconnect::{
-    ACK_TIMEOUT, ConnectThread, MAX_PLAIN, PROBE_AFTER, PROBE_AGAIN, REFUSAL_GRACE,
+    ACK_TIMEOUT, MAX_PLAIN, PROBE_AFTER, PROBE_AGAIN, REFUSAL_GRACE, connect_in_thread,
 };
 use super::state::{EARLY_TIMEOUT, InputState, MAX_EARLY, Session};
 use crate::proto::{EndKind, NO_SUCH_SESSION, SessionEnd};
@@ -143,9 +143,6 @@ impl<'a> Session<'a> {
         // After the last of the input is there, and before the rest is sent:
         // nothing would wake us for it again.
         self.send_end_of_input();
-        if !self.connection.to_server.is_empty() {
-            self.probe_later(now);
-        }
         if self.probe(now) {
             self.server_closed();
         }
@@ -181,7 +178,7 @@ impl<'a> Session<'a> {
         let tried_for = self.reconnect.lost.map(|since| since.elapsed());
         match end {
             End::Lost(_) => self.connection.has_ended,
-            End::Refused(_) | End::Ended(SessionEnd { ending: EndKind::Refused, .. }) => {
+            End::NoSession(_) | End::Ended(SessionEnd { ending: EndKind::Refused, .. }) => {
                 tried_for.is_some_and(|time| time < REFUSAL_GRACE)
             }
             End::NotExtended | End::HelloTooLate { .. } => {
@@ -222,12 +219,12 @@ impl<'a> Session<'a> {
         loop {
             let wait = self.reconnect.wait();
             self.wait_interactively(Some(Instant::now() + wait), None)?;
-            let Ok(connecting) = ConnectThread::start(self.config) else {
+            let Ok((thread, done)) = connect_in_thread(self.config) else {
                 // Out of threads or descriptors: it is tried again.
                 continue;
             };
-            self.wait_interactively(None, Some(&connecting.done))?;
-            if let Ok(Ok(connection)) = connecting.thread.join() {
+            self.wait_interactively(None, Some(&done))?;
+            if let Ok(Ok(connection)) = thread.join() {
                 return Continue(connection);
             }
         }
@@ -291,19 +288,14 @@ impl<'a> Session<'a> {
         session
     }
 
-    /// Schedules a probe after something was sent over TCP: whether it was
-    /// acknowledged.
-    fn probe_later(&mut self, now: Instant) {
-        let is_worth_it =
-            self.connection.transport == Transport::Tcp && self.reconnect.key.is_some();
-        if is_worth_it && self.reconnect.look.is_none() {
-            self.reconnect.look = Some(now + PROBE_AFTER);
-        }
-    }
-
-    /// Probes whether what was sent was acknowledged; returns whether the connection is
-    /// to be given up.
+    /// Probes whether what was sent over TCP was acknowledged, some time after it was;
+    /// returns whether the connection is to be given up.
     fn probe(&mut self, now: Instant) -> bool {
+        let Connection { transport, to_server, .. } = &self.connection;
+        let is_worth_it = *transport == Transport::Tcp && self.reconnect.key.is_some();
+        if is_worth_it && !to_server.is_empty() {
+            self.reconnect.look.get_or_insert(now + PROBE_AFTER);
+        }
         if self.connection.has_ended || self.reconnect.look.is_none_or(|at| now < at) {
             return false;
         }

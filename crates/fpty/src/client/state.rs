@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
             output,
             terminal,
             is_controlling_terminal: stdio::is_controlling_terminal(),
-            decoder: ServerDecoder::plain(),
+            decoder: ServerDecoder::Plain,
             handover: Handover::default(),
             received: ReceivedFds::default(),
             held: Vec::new(),

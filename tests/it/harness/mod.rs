@@ -24,7 +24,6 @@
 //! | `broken_connection.rs` | a relay that breaks connections |
 //! | `seccomp.rs` | system calls that are refused |
 //! | `fake_router.rs` | a router that the test itself is, and that knows only the plain modes |
-//! | `fault_injection.rs` | the library that panics on demand |
 //! | `cost.rs` | what a gateway costs, and how quickly it answers |
 //! | `documents.rs` | the commands in the documents |
 
@@ -35,7 +34,6 @@ pub mod cost;
 pub mod detachable;
 pub mod documents;
 pub mod fake_router;
-pub mod fault_injection;
 pub mod in_process;
 pub mod instance;
 pub mod live_session;

@@ -83,18 +83,23 @@ pub fn on_every_server_in_turn(case: impl Fn(&Flavor)) {
     });
 }
 
-/// The gateway alone, without uWSGI: see `in_process.rs`.
+/// The name of what [`no_server`] gives.
 pub const IN_PROCESS: &str = "in process";
 
-/// Runs a case on the gateway alone, without uWSGI: for what is the gateway's own. What
-/// differs by the server runs on each of them.
-pub fn in_process(case: impl Fn(&Flavor)) {
-    static ALONE: OnceLock<Flavor> = OnceLock::new();
-    case(ALONE.get_or_init(|| Flavor {
+/// The gateway alone, without uWSGI: see `in_process.rs`.
+pub fn no_server() -> &'static Flavor {
+    static NO_SERVER: OnceLock<Flavor> = OnceLock::new();
+    NO_SERVER.get_or_init(|| Flavor {
         name: IN_PROCESS.to_owned(),
         binary: std::env::current_exe().expect("this program"),
         plugins: PathBuf::new(),
-    }));
+    })
+}
+
+/// Runs a case on the gateway alone: for what is the gateway's own. What differs by the
+/// server runs on each of them.
+pub fn in_process(case: impl Fn(&Flavor)) {
+    case(no_server());
 }
 
 /// The server for cases in which servers do not differ: the one that has the least in it.

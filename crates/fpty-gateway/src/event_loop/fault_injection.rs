@@ -1,16 +1,13 @@
 //! Panics on demand, for the tests that each ends only what it was about. In
-//! no build but one with the feature `fault-injection`, and in no release:
-//! elsewhere these are nothing.
+//! no build but one for tests (the feature `testing`), and in no release: elsewhere these
+//! are nothing.
 //!
 //! What is handled asks for it: bytes with `forkpty-fault-in-PLACE` make
 //! whoever handles them there panic. Where no bytes come by, a session that
 //! types `forkpty-fault-at-PLACE;` has the next one panic who comes there, and
 //! with `PLACE!;` everybody from then on.
 
-#[cfg(all(feature = "fault-injection", not(debug_assertions)))]
-compile_error!("the feature fault-injection is for tests: no release has it");
-
-#[cfg(feature = "fault-injection")]
+#[cfg(all(feature = "testing", debug_assertions))]
 mod injected {
     use std::cell::RefCell;
 
@@ -54,10 +51,10 @@ mod injected {
     }
 }
 
-#[cfg(feature = "fault-injection")]
+#[cfg(all(feature = "testing", debug_assertions))]
 pub use injected::{arm, point, strike};
 
-#[cfg(not(feature = "fault-injection"))]
+#[cfg(not(all(feature = "testing", debug_assertions)))]
 mod nothing {
     #[inline(always)]
     pub fn strike<B: AsRef<[u8]>>(_: &str, _: impl FnOnce() -> B) {}
@@ -67,5 +64,5 @@ mod nothing {
     pub fn point(_: &str) {}
 }
 
-#[cfg(not(feature = "fault-injection"))]
+#[cfg(not(all(feature = "testing", debug_assertions)))]
 pub use nothing::{arm, point, strike};

@@ -244,13 +244,12 @@ impl SessionArguments {
         let (session, address) = match more.len() {
             // One word: the address, unless that is known and this is none.
             0 => match usual.filter(|usual| *usual != first && !is_address(&first)) {
-                Some(usual) => (Some(first), usual),
-                None => (None, first),
+                Some(usual) => (first, usual),
+                None => (OsString::new(), first),
             },
-            1 => (Some(first), more.remove(0)),
+            1 => (first, more.remove(0)),
             _ => return Err(String::from("-a takes a session and an address")),
         };
-        let session = session.unwrap_or_default();
         let is_one = |it: &String| it.is_empty() || parse_argument(it).is_some();
         let session = session.into_string().ok().filter(is_one);
         let session = session.ok_or("neither a session's id nor its name")?;

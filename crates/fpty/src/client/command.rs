@@ -245,9 +245,7 @@ impl CommandSession<'_> {
 
     fn handle_server_bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
         if let Stage::HelloSent(_) = self.stage {
-            let mut plain_output = std::mem::take(&mut self.plain_output);
-            let said = self.decoder.next(&mut bytes, &mut plain_output);
-            self.plain_output = plain_output;
+            let said = self.decoder.next(&mut bytes, &mut self.plain_output);
             if said != Some(ServerEvent::ExtendedMode) {
                 // A refusal comes whole, and then the end; a prompt does not.
                 let is_more =

@@ -19,14 +19,15 @@ use crate::uwsgi::{
     inherited, stopping, worker,
 };
 use fpty::error::Result;
-use fpty_gateway::config::gateway_config::SocketRequest;
-use fpty_gateway::config::{gateway_config, option_table, options};
+use fpty_gateway::config::option_table;
+use fpty_gateway::config::options::{self, GatewayConfig};
+use fpty_gateway::config::socket_options::SocketRequest;
 use fpty_gateway::host::{self, Host, SocketRole};
 use fpty_gateway::instance;
 use fpty_gateway::log::log;
 
 /// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<gateway_config::GatewayConfig>> = Lazy::new(Mutex::default);
+static ROUTER: Lazy<Mutex<GatewayConfig>> = Lazy::new(Mutex::default);
 
 static ROUTER_OPTIONS: OptionTable<{ option_table::name_count(&options::OPTIONS) + 1 }> =
     OptionTable::new(&options::OPTIONS, router_option);
@@ -117,7 +118,7 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
         let mut router = locked(&ROUTER);
         option_table::apply_option(&options::OPTIONS, &mut *router, name, value)?;
-        router.take_socket_requests()
+        std::mem::take(&mut router.socket_requests)
     };
     asked.into_iter().try_for_each(|asked| match asked {
         SocketRequest::Socket { address, protocol, rules } => {

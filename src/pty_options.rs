@@ -279,15 +279,38 @@ impl ClientOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpty_gateway::config::option_table;
+    use fpty_gateway::config::{option_table, options};
+    use std::ffi::CStr;
 
     fn set(pty: &mut PtyOptions, name: &str, value: &str) -> Result<()> {
         option_table::apply_option(&OPTIONS, pty, name, value.as_ref())
     }
 
+    /// Of each name and each key there is one, and each option has its line in the help.
+    fn check<C>(table: &[OptionRow<C>]) {
+        let specs = || table.iter().map(|row| &row.spec);
+        let all_names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();
+        let keys: Vec<&str> = specs().filter_map(|spec| spec.key).collect();
+        let mut all = all_names.iter().map(|name| name.to_bytes()).collect::<Vec<_>>();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(
+            (all.len(), option_table::name_count(table)),
+            (all_names.len(), all_names.len())
+        );
+        for (index, key) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(key), "{key}");
+        }
+        for spec in specs() {
+            assert_eq!(spec.names.is_empty(), spec.help.is_empty(), "{spec:?}");
+            assert!(spec.key.is_some() || !spec.names.is_empty(), "{spec:?}");
+        }
+    }
+
     #[test]
     fn a_row_is_whole_and_there_is_one_of_each() {
-        option_table::check(&OPTIONS);
+        check(&OPTIONS);
+        check(&options::OPTIONS);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use fpty::error::{Context, Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};
 use fpty::sys::socket::ListeningSocket;
-use fpty_gateway::config::socket_kind::SocketKind;
+use fpty_gateway::config::socket_options::SocketKind;
 use fpty_gateway::host::{Socket, SocketRole};
 use fpty_gateway::log::log;
 

@@ -7,7 +7,7 @@ use crate::control::page::Page;
 use crate::control::peers::attach_request::AttachMatch;
 use crate::control::peers::{Message, PeerRequest};
 use crate::observe::audit::EndReason;
-use crate::observe::recording::asciicast::{Asciicast, Format, Head, Totals};
+use crate::observe::recording::asciicast::{Asciicast, Format, Head};
 use crate::observe::recording::recorder_protocol as recorder;
 use crate::observe::recording::recorder_protocol::{Answer, Begin, Kind};
 use crate::process::ipc::{decode, encode};
@@ -126,7 +126,7 @@ fn write(messages: &[recorder::Message<'_>], format: Format) {
         }
     }
     cast.end(u64::MAX, Some(-1), &mut out);
-    cast.trailer(Totals { bytes: 1, dropped: 2, sha256: "0" }, &mut out);
+    cast.trailer(1, "0", 2, &mut out);
     let lines = String::from_utf8(out).unwrap_or_else(|error| panic!("{error}"));
     assert!(lines.ends_with('\n'));
     for line in lines.lines().filter(|line| !line.starts_with('#')) {

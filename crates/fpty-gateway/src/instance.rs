@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use crate::config::gateway_config::GatewayConfig;
+use crate::config::options::GatewayConfig;
 use crate::control::peers;
 use crate::event_loop::{assemble, run};
 use crate::observe::metrics::counters;

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use once_cell::sync::OnceCell;
 
-use crate::config::gateway_config::{GatewayConfig, SocketRequest};
-use crate::config::{option_table, options};
+use crate::config::option_table;
+use crate::config::options::{self, GatewayConfig};
+use crate::config::socket_options::SocketRequest;
 use crate::host::{self, Host, Socket, SocketRole};
 use crate::instance;
 use crate::log::log;
@@ -118,7 +119,7 @@ fn serve(asked: &[(String, OsString)]) -> Result<()> {
     let mut wanted = Vec::new();
     for (name, value) in asked {
         set(&mut config, name, value)?;
-        wanted.extend(config.take_socket_requests());
+        wanted.extend(std::mem::take(&mut config.socket_requests));
     }
     instance::before_jail(Some(&config))?;
     for remark in &config.remarks {

@@ -187,13 +187,13 @@ impl Plan {
         let Self { setup, gateways, recorded, doors, .. } = self;
         let server = setup.start();
         wait_until("all gateways serve", || server.count_in_log("sessions at once") == gateways);
-        let forgotten = RefCell::default();
         Instance {
             server,
             gateways,
             recorded,
             doors,
-            forgotten,
+            audit: RefCell::default(),
+            forgotten: RefCell::default(),
             refused_before: RefCell::default(),
         }
     }
@@ -205,6 +205,8 @@ pub struct Instance {
     pub(super) gateways: usize,
     pub(super) recorded: bool,
     doors: Vec<Socket>,
+    /// The lines of the audit that were parsed, and how much of the log that is.
+    pub(super) audit: RefCell<(usize, Vec<Value>)>,
     /// Sessions that no counter knows of any more: they had ended at a reload.
     pub(super) forgotten: RefCell<HashSet<String>>,
     /// So many lines of refusals there were then.
@@ -277,7 +279,7 @@ impl Instance {
         let mut found = None;
         wait_until(&format!("the audit tells of process {pid}"), || {
             let is_it = |line: &Value| line["event"] == "session-start" && line["pid"] == pid;
-            found = self.audit().into_iter().rfind(is_it);
+            found = self.audit().iter().rfind(|line| is_it(line)).cloned();
             found.is_some()
         });
         found.expect("just seen")
@@ -370,7 +372,8 @@ impl Instance {
 
     /// Notes which sessions no counter knows of any more.
     fn forget_the_ended(&self) {
-        let ended = self.audit().into_iter().filter(|line| line["event"] == "session-end");
+        let audit = self.audit();
+        let ended = audit.iter().filter(|line| line["event"] == "session-end");
         let ids = ended.filter_map(|line| line["id"].as_str().map(str::to_owned));
         self.forgotten.borrow_mut().extend(ids);
     }

@@ -2,6 +2,7 @@
 //! statistics and what they count, Prometheus' numbers, the recordings, the table
 //! of processes. And one session's end, as each has to tell it.
 
+use std::cell::Ref;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -62,10 +63,17 @@ fn apart(from: &Value, to: &Value) -> f64 {
 }
 
 impl Instance {
-    /// All lines of the audit.
+    /// All lines of the audit. Cases ask for them all the time while they wait: each is
+    /// parsed once.
     #[track_caller]
-    pub fn audit(&self) -> Vec<Value> {
-        lines(&self.server.log())
+    pub fn audit(&self) -> Ref<'_, Vec<Value>> {
+        let log = self.server.log();
+        let parsed = self.audit.borrow().0;
+        let whole = log.rfind('\n').map_or(parsed, |end| end + 1);
+        let new = lines(&log[parsed..whole]);
+        self.audit.borrow_mut().1.extend(new);
+        self.audit.borrow_mut().0 = whole;
+        Ref::map(self.audit.borrow(), |(_, lines)| lines)
     }
 
     /// The lines of one session, each its event and reason.
@@ -101,7 +109,7 @@ impl Instance {
     fn book(&self) -> Result<Book, String> {
         let mut book = Book::default();
         let mut refusals = 0;
-        for line in self.audit() {
+        for line in self.audit().iter() {
             same("lines that were lost", &line["lost"], &Value::Null)?;
             if line["event"] == "refused" {
                 refusals += 1;
@@ -112,10 +120,10 @@ impl Instance {
                 }
                 continue;
             }
-            let id = id_of(&line);
+            let id = id_of(line);
             let Some(start) = book.starts.get(&id) else {
                 same("the first event of a session", &line["event"], &json!("session-start"))?;
-                book.starts.insert(id, line);
+                book.starts.insert(id, line.clone());
                 continue;
             };
             for name in CONSTANT {
@@ -135,7 +143,7 @@ impl Instance {
                 if (apart(&start["time"], &line["time"]) - took).abs() > 1.0 {
                     return Err(format!("it took another time: {start} {line}"));
                 }
-                book.ends.insert(id, line);
+                book.ends.insert(id, line.clone());
             } else if line["event"] == "session-start" {
                 return Err(format!("it begins twice: {line}"));
             }
@@ -316,7 +324,7 @@ impl Instance {
         let mut ends = Vec::new();
         wait_until(&format!("{what}: its end is told"), || {
             let is_it = |line: &Value| line["id"] == id && line["event"] == "session-end";
-            ends = self.audit().into_iter().filter(is_it).collect();
+            ends = self.audit().iter().filter(|line| is_it(line)).cloned().collect();
             !ends.is_empty()
         });
         assert_eq!(ends.len(), 1, "{what}: {ends:#?}");

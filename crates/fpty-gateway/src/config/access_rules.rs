@@ -84,16 +84,13 @@ impl Network {
     }
 
     fn has(&self, address: IpAddr) -> bool {
-        let same = |ours: u128, theirs: u128, most: u8| {
-            self.bits == 0 || (ours ^ theirs) >> (most - self.bits) == 0
+        // The prefix is first, whichever the length of all.
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
         };
-        match (self.address, address) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                same(ours.to_bits().into(), theirs.to_bits().into(), 32)
-            }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => same(ours.to_bits(), theirs.to_bits(), 128),
-            _ => false,
-        }
+        let differ = (bits(self.address) ^ bits(address)).checked_shr(128 - u32::from(self.bits));
+        self.address.is_ipv4() == address.is_ipv4() && differ.unwrap_or(0) == 0
     }
 }
 

@@ -10,5 +10,5 @@ pub enum AuditFormat {
 }
 
 /// What the option may be; `None`: there are no lines.
-pub(crate) const FORMATS: [(&str, Option<AuditFormat>); 3] =
+pub(crate) const AUDIT_FORMATS: [(&str, Option<AuditFormat>); 3] =
     [("json", Some(AuditFormat::Json)), ("keyval", Some(AuditFormat::KeyVal)), ("off", None)];

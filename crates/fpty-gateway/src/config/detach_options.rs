@@ -28,7 +28,7 @@ impl Default for DetachOptions {
 pub(crate) const DETACH_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const BUFFER: u32 = 256 * 1024;
 /// More would not be bounded work.
-pub(crate) const MAX_SESSIONS: u32 = 100_000;
+pub(crate) const MAX_DETACHED: u32 = 100_000;
 /// As large as a ring can be.
 pub(crate) const MAX_BUFFER: u32 = 64 * 1024 * 1024;
 

@@ -5,13 +5,12 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `options.rs` | all options of the gateway, and the keys of its sockets |
+//! | `options.rs` | the configuration, all options that set it, and the keys of its sockets |
 //! | `option_table.rs` | a row of a table of options |
 //! | `value.rs` | the value of an option: numbers, times, lists |
 //! | `keyval.rs` | uWSGI's key-value form |
-//! | `gateway_config.rs` | the configuration; options of one socket |
+//! | `socket_options.rs` | sockets: options of each, kinds, the rules that come of them |
 //! | `rules.rs` | the rules of a socket: command, identity, limits, timeouts |
-//! | `socket_kind.rs` | kinds of sockets, and which keys mean something there |
 //! | `access_rules.rs` | allow and deny lists of users, groups, addresses |
 //! | `accept_env.rs` | variables that clients may set, as sshd's AcceptEnv |
 //! | `audit_format.rs` | the format of audit lines |
@@ -22,11 +21,10 @@ pub mod accept_env;
 pub mod access_rules;
 pub mod audit_format;
 pub mod detach_options;
-pub mod gateway_config;
 pub(crate) mod keyval;
 pub mod option_table;
 pub mod options;
 pub mod recording_options;
 pub mod rules;
-pub mod socket_kind;
+pub mod socket_options;
 pub mod value;

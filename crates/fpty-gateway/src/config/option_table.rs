@@ -135,25 +135,3 @@ pub fn assign<T>(place: &mut T, value: Result<T>) -> Result<()> {
     *place = value?;
     Ok(())
 }
-
-/// Checks a table, for a test: of each name and each key there is one, and each option
-/// has its line in the help.
-///
-/// # Panics
-/// That is not so.
-pub fn check<C>(table: &[OptionRow<C>]) {
-    let specs = || table.iter().map(|row| &row.spec);
-    let all_names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();
-    let keys: Vec<&str> = specs().filter_map(|spec| spec.key).collect();
-    let mut all = all_names.iter().map(|name| name.to_bytes()).collect::<Vec<_>>();
-    all.sort_unstable();
-    all.dedup();
-    assert_eq!((all.len(), name_count(table)), (all_names.len(), all_names.len()));
-    for (index, key) in keys.iter().enumerate() {
-        assert!(!keys[..index].contains(key), "{key}");
-    }
-    for spec in specs() {
-        assert_eq!(spec.names.is_empty(), spec.help.is_empty(), "{spec:?}");
-        assert!(spec.key.is_some() || !spec.names.is_empty(), "{spec:?}");
-    }
-}

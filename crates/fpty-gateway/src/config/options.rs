@@ -1,36 +1,80 @@
-//! The options of the gateway: every name that the C plugin has, and ours; and the keys of
-//! its sockets.
+//! The configuration of the gateway, and the options that set it: every name that the C plugin
+//! has, and ours; and the keys of its sockets. A new option is a field and a row here, and what
+//! may be set at a socket has its field in the rules (`rules.rs`).
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access_rules::Network;
-use super::audit_format;
-use super::detach_options::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
-use super::gateway_config::{
-    GatewayConfig, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, SocketRequest,
-};
+use super::audit_format::AUDIT_FORMATS;
+use super::detach_options::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_DETACHED};
 use super::option_table::{AppliesTo, Implies, OptionRow, assign, key, option, switch};
-use super::recording_options;
-use super::rules;
+use super::recording_options::{self, COMMANDS, FORMATS, ON_ERROR};
+use super::rules::{MAX_SESSIONS, Rules};
+use super::socket_options::{SocketOptions, SocketRequest};
 use super::value::OptionValue;
-use fpty::error::{Error, Result};
+use fpty::error::Result;
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
 use fpty::sys::accounts;
 
-/// What a key at a socket sets.
-///
-/// # Errors
-/// `option` was given a key that there is not.
-pub fn row_of_key(option: &str, key: &str) -> Result<&'static OptionRow<GatewayConfig>> {
-    let keys = || OPTIONS.iter().filter_map(|row| row.spec.key);
-    OPTIONS.iter().find(|row| row.spec.key == Some(key)).ok_or_else(|| {
-        let keys = keys().collect::<Vec<_>>().join(", ");
-        Error::new(format!("option {option}: {key}: no such key (there are {keys})"))
-    })
+/// The configuration of the gateway.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// The rules of sockets without rules of their own.
+    pub rules: Rules,
+    /// Sockets with rules of their own.
+    pub sockets: Vec<SocketOptions>,
+    /// The rules of all sockets, the global ones first, then those of `sockets`; none before
+    /// [`GatewayConfig::resolve`].
+    pub all_rules: Vec<Rules>,
+    /// How many gateways share the sockets, at least 1.
+    pub processes: u32,
+    /// The most events of one turn of the loop, at least 1.
+    pub events: u32,
+    /// The address of the statistics.
+    pub stats: Option<OsString>,
+    /// The longest turn of the loop, in seconds.
+    pub harakiri: Option<u32>,
+    /// The timeout between packets of a request after a hello.
+    pub handshake_timeout: Duration,
+    /// The grace of a session leader after SIGHUP.
+    pub hangup_grace: Option<Duration>,
+    /// Whether a command without a terminal gets the client's descriptors.
+    pub pass_stdio: bool,
+    /// Sockets that the server is to bind.
+    pub socket_requests: Vec<SocketRequest>,
+    /// Remarks for the operator on options without effect.
+    pub remarks: Vec<String>,
 }
+
+/// Of [`GatewayConfig::handshake_timeout`].
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            rules: Rules::default(),
+            sockets: Vec::new(),
+            all_rules: Vec::new(),
+            processes: 1,
+            events: 64,
+            stats: None,
+            harakiri: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            hangup_grace: Some(Duration::from_secs(10)),
+            pass_stdio: true,
+            socket_requests: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+}
+
+/// More would not fit the server's table of gateways (MAX_GATEWAYS).
+pub(crate) const MAX_PROCESSES: u32 = 64;
+pub(crate) const MAX_EVENTS: u32 = 65_536;
 
 /// A height or a width.
 fn size(typed: &OptionValue<'_>, default: u16) -> Result<u16> {
@@ -51,19 +95,22 @@ fn mode(typed: &str) -> Option<u32> {
     u32::from_str_radix(typed, 8).ok().filter(|mode| is_number && *mode <= 0o777)
 }
 
-const NO_USER: &str = "no such user";
-const NO_GROUP: &str = "no such group";
-const NO_ADDRESS: &str = "not an address";
+/// What a word is parsed by, and the error's reason.
+type WordParser<T> = (fn(&str) -> Option<T>, &'static str);
+
+const USER: WordParser<u32> = (accounts::uid_of, "no such user");
+const GROUP: WordParser<u32> = (accounts::gid_of, "no such group");
+const NETWORK: WordParser<Network> = (Network::of, "not an address");
 
 /// All options of the `forkptyrouter` plugin, and all keys of its sockets.
 pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     // Own::read has taken it.
     key("addr").parse_with(|_, _| Ok(())),
     key("uid").parse_with(|config, typed| {
-        assign(&mut config.rules.run_as.uid, typed.parse(accounts::uid_of, NO_USER).map(Some))
+        assign(&mut config.rules.run_as.uid, typed.parse(USER).map(Some))
     }),
     key("gid").parse_with(|config, typed| {
-        assign(&mut config.rules.run_as.gid, typed.parse(accounts::gid_of, NO_GROUP).map(Some))
+        assign(&mut config.rules.run_as.gid, typed.parse(GROUP).map(Some))
     }),
     key("groups").parse_with(|config, typed| config.rules.run_as.set_groups(typed)),
     key("chdir").parse_with(|config, typed| {
@@ -77,19 +124,18 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         Ok(())
     }),
     key("chmod").applies_to(AppliesTo::Path).parse_with(|config, typed| {
-        let mode = typed.parse(mode, "not a mode (three octal digits)");
+        let mode = typed.parse((mode, "not a mode (three octal digits)"));
         assign(&mut config.rules.ownership.mode, mode.map(Some))
     }),
     key("chown").applies_to(AppliesTo::Path).parse_with(|config, typed| {
         let owner = &mut config.rules.ownership;
         let text = typed.text();
         let (user, group) = text.split_once(':').unwrap_or((&text, ""));
-        if !user.is_empty() {
-            owner.uid = Some(accounts::uid_of(user).ok_or_else(|| typed.invalid(NO_USER))?);
-        }
-        if !group.is_empty() {
-            owner.gid = Some(accounts::gid_of(group).ok_or_else(|| typed.invalid(NO_GROUP))?);
-        }
+        let id = |word: &str, (parse, why): WordParser<u32>| match word {
+            "" => Ok(None),
+            word => parse(word).map(Some).ok_or_else(|| typed.invalid(why)),
+        };
+        (owner.uid, owner.gid) = (id(user, USER)?, id(group, GROUP)?);
         match (owner.uid, owner.gid) {
             (None, None) => Err(typed.invalid_without_value("the value is empty")),
             _ => Ok(()),
@@ -211,9 +257,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     option(&[c"forkptyrouter-audit"])
         .key("audit")
         .help(c"log who came, when, and what became of it: json, keyval or off (default: off)")
-        .parse_with(|config, typed| {
-            assign(&mut config.rules.audit, typed.one_of(&audit_format::FORMATS))
-        }),
+        .parse_with(|config, typed| assign(&mut config.rules.audit, typed.one_of(&AUDIT_FORMATS))),
     option(&[c"forkptyrouter-record"])
         .help(
             c"record each session's terminal in a file of its own in the specified folder \
@@ -224,7 +268,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("record_format")
         .help(c"write recordings as asciicast v2 or v3 (default: v3)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.format, typed.one_of(&recording_options::FORMATS))
+            assign(&mut config.rules.record.format, typed.one_of(&FORMATS))
         }),
     option(&[c"forkptyrouter-record-input"])
         .key("record_input")
@@ -240,7 +284,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("record_on_error")
         .help(c"close or continue a session that cannot be recorded (default: continue)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.on_error, typed.one_of(&recording_options::ON_ERROR))
+            assign(&mut config.rules.record.on_error, typed.one_of(&ON_ERROR))
         }),
     option(&[c"forkptyrouter-record-commands"])
         .key("record_commands")
@@ -249,10 +293,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
               refuse with record-on-error = close or else skip)",
         )
         .parse_with(|config, typed| {
-            assign(
-                &mut config.rules.record.refuse_commands,
-                typed.one_of(&recording_options::COMMANDS),
-            )
+            assign(&mut config.rules.record.refuse_commands, typed.one_of(&COMMANDS))
         }),
     option(&[c"forkptyrouter-allow-command"])
         .key("allow_command")
@@ -276,13 +317,13 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
               0, none)",
         )
         .parse_with(|config, typed| {
-            assign(&mut config.rules.detach.sessions, typed.number(0..=MAX_SESSIONS))
+            assign(&mut config.rules.detach.sessions, typed.number(0..=MAX_DETACHED))
         }),
     option(&[c"forkptyrouter-detach-user"])
         .key("detach_user")
         .help(c"let one user have so many of them (default: 0, half of them)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.detach.user, typed.limit(MAX_SESSIONS))
+            assign(&mut config.rules.detach.user, typed.limit(MAX_DETACHED))
         }),
     option(&[c"forkptyrouter-detach-time"])
         .key("detach_time")
@@ -310,62 +351,48 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("allow_user")
         .help(c"let only these users in on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.users.allow(), accounts::uid_of, NO_USER)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.users.allow(), USER)),
     option(&[c"forkptyrouter-deny-user"])
         .key("deny_user")
         .help(c"keep these users out on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.users.deny(), accounts::uid_of, NO_USER)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.users.deny(), USER)),
     option(&[c"forkptyrouter-allow-group"])
         .key("allow_group")
         .help(c"let only members of these groups in on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.groups.allow(), accounts::gid_of, NO_GROUP)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.groups.allow(), GROUP)),
     option(&[c"forkptyrouter-deny-group"])
         .key("deny_group")
         .help(c"keep members of these groups out on UNIX sockets; may be repeated")
         .applies_to(AppliesTo::Unix)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.groups.deny(), accounts::gid_of, NO_GROUP)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.groups.deny(), GROUP)),
     option(&[c"forkptyrouter-allow-addr"])
         .key("allow_addr")
         .help(c"let only these addresses in over TCP (10.0.0.0/8); may be repeated")
         .applies_to(AppliesTo::Tcp)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.addresses.allow(), Network::of, NO_ADDRESS)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.addresses.allow(), NETWORK)),
     option(&[c"forkptyrouter-deny-addr"])
         .key("deny_addr")
         .help(c"keep these addresses out over TCP; may be repeated")
         .applies_to(AppliesTo::Tcp)
-        .parse_with(|config, typed| {
-            typed.extend(config.rules.access.addresses.deny(), Network::of, NO_ADDRESS)
-        }),
+        .parse_with(|config, typed| typed.extend(config.rules.access.addresses.deny(), NETWORK)),
     option(&[c"forkptyrouter-max-sessions"])
         .key("max")
         .help(c"let there be at most the specified number of sessions (default: 0, any number)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.max_sessions, typed.limit(rules::MAX_SESSIONS))
+            assign(&mut config.rules.max_sessions, typed.limit(MAX_SESSIONS))
         }),
     option(&[c"forkptyrouter-max-user-sessions"])
         .key("max_user")
         .help(c"let a user, or an address, have at most so many sessions (default: 0, any number)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.max_user_sessions, typed.limit(rules::MAX_SESSIONS))
+            assign(&mut config.rules.max_user_sessions, typed.limit(MAX_SESSIONS))
         }),
     option(&[c"forkptyrouter-rate"])
         .key("rate")
         .help(c"take at most so many new sessions a second at each socket (default: 0, any number)")
-        .parse_with(|config, typed| {
-            assign(&mut config.rules.rate, typed.limit(rules::MAX_SESSIONS))
-        }),
+        .parse_with(|config, typed| assign(&mut config.rules.rate, typed.limit(MAX_SESSIONS))),
     option(&[c"forkptyrouter-max-time"])
         .key("max_time")
         .help(c"end a session after the specified time, whatever it does (default: never)")
@@ -384,12 +411,4 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::option_table;
-
-    #[test]
-    fn a_row_is_whole_and_there_is_one_of_each() {
-        option_table::check(&OPTIONS);
-    }
-}
+mod tests;

@@ -107,7 +107,7 @@ pub fn limit(typed: &OptionValue<'_>) -> Result<Option<u64>> {
         limit @ MIN_LIMIT.. => Some(Some(limit)),
         _ => None,
     };
-    typed.parse(read, &format!("neither 0 nor a number of bytes from {MIN_LIMIT}"))
+    typed.parse((read, &format!("neither 0 nor a number of bytes from {MIN_LIMIT}")))
 }
 
 #[cfg(test)]

@@ -169,7 +169,6 @@ impl RunAs {
         let ours = || (is_ours && !accounts::may_change_user()).then(accounts::own_groups);
         let groups = groups.or_else(|| ours().map(|own| own.into_iter().collect()));
         let groups = groups.or(account.as_ref().map(|account| account.groups.clone()));
-        let mut environment = Vec::new();
         // Without an account it has a number for a name, as in `id`, and no folder:
         // the server's own would be another user's.
         let number = uid.unwrap_or_default().to_string();
@@ -177,14 +176,12 @@ impl RunAs {
             Some(account) => (&account.home, account.name.as_ref(), &account.shell),
             None => ("/".as_ref(), number.as_ref(), "/bin/sh".as_ref()),
         };
-        if uid.is_some() {
-            for (name, value) in
-                [("HOME", home), ("USER", name), ("LOGNAME", name), ("SHELL", shell)]
-            {
-                let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
-                environment.extend(CString::new(pair).ok());
-            }
-        }
+        let variables = [("HOME", home), ("USER", name), ("LOGNAME", name), ("SHELL", shell)];
+        let pair = |(name, value): (&str, &OsStr)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        };
+        let variables = variables.into_iter().filter(|_| uid.is_some());
+        let environment = variables.filter_map(pair).collect();
         Ok(Some(Identity {
             uid: uid.unwrap_or_else(accounts::own_uid),
             gid,

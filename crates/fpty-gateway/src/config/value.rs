@@ -29,9 +29,7 @@ impl<'a> OptionValue<'a> {
         let words = words.collect();
         Self { name: name.to_owned(), value: Cow::Borrowed(value), words, is_of_socket: false }
     }
-}
 
-impl OptionValue<'static> {
     /// The value of a key at a socket, as it stands there.
     pub fn of_key(option: &str, key: &str, value: &[u8]) -> Self {
         Self {
@@ -41,9 +39,7 @@ impl OptionValue<'static> {
             is_of_socket: true,
         }
     }
-}
 
-impl OptionValue<'_> {
     /// As text, without blanks around it.
     pub fn text(&self) -> String {
         text(self.value.as_bytes())
@@ -64,7 +60,7 @@ impl OptionValue<'_> {
     }
 
     /// Parses the value; `why` is the error's reason.
-    pub fn parse<T>(&self, parse: impl FnOnce(&str) -> Option<T>, why: &str) -> Result<T> {
+    pub fn parse<T>(&self, (parse, why): (impl FnOnce(&str) -> Option<T>, &str)) -> Result<T> {
         parse(&self.text()).ok_or_else(|| self.invalid(why))
     }
 
@@ -78,8 +74,7 @@ impl OptionValue<'_> {
     pub fn extend<T>(
         &self,
         list: &mut Vec<T>,
-        parse: impl Fn(&str) -> Option<T>,
-        why: &str,
+        (parse, why): (impl Fn(&str) -> Option<T>, &str),
     ) -> Result<()> {
         let words = self.words.iter().map(|word| text(word)).filter(|word| !word.is_empty());
         let parse = |word: String| parse(&word).ok_or_else(|| self.invalid_word(&word, why));
@@ -97,7 +92,7 @@ impl OptionValue<'_> {
     /// A whole number within a range.
     pub fn number(&self, range: RangeInclusive<u32>) -> Result<u32> {
         let why = format!("not a whole number from {} to {}", range.start(), range.end());
-        self.parse(|typed| typed.parse().ok().filter(|number| range.contains(number)), &why)
+        self.parse((|typed: &str| typed.parse().ok().filter(|it| range.contains(it)), &why))
     }
 
     /// A number of which 0 means the default.
@@ -113,18 +108,18 @@ impl OptionValue<'_> {
     /// A time: seconds, or a number with s, m, h or d after it; 0 is none.
     pub fn time(&self) -> Result<Option<Duration>> {
         let seconds = |typed: &str| {
-            let (digits, unit) = match typed.as_bytes().last()? {
-                b's' => (&typed[..typed.len() - 1], 1),
-                b'm' => (&typed[..typed.len() - 1], 60),
-                b'h' => (&typed[..typed.len() - 1], 3600),
-                b'd' => (&typed[..typed.len() - 1], 86_400),
-                _ => (typed, 1),
+            let unit = match typed.as_bytes().last()? {
+                b'm' => 60,
+                b'h' => 3600,
+                b'd' => 86_400,
+                _ => 1,
             };
+            let digits = typed.strip_suffix(['s', 'm', 'h', 'd']).unwrap_or(typed);
             let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
             let number = digits.parse::<u64>().ok().filter(|_| is_number);
             number?.checked_mul(unit).filter(|seconds| *seconds <= MOST_SECONDS)
         };
-        let seconds = self.parse(seconds, "not a time (90, 15m, 8h, 7d)")?;
+        let seconds = self.parse((seconds, "not a time (90, 15m, 8h, 7d)"))?;
         Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
     }
 
@@ -141,14 +136,14 @@ impl OptionValue<'_> {
             "false" | "off" | "no" | "0" => Some(false),
             _ => None,
         };
-        self.parse(parse, "neither true nor false")
+        self.parse((parse, "neither true nor false"))
     }
 
     /// One of these words.
     pub fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let found = |typed: &str| words.iter().find(|(name, _)| *name == typed);
-        let (_, value) = self.parse(found, &format!("neither {}", names.join(" nor ")))?;
+        let (_, value) = self.parse((found, &format!("neither {}", names.join(" nor "))))?;
         Ok(*value)
     }
 
@@ -246,14 +241,14 @@ mod tests {
         let number = |word: &str| word.parse::<u32>().ok();
         let mut list = Vec::new();
         for (value, all) in [("1;2", vec![1, 2]), ("3, 4", vec![1, 2, 3, 4])] {
-            typed(value).extend(&mut list, number, "not a number").expect(value);
+            typed(value).extend(&mut list, (number, "not a number")).expect(value);
             assert_eq!(list, all);
         }
         let own = OptionValue::of_key("forkpty-router2", "x", b"5; 6");
-        own.extend(&mut list, number, "not a number").expect("two");
+        own.extend(&mut list, (number, "not a number")).expect("two");
         assert_eq!(list, [5, 6]);
         for (value, part) in [("x", "forkptyrouter-x = x: not a number"), (" ", "empty")] {
-            let error = typed(value).extend(&mut list, number, "not a number").expect_err(value);
+            let error = typed(value).extend(&mut list, (number, "not a number")).expect_err(value);
             assert!(error.to_string().contains(part), "{error}");
         }
     }

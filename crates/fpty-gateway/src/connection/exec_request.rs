@@ -4,7 +4,6 @@
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
-use crate::config::gateway_config::SFTP_SERVERS;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::host::host;
@@ -73,6 +72,14 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
     let argv = std::iter::once(server.to_owned()).chain(words).collect();
     Ok(Program::with_arguments(argv, b""))
 }
+
+/// Paths of OpenSSH's SFTP server, by distribution.
+const SFTP_SERVERS: [&CStr; 4] = [
+    c"/usr/lib/openssh/sftp-server",
+    c"/usr/libexec/openssh/sftp-server",
+    c"/usr/libexec/sftp-server",
+    c"/usr/lib/ssh/sftp-server",
+];
 
 /// PATH of a server that was started without one.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -36,44 +36,41 @@ impl<'a> AllSessions<'a> {
         Self { sessions, commands, left }
     }
 
-    /// All sessions from this index on, with their indexes.
-    pub fn iter_from(self, from: usize) -> impl Iterator<Item = (usize, SessionRef)> {
-        let sessions =
-            self.sessions.iter_from(from).map(|(place, key)| (place, SessionRef::Session(key)));
+    /// All sessions from this index on.
+    pub fn iter_from(self, index: u32) -> impl Iterator<Item = SessionRef> {
+        let from = index as usize;
+        let sessions = self.sessions.iter_from(from).map(|(_, key)| SessionRef::Session(key));
         let commands = self.commands.iter_from(from.saturating_sub(COMMANDS));
-        let commands = commands.map(|(place, key)| (COMMANDS + place, SessionRef::Command(key)));
         let left = self.left.into_iter();
         let left = left.flat_map(move |left| left.iter_from(from.saturating_sub(LEFT)));
         sessions
-            .chain(commands)
-            .chain(left.map(|(place, key)| (LEFT + place, SessionRef::Detached(key))))
+            .chain(commands.map(|(_, key)| SessionRef::Command(key)))
+            .chain(left.map(|(_, key)| SessionRef::Detached(key)))
     }
 
-    /// Matches among the indexed sessions, with their indexes: those that can be detached,
-    /// or are.
+    /// The index of a session.
+    pub fn index_of(one: SessionRef) -> u32 {
+        let index = match one {
+            SessionRef::Session(key) => key.slot(),
+            SessionRef::Command(key) => COMMANDS + key.slot(),
+            SessionRef::Detached(key) => LEFT + key.slot(),
+        };
+        // Slots are fewer than there can be descriptors.
+        index as u32
+    }
+
+    /// Matches that need no search: among sessions that can be detached, or are.
     pub fn indexed_matches(
         self,
         selector: &SessionSelector,
         uid: u32,
-    ) -> impl Iterator<Item = (usize, SessionRef)> {
-        let indexed_matches =
-            self.left.into_iter().flat_map(move |left| left.matching(selector, uid));
-        indexed_matches.map(|one| match one {
-            SessionRef::Session(key) => (key.slot(), one),
-            SessionRef::Command(key) => (COMMANDS + key.slot(), one),
-            SessionRef::Detached(key) => (LEFT + key.slot(), one),
-        })
+    ) -> impl Iterator<Item = SessionRef> {
+        self.left.into_iter().flat_map(move |left| left.matching(selector, uid))
     }
 
-    /// Whether a session is indexed.
+    /// Whether a session is among those that need no search.
     pub fn is_indexed(self, one: SessionRef) -> bool {
-        match one {
-            SessionRef::Session(key) => {
-                self.detach_view_of(key).is_some_and(|left| !left.ends_with_client)
-            }
-            SessionRef::Command(_) => false,
-            SessionRef::Detached(_) => true,
-        }
+        self.detachable(one).is_some_and(|left| !left.ends_with_client)
     }
 
     /// The user of a session that has started, or is detached; `Some(None)`: unknown.
@@ -89,7 +86,7 @@ impl<'a> AllSessions<'a> {
                     return None;
                 }
                 // Root may have come back to another's.
-                match self.detach_view_of(key).filter(|left| !left.ends_with_client) {
+                match self.detachable(one).filter(|left| !left.ends_with_client) {
                     Some(left) => return Some(left.uid),
                     None => &attached.io.client,
                 }
@@ -102,14 +99,10 @@ impl<'a> AllSessions<'a> {
     /// What is known of one that can be left, or was.
     pub fn detachable(self, one: SessionRef) -> Option<EntryView<'a>> {
         match one {
-            SessionRef::Session(key) => self.detach_view_of(key),
+            SessionRef::Session(key) => self.left?.by_session(key),
             SessionRef::Command(_) => None,
             SessionRef::Detached(key) => self.left?.detached_or_exited(key),
         }
-    }
-
-    fn detach_view_of(self, key: Key) -> Option<EntryView<'a>> {
-        self.left?.by_session(key)
     }
 
     /// The id of a session.

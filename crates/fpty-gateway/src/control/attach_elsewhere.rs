@@ -64,7 +64,7 @@ struct AttachSearch {
     /// The best match so far.
     best: BestMatch,
     /// Peers that have not replied yet.
-    response: u32,
+    response: usize,
     /// Some peers will not reply.
     unanswered: bool,
 }
@@ -117,7 +117,7 @@ impl AttachSearches {
     /// Rejects a client, with this text.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
-            cx.reject(one.client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
+            refuse(cx, *one.client_request, why);
         }
     }
 
@@ -127,7 +127,7 @@ impl AttachSearches {
         cx: &mut Context,
         peers: &mut Peers,
         here: Option<(&mut DetachRegistry, &Sessions)>,
-        client_request: Box<ClientRequest>,
+        mut client_request: Box<ClientRequest>,
         hops: u8,
     ) -> AttachRoute {
         // Whoever cannot have one hears so here.
@@ -139,7 +139,17 @@ impl AttachSearches {
         };
         fault_injection::point("seeking");
         if client_request.hello.variables.get(variables::BEGIN) == Some(b"1") {
-            return self.begin(cx, peers, client_request, &query, hops);
+            // Of two clients that come at once at two gateways one starts a session under a name
+            // that is free, and the other is forwarded there.
+            return match query.name().map(|name| cx.shared_counts.claim(name, 1)) {
+                Some(Err(gateway)) if gateway != cx.ordinal => {
+                    self.forward(cx, peers, client_request, gateway, hops)
+                }
+                name => {
+                    client_request.name = name.and_then(Result::ok);
+                    AttachRoute::Here(client_request)
+                }
+            };
         }
         if hops > 0 {
             return AttachRoute::Here(client_request);
@@ -164,25 +174,14 @@ impl AttachSearches {
         AttachRoute::Elsewhere
     }
 
-    /// Starts a session under a name that is free. Of two clients that come at once at two
-    /// gateways one starts it, and the other is forwarded there.
-    fn begin(
+    fn insert(
         &mut self,
-        cx: &mut Context,
-        peers: &mut Peers,
-        mut client_request: Box<ClientRequest>,
-        query: &AttachQuery,
-        hops: u8,
-    ) -> AttachRoute {
-        match query.name().map(|name| cx.shared_counts.claim(name, 1)) {
-            Some(Err(gateway)) if gateway != cx.ordinal => {
-                self.forward(cx, peers, client_request, gateway, hops)
-            }
-            name => {
-                client_request.name = name.and_then(Result::ok);
-                AttachRoute::Here(client_request)
-            }
-        }
+        client_request: Box<ClientRequest>,
+        rest: Vec<u8>,
+        best: BestMatch,
+    ) -> Key {
+        let (response, unanswered) = (0, false);
+        self.0.insert(AttachSearch { client_request, rest, best, response, unanswered })
     }
 
     /// Asks all peers.
@@ -194,28 +193,16 @@ impl AttachSearches {
         query: AttachQuery,
         best: BestMatch,
     ) {
-        let rest = cx.take_input();
-        let key = self.0.insert(AttachSearch {
-            client_request,
-            rest,
-            best,
-            response: 0,
-            unanswered: false,
-        });
+        let key = self.insert(client_request, cx.take_input(), best);
         let others: Vec<usize> = peers.others().collect();
-        let mut response = 0;
-        for whom in &others {
-            let question = PeerRequest::FindSession(query.clone());
-            response += u32::from(peers.request(
-                cx,
-                *whom,
-                question,
-                &[],
-                Requester::AttachSearch(key, *whom),
-            ));
-        }
+        let question = PeerRequest::FindSession(query);
+        let is_asked = |whom: &&usize| {
+            let requester = Requester::AttachSearch(key, **whom);
+            peers.request(cx, **whom, &question, &[], requester)
+        };
+        let response = others.iter().filter(is_asked).count();
         let Some(one) = self.0.get_mut(key) else { return };
-        (one.response, one.unanswered) = (response, (response as usize) < others.len());
+        (one.response, one.unanswered) = (response, response < others.len());
         if response == 0 {
             cx.push_outcome(Outcome::AttachRouted(key));
         }
@@ -249,7 +236,7 @@ impl AttachSearches {
             None if unanswered => NO_SUCH_ANSWERED,
             None => NO_SUCH_SESSION,
         };
-        cx.reject(client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
+        refuse(cx, *client_request, why);
         AttachRoute::Elsewhere
     }
 
@@ -263,9 +250,8 @@ impl AttachSearches {
         whom: usize,
         hops: u8,
     ) -> AttachRoute {
-        let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         if hops >= MAX_HOPS {
-            cx.reject(client_request.connection, true, refused(SESSION_MOVES));
+            refuse(cx, *client_request, SESSION_MOVES);
             return AttachRoute::Elsewhere;
         }
         // It takes one there.
@@ -274,7 +260,7 @@ impl AttachSearches {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
-                cx.reject(client_request.connection, true, refused(&why));
+                refuse(cx, *client_request, &why);
                 return AttachRoute::Elsewhere;
             }
         };
@@ -282,17 +268,10 @@ impl AttachSearches {
         let until = (BootInstant::now() + REPLY_TIMEOUT).as_nanos();
         let question =
             PeerRequest::TakeClient(ForwardedClient { listener, until, hops: hops + 1, ended });
-        let (rest, best) = (Vec::new(), BestMatch::default());
-        let key = self.0.insert(AttachSearch {
-            client_request,
-            rest,
-            best,
-            response: 0,
-            unanswered: false,
-        });
+        let key = self.insert(client_request, Vec::new(), BestMatch::default());
         let Some(one) = self.0.get(key) else { return AttachRoute::Elsewhere };
         let descriptors = [one.client_request.connection.client.as_fd(), said.as_fd()];
-        if !peers.request(cx, whom, question, &descriptors, Requester::Forwarded(key)) {
+        if !peers.request(cx, whom, &question, &descriptors, Requester::Forwarded(key)) {
             self.end(cx, key, GATEWAY_SILENT);
         }
         AttachRoute::Elsewhere
@@ -309,6 +288,11 @@ impl AttachSearches {
             Some(_) | None => self.end(cx, key, GATEWAY_SILENT),
         }
     }
+}
+
+/// Rejects a client, with this text.
+fn refuse(cx: &mut Context, client_request: ClientRequest, why: &str) {
+    cx.reject(client_request.connection, true, SessionEnd::new(EndKind::Refused, why));
 }
 
 /// Receives a forwarded client, as if it had connected here; `None`: it has been rejected

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::peers::page_request::PageKind;
+use super::peers::peer_request::PageKind;
 use super::statistics;
 use crate::event_loop::context::Context;
 use fpty::backlog::Backlog;
@@ -19,10 +19,8 @@ use fpty::sys::clock;
 
 /// A control request.
 pub enum ControlRequest {
-    /// The statistics by HTTP, of which the request is not complete.
-    StatisticsHttp(Request),
-    /// The statistics.
-    Statistics,
+    /// The statistics; by HTTP until the request is complete.
+    Statistics(Option<Request>),
     /// The list.
     List,
     /// The kill of a session.
@@ -35,13 +33,6 @@ pub struct KillSearch {
     found: Vec<KillMatch>,
     /// A peer is killing it.
     is_ending: bool,
-}
-
-impl KillSearch {
-    /// A search without a match.
-    pub fn of(selector: SessionSelector) -> Self {
-        Self { selector, found: Vec::new(), is_ending: false }
-    }
 }
 
 /// A match.
@@ -83,9 +74,7 @@ impl ControlClient {
         let by = client.peer_uid().unwrap_or(u32::MAX);
         let cursor = match &control_request {
             // Whoever may ask for those has all of them.
-            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics => {
-                PageCursor::new(0, PageKind::Statistics)
-            }
+            ControlRequest::Statistics(_) => PageCursor::new(0, PageKind::Statistics),
             ControlRequest::List => PageCursor::new(by, PageKind::List),
             ControlRequest::Kill(search) => PageCursor::new(by, PageKind::Matches(search.selector)),
         };
@@ -104,22 +93,19 @@ impl ControlClient {
 
     /// Whether it is a client of the statistics.
     pub fn is_of_statistics(&self) -> bool {
-        matches!(
-            self.control_request,
-            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics
-        )
+        matches!(self.control_request, ControlRequest::Statistics(_))
     }
 
     /// The interest at the poller.
     pub fn interest(&self) -> Interest {
-        let read = matches!(self.control_request, ControlRequest::StatisticsHttp(_));
+        let read = matches!(self.control_request, ControlRequest::Statistics(Some(_)));
         // Until another gateway has answered there is nothing to write.
         Interest { read, write: !read && (!self.cursor.waits || !self.answer.is_empty()) }
     }
 
     /// Sets the response of the statistics.
     pub fn set_response(&mut self, cx: &Context, response: StatisticsResponse) {
-        self.control_request = ControlRequest::Statistics;
+        self.control_request = ControlRequest::Statistics(None);
         let (text, lists) = statistics::answer(cx, response);
         self.answer.push(text.as_bytes());
         self.over = !lists;
@@ -135,7 +121,7 @@ impl ControlClient {
     }
 
     /// Ends the answer.
-    pub fn push_end(&mut self, ended: &SessionEnd) {
+    fn push_end(&mut self, ended: &SessionEnd) {
         self.answer.push(&ended.packet());
         self.over = true;
     }
@@ -158,7 +144,7 @@ impl ControlClient {
                 return search.found.extend(found);
             }
             ControlRequest::List => "[",
-            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics => "",
+            ControlRequest::Statistics(_) => "",
         };
         if !page.body.is_empty() {
             let before = if std::mem::replace(&mut self.listed, true) { "," } else { begins };
@@ -179,30 +165,24 @@ impl ControlClient {
     pub fn conclude(&mut self) -> Option<KillMatch> {
         let unanswered = self.cursor.unanswered;
         match &mut self.control_request {
-            ControlRequest::StatisticsHttp(_) | ControlRequest::Statistics => {
+            ControlRequest::Statistics(_) => {
                 let lacks = match unanswered {
                     0 => String::new(),
                     count => format!(",\"unheard\":{count}"),
                 };
                 self.push_text(format!("]{lacks}}}").as_bytes());
                 self.over = true;
-                None
             }
-            ControlRequest::List => {
-                self.end_of_list();
-                None
-            }
+            ControlRequest::List => self.end_of_list(),
             ControlRequest::Kill(search) => match search.unique_match(unanswered) {
                 Ok(found) => {
                     search.is_ending = found.gateway.is_some();
-                    Some(found)
+                    return Some(found);
                 }
-                Err(why) => {
-                    self.refuse(why);
-                    None
-                }
+                Err(why) => self.refuse(why),
             },
         }
+        None
     }
 
     /// Ends the list.
@@ -242,6 +222,11 @@ impl ControlClient {
 }
 
 impl KillSearch {
+    /// A search without a match.
+    pub fn of(selector: SessionSelector) -> Self {
+        Self { selector, found: Vec::new(), is_ending: false }
+    }
+
     /// The only match.
     ///
     /// # Errors

@@ -123,10 +123,8 @@ impl ControlClients {
             // It goes on waiting, and would be told of again at once.
             Err(_) => return cx.pause_accepting(),
         };
-        self.insert(
-            cx,
-            ControlClient::new(client, ControlRequest::StatisticsHttp(Request::default())),
-        );
+        let control_request = ControlRequest::Statistics(Some(Request::default()));
+        self.insert(cx, ControlClient::new(client, control_request));
     }
 
     /// The client that a further one of its kind evicts.
@@ -158,7 +156,7 @@ impl ControlClients {
             false => fault_injection::point("inquiry"),
         }
         // Without stats-http nobody has to say anything.
-        if matches!(one.control_request, ControlRequest::StatisticsHttp(_)) && !self.http {
+        if one.is_of_statistics() && !self.http {
             one.set_response(cx, StatisticsResponse::Plain);
         }
         let token = Token::ControlClient(key).token();
@@ -179,7 +177,7 @@ impl ControlClients {
         ready: Ready,
     ) {
         let Some(one) = self.clients.get_mut(key) else { return };
-        let ControlRequest::StatisticsHttp(request) = &mut one.control_request else {
+        let ControlRequest::Statistics(Some(request)) = &mut one.control_request else {
             return match ready.hang_up {
                 true => self.close(cx, key),
                 false => self.send(cx, peers, view, key),
@@ -189,18 +187,16 @@ impl ControlClients {
             ReadOutcome::Bytes(count) => {
                 fault_injection::strike("statistics", || &cx.buffer[..count]);
                 match request.feed(&cx.buffer[..count]) {
-                    Some(response) => response,
                     None => return,
+                    response => response,
                 }
             }
             ReadOutcome::WouldBlock if !ready.hang_up => return,
-            ReadOutcome::Eof if !ready.hang_up => match request.end() {
-                Some(response) => response,
-                None => return self.close(cx, key),
-            },
-            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
-                return self.close(cx, key);
-            }
+            ReadOutcome::Eof if !ready.hang_up => request.end(),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => None,
+        };
+        let Some(response) = response else {
+            return self.close(cx, key);
         };
         one.set_response(cx, response);
         self.send(cx, peers, view, key);
@@ -260,7 +256,7 @@ impl ControlClients {
         let Some(one) = self.clients.get_mut(key) else { return };
         // It says no more, and has said enough, perhaps.
         let response = match &one.control_request {
-            ControlRequest::StatisticsHttp(request) => request.end(),
+            ControlRequest::Statistics(Some(request)) => request.end(),
             _ => None,
         };
         if let Some(response) = response {
@@ -316,11 +312,11 @@ fn next_page(
         NextPage::Over => one.conclude(),
     };
     let Some(found) = found else { return };
-    let (by, place, id) = (one.cursor.by(), found.place, found.id);
+    let (by, place, id) = (one.cursor.page_request.by, found.place, found.id);
     match found.gateway {
         None => one.end_of_kill(view.end(cx, by, place, id)),
         Some(whom) => {
-            match peers.request(cx, whom, PeerRequest::Kill { by, place, id }, &[], requester) {
+            match peers.request(cx, whom, &PeerRequest::Kill { by, place, id }, &[], requester) {
                 true => one.cursor.waits = true,
                 false => one.end_of_kill(false),
             }

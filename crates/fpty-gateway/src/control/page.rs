@@ -1,7 +1,7 @@
 //! A page of a gateway's sessions, and where the next one begins; the kill of a session.
 
 use super::peers::MAX_MESSAGE;
-use super::peers::page_request::{PageKind, PageRequest};
+use super::peers::peer_request::{PageKind, PageRequest};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;
@@ -55,9 +55,9 @@ impl Page {
         })
     }
 
-    fn add_place(&mut self, place: u32, id: &str) {
+    fn add_place(&mut self, one: SessionRef, id: &str) {
         if id.len() == LENGTH {
-            self.body.extend_from_slice(&place.to_le_bytes());
+            self.body.extend_from_slice(&AllSessions::index_of(one).to_le_bytes());
             self.body.extend_from_slice(id.as_bytes());
         }
     }
@@ -78,20 +78,21 @@ impl AllSessions<'_> {
         // Their terminals are others' as well, or were.
         let _armed = itimer_guard::arm();
         if let (PageKind::Matches(by), 0) = (page_request.kind, page_request.from) {
-            self.add_indexed_matches(cx, page_request, by, &mut page);
+            let matches = self.indexed_matches(&by, page_request.by);
+            for one in matches.filter(|one| self.may_see(page_request, *one)).take(MAX_LISTED) {
+                page.add_place(one, &self.id_of(cx, one));
+            }
         }
         let mut listed = 0;
-        for (count, (place, one)) in self.iter_from(page_request.from as usize).enumerate() {
-            // Places are fewer than there can be descriptors, twice.
-            let place = place as u32;
+        for (count, one) in self.iter_from(page_request.from).enumerate() {
             let is_full = page.body.len() > MAX_MESSAGE - MAX_ENTRY;
             if count == MAX_EXAMINED || listed == MAX_LISTED || is_full {
-                return Page { next: Some(place), ..page };
+                return Page { next: Some(Self::index_of(one)), ..page };
             }
             if matches!((page_request.kind, one), (PageKind::Matches(_), SessionRef::Detached(_))) {
                 break;
             }
-            if !self.user_of(one).is_some_and(|whose| page_request.may_see(whose)) {
+            if !self.may_see(page_request, one) {
                 continue;
             }
             match page_request.kind {
@@ -102,7 +103,7 @@ impl AllSessions<'_> {
                     if self.is_indexed(one) || !by.matches_prefix(&id) {
                         continue;
                     }
-                    page.add_place(place, &id);
+                    page.add_place(one, &id);
                 }
             }
             listed += 1;
@@ -110,37 +111,22 @@ impl AllSessions<'_> {
         page
     }
 
-    /// Adds matches that are indexed.
-    fn add_indexed_matches(
-        &self,
-        cx: &Context,
-        page_request: PageRequest,
-        by: SessionSelector,
-        page: &mut Page,
-    ) {
-        let is_known =
-            |one: SessionRef| self.user_of(one).is_some_and(|whose| page_request.may_see(whose));
-        let indexed_matches =
-            self.indexed_matches(&by, page_request.by).filter(|(_, one)| is_known(*one));
-        indexed_matches
-            .take(MAX_LISTED)
-            .for_each(|(place, one)| page.add_place(place as u32, &self.id_of(cx, one)));
+    /// Whether the requesting user may see a session, which must have started.
+    fn may_see(&self, page_request: PageRequest, one: SessionRef) -> bool {
+        self.user_of(one).is_some_and(|uid| page_request.may_see(uid))
     }
 
     /// Terminates a session of this gateway, if this user may. Returns whether there is
     /// one.
     pub fn end(&self, cx: &mut Context, by: u32, place: u32, id: SessionSelector) -> bool {
         let page_request = PageRequest { by, from: place, kind: PageKind::Matches(id) };
-        let is_there = |(at, _): &(usize, _)| *at == place as usize;
-        let Some((_, one)) = self.iter_from(place as usize).next().filter(is_there) else {
-            return false;
+        let is_it = |one: &SessionRef| {
+            let is_known = Self::index_of(*one) == place && self.may_see(page_request, *one);
+            is_known && id.matches_prefix(&self.id_of(cx, *one))
         };
-        let is_known = self.user_of(one).is_some_and(|uid| page_request.may_see(uid));
-        let is_it = is_known && id.matches_prefix(&self.id_of(cx, one));
-        if is_it {
-            cx.push_outcome(Outcome::Terminate(one));
-        }
-        is_it
+        let found = self.iter_from(place).next().filter(is_it);
+        found.into_iter().for_each(|one| cx.push_outcome(Outcome::Terminate(one)));
+        found.is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cursor of a list over all gateways: first this gateway's pages, then those of each
 //! peer, on request. A peer that does not reply in time is left out.
 
-use super::peers::page_request::{PageKind, PageRequest};
+use super::peers::peer_request::{PageKind, PageRequest};
 use super::peers::{PeerRequest, Peers, Requester};
 use crate::event_loop::context::Context;
 
@@ -10,7 +10,8 @@ use super::page::Page;
 
 /// The cursor of a list over all gateways.
 pub struct PageCursor {
-    page_request: PageRequest,
+    /// The request for the next page.
+    pub page_request: PageRequest,
     /// The gateway of the next page; `None`: this one.
     gateway: Option<usize>,
     /// A reply of that gateway is pending.
@@ -40,11 +41,6 @@ impl PageCursor {
         }
     }
 
-    /// The user of the request.
-    pub fn by(&self) -> u32 {
-        self.page_request.by
-    }
-
     /// The next page.
     pub fn next(
         &mut self,
@@ -63,7 +59,7 @@ impl PageCursor {
                 return NextPage::Over;
             };
             self.gateway = Some(whom);
-            if peers.request(cx, whom, PeerRequest::Page(self.page_request), &[], requester) {
+            if peers.request(cx, whom, &PeerRequest::Page(self.page_request), &[], requester) {
                 self.waits = true;
                 return NextPage::Requested;
             }
@@ -74,13 +70,11 @@ impl PageCursor {
     /// A peer has replied; `None`: it has not.
     pub fn answered(&mut self, answer: Option<&[u8]>) -> Option<NextPage> {
         self.waits = false;
-        match answer.and_then(Page::decode) {
-            Some(page) => Some(self.page(page)),
-            None => {
-                self.skip();
-                None
-            }
+        let page = answer.and_then(Page::decode);
+        if page.is_none() {
+            self.skip();
         }
+        page.map(|page| self.page(page))
     }
 
     fn page(&mut self, page: Page) -> NextPage {

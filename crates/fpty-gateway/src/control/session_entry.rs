@@ -1,6 +1,7 @@
 //! A session as an entry of a list or of the statistics: read when somebody asks, and not
 //! before. Unknown values are null.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::all_sessions::AllSessions;
@@ -8,7 +9,7 @@ use super::session_view::SessionView;
 use crate::detach::EntryView;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::SessionRef;
-use crate::observe::audit::line::{AuditLine, Format, Value};
+use crate::observe::audit::line::{AuditLine, Format, SHORT, Value};
 use crate::observe::audit::timestamp::rfc3339;
 use crate::observe::audit::{Peer, SessionInfo, write_peer};
 use fpty::sys::child::Pid;
@@ -16,14 +17,18 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::procfs;
 use fpty::sys::pty::Master;
 
-/// The most bytes of a command, of an address, and of texts with a bound of their own.
+/// The most bytes of a command, and of an address.
 const COMMAND: usize = 1000;
 const ADDRESS: usize = 400;
-const SHORT: usize = 64;
 
 /// What is known of a session now.
 struct Snapshot<'a> {
+    cx: &'a Context,
     session_ref: SessionRef,
+    id: String,
+    /// The owner, where that is known.
+    uid: Option<u32>,
+    user: Option<Arc<str>>,
     info: Option<&'a SessionInfo>,
     /// Its view, where it is attached.
     view: Option<SessionView<'a>>,
@@ -31,37 +36,37 @@ struct Snapshot<'a> {
     left: Option<EntryView<'a>>,
     /// The listener that it started at.
     listener: u16,
+    /// The program's pid, while it runs: that of an ended one may be reused.
+    pid: Option<i32>,
+    /// The terminal's master.
+    master: Option<&'a Master>,
 }
 
 impl AllSessions<'_> {
     /// The entry of a list, as JSON.
     pub(crate) fn entry(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
-        let uid = self.user_of(session_ref)?;
-        // Where nobody has asked for it yet: an answer may come for the next list.
-        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
         let snapshot = self.snapshot(cx, session_ref)?;
         let peer = snapshot.view.as_ref().and_then(|view| view.client.credentials());
         let pid = peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0);
         let mut line = AuditLine::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id_of(cx, session_ref), SHORT))
-            .field("user", Value::text(user.as_deref(), SHORT))
-            .field("uid", Value::number(peer.map(|peer| peer.uid).or(uid)))
+        line.field("id", Value::Text(&snapshot.id, SHORT))
+            .field("user", Value::text(snapshot.user.as_deref(), SHORT))
+            .field("uid", Value::number(peer.map(|peer| peer.uid).or(snapshot.uid)))
             .field("peer_pid", Value::number(pid))
-            .field("socket", Value::Text(&snapshot.socket(cx), ADDRESS));
-        snapshot.fields(cx, &mut line);
+            .field("socket", Value::Text(&snapshot.socket(), ADDRESS));
+        snapshot.fields(&mut line);
         Some(line.finish())
     }
 
     /// The entry of the statistics, as JSON: with the names of the audit.
     pub(crate) fn statistics_of(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
-        let uid = self.user_of(session_ref)?;
-        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
         let snapshot = self.snapshot(cx, session_ref)?;
-        let owner = || Peer { uid, user, ..Peer::default() };
+        let user = snapshot.user.clone();
+        let owner = || Peer { uid: snapshot.uid, user, ..Peer::default() };
         let attached = snapshot.info.filter(|_| snapshot.view.is_some());
         let peer = attached.map_or_else(owner, |info| info.history.last_client().clone());
         let ids = snapshot.info.map(|info| (info.history.uid, info.history.gid));
-        let (uid, gid) = ids.or_else(|| cx.audit.ids_at(snapshot.listener)).unzip();
+        let (uid, gid) = ids.or_else(|| snapshot.cx.audit.ids_at(snapshot.listener)).unzip();
         let mode = snapshot.info.map(|info| info.history.mode).unwrap_or_default();
         let term = snapshot.info.and_then(|info| info.history.claimed.term.as_deref());
         let last = snapshot.view.as_ref().map_or((Some(0), Some(0)), |view| view.bytes);
@@ -69,10 +74,10 @@ impl AllSessions<'_> {
             snapshot.info.map(|info| info.history.bytes_with(last)).unwrap_or_default();
         let is_handed_over = snapshot.view.as_ref().is_some_and(|it| it.is_handed_over);
         let mut line = AuditLine::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id_of(cx, session_ref), SHORT));
-        write_peer(&mut line, &snapshot.socket(cx), mode, &peer);
+        line.field("id", Value::Text(&snapshot.id, SHORT));
+        write_peer(&mut line, &snapshot.socket(), mode, &peer);
         line.field("uid", Value::number(uid)).field("gid", Value::number(gid));
-        snapshot.fields(cx, &mut line);
+        snapshot.fields(&mut line);
         line.field("term", Value::text(term, SHORT))
             .field("handed_over", Value::Bool(is_handed_over))
             .field("recorded", Value::Bool(snapshot.info.is_some_and(|info| info.recorded)))
@@ -81,71 +86,64 @@ impl AllSessions<'_> {
         Some(line.finish())
     }
 
-    fn snapshot<'a>(&'a self, cx: &'a Context, session_ref: SessionRef) -> Option<Snapshot<'a>> {
+    fn snapshot<'a>(
+        &'a self,
+        cx: &'a mut Context,
+        session_ref: SessionRef,
+    ) -> Option<Snapshot<'a>> {
+        let uid = self.user_of(session_ref)?;
+        // Where nobody has asked for it yet: an answer may come for the next list.
+        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
+        let (cx, id) = (&*cx, self.id_of(cx, session_ref));
         let info = cx.audit.of(session_ref);
         let (view, left) = (self.view(session_ref, info), self.detachable(session_ref));
-        let listener = match (&view, &left) {
-            (Some(view), _) => view.listener,
-            (None, left) => left.as_ref()?.listener,
+        let (listener, pid, master) = match (&view, &left) {
+            (Some(view), _) => (view.listener, view.pid.map(Pid::as_raw), view.master),
+            (None, Some(left)) => {
+                (left.listener, left.status.is_none().then_some(left.pid), left.master)
+            }
+            (None, None) => return None,
         };
-        Some(Snapshot { session_ref, info, view, left, listener })
+        Some(Snapshot { cx, session_ref, id, uid, user, info, view, left, listener, pid, master })
     }
 }
 
 impl Snapshot<'_> {
     /// The address of the listener.
-    fn socket(&self, cx: &Context) -> String {
+    fn socket(&self) -> String {
         let gone = self.left.as_ref().and_then(|left| left.socket);
-        let listener = || cx.listeners.get(self.listener).map(|listener| listener.name.clone());
+        let listener =
+            || self.cx.listeners.get(self.listener).map(|listener| listener.name.clone());
         gone.map(str::to_owned).or_else(listener).unwrap_or_default()
     }
 
-    fn command(&self, cx: &Context) -> Option<String> {
+    fn command(&self) -> Option<String> {
         let kept = self.left.as_ref().and_then(|left| left.command);
-        kept.map(str::to_owned).or_else(|| cx.command_of(self.session_ref, self.listener))
-    }
-
-    /// The program's pid, while it runs: that of an ended one may be reused.
-    fn pid(&self) -> Option<i32> {
-        match (&self.view, &self.left) {
-            (Some(view), _) => view.pid.map(Pid::as_raw),
-            (None, left) => left.as_ref().filter(|left| left.status.is_none()).map(|it| it.pid),
-        }
-    }
-
-    /// The terminal's master.
-    fn master(&self) -> Option<&Master> {
-        match &self.view {
-            Some(view) => view.master,
-            None => self.left.as_ref()?.master,
-        }
+        kept.map(str::to_owned).or_else(|| self.cx.command_of(self.session_ref, self.listener))
     }
 
     fn started(&self) -> Option<SystemTime> {
         match (self.left.as_ref().filter(|left| !left.ends_with_client), self.info) {
             (Some(left), _) => Some(left.since.wall),
             (None, Some(info)) => Some(info.started.wall),
-            (None, None) => Some(Timestamp::from(procfs::started(self.pid()?)?).wall),
+            (None, None) => Some(Timestamp::from(procfs::started(self.pid?)?).wall),
         }
     }
 
     /// The fields that lists and statistics both have.
-    fn fields(&self, cx: &Context, line: &mut AuditLine) {
-        let (left, master) = (self.left.as_ref(), self.master());
+    fn fields(&self, line: &mut AuditLine) {
+        let (left, master) = (self.left.as_ref(), self.master);
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
         let idle = match &self.view {
             Some(view) => view.idle,
             None => master.and_then(Master::idle_time),
         };
-        let written = |time: SystemTime| rfc3339(time);
-        let (started, since) = (
-            self.started().map(written),
-            left.and_then(|left| left.left).map(|time| written(time.wall)),
-        );
+        let started = self.started().map(rfc3339);
+        let since = left.and_then(|left| left.left).map(|time| rfc3339(time.wall));
         let status = left.and_then(|left| left.status);
         let name = left.map(|left| left.name).filter(|name| !name.is_empty());
-        line.field("command", Value::text(self.command(cx).as_deref(), COMMAND))
-            .field("pid", Value::number(self.pid().and_then(|pid| u32::try_from(pid).ok())))
+        line.field("command", Value::text(self.command().as_deref(), COMMAND))
+            .field("pid", Value::number(self.pid.and_then(|pid| u32::try_from(pid).ok())))
             .field("tty", Value::text(tty.as_deref(), SHORT))
             .field("rows", Value::number(size.map(|size| size.rows)))
             .field("cols", Value::number(size.map(|size| size.cols)))

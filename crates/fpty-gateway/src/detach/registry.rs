@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::config::gateway_config::GatewayConfig;
+use crate::config::options::GatewayConfig;
 use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::SessionRef;
@@ -56,11 +56,11 @@ impl DetachRegistry {
         poller: &Poller,
         shared_counts: SharedCounts,
     ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
-        let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
+        let any = config.any(|rules| rules.detach.sessions > 0);
         if !supervisor_link::is_available() || !PidFd::are_supported() {
             return Ok((None, Vec::new()));
         }
-        let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
+        let has_audit = config.any(|rules| rules.audit.is_some());
         let hello = Hello::of(ordinal, config.processes);
         let (supervisor, found) =
             supervisor_client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);

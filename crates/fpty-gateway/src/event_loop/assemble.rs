@@ -11,7 +11,7 @@ use super::context::{Context, ContextParts};
 use super::gateway_loop::GatewayLoop;
 use super::slab::{Slab, Token};
 use crate::command::commands::Commands;
-use crate::config::gateway_config::GatewayConfig;
+use crate::config::options::GatewayConfig;
 use crate::config::rules::Rules;
 use crate::connection::handshake::PendingConnections;
 use crate::connection::http_probe::HttpProbes;
@@ -53,7 +53,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     // A pipe raises it; what became of a write says it all.
     block(Signal::SIGPIPE);
     let limit = fpty::sys::raise_descriptor_limit().ok();
-    let rules: Vec<Rc<Rules>> = config.all_rules().iter().cloned().map(Rc::new).collect();
+    let rules: Vec<Rc<Rules>> = config.all_rules.iter().cloned().map(Rc::new).collect();
     let processes: Vec<Arc<Program>> =
         rules.iter().map(|rules| Arc::new(process_table::program_for(rules, limit))).collect();
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
@@ -93,7 +93,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
-    let observers = Observers::new(ordinal);
+    let observers = Observers::new(&config, ordinal);
     let audit = Audit::new(
         &config,
         ordinal,

@@ -10,7 +10,7 @@ use super::outcome::Outcome;
 use super::panic_recovery::PanicState;
 use super::tick_policy::TickPolicy;
 use super::timers::{Timer, Timers};
-use crate::config::gateway_config::GatewayConfig;
+use crate::config::options::GatewayConfig;
 use crate::connection::limits::Limits;
 use crate::connection::lingering_close::{self, CloseNotice, LingeringCloses};
 use crate::connection::listeners::{self, Listeners};

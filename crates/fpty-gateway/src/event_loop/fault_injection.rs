@@ -2,14 +2,19 @@
 //! no build but one for tests (the feature `testing`), and in no release: elsewhere these
 //! are nothing.
 //!
-//! What is handled asks for it: bytes with `forkpty-fault-in-PLACE` make
-//! whoever handles them there panic. Where no bytes come by, a session that
-//! types `forkpty-fault-at-PLACE;` has the next one panic who comes there, and
-//! with `PLACE!;` everybody from then on.
+//! Where the environment has `FORKPTY_FAULTS`, what is handled asks for it: bytes with
+//! `forkpty-fault-in-PLACE` make whoever handles them there panic. Where no bytes come
+//! by, a session that types `forkpty-fault-at-PLACE;` has the next one panic who comes
+//! there, and with `PLACE!;` everybody from then on.
 
 #[cfg(all(feature = "testing", debug_assertions))]
 mod injected {
     use std::cell::RefCell;
+    use std::sync::LazyLock;
+
+    /// Looking through all that is handled takes long where nothing is optimised.
+    static IS_WANTED: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("FORKPTY_FAULTS").is_some());
 
     thread_local! {
         /// The places where the next one is to panic.
@@ -22,6 +27,9 @@ mod injected {
 
     /// Panics if these bytes ask for it.
     pub fn strike<B: AsRef<[u8]>>(place: &str, bytes: impl FnOnce() -> B) {
+        if !*IS_WANTED {
+            return;
+        }
         let bytes = bytes();
         let wanted = format!("forkpty-fault-in-{place}");
         assert!(find(bytes.as_ref(), wanted.as_bytes()).is_none(), "injected fault in {place}");
@@ -30,6 +38,9 @@ mod injected {
     /// What a session types may ask for a panic elsewhere.
     pub fn arm(bytes: &[u8]) {
         const ASKS: &[u8] = b"forkpty-fault-at-";
+        if !*IS_WANTED {
+            return;
+        }
         let Some(at) = find(bytes, ASKS) else { return };
         let place = bytes[at + ASKS.len()..].split(|byte| *byte == b';').next();
         NEXT.with_borrow_mut(|next| next.extend(place.map(<[u8]>::to_vec)));

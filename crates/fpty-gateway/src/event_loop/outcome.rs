@@ -9,7 +9,7 @@ use super::slab::{Key, Token};
 use crate::connection::late_hello::LateHello;
 use crate::control::peers::peer_request::{IncomingRequest, Requester};
 use crate::observe::audit::{EndReason, EndedSession};
-use crate::observe::recording::recorder_event::RecorderEvent;
+use crate::observe::recording::recorder_protocol::RecorderEvent;
 use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;

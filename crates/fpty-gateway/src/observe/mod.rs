@@ -9,14 +9,16 @@
 //! | `recording/` | recordings, and the process that writes them |
 //!
 //! A new observer is a file here that implements [`Observer`], and two lines in this one: a field
-//! of [`Observers`] and its place in [`Observers::list`]. The recorder is no such observer: it needs
-//! the sessions' descriptors, so the loop tells it by outcomes (`session/transitions.rs`).
+//! of [`Observers`] and its place in [`Observers::list`]. An option of its own is a field and a row in
+//! `config/options.rs`. The recorder is no such observer: it needs the sessions' descriptors, so the
+//! loop tells it by outcomes (`session/transitions.rs`).
 
 pub mod audit;
 pub(crate) mod event;
 pub(crate) mod metrics;
 pub mod recording;
 
+use crate::config::options::GatewayConfig;
 use audit::Audit;
 use event::{Event, Observer};
 use metrics::counters::Counters;
@@ -28,8 +30,9 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// The observers of the gateway of this number.
-    pub fn new(ordinal: usize) -> Self {
+    /// The observers of the gateway of this number. The configuration has the options of those
+    /// with options of their own.
+    pub fn new(_config: &GatewayConfig, ordinal: usize) -> Self {
         Self { metrics: Counters::of_gateway(ordinal) }
     }
 

@@ -19,7 +19,7 @@ pub fn decode<T: DeserializeOwned>(message: &[u8]) -> Option<T> {
 }
 
 /// The first message of a gateway to a process that outlives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The ordinal of the gateway.
     pub ordinal: usize,

@@ -130,7 +130,7 @@ impl LiveSession {
 
     /// Whether the terminal was not read for lack of room in the recorder.
     fn is_throttled(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.is_throttled())
+        self.io.recording().is_some_and(|recording| recording.is_throttled.get())
     }
 }
 

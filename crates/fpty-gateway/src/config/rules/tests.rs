@@ -1,6 +1,7 @@
 use super::*;
-use crate::config::gateway_config::{GatewayConfig, SocketOptions};
+use crate::config::options::GatewayConfig;
 use crate::config::recording_options::Format;
+use crate::config::socket_options::SocketOptions;
 
 fn of(config: &GatewayConfig, typed: &str) -> Result<Rules> {
     SocketOptions::read(&OptionValue::of_option("forkpty-urouter2", typed.as_ref()))?

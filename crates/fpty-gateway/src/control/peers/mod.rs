@@ -3,12 +3,10 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `peer_request.rs` | requests between gateways |
-//! | `page_request.rs` | the request for a page of sessions |
+//! | `peer_request.rs` | requests between gateways: a page of sessions, a kill, a client |
 //! | `attach_request.rs` | the search for a session to attach to |
 
 pub mod attach_request;
-pub mod page_request;
 pub mod peer_request;
 
 use std::collections::HashMap;
@@ -85,14 +83,8 @@ pub struct Peers {
 impl Peers {
     /// The peers of this gateway.
     pub fn of(ordinal: usize) -> Self {
-        let mut inbox = None;
-        let mut others = Vec::new();
-        for (number, (theirs, ours)) in std::mem::take(&mut *inboxes()).into_iter().enumerate() {
-            if number == ordinal {
-                inbox = Some(ours);
-            }
-            others.push(theirs);
-        }
+        let (others, own): (_, Vec<_>) = std::mem::take(&mut *inboxes()).into_iter().unzip();
+        let inbox = own.into_iter().nth(ordinal);
         // An answer to a gateway that was here before is none to us.
         let next = u64::from(std::process::id()) << 32;
         Self { ordinal, inbox, others, response: HashMap::new(), next }
@@ -130,12 +122,10 @@ impl<'a> Message<'a> {
     }
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let (head, body) = bytes.split_at_checked(HEAD)?;
-        let [from, kind, number @ ..] = head else {
-            return None;
-        };
-        let number = u64::from_le_bytes(number.try_into().ok()?);
-        Some(Self { from: usize::from(*from), is_answer: *kind != 0, number, body })
+        let (&[from, kind], rest) = bytes.split_first_chunk()?;
+        let (number, body) = rest.split_first_chunk()?;
+        let number = u64::from_le_bytes(*number);
+        Some(Self { from: from.into(), is_answer: kind != 0, number, body })
     }
 }
 
@@ -146,7 +136,7 @@ impl Peers {
         &mut self,
         cx: &mut Context,
         whom: usize,
-        request: PeerRequest,
+        request: &PeerRequest,
         descriptors: &[BorrowedFd<'_>],
         requester: Requester,
     ) -> bool {
@@ -154,12 +144,10 @@ impl Peers {
             return false;
         };
         let number = self.next;
-        let body = encode(&request);
+        let body = encode(request);
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
-        if !matches!(
-            to.write_with_descriptors(&message.encode(), descriptors),
-            WriteOutcome::Bytes(_)
-        ) {
+        let sent = to.write_with_descriptors(&message.encode(), descriptors);
+        if !matches!(sent, WriteOutcome::Bytes(_)) {
             return false;
         }
         self.next += 1;

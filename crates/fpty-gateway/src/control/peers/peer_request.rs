@@ -8,7 +8,35 @@ use crate::event_loop::slab::Key;
 use crate::session::selector::SessionSelector;
 
 use super::attach_request::AttachQuery;
-use super::page_request::PageRequest;
+
+/// What a page has of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PageKind {
+    /// Entries of a list.
+    List,
+    /// Entries of the statistics.
+    Statistics,
+    /// Indexes and ids of matches.
+    Matches(SessionSelector),
+}
+
+/// The request for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRequest {
+    /// The user of the request.
+    pub by: u32,
+    /// The index of the first session.
+    pub from: u32,
+    /// What the page has.
+    pub kind: PageKind,
+}
+
+impl PageRequest {
+    /// Whether the requesting user may see a session of this user.
+    pub fn may_see(&self, uid: Option<u32>) -> bool {
+        self.by == 0 || uid == Some(self.by)
+    }
+}
 
 /// A request between gateways.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +96,7 @@ pub struct ForwardedClient {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::peers::page_request::PageKind;
+    use crate::control::peers::peer_request::PageKind;
     use crate::process::ipc::{decode, encode};
     use fpty::proto::session_key::Secret;
 
@@ -110,5 +138,12 @@ mod tests {
         for nonsense in [no_id, br#"{"End":{"by":0,"place":1}}"#, br#""Piece""#, b""] {
             assert_eq!(decode::<PeerRequest>(nonsense), None);
         }
+    }
+
+    #[test]
+    fn root_knows_all_and_others_their_own() {
+        let by = |by| PageRequest { by, from: 0, kind: PageKind::List };
+        assert!(by(0).may_see(None) && by(0).may_see(Some(7)));
+        assert!(by(7).may_see(Some(7)) && !by(7).may_see(Some(8)) && !by(7).may_see(None));
     }
 }

@@ -80,51 +80,37 @@ impl AuditLine {
     ) -> &mut Self {
         match self.format {
             Format::Json => {
-                if !(group.is_empty() && self.group.is_empty()) && group != self.group {
+                if group != self.group {
                     self.leave_group();
                     if !group.is_empty() {
                         self.separate(',');
-                        self.text.push('"');
-                        self.text.push_str(group);
-                        self.text.push_str("\":{");
+                        self.text.extend(["\"", group, "\":{"]);
                         self.is_first = true;
                     }
                     self.group = group;
                 }
                 self.separate(',');
-                self.text.push('"');
-                self.text.push_str(name);
-                self.text.push_str("\":");
+                self.text.extend(["\"", name, "\":"]);
             }
             Format::KeyVal => {
                 self.separate(' ');
                 if !group.is_empty() {
-                    self.text.push_str(group);
-                    self.text.push('.');
+                    self.text.extend([group, "."]);
                 }
-                self.text.push_str(name);
-                self.text.push('=');
+                self.text.extend([name, "="]);
             }
         }
         self.value(value);
         self
     }
 
-    /// Adds fields that were written before, by [`AuditLine::fields_only`].
-    pub fn fields(&mut self, fields_only: &str) -> &mut Self {
-        self.leave_group();
-        self.separate(if self.format == Format::Json { ',' } else { ' ' });
-        self.text.push_str(fields_only);
-        self
-    }
-
-    /// Fields of a line, to be added to others.
-    pub fn fields_only(format: Format, fields: impl FnOnce(&mut Self)) -> String {
-        let text = String::with_capacity(512);
-        let mut fields_only = Self { format, text, group: "", is_first: true };
-        fields(&mut fields_only);
-        fields_only.leave_group();
-        fields_only.text
+    /// The whole line, which says how many were lost before it.
+    pub fn finish_after(mut self, lost: u64) -> String {
+        // Only where there is something to say: it makes a line no longer.
+        if lost > 0 {
+            self.field("lost", Value::Number(lost));
+        }
+        self.finish()
     }
 
     /// The whole line.
@@ -204,21 +190,6 @@ mod tests {
         ends_in_a_group.member("record", "bytes", Value::Number(1));
         assert_eq!(ends_in_a_group.finish(), "{\"record\":{\"bytes\":1}}");
         assert_eq!(AuditLine::new(Format::Json, "").finish(), "{}");
-        let fields_only = |format| {
-            AuditLine::fields_only(format, |line| {
-                line.field("id", Value::word("x")).member("peer", "pid", Value::Null);
-            })
-        };
-        let with_part = |format| {
-            let mut line = AuditLine::new(format, "");
-            line.member("a", "b", Value::Number(1))
-                .fields(&fields_only(format))
-                .field("c", Value::Number(2));
-            line.finish()
-        };
-        let json = "{\"a\":{\"b\":1},\"id\":\"x\",\"peer\":{\"pid\":null},\"c\":2}";
-        assert_eq!(with_part(Format::Json), json);
-        assert_eq!(with_part(Format::KeyVal), "a.b=1 id=\"x\" peer.pid=null c=2");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::gateway_config::GatewayConfig;
+use crate::config::options::GatewayConfig;
 use crate::connection::client_hello::ClientHello;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::host::host;
@@ -45,13 +45,14 @@ use fpty::sys::child::Pid;
 use fpty::sys::clock::{self, BootInstant, Timestamp};
 
 pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
+use super::audit::line::AuditLine;
 pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
 pub use super::audit::peer::{ClaimedIdentity, Peer};
 pub use super::audit::recording_fields::RecordingResult;
 use super::audit::rejection_rate::RejectionRate;
 pub use super::audit::session_history::{ByteTotals, SessionHistory};
+use super::audit::session_info::LineSource;
 pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
-use super::audit::session_info::{LineSource, RejectedConnection};
 use super::audit::user_names::UserNames;
 
 /// How many bytes of a command a line has room for, and the least.
@@ -68,7 +69,7 @@ pub struct Audit {
     /// Names of users.
     pub user_names: UserNames,
     /// Somebody wants to know more of a session than that there is one.
-    is_enabled: bool,
+    pub is_enabled: bool,
     place: LineSource,
     queue: LogQueue,
     rejection_rate: RejectionRate,
@@ -113,21 +114,14 @@ impl Audit {
     /// The same of somebody who has said this of itself.
     pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
         let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
-        match self.is_enabled {
-            true => Origin {
-                claimed: ClaimedIdentity::of(&hello.variables),
-                ..self.origin(listener, mode)
-            },
-            false => Origin::default(),
-        }
+        let claimed = self.is_enabled.then(|| ClaimedIdentity::of(&hello.variables));
+        Origin { claimed: claimed.unwrap_or_default(), ..self.origin(listener, mode) }
     }
 
     /// The same, of somebody who asks for a command.
     pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
-        match self.is_enabled {
-            true => Origin { command: command().map(Arc::from), ..origin },
-            false => origin,
-        }
+        let command = self.is_enabled.then(command).flatten().map(Arc::from);
+        Origin { command, ..origin }
     }
 
     /// What is known of a session.
@@ -160,38 +154,23 @@ impl Audit {
             return Origin::default();
         };
         let SessionInfo { socket: name, history, audit, .. } = *info;
-        let SessionHistory { mode, claimed, command, uid, gid, .. } = history;
-        let (audit, ids) = (audit.map(|(format, _)| format), (uid, gid));
-        let socket = AuditSocket { name, audit, is_recorded: false, command: command.clone(), ids };
+        let SessionHistory { mode, claimed, command, .. } = history;
+        let socket = AuditSocket { name, audit, ..AuditSocket::default() };
         Origin { socket, mode, claimed, command: Some(command) }
     }
 
     /// Writes how many of the second that is over had no line of their own.
     fn write_suppressed(&mut self) {
         for rejected in self.rejection_rate.over(clock::now()) {
-            self.write_rejected(&rejected);
+            self.write_line(rejected.line(&self.place));
         }
-    }
-
-    fn write_rejected(&mut self, rejected: &RejectedConnection) {
-        let line = rejected.line(&self.place, *self.queue.lost());
-        self.write_line(line);
     }
 
     /// Writes a line of ours, which says how many were lost before it.
-    fn write_line(&mut self, line: Option<String>) {
+    fn write_line(&mut self, line: Option<AuditLine>) {
         if let Some(line) = line {
-            let told = |lost: &mut u64| {
-                *lost = 0;
-                line
-            };
-            self.queue.say(told, log::try_write);
+            self.queue.say(|lost| line.finish_after(std::mem::take(lost)), log::try_write);
         }
-    }
-
-    /// Whether anybody wants to know more of a session than that there is one.
-    pub fn is_enabled(&self) -> bool {
-        self.is_enabled
     }
 
     /// Notes what is known of a new session or command.
@@ -223,20 +202,15 @@ impl Audit {
         id: String,
         pid: Option<Pid>,
     ) {
-        let mut info = SessionInfo {
+        let info = SessionInfo {
             id,
             socket: socket.name,
+            audit: socket.audit,
             history,
             pid: pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             started: Timestamp::now(),
-            exit: None,
-            audit: None,
-            recorded: false,
-            recording: None,
-            place: None,
-            is_supervised: false,
+            ..SessionInfo::default()
         };
-        info.audit = socket.audit.map(|format| (format, info.common(format, &self.place)));
         self.info.insert(session_ref, Box::new(info));
     }
 
@@ -259,8 +233,7 @@ impl Audit {
         if let (Some(lines), Some(place)) = (&mut self.lines, last.info.place) {
             lines.take(place);
         }
-        let line = last.info.end_line(&last.end, recorded, *self.queue.lost());
-        self.write_line(line);
+        self.write_line(last.info.end_line(&last.end, recorded, &self.place));
     }
 
     /// The line of a session's end, in advance, and when the session began:
@@ -306,7 +279,7 @@ impl Audit {
 
     /// Whether lines wait for the log.
     pub fn has_waiting_lines(&self) -> bool {
-        self.queue.waits() || self.rejection_rate.count()
+        self.queue.waits() || self.rejection_rate.has_suppressed
     }
 
     /// Writes some of them; returns whether the log took any.

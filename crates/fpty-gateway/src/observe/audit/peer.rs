@@ -70,7 +70,7 @@ impl Peer {
             uid: Some(credentials.uid),
             gid: Some(credentials.gid),
             user: names.of(credentials.uid),
-            login_uid: with_login.then(|| names.login_of(client, credentials)).flatten(),
+            login_uid: with_login.then(|| names.logins.of(client, credentials)).flatten(),
             ..Self::default()
         }
     }

@@ -12,29 +12,22 @@ use fpty::sys::child::Exit;
 /// The longest line that there is room for, in bytes.
 pub const MAX_LINE: usize = 2032;
 
-/// What stands in the place of a time that is not known yet, and of a
-/// duration.
+/// What stands in the place of a time that is not known yet. A duration is 0.000 then.
 pub const UNKNOWN_TIME: SystemTime = UNIX_EPOCH;
-const UNKNOWN_DURATION: &str = "0.000";
 
 /// The line, now that it is known when its session ended, and after how long.
 pub fn with_end_time(line: &str, ended: SystemTime, duration: Duration) -> String {
-    let mut line = line.replacen(&rfc3339(UNKNOWN_TIME), &rfc3339(ended), 1);
+    let line = line.replacen(&rfc3339(UNKNOWN_TIME), &rfc3339(ended), 1);
     let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
     // As JSON has it, or keyval. Within a text the quotes would be escaped.
-    for (before, behind) in [("\"duration\":", ",\"reason\":\""), ("duration=", " reason=\"")] {
-        if let Some(at) = line.find(&format!("{before}{UNKNOWN_DURATION}{behind}")) {
-            let at = at + before.len();
-            line.replace_range(at..at + UNKNOWN_DURATION.len(), &seconds);
-            return line;
-        }
-    }
+    let line = line.replacen("\"duration\":0.000", &format!("\"duration\":{seconds}"), 1);
+    let known = format!("duration={seconds} reason=\"");
+    let line = line.replacen("duration=0.000 reason=\"", &known, 1);
     // Of who looks on it is the last word.
-    let end =
-        [format!("\"duration\":{UNKNOWN_DURATION}}}"), format!(" duration={UNKNOWN_DURATION}")];
-    let seconds = |end: &str| end.replace(UNKNOWN_DURATION, &seconds);
-    let found = end.iter().find_map(|end| Some(line.strip_suffix(end)?.to_owned() + &seconds(end)));
-    found.unwrap_or(line)
+    match line.strip_suffix(" duration=0.000") {
+        Some(before) => format!("{before} duration={seconds}"),
+        None => line,
+    }
 }
 
 /// Whether it is the last one of a session.
@@ -50,23 +43,17 @@ pub fn with_reason(line: &str, why: EndReason, exit: Option<Exit>) -> String {
         None => (String::from("null"), String::from("null")),
     };
     let why = why.word();
-    // As JSON has it, or keyval, and no text.
-    let forms = [
-        (
-            "\"reason\":\"lost\",\"status\":null,\"signal\":null",
-            format!("\"reason\":\"{why}\",\"status\":{status},\"signal\":{signal}"),
-        ),
-        (
-            "reason=\"lost\" status=null signal=null",
-            format!("reason=\"{why}\" status={status} signal={signal}"),
-        ),
-    ];
-    let mut line = line.to_owned();
-    let found = forms.iter().filter_map(|(lost, told)| Some((line.rfind(lost)?, lost, told)));
-    if let Some((at, lost, told)) = found.max() {
-        line.replace_range(at..at + lost.len(), told);
-    }
-    line
+    // As JSON has it, or keyval. Within a text the quotes would be escaped.
+    line.replacen(
+        "\"reason\":\"lost\",\"status\":null,\"signal\":null",
+        &format!("\"reason\":\"{why}\",\"status\":{status},\"signal\":{signal}"),
+        1,
+    )
+    .replacen(
+        "reason=\"lost\" status=null signal=null",
+        &format!("reason=\"{why}\" status={status} signal={signal}"),
+        1,
+    )
 }
 
 /// Where it says what becomes of the session's recording, and how the line looks;
@@ -92,10 +79,9 @@ pub fn with_recording(line: &str, recorded: &RecordingResult) -> String {
     let Some((at, format)) = find_recording(line) else {
         return line.to_owned();
     };
-    let end = if format == Format::Json { "}" } else { "" };
-    format!(
-        "{}{}{end}",
-        &line[..at],
-        AuditLine::fields_only(format, |line| write_recording(line, recorded))
-    )
+    let mut fields = AuditLine::new(format, "");
+    write_recording(&mut fields, recorded);
+    let fields = fields.finish();
+    // The line has begun.
+    line[..at].to_owned() + fields.strip_prefix('{').unwrap_or(&fields)
 }

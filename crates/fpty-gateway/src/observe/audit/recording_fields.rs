@@ -17,6 +17,13 @@ pub struct RecordingResult {
     pub sha256: Option<String>,
 }
 
+impl RecordingResult {
+    /// The result of a recording of which the file's length and hash are not known.
+    pub fn unknown(path: &str, dropped: u64) -> Self {
+        Self { path: path.to_owned(), bytes: None, dropped, sha256: None }
+    }
+}
+
 /// What became of a session's recording: the last of its fields.
 pub fn write_recording(line: &mut AuditLine, recorded: &RecordingResult) {
     line.member("record", "path", Value::Text(&recorded.path, PATH))

@@ -35,19 +35,14 @@ pub struct RejectionRate {
     since: Instant,
     written: u32,
     shares: HashMap<(Principal, RejectReason, Arc<str>), PrincipalRate>,
-    /// Some lines were suppressed.
-    has_suppressed: bool,
+    /// A line with a count is still to be written.
+    pub has_suppressed: bool,
 }
 
 impl RejectionRate {
     /// No line yet.
     pub fn new() -> Self {
         Self { since: clock::now(), written: 0, shares: HashMap::new(), has_suppressed: false }
-    }
-
-    /// Whether a line with a count is still to be written.
-    pub fn count(&self) -> bool {
-        self.has_suppressed
     }
 
     /// Takes the suppressed rejections of the last second, when it is over.
@@ -106,7 +101,7 @@ mod tests {
             (0..count).filter(is_told).count() as u32
         };
         assert_eq!(told(&mut rejection_rate, Principal::User(1), 5000), MAX_PER_PRINCIPAL);
-        assert!(rejection_rate.count() && rejection_rate.over(Instant::now()).is_empty());
+        assert!(rejection_rate.has_suppressed && rejection_rate.over(Instant::now()).is_empty());
         // Others still have theirs.
         assert_eq!(told(&mut rejection_rate, Principal::User(2), 3), 3);
         let later = Instant::now() + SECOND;
@@ -114,7 +109,7 @@ mod tests {
         assert_eq!(suppressed.len(), 1);
         assert_eq!(suppressed[0].count, Some(u64::from(5000 - MAX_PER_PRINCIPAL)));
         assert_eq!((suppressed[0].peer.uid, suppressed[0].peer.pid), (Some(1), None));
-        assert!(!rejection_rate.count() && rejection_rate.over(later + SECOND).is_empty());
+        assert!(!rejection_rate.has_suppressed && rejection_rate.over(later + SECOND).is_empty());
         assert_eq!(told(&mut rejection_rate, Principal::User(1), 5), 5);
     }
 

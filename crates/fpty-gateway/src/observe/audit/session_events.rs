@@ -1,10 +1,8 @@
 //! Events of sessions, as the audit keeps and writes them. The end line of a closed session is
 //! written later, when the result of the recording is known.
 
-use std::time::Duration;
-
-use super::session_info::{ClientAct, RejectedConnection, SessionInfo};
-use super::{Audit, ByteTotals, DetachReason, Origin, Peer, RejectReason};
+use super::session_info::{ClientAct, RejectedConnection};
+use super::{Audit, DetachReason, Origin, Peer};
 use crate::event_loop::fault_domain::SessionRef;
 use crate::observe::event::Event;
 use crate::process::supervisor::end_lines::EndLineSlot;
@@ -17,76 +15,74 @@ impl Audit {
     /// what others are told of a session.
     pub fn on_event(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Started(session) => self.started(session),
-            Event::Restored(session, started) => self.restored(session, started),
-            Event::Attached { from, to, origin, client } => {
-                self.attached(from, to, origin, client);
+            Event::Started(session) => {
+                self.prepare_end(session);
+                let info = self.info.get(&session);
+                self.write_line(info.and_then(|info| info.start_line(&self.place)));
             }
-            Event::Detached { from, to, reason, bytes } => self.detached(from, to, reason, bytes),
+            // The start was written by the earlier gateway, and the supervisor has the end line.
+            Event::Restored(session, started) => {
+                if let Some(info) = self.info.get_mut(&session) {
+                    info.started = started;
+                    info.is_supervised = true;
+                }
+                self.prepare_end(session);
+            }
+            Event::Attached { from, to, origin, client } => {
+                let Some(mut info) = self.info.remove(&from) else { return };
+                let peer = Peer::of(client, &mut self.user_names, info.audit.is_some());
+                let act = ClientAct::Attach(&origin.claimed);
+                self.write_line(info.client_act_line(act, &peer, &self.place));
+                info.history.client = Some(Box::new(peer));
+                info.history.attached = Timestamp::now().into();
+                self.info.insert(to, info);
+            }
+            Event::Detached { from, to, reason, bytes } => {
+                let Some(mut info) = self.info.remove(&from) else { return };
+                info.history.before = info.history.bytes_with(bytes);
+                let by = match reason {
+                    DetachReason::Stolen(uid) => Some((uid, self.user_names.of(uid))),
+                    DetachReason::Requested | DetachReason::Lost => None,
+                };
+                let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
+                let after = Timestamp::from(info.history.attached).elapsed();
+                let (act, peer) =
+                    (ClientAct::Detach(reason, after, by), info.history.last_client());
+                self.write_line(info.client_act_line(act, peer, &self.place));
+                self.info.insert(to, info);
+            }
             Event::ViewerJoined { session, origin, client, prepared } => {
                 prepared.set(self.viewer_joined(session, origin, client));
             }
             Event::ViewerLeft { session, client, after, prepared } => {
-                self.viewer_left(session, client, after, prepared);
+                prepared.into_iter().for_each(|slot| self.remove_prepared(slot));
+                if let Some(info) = self.info.get(&session).filter(|info| info.audit.is_some()) {
+                    let peer = Peer::of(client, &mut self.user_names, true);
+                    let act = ClientAct::Unwatch(Some(after));
+                    self.write_line(info.client_act_line(act, &peer, &self.place));
+                }
             }
             Event::Exited(session, exit) => {
                 if let Some(info) = self.info.get_mut(&session) {
                     info.exit = Some(exit);
                 }
             }
-            Event::Rejected { origin, client, reason, text } => {
-                self.rejected(origin, client, reason, text);
+            Event::Rejected { origin, client, reason, text } if origin.has_audit() => {
+                self.write_suppressed();
+                let (origin, peer, why) = (origin.clone(), Peer::default(), text.into());
+                let rejected = RejectedConnection { origin, peer, reason, why, count: None };
+                let principal = client.map_or(Principal::Unknown, Principal::of);
+                if let Some(mut rejected) = self.rejection_rate.note(principal, rejected) {
+                    let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
+                    rejected.peer = peer.unwrap_or_default();
+                    self.write_line(rejected.line(&self.place));
+                }
             }
-            Event::Pending(_) | Event::Closed { .. } | Event::Aborted(_) => {}
+            Event::Rejected { .. }
+            | Event::Pending(_)
+            | Event::Closed { .. }
+            | Event::Aborted(_) => {}
         }
-    }
-
-    fn started(&mut self, session: SessionRef) {
-        self.prepare_end(session);
-        let lost = *self.queue.lost();
-        let line = self.info.get(&session).and_then(|info| info.start_line(lost));
-        self.write_line(line);
-    }
-
-    /// The start was written by the earlier gateway, and the supervisor has the end line.
-    fn restored(&mut self, session: SessionRef, started: Timestamp) {
-        if let Some(info) = self.info.get_mut(&session) {
-            info.started = started;
-            info.is_supervised = true;
-        }
-        self.prepare_end(session);
-    }
-
-    fn attached(&mut self, from: SessionRef, to: SessionRef, origin: &Origin, client: &Stream) {
-        let Some(mut info) = self.info.remove(&from) else {
-            return;
-        };
-        let peer = Peer::of(client, &mut self.user_names, info.audit.is_some());
-        self.write_client_act(&info, ClientAct::Attach(&origin.claimed), &peer);
-        info.history.client = Some(Box::new(peer));
-        info.history.attached = Timestamp::now().into();
-        self.info.insert(to, info);
-    }
-
-    fn detached(
-        &mut self,
-        from: SessionRef,
-        to: SessionRef,
-        reason: DetachReason,
-        bytes: ByteTotals,
-    ) {
-        let Some(mut info) = self.info.remove(&from) else {
-            return;
-        };
-        info.history.before = info.history.bytes_with(bytes);
-        let by = match reason {
-            DetachReason::Stolen(uid) => Some((uid, self.user_names.of(uid))),
-            DetachReason::Requested | DetachReason::Lost => None,
-        };
-        let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
-        let act = ClientAct::Detach(reason, Timestamp::from(info.history.attached).elapsed(), by);
-        self.write_client_act(&info, act, info.history.last_client());
-        self.info.insert(to, info);
     }
 
     /// Returns the slot of the line for the viewer's end, in case that the gateway is killed.
@@ -98,51 +94,9 @@ impl Audit {
     ) -> Option<EndLineSlot> {
         let info = self.info.get(&session).filter(|info| info.audit.is_some())?;
         let peer = Peer::of(client, &mut self.user_names, true);
-        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
+        let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place)?.finish();
         let act = ClientAct::Watch(&origin.claimed);
-        let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
-        self.write_line(line);
-        self.lines.as_mut()?.put(&last?, BootInstant::now(), false)
-    }
-
-    fn viewer_left(
-        &mut self,
-        session: SessionRef,
-        client: &Stream,
-        after: Duration,
-        prepared: Option<EndLineSlot>,
-    ) {
-        prepared.into_iter().for_each(|slot| self.remove_prepared(slot));
-        if let Some(info) = self.info.get(&session).filter(|info| info.audit.is_some()) {
-            let peer = Peer::of(client, &mut self.user_names, true);
-            let act = ClientAct::Unwatch(Some(after));
-            let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
-            self.write_line(line);
-        }
-    }
-
-    fn rejected(
-        &mut self,
-        origin: &Origin,
-        client: Option<&Stream>,
-        reason: RejectReason,
-        text: &str,
-    ) {
-        if !origin.has_audit() {
-            return;
-        }
-        self.write_suppressed();
-        let (origin, peer, why) = (origin.clone(), Peer::default(), text.into());
-        let rejected = RejectedConnection { origin, peer, reason, why, count: None };
-        let principal = client.map_or(Principal::Unknown, Principal::of);
-        if let Some(rejected) = self.rejection_rate.note(principal, rejected) {
-            let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
-            self.write_rejected(&RejectedConnection { peer: peer.unwrap_or_default(), ..rejected });
-        }
-    }
-
-    fn write_client_act(&mut self, info: &SessionInfo, act: ClientAct<'_>, peer: &Peer) {
-        let line = info.client_act_line(act, peer, &self.place, *self.queue.lost());
-        self.write_line(line);
+        self.write_line(info.client_act_line(act, &peer, &self.place));
+        self.lines.as_mut()?.put(&last, BootInstant::now(), false)
     }
 }

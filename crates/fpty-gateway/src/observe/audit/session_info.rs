@@ -43,7 +43,7 @@ pub struct NewSession {
 }
 
 /// What is known of a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SessionInfo {
     /// Its id.
     pub id: String,
@@ -57,8 +57,8 @@ pub struct SessionInfo {
     pub started: Timestamp,
     /// The program's exit.
     pub exit: Option<Exit>,
-    /// The format of its lines, and their common fields; `None`: no audit.
-    pub audit: Option<(Format, Box<str>)>,
+    /// The format of its lines; `None`: no audit.
+    pub audit: Option<Format>,
     /// Whether it is recorded now.
     pub recorded: bool,
     /// The path of its recording.
@@ -105,18 +105,15 @@ pub struct EndedSession {
 }
 
 impl SessionInfo {
-    /// The common fields of all lines of the session.
-    pub fn common(&self, format: Format, place: &LineSource) -> Box<str> {
-        let fields = |line: &mut AuditLine| {
-            write_source(line, Some(&self.id), place);
-            let SessionHistory { mode, first, command, uid, gid, .. } = &self.history;
-            write_peer(line, &self.socket, *mode, first);
-            line.field("uid", Value::Number((*uid).into()))
-                .field("gid", Value::Number((*gid).into()))
-                .field("command", Value::Text(command, place.command_room))
-                .field("pid", Value::number(self.pid));
-        };
-        AuditLine::fields_only(format, fields).into()
+    /// Writes what the lines of start and end both have.
+    fn write_common(&self, line: &mut AuditLine, place: &LineSource) {
+        write_source(line, Some(&self.id), place);
+        let SessionHistory { mode, first, command, uid, gid, .. } = &self.history;
+        write_peer(line, &self.socket, *mode, first);
+        line.field("uid", Value::Number((*uid).into()))
+            .field("gid", Value::Number((*gid).into()))
+            .field("command", Value::Text(command, place.command_room))
+            .field("pid", Value::number(self.pid));
     }
 
     /// The prepared line of the end, for the process that comes after a killed gateway;
@@ -129,27 +126,21 @@ impl SessionInfo {
             bytes: (None, None),
         };
         // Where it stands is known, what becomes of it is not.
-        let recorded = self
-            .recording
-            .as_ref()
-            .map(|path| RecordingResult { path: path.to_string(), ..RecordingResult::default() });
+        let recorded = self.recording.as_ref().map(|path| RecordingResult::unknown(path, 0));
         for recorded in [recorded.as_ref(), None] {
-            let line = self.end_line(&end, recorded, 0)?;
+            let line = self.end_line(&end, recorded, place)?.finish();
             if line.len() <= MAX_LINE {
                 return Some(line);
             }
         }
-        let (format, _) = self.audit.as_ref()?;
         let place = LineSource { command_room: SHORT, ..place.clone() };
-        let audit = Some((*format, self.common(*format, &place)));
-        Self { audit, ..self.clone() }.end_line(&end, None, 0)
+        Some(self.end_line(&end, None, &place)?.finish())
     }
 
     /// The line of the start.
-    pub fn start_line(&self, lost: u64) -> Option<String> {
-        let (format, common) = self.audit.as_ref()?;
-        let mut line = begin(*format, "session-start", self.started.wall);
-        line.fields(common);
+    pub fn start_line(&self, place: &LineSource) -> Option<AuditLine> {
+        let mut line = begin(self.audit?, "session-start", self.started.wall);
+        self.write_common(&mut line, place);
         let SessionHistory { claimed, tty, size, .. } = &self.history;
         let (rows, cols) = size.unzip();
         write_claimed(&mut line, claimed);
@@ -157,7 +148,7 @@ impl SessionInfo {
             .field("term", Value::text(claimed.term.as_deref(), SHORT))
             .field("rows", Value::number(rows))
             .field("cols", Value::number(cols));
-        Some(finish(line, lost))
+        Some(line)
     }
 
     /// The line of a client's event.
@@ -166,20 +157,16 @@ impl SessionInfo {
         act: ClientAct<'_>,
         peer: &Peer,
         place: &LineSource,
-        lost: u64,
-    ) -> Option<String> {
-        let (format, _) = self.audit.as_ref()?;
-        let event = match act {
-            ClientAct::Attach(_) => "session-attach",
-            ClientAct::Detach(..) => "session-detach",
-            ClientAct::Watch(_) => "session-watch",
-            ClientAct::Unwatch(_) => "session-unwatch",
+    ) -> Option<AuditLine> {
+        let now = SystemTime::now();
+        let (event, at) = match act {
+            ClientAct::Attach(_) => ("session-attach", now),
+            ClientAct::Detach(..) => ("session-detach", now),
+            ClientAct::Watch(_) => ("session-watch", now),
+            ClientAct::Unwatch(Some(_)) => ("session-unwatch", now),
+            ClientAct::Unwatch(None) => ("session-unwatch", prepared_end::UNKNOWN_TIME),
         };
-        let at = match act {
-            ClientAct::Unwatch(None) => prepared_end::UNKNOWN_TIME,
-            _ => SystemTime::now(),
-        };
-        let mut line = begin(*format, event, at);
+        let mut line = begin(self.audit?, event, at);
         write_source(&mut line, Some(&self.id), place);
         write_peer(&mut line, &self.socket, self.history.mode, peer);
         match act {
@@ -198,7 +185,7 @@ impl SessionInfo {
                     .member("by", "user", Value::text(user.flatten(), SHORT));
             }
         }
-        Some(finish(line, lost))
+        Some(line)
     }
 
     /// The line of the end.
@@ -206,11 +193,10 @@ impl SessionInfo {
         &self,
         end: &End,
         recorded: Option<&RecordingResult>,
-        lost: u64,
-    ) -> Option<String> {
-        let (format, common) = self.audit.as_ref()?;
-        let mut line = begin(*format, "session-end", end.at);
-        line.fields(common);
+        place: &LineSource,
+    ) -> Option<AuditLine> {
+        let mut line = begin(self.audit?, "session-end", end.at);
+        self.write_common(&mut line, place);
         let (status, signal) = match self.exit {
             Some(Exit::Status(status)) => (u32::try_from(status).ok(), None),
             Some(Exit::Signal { number, .. }) => (None, u32::try_from(number).ok()),
@@ -226,7 +212,7 @@ impl SessionInfo {
             Some(recorded) => write_recording(&mut line, recorded),
             None => drop(line.field("record", Value::Null)),
         }
-        Some(finish(line, lost))
+        Some(line)
     }
 }
 
@@ -247,7 +233,7 @@ pub struct RejectedConnection {
 
 impl RejectedConnection {
     /// The line; `None`: the listener has no audit.
-    pub fn line(&self, place: &LineSource, lost: u64) -> Option<String> {
+    pub fn line(&self, place: &LineSource) -> Option<AuditLine> {
         let Origin { socket, mode, claimed, command } = &self.origin;
         let mut line = begin(socket.audit?, "refused", SystemTime::now());
         write_source(&mut line, None, place);
@@ -259,7 +245,7 @@ impl RejectedConnection {
         if let Some(count) = self.count {
             line.field("count", Value::Number(count));
         }
-        Some(finish(line, lost))
+        Some(line)
     }
 }
 
@@ -293,14 +279,6 @@ pub fn write_peer(line: &mut AuditLine, socket: &str, mode: Mode, peer: &Peer) {
         .member("peer", "loginuid", Value::number(peer.login_uid))
         .member("peer", "address", Value::text(address.as_deref(), SHORT))
         .member("peer", "port", Value::number(peer.port));
-}
-
-fn finish(mut line: AuditLine, lost: u64) -> String {
-    // Only where there is something to say: it makes a line no longer.
-    if lost > 0 {
-        line.field("lost", Value::Number(lost));
-    }
-    line.finish()
 }
 
 #[cfg(test)]
@@ -340,21 +318,14 @@ mod tests {
             socket: text.into(),
             history,
             pid: Some(u32::MAX),
-            started: Timestamp::default(),
             exit: Some(Exit::Signal { number: 64, core: true }),
-            audit: None,
-            recorded: false,
-            recording: None,
-            place: None,
-            is_supervised: false,
+            ..SessionInfo::default()
         }
     }
 
     /// The same, with lines of this format.
     fn audited(format: Format, text: &str) -> SessionInfo {
-        let info = info(text);
-        let common = info.common(format, &place(text));
-        SessionInfo { audit: Some((format, common)), ..info }
+        SessionInfo { audit: Some(format), ..info(text) }
     }
 
     fn place(text: &str) -> LineSource {
@@ -384,10 +355,11 @@ mod tests {
             bytes: (Some(u64::MAX), Some(u64::MAX)),
         };
         [
-            info.start_line(u64::MAX).expect("a line"),
-            info.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
-            refused.line(&place, u64::MAX).expect("a line"),
+            info.start_line(&place),
+            info.end_line(&end, Some(&recorded), &place),
+            refused.line(&place),
         ]
+        .map(|line| line.expect("a line").finish_after(u64::MAX))
     }
 
     #[test]
@@ -426,10 +398,9 @@ mod tests {
                 let line = prepared_end::with_reason(&line, EndReason::Signal, Some(killed));
                 assert!(line.contains(known) && prepared_end::is_end(&line), "{line}");
                 let peer = info.history.first.clone();
-                let act = |after| {
-                    info.client_act_line(ClientAct::Unwatch(after), &peer, &place(&text), 0)
-                };
-                let line = act(None).expect("a line");
+                let act = ClientAct::Unwatch(None);
+                let line =
+                    info.client_act_line(act, &peer, &place(&text)).expect("a line").finish();
                 assert!(line.len() <= MAX_LINE && !prepared_end::is_end(&line), "{line}");
                 let line = prepared_end::with_end_time(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
@@ -447,7 +418,7 @@ mod tests {
                 let end = End { at, duration, why: EndReason::Lost, bytes: (None, None) };
                 assert_eq!(
                     prepared_end::with_recording(&line, &recorded),
-                    info.end_line(&end, Some(&recorded), 0).expect("a line")
+                    info.end_line(&end, Some(&recorded), &place("x")).expect("a line").finish()
                 );
             }
         }
@@ -484,7 +455,7 @@ mod tests {
             why: EndReason::Hangup,
             bytes: (None, None),
         };
-        let line = info.end_line(&end, None, 0).expect("a line");
+        let line = info.end_line(&end, None, &place("x")).expect("a line").finish();
         assert!(line.ends_with(
             "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
              bytes_out=null record=null"

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use fpty::sys::accounts;
 use fpty::sys::clock;
-use fpty::sys::credentials::{Credentials, LoginUidCache, OVERFLOW_UID};
+use fpty::sys::credentials::{LoginUidCache, OVERFLOW_UID};
 use fpty::sys::signal::Blocked;
-use fpty::sys::socket::Stream;
 
 /// How long a name is cached.
 const CACHE_TIME: Duration = Duration::from_secs(600);
@@ -28,7 +27,8 @@ type Name = Option<Arc<str>>;
 #[derive(Default)]
 pub struct UserNames {
     known: HashMap<u32, (Instant, Name)>,
-    logins: LoginUidCache,
+    /// Login uids.
+    pub logins: LoginUidCache,
     /// The resolver; `None`: none was needed yet.
     resolver: Option<Resolver>,
 }
@@ -90,29 +90,17 @@ impl UserNames {
             self.keep(uid, name.clone());
             return name;
         }
-        if self.resolver.is_none() {
-            self.resolver = Resolver::start();
-        }
-        if let Some(resolver) = &mut self.resolver {
-            resolver.ask(uid);
-        }
+        self.resolver = self.resolver.take().or_else(Resolver::start);
+        self.resolver.iter_mut().for_each(|resolver| resolver.ask(uid));
         before
     }
 
-    /// The login uid of a client.
-    pub fn login_of(&mut self, client: &Stream, credentials: Credentials) -> Option<u32> {
-        self.logins.of(client, credentials)
-    }
-
     fn take_answers(&mut self) {
-        let Some(resolver) = &mut self.resolver else {
-            return;
-        };
-        let answers: Vec<(u32, Name)> = resolver.answers.try_iter().collect();
-        for (uid, name) in answers {
-            if let Some(resolver) = &mut self.resolver {
-                resolver.asked.remove(&uid);
-            }
+        while let Some(resolver) = &mut self.resolver {
+            let Ok((uid, name)) = resolver.answers.try_recv() else {
+                return;
+            };
+            resolver.asked.remove(&uid);
             self.keep(uid, name);
         }
     }

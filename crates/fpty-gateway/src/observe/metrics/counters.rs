@@ -123,12 +123,6 @@ impl Counters {
         counters
     }
 
-    /// Counts a started session.
-    pub fn session_started(self) {
-        self.word(ACCEPTED).fetch_add(1, Relaxed);
-        self.session_opened();
-    }
-
     fn session_opened(self) {
         let now = self.word(SESSIONS).fetch_add(1, Relaxed) + 1;
         self.word(PEAK).fetch_max(now, Relaxed);
@@ -238,7 +232,10 @@ fn add(word: &AtomicU64, more: u64) {
 impl Observer for Counters {
     fn on_event(&mut self, event: &Event<'_>, _: Option<&SessionInfo>) {
         match *event {
-            Event::Started(_) => self.session_started(),
+            Event::Started(_) => {
+                self.word(ACCEPTED).fetch_add(1, Relaxed);
+                self.session_opened();
+            }
             Event::Restored(..) => self.session_restored(),
             Event::Closed { reason, ended, .. } => {
                 self.session_ended(reason, ended.map(|ended| ended.end.duration));

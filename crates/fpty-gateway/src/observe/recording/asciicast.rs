@@ -5,11 +5,15 @@
 //! comments.
 
 use fpty::sys::Size;
-use fpty::text::{escape_json, shown};
+use fpty::text::escape_json;
 use serde::{Deserialize, Serialize};
 
 use super::utf8::JsonText;
 pub use crate::config::recording_options::Format;
+use crate::observe::audit::line::{AuditLine, Format as LineFormat, Value};
+
+/// The most bytes of a text of the header: none is longer.
+const HEAD_TEXT: usize = 8192;
 
 /// The header of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,17 +34,6 @@ pub struct Head {
     pub term: Option<String>,
 }
 
-/// The totals of the trailer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Totals<'a> {
-    /// Bytes before the trailer.
-    pub bytes: u64,
-    /// Bytes of the session that are missing.
-    pub dropped: u64,
-    /// SHA-256 of the bytes before the trailer.
-    pub sha256: &'a str,
-}
-
 /// A recording that is being encoded.
 #[derive(Clone, Debug)]
 pub struct Asciicast {
@@ -57,66 +50,31 @@ struct Events {
     last: u64,
 }
 
-#[derive(Serialize)]
-struct Version2<'a> {
-    version: u8,
-    width: u16,
-    height: u16,
-    timestamp: u64,
-    command: &'a str,
-    title: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    env: Option<Environment<'a>>,
-}
-
-#[derive(Serialize)]
-struct Environment<'a> {
-    #[serde(rename = "TERM")]
-    term: &'a str,
-}
-
-#[derive(Serialize)]
-struct Version3<'a> {
-    version: u8,
-    term: Terminal<'a>,
-    timestamp: u64,
-    command: &'a str,
-    title: &'a str,
-}
-
-#[derive(Serialize)]
-struct Terminal<'a> {
-    cols: u16,
-    rows: u16,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'a str>,
-}
-
 impl Asciicast {
     /// Encodes the header.
     pub fn begin(head: &Head, out: &mut Vec<u8>) -> Self {
-        let Head { rows, cols, timestamp, ref command, ref title, .. } = *head;
-        let term = head.term.as_deref();
-        let line = match head.format {
-            Format::V2 => serde_json::to_string(&Version2 {
-                version: 2,
-                width: cols,
-                height: rows,
-                timestamp,
-                command,
-                title,
-                env: term.map(|term| Environment { term }),
-            }),
-            Format::V3 => serde_json::to_string(&Version3 {
-                version: 3,
-                term: Terminal { cols, rows, kind: term },
-                timestamp,
-                command,
-                title,
-            }),
-        };
-        // JSON leaves some characters as they are that a terminal obeys.
-        out.extend_from_slice(shown(&line.unwrap_or_default()).as_bytes());
+        let term = head.term.as_deref().map(|term| Value::Text(term, HEAD_TEXT));
+        let (rows, cols) = (Value::Number(head.rows.into()), Value::Number(head.cols.into()));
+        let mut line = AuditLine::new(LineFormat::Json, "");
+        match head.format {
+            Format::V2 => {
+                line.field("version", Value::Number(2)).field("width", cols).field("height", rows);
+            }
+            Format::V3 => {
+                line.field("version", Value::Number(3));
+                line.member("term", "cols", cols).member("term", "rows", rows);
+                if let Some(term) = term {
+                    line.member("term", "type", term);
+                }
+            }
+        }
+        line.field("timestamp", Value::Number(head.timestamp))
+            .field("command", Value::Text(&head.command, HEAD_TEXT))
+            .field("title", Value::Text(&head.title, HEAD_TEXT));
+        if let (Format::V2, Some(term)) = (head.format, term) {
+            line.member("env", "TERM", term);
+        }
+        out.extend_from_slice(line.finish().as_bytes());
         out.push(b'\n');
         let events = Events { format: head.format, last: 0 };
         Self { events, output: JsonText::default(), input: JsonText::default() }
@@ -154,10 +112,10 @@ impl Asciicast {
         }
     }
 
-    /// Encodes the trailer.
-    pub fn trailer(&self, totals: Totals<'_>, out: &mut Vec<u8>) {
+    /// Encodes the trailer: the bytes before it and their SHA-256, and how many bytes of the session
+    /// are missing.
+    pub fn trailer(&self, bytes: u64, sha256: &str, dropped: u64, out: &mut Vec<u8>) {
         let invalid = self.output.invalid() + self.input.invalid();
-        let Totals { bytes, dropped, sha256 } = totals;
         let text = format!("bytes={bytes} dropped={dropped} invalid={invalid} sha256={sha256}");
         let line = match self.events.format {
             Format::V2 => format!("[{}, \"#\", \"{text}\"]\n", Seconds(self.events.last)),
@@ -226,7 +184,7 @@ mod tests {
         cast.resize(2_500_001, Size { rows: 30, cols: 100 }, &mut out);
         cast.mark(2_400_000, "7 bytes are missing", &mut out);
         cast.end(3_000_000, Some(143), &mut out);
-        cast.trailer(Totals { bytes: 5, dropped: 7, sha256: "ff" }, &mut out);
+        cast.trailer(5, "ff", 7, &mut out);
         String::from_utf8(out).expect("UTF-8")
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::orphan_recordings::{OrphanedRecordings, RecordedSession, RecorderContext};
+use super::orphan_recordings::{RecordedSession, RecorderContext};
 use super::recorder_protocol::{
     self, Answer, Begin, Failure, Kind, Message, ProtocolError, Resume,
 };
@@ -40,7 +40,8 @@ pub struct GatewayFeed {
     spare_buffer: Vec<u8>,
     /// Sessions with unwritten lines.
     unwritten: Vec<u32>,
-    answers: VecDeque<Vec<u8>>,
+    /// Unsent answers.
+    pub(super) answers: VecDeque<Vec<u8>>,
     /// The channel is registered for write.
     waits: bool,
 }
@@ -73,7 +74,7 @@ impl GatewayFeed {
     pub fn restore_sessions(
         &mut self,
         before: &OwnedFd,
-        orphans: &mut OrphanedRecordings,
+        ctx: &mut RecorderContext<'_>,
     ) -> Result<(), ProtocolError> {
         let mut bytes = Vec::new();
         let mut before = Consumer::of(before).map_err(|_| ProtocolError)?;
@@ -83,7 +84,7 @@ impl GatewayFeed {
             if message.kind != Kind::Resume || self.sessions.len() > MAX_SESSIONS {
                 return Err(ProtocolError);
             }
-            self.go_on(message, orphans);
+            self.go_on(message, ctx);
         }
         Ok(())
     }
@@ -92,21 +93,13 @@ impl GatewayFeed {
     ///
     /// # Errors
     /// A malformed message.
-    pub fn process(
-        &mut self,
-        ctx: &RecorderContext<'_>,
-        orphans: &mut OrphanedRecordings,
-    ) -> Result<bool, ProtocolError> {
-        daemonize::catch_panic(|| self.process_batch(ctx, orphans)).unwrap_or(Err(ProtocolError))
+    pub fn process(&mut self, ctx: &mut RecorderContext<'_>) -> Result<bool, ProtocolError> {
+        daemonize::catch_panic(|| self.process_batch(ctx)).unwrap_or(Err(ProtocolError))
     }
 
     /// Takes a batch out of the queue, and writes the files. Returns whether there was one.
     /// The queue keeps the batch until that is done.
-    fn process_batch(
-        &mut self,
-        ctx: &RecorderContext<'_>,
-        orphans: &mut OrphanedRecordings,
-    ) -> Result<bool, ProtocolError> {
+    fn process_batch(&mut self, ctx: &mut RecorderContext<'_>) -> Result<bool, ProtocolError> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let taken = self.queue.take(BATCH_BYTES, &mut bytes).map_err(|_| ProtocolError)?;
         if taken == 0 {
@@ -124,7 +117,7 @@ impl GatewayFeed {
             }
             let (session, length) = (message.session, message.body.len());
             let is_end = message.kind == Kind::End;
-            if let Err(panic) = daemonize::catch_panic(|| self.take(message, ctx, orphans)) {
+            if let Err(panic) = daemonize::catch_panic(|| self.take(message, ctx)) {
                 self.panicked(session, length, is_end, panic_message(&*panic), ctx);
             }
         }
@@ -150,7 +143,7 @@ impl GatewayFeed {
             let outcome = recording.write(ctx.journal);
             recording.return_buffer(&mut self.spare_buffer);
             if let Err(failure) = outcome {
-                self.failed(session, failure);
+                self.answer(&Answer::Failed { session, why: failure });
             }
         }
     }
@@ -167,23 +160,18 @@ impl GatewayFeed {
         let before = self.sessions.remove(&session);
         let of = before.as_ref().map(RecordedSession::of).unwrap_or_default();
         if let Some(before) = before {
-            let _ = daemonize::catch_panic(|| before.end(None, ctx));
+            let _ = daemonize::catch_panic(|| before.end(None, ctx.journal));
         }
         let dropped = length as u64;
         if is_end {
-            let recorded = RecordingResult { dropped, ..RecordingResult::default() };
+            let recorded = RecordingResult::unknown("", dropped);
             return self.answer(&Answer::Done { session, recorded });
         }
         let failure = Failure::Error(format!("internal error: {why}"));
         self.lose(session, of, dropped, failure);
     }
 
-    fn take(
-        &mut self,
-        message: Message<'_>,
-        ctx: &RecorderContext<'_>,
-        orphans: &mut OrphanedRecordings,
-    ) {
+    fn take(&mut self, message: Message<'_>, ctx: &mut RecorderContext<'_>) {
         fault_injection::strike("recorder", || message.body);
         let session = message.session;
         let is_end = message.kind == Kind::End;
@@ -194,12 +182,12 @@ impl GatewayFeed {
         }
         match message.kind {
             Kind::Begin => self.begin(message, ctx),
-            Kind::Resume => self.go_on(message, orphans),
-            Kind::Rest => orphans.end_unclaimed(&self.hello, ctx),
-            Kind::Over => self.end_ids(message, ctx, orphans),
+            Kind::Resume => self.go_on(message, ctx),
+            Kind::Rest => ctx.orphans.end_unclaimed(&self.hello, ctx.journal),
+            Kind::Over => self.end_ids(message, ctx),
             Kind::End => {
                 let done = match self.sessions.remove(&session) {
-                    Some(one) => one.end(Some(message), ctx),
+                    Some(one) => one.end(Some(message), ctx.journal),
                     None => RecordingResult { bytes: Some(0), ..RecordingResult::default() },
                 };
                 self.answer(&Answer::Done { session, recorded: done });
@@ -208,7 +196,7 @@ impl GatewayFeed {
                 Some(RecordedSession::Open(recording)) => {
                     recording.borrow_buffer(&mut self.spare_buffer);
                     if let Err(failure) = recording.note(message, ctx.journal) {
-                        self.failed(session, failure);
+                        self.answer(&Answer::Failed { session, why: failure });
                     }
                     if self.unwritten.last() != Some(&session) {
                         self.unwritten.push(session);
@@ -221,15 +209,9 @@ impl GatewayFeed {
     }
 
     /// Ends sessions of gateways before, and answers with the result of each.
-    fn end_ids(
-        &mut self,
-        message: Message<'_>,
-        ctx: &RecorderContext<'_>,
-        orphans: &mut OrphanedRecordings,
-    ) {
+    fn end_ids(&mut self, message: Message<'_>, ctx: &mut RecorderContext<'_>) {
         let mut ids = decode::<HashSet<String>>(message.body).unwrap_or_default();
-        let ended: Vec<_> = orphans.end_ids(&ids, ctx).collect();
-        for ((folder, name), recorded) in ended {
+        for ((folder, name), recorded) in ctx.orphans.end_ids(&ids, ctx.journal) {
             let id = recorder_protocol::id_of(&name).to_owned();
             ids.remove(&id);
             self.answer(&Answer::Over { id, folder, recorded: Some(recorded) });
@@ -250,12 +232,12 @@ impl GatewayFeed {
     }
 
     /// Resumes a session of the gateway or the recorder before.
-    fn go_on(&mut self, message: Message<'_>, orphans: &mut OrphanedRecordings) {
+    fn go_on(&mut self, message: Message<'_>, ctx: &mut RecorderContext<'_>) {
         let Some(resume) = decode::<Resume>(message.body) else {
             return;
         };
         let resume = RecordedSession::Pending(resume);
-        let before = orphans.take(&resume.of());
+        let before = ctx.orphans.take(&resume.of());
         let (number, moved) = (message.session, before.is_none());
         let session = before.unwrap_or(resume);
         let (part, dropped, failure) = match &session {
@@ -265,20 +247,17 @@ impl GatewayFeed {
         };
         self.sessions.insert(number, session);
         match failure {
-            Some(failure) => self.failed(number, failure),
+            Some(failure) => self.answer(&Answer::Failed { session: number, why: failure }),
             None => self.answer(&Answer::Resumed { session: number, part, moved, dropped }),
         }
     }
 
     /// Starts the next file of a session.
     fn begin_next_file(&mut self, message: Message<'_>, ctx: &RecorderContext<'_>) {
-        let Some(session) = self.sessions.remove(&message.session) else {
+        let Some(RecordedSession::Pending(resume)) = self.sessions.remove(&message.session) else {
             return;
         };
-        let of = session.of();
-        let RecordedSession::Pending(resume) = session else {
-            return;
-        };
+        let of = (resume.begin.folder, resume.begin.name.clone());
         if let Some(folder) = ctx.folders.get(resume.begin.folder) {
             let recording = RecordingFile::resume(folder, &resume, message, ctx.journal);
             self.insert_session(message.session, of, recording, resume.dropped);
@@ -303,22 +282,12 @@ impl GatewayFeed {
 
     fn lose(&mut self, session: u32, of: RecordingName, dropped: u64, failure: Failure) {
         self.sessions.insert(session, RecordedSession::Failed(of, dropped, failure.clone()));
-        self.failed(session, failure);
-    }
-
-    fn failed(&mut self, session: u32, why: Failure) {
-        self.answer(&Answer::Failed { session, why });
+        self.answer(&Answer::Failed { session, why: failure });
     }
 
     /// Queues an answer.
     pub fn answer(&mut self, answer: &Answer) {
         self.answers.push_back(encode(answer));
-    }
-
-    /// The unsent answers.
-    #[cfg(test)]
-    pub fn answers(&mut self) -> impl Iterator<Item = Vec<u8>> {
-        self.answers.drain(..)
     }
 
     /// Sends answers, as far as the channel takes them.
@@ -351,29 +320,27 @@ impl GatewayFeed {
 
     /// Orphans the sessions of a gateway that has ended. Its last messages are in the
     /// queue, which is processed to its end.
-    pub fn orphan(mut self, ctx: &RecorderContext<'_>, orphans: &mut OrphanedRecordings) {
-        let done = loop {
-            match self.process(ctx, orphans) {
+    pub fn orphan(mut self, ctx: &mut RecorderContext<'_>) {
+        loop {
+            match self.process(ctx) {
                 Ok(true) => {}
-                done => break done,
+                Ok(false) => break,
+                Err(ProtocolError) => return self.end(ctx),
             }
-        };
-        if done.is_err() {
-            return self.end(ctx);
         }
         for (session, missing) in self.queue.notes() {
             let body = &missing.to_le_bytes();
             let missing = Message { kind: Kind::Missing, session, at: 0, body };
-            self.take(missing, ctx, orphans);
+            self.take(missing, ctx);
             self.write(session, ctx);
         }
         ctx.journal.end();
-        orphans.put(self.hello.ordinal, self.sessions.drain().map(|(_, session)| session));
+        ctx.orphans.put(self.hello.ordinal, self.sessions.drain().map(|(_, session)| session));
     }
 
     /// Drops a gateway: its recordings end without a status.
     pub fn end(mut self, ctx: &RecorderContext<'_>) {
-        self.sessions.drain().for_each(|(_, session)| drop(session.end(None, ctx)));
+        self.sessions.drain().for_each(|(_, session)| drop(session.end(None, ctx.journal)));
         ctx.journal.end();
     }
 }

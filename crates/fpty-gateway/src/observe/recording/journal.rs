@@ -52,7 +52,8 @@ pub struct Entry {
 
 /// A batch that was not done, perhaps.
 pub struct Unfinished {
-    queue: u64,
+    /// The queue of the batch.
+    pub queue: u64,
     next_start: u64,
     entries: Vec<Entry>,
 }
@@ -115,11 +116,6 @@ impl Journal {
 }
 
 impl Unfinished {
-    /// Whether the batch is of this queue.
-    pub fn is_of(&self, queue: u64) -> bool {
-        self.queue == queue
-    }
-
     /// Takes what the batch has written out of the files, unless it was done: then its
     /// queue has the next start.
     pub fn undo(self, next_start: u64, folders: &[Dir]) {
@@ -167,7 +163,7 @@ mod tests {
             journal.note(&Entry { inode: other.inode + 1000, length: 1, ..other.clone() });
             one.write_all(b", and behind").expect("bytes");
             let unfinished = journal.take().expect("entries");
-            assert!(unfinished.is_of(7) && !unfinished.is_of(8));
+            assert_eq!(unfinished.queue, 7);
             assert_eq!(unfinished.entries[0], entry);
             unfinished.undo(if is_over { 100 } else { 50 }, &folders);
             let wanted = if is_over { "before, and behind" } else { "before" };

@@ -17,6 +17,7 @@ use fpty::sys::dir::Dir;
 use fpty::sys::shm_queue::Producer;
 use fpty::sys::socket::Stream;
 
+use super::producer::RecorderLink;
 use super::recorder;
 
 /// The name of the registration socket for the next image of the server.
@@ -124,11 +125,8 @@ pub fn before_exec() {
 pub fn folder_number(folder: &OsStr) -> usize {
     let handle = handle();
     let path = absolute(folder).ok();
-    let folders = handle.iter().flat_map(|handle| &handle.folders);
-    folders
-        .zip(0..)
-        .find(|(known, _)| Some(*known) == path.as_ref())
-        .map_or(0, |(_, folder_number)| folder_number)
+    let mut folders = handle.iter().flat_map(|handle| &handle.folders);
+    folders.position(|known| Some(known) == path.as_ref()).unwrap_or(0)
 }
 
 /// The path of a file in the directory of this index.
@@ -138,21 +136,14 @@ pub fn file_path(folder: usize, name: &str) -> String {
     folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
 }
 
-/// Registers at the recorder, with a queue and a channel, and a second queue with the
-/// sessions of the first one. Returns whether there is a recorder.
-pub fn register(
-    hello: &Hello,
-    queue: &Producer,
-    channel: &Stream,
-    before: Option<&Producer>,
-) -> bool {
-    let handle = handle();
-    let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
+/// Connects to the recorder, with a queue, and, where the recorder before had that queue, a
+/// second one with its sessions; `None`: there is no recorder.
+pub fn connect(hello: &Hello, queue: Producer, before: Option<&Producer>) -> Option<RecorderLink> {
+    let (channel, its_channel) = Stream::pair().ok()?;
+    let mut descriptors = vec![queue.as_fd(), its_channel.as_fd()];
     descriptors.extend(before.map(AsFd::as_fd));
-    let said = encode(hello);
-    let sent =
-        handle.as_ref().map(|handle| handle.stream.write_with_descriptors(&said, &descriptors));
-    matches!(sent, Some(WriteOutcome::Bytes(_)))
+    let sent = handle().as_ref()?.stream.write_with_descriptors(&encode(hello), &descriptors);
+    matches!(sent, WriteOutcome::Bytes(_)).then_some(RecorderLink { queue, channel })
 }
 
 impl RecorderHandle {

@@ -7,10 +7,9 @@
 //! | `producer.rs` | the gateway's end of the queue: room, throttling, backlog |
 //! | `recorded_sessions.rs` | recordings of a gateway: begin, end, failure |
 //! | `recorder_link.rs` | the gateway's dialogue with the recorder |
-//! | `recorder_event.rs` | events of the recorder: an answer, its end |
 //! | `restart.rs` | the recorder was killed: the next one gets the queue |
 //! | `orphan_ends.rs` | audit lines of ends that wait for the recorder's answer |
-//! | `recorder_protocol.rs` | messages in the queue, and answers |
+//! | `recorder_protocol.rs` | messages in the queue, answers, and events of the recorder |
 //! | `launcher.rs` | start of the recorder, and its handle over a reload |
 //! | `recorder.rs` | the recorder's main loop |
 //! | `consumer.rs` | the recorder's end of a gateway's queue |
@@ -28,9 +27,8 @@ pub(crate) mod orphan_recordings;
 pub(crate) mod producer;
 pub(crate) mod recorded_sessions;
 pub(crate) mod recorder;
-pub mod recorder_event;
 pub(crate) mod recorder_link;
-pub(crate) mod recorder_protocol;
+pub mod recorder_protocol;
 pub(crate) mod recording_file;
 pub(crate) mod restart;
 pub mod tap;
@@ -50,18 +48,16 @@ use crate::event_loop::outcome::Outcome;
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
-use fpty::error::reason;
 use fpty::sys::child::Exit;
-use fpty::sys::shm_queue::Producer;
-use fpty::sys::socket::Stream;
 
 use super::recording::orphan_ends::PendingEndLines;
-use super::recording::producer::{RecorderLink, RecorderProducer};
-use super::recording::recorder_event::RecorderEvent;
+use super::recording::producer::RecorderProducer;
+use super::recording::recorder_protocol::RecorderEvent;
 pub use super::recording::tap::{RecordingState, RecordingTap};
 
 /// The recordings of a gateway: an observer of each start and end of a session; what a
 /// terminal shows in between comes by the [`RecordingTap`] beside the terminal.
+#[derive(Default)]
 pub struct Recordings {
     producer: Rc<RefCell<RecorderProducer>>,
     sessions: HashMap<u32, Rc<RecordingTap>>,
@@ -99,32 +95,16 @@ impl Recordings {
     /// The recordings of this gateway; `None`: no listener records.
     pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, hello: Hello) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
-        let mut users = Vec::new();
-        let sockets: Vec<_> = sockets
-            .map(|rules| {
-                if rules.record.dir.is_some() {
-                    users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
-                }
-                rules.record.clone()
-            })
-            .collect();
-        let any = !users.is_empty();
-        any.then(|| {
-            Box::new(Self {
-                producer: Rc::default(),
-                sessions: HashMap::new(),
-                over: HashMap::new(),
-                next: 0,
-                taken: 0,
-                stalled_checks: 0,
-                flush_is_scheduled: false,
-                check_is_scheduled: false,
-                hello,
-                logs_for_all: hello.ordinal == 0,
-                users,
-                sockets,
-                pending_ends: PendingEndLines::default(),
-            })
+        let (mut users, mut options) = (Vec::new(), Vec::new());
+        for rules in sockets {
+            if rules.record.dir.is_some() {
+                users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
+            }
+            options.push(rules.record.clone());
+        }
+        let logs_for_all = hello.ordinal == 0;
+        (!users.is_empty()).then(|| {
+            Box::new(Self { hello, logs_for_all, users, sockets: options, ..Self::default() })
         })
     }
 
@@ -164,20 +144,6 @@ impl Recordings {
             }
             is_read
         });
-    }
-}
-
-/// Registers a queue at the recorder, and, where the recorder before had that queue, its
-/// sessions.
-fn connect(
-    hello: &Hello,
-    queue: Producer,
-    before: Option<&Producer>,
-) -> Result<RecorderLink, String> {
-    let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-    match launcher::register(hello, &queue, &its_channel, before) {
-        true => Ok(RecorderLink { queue, channel }),
-        false => Err(String::from("there is no recorder")),
     }
 }
 

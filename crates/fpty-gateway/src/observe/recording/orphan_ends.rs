@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::launcher;
 use super::recorder_protocol::{Answer, Kind, header};
-use super::{connect, launcher};
 use crate::observe::audit::{RecordingResult, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};
 use fpty::sys::ReadOutcome;
@@ -82,7 +82,8 @@ pub fn with_recordings(lines: Vec<String>) -> Vec<String> {
 fn ask(waiting: &mut PendingEndLines, request: &[u8]) -> Vec<String> {
     let mut told = Vec::new();
     // All of them are gone.
-    let link = Producer::new().ok().and_then(|queue| connect(&Hello::of(0, 1), queue, None).ok());
+    let link =
+        Producer::new().ok().and_then(|queue| launcher::connect(&Hello::of(0, 1), queue, None));
     let Some(mut link) = link else {
         return told;
     };

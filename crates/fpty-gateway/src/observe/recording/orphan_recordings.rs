@@ -11,12 +11,13 @@ use crate::process::ipc::Hello;
 use fpty::sys::dir::Dir;
 
 /// The context of the recorder.
-#[derive(Clone, Copy)]
 pub struct RecorderContext<'a> {
     /// The directories of recordings.
     pub folders: &'a [Dir],
     /// The journal for the next recorder.
     pub journal: &'a Journal,
+    /// Recordings whose gateway has ended.
+    pub orphans: OrphanedRecordings,
 }
 
 /// A session at the recorder.
@@ -37,25 +38,25 @@ impl RecordedSession {
     /// The name of the recording.
     pub fn of(&self) -> RecordingName {
         match self {
-            Self::Open(recording) => recording.name_of_session().clone(),
+            Self::Open(recording) => recording.of.clone(),
             Self::Pending(resume) => (resume.begin.folder, resume.begin.name.clone()),
             Self::Failed(of, ..) => of.clone(),
         }
     }
 
     /// Ends the session, with its last message where there is one. Returns the result.
-    pub fn end(self, last: Option<Message<'_>>, ctx: &RecorderContext<'_>) -> RecordingResult {
+    pub fn end(self, last: Option<Message<'_>>, journal: &Journal) -> RecordingResult {
         match self {
             Self::Open(mut recording) => {
                 let status = last.and_then(|last| {
-                    let _ = recording.note(last, ctx.journal);
+                    let _ = recording.note(last, journal);
                     last.body.first_chunk().map(|bytes| i32::from_le_bytes(*bytes))
                 });
-                recording.end(status, ctx.journal)
+                recording.end(status, journal)
             }
             // Of the file before this one nothing is known.
             Self::Pending(Resume { begin, dropped, .. }) => {
-                RecordingResult { path: begin.file(), dropped, ..RecordingResult::default() }
+                RecordingResult::unknown(&begin.file(), dropped)
             }
             Self::Failed(_, dropped, _) => {
                 RecordingResult { bytes: Some(0), dropped, ..RecordingResult::default() }
@@ -76,27 +77,25 @@ impl OrphanedRecordings {
     }
 
     /// Ends recordings of the predecessor that a gateway has not claimed.
-    pub fn end_unclaimed(&mut self, gateway: &Hello, ctx: &RecorderContext<'_>) {
-        for (_, session) in
-            remove_where(&mut self.0, |_, (before, _)| gateway.has_place_of(*before))
-        {
-            session.end(None, ctx);
-        }
+    pub fn end_unclaimed(&mut self, gateway: &Hello, journal: &Journal) {
+        let sessions = remove_where(&mut self.0, |_, (before, _)| gateway.has_place_of(*before));
+        sessions.into_iter().for_each(|(_, session)| drop(session.end(None, journal)));
     }
 
     /// Ends the recordings of these session ids. Returns the results.
     pub fn end_ids(
         &mut self,
         ids: &HashSet<String>,
-        ctx: &RecorderContext<'_>,
-    ) -> impl Iterator<Item = (RecordingName, RecordingResult)> {
+        journal: &Journal,
+    ) -> Vec<(RecordingName, RecordingResult)> {
         let sessions = remove_where(&mut self.0, |(_, name), _| ids.contains(id_of(name)));
-        sessions.into_iter().map(|(_, session)| (session.of(), session.end(None, ctx)))
+        let end = |(_, session): (_, RecordedSession)| (session.of(), session.end(None, journal));
+        sessions.into_iter().map(end).collect()
     }
 
     /// Ends all recordings.
-    pub fn end(self, ctx: &RecorderContext<'_>) {
-        self.0.into_values().for_each(|(_, session)| drop(session.end(None, ctx)));
+    pub fn end(self, journal: &Journal) {
+        self.0.into_values().for_each(|(_, session)| drop(session.end(None, journal)));
     }
 }
 
@@ -140,7 +139,7 @@ mod tests {
     }
 
     fn answers(source: &mut GatewayFeed) -> Vec<Answer> {
-        let answers = source.answers();
+        let answers = source.answers.drain(..);
         answers.map(|it| serde_json::from_slice(&it).expect("JSON")).collect()
     }
 
@@ -150,17 +149,17 @@ mod tests {
         let text = |name: &str| std::fs::read_to_string(ctx.path().join(name));
         let (folders, journal) =
             ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
-        let here = RecorderContext { folders: &folders, journal: &journal };
-        let mut orphans = OrphanedRecordings::default();
+        let orphans = OrphanedRecordings::default();
+        let mut here = RecorderContext { folders: &folders, journal: &journal, orphans };
         let (first, mut say) = gateway((3, 4));
         for (session, name) in [(1, "on"), (2, "over")] {
             say(Kind::Begin, session, &serde_json::to_vec(&Begin::named(name)).expect("JSON"));
             say(Kind::Output, session, b"before");
         }
-        first.orphan(&here, &mut orphans);
+        first.orphan(&mut here);
         let (other, mut say) = gateway((0, 4));
         say(Kind::Begin, 1, &serde_json::to_vec(&Begin::named("other")).expect("JSON"));
-        other.orphan(&here, &mut orphans);
+        other.orphan(&mut here);
         // There are fewer gateways now: this one has the place of the first.
         let (mut next, mut say) = gateway((1, 2));
         assert!(gateway((3, 4)).0.is_replaced_by(&next));
@@ -170,7 +169,7 @@ mod tests {
         say(Kind::Rest, 0, &[]);
         say(Kind::Output, 7, b"after");
         say(Kind::End, 7, &9_i32.to_le_bytes());
-        assert_eq!(next.process(&here, &mut orphans), Ok(true));
+        assert_eq!(next.process(&mut here), Ok(true));
         let answers = answers(&mut next);
         let resumed =
             |session, part, moved, dropped| Answer::Resumed { session, part, moved, dropped };
@@ -189,8 +188,8 @@ mod tests {
         assert!(!text("other.cast").expect("a file").contains("sha256="));
         // One with nothing to be written has no file, and one with its end has.
         assert!(text("unknown-part2.cast").is_err());
-        next.orphan(&here, &mut orphans);
-        orphans.end(&here);
+        next.orphan(&mut here);
+        here.orphans.end(&journal);
         assert!(text("unknown-part2.cast").is_err());
         assert!(text("other.cast").expect("a file").contains("sha256="));
     }
@@ -200,8 +199,8 @@ mod tests {
         let ctx = tempfile::tempdir().expect("a directory");
         let (folders, journal) =
             ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
-        let here = RecorderContext { folders: &folders, journal: &journal };
-        let mut orphans = OrphanedRecordings::default();
+        let orphans = OrphanedRecordings::default();
+        let mut here = RecorderContext { folders: &folders, journal: &journal, orphans };
         let mut giver = Producer::new().expect("a queue");
         let taker = Consumer::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
         let (channel, _) = Stream::pair().expect("a channel");
@@ -212,10 +211,10 @@ mod tests {
         }
         giver.note(0, 1, 77);
         drop(giver);
-        first.orphan(&here, &mut orphans);
+        first.orphan(&mut here);
         let (mut next, mut say) = gateway((0, 1));
         say(Kind::Over, 0, &encode(&["over", "unknown"]));
-        assert_eq!(next.process(&here, &mut orphans), Ok(true));
+        assert_eq!(next.process(&mut here), Ok(true));
         let answers = answers(&mut next);
         let [
             Answer::Over { id, folder: 0, recorded: Some(recorded) },
@@ -237,23 +236,23 @@ mod tests {
         let ctx = tempfile::tempdir().expect("a directory");
         let (folders, journal) =
             ([Dir::open(ctx.path()).expect("a folder")], Journal::new().expect("memory"));
-        let here = RecorderContext { folders: &folders, journal: &journal };
-        let mut orphans = OrphanedRecordings::default();
+        let orphans = OrphanedRecordings::default();
+        let mut here = RecorderContext { folders: &folders, journal: &journal, orphans };
         let (mut first, mut say) = gateway((0, 1));
         let limited = Begin { limit: Some(1024), ..Begin::named("full") };
         say(Kind::Begin, 1, &serde_json::to_vec(&limited).expect("JSON"));
         say(Kind::Output, 1, &[b'x'; 2048]);
         say(Kind::Begin, 2, &serde_json::to_vec(&Begin::named("no/such")).expect("JSON"));
-        assert_eq!(first.process(&here, &mut orphans), Ok(true));
+        assert_eq!(first.process(&mut here), Ok(true));
         let before = answers(&mut first);
         assert!(matches!(before[..], [Answer::Failed { .. }, Answer::Failed { .. }]), "{before:?}");
-        first.orphan(&here, &mut orphans);
+        first.orphan(&mut here);
         let (mut next, mut say) = gateway((0, 1));
         say(Kind::Resume, 5, &resume("full"));
         say(Kind::Resume, 6, &resume("no/such"));
         say(Kind::Output, 6, b"more");
         say(Kind::End, 6, &[]);
-        assert_eq!(next.process(&here, &mut orphans), Ok(true));
+        assert_eq!(next.process(&mut here), Ok(true));
         let answers = answers(&mut next);
         let [
             Answer::Failed { session: 5, why: Failure::Full },

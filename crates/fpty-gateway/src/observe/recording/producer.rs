@@ -23,7 +23,7 @@ pub struct RecorderProducer {
     /// Something was put in for which the recorder was not woken up.
     has_unflushed: bool,
     /// Messages that found no room, and must not be lost.
-    backlog: VecDeque<Vec<u8>>,
+    pub backlog: VecDeque<Vec<u8>>,
     /// Sessions whose terminals are throttled, until there is room.
     pub throttled: Vec<u32>,
     /// The recorder is stalled: terminals are not throttled for it.
@@ -58,16 +58,6 @@ impl RecorderProducer {
     /// Disconnects. Returns the queue, with what the recorder was not done with.
     pub fn disconnect(&mut self) -> Option<Producer> {
         self.link.take().map(|link| link.queue)
-    }
-
-    /// The backlog of messages.
-    pub fn backlog(&self) -> impl Iterator<Item = &[u8]> {
-        self.backlog.iter().map(Vec::as_slice)
-    }
-
-    /// Whether it is connected.
-    pub fn is_connected(&self) -> bool {
-        self.link.is_some()
     }
 
     /// The channel, where connected.
@@ -137,11 +127,6 @@ impl RecorderProducer {
             self.note_slots.remove(&session);
         }
         link.queue.note(place, session, missing);
-    }
-
-    /// Whether there is a backlog.
-    pub fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
     }
 
     /// Puts a message in, which leaves `reserve` bytes of room. Returns whether there was

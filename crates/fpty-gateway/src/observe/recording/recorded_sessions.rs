@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::asciicast::Head;
-use super::recorder_event::UnconsumedBytes;
-use super::recorder_protocol::{Begin, Failure, Kind};
+use super::recorder_protocol::{Begin, Failure, Kind, Unconsumed};
 use super::{
     EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
     log_session, status_of,
@@ -54,17 +53,15 @@ impl Recordings {
         let Some(attached) = sessions.get_mut(key) else {
             return;
         };
-        if self.of_socket(attached.listener).is_none() {
+        let Some(record) = self.of_socket(attached.listener).cloned() else {
             return;
-        }
+        };
         if !self.ensure_connected(cx) {
             // It may go on, or there would be none.
             return log_session(&cx.ids.of(key), "is not recorded: there is no recorder");
         }
-        let record = self.of_socket(attached.listener);
-        let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
-        let info = cx.audit.of(SessionRef::Session(key));
-        let (Some((record, folder)), Some(info)) = (folder, info) else {
+        let session_ref = SessionRef::Session(key);
+        let (Some(folder), Some(info)) = (&record.dir, cx.audit.of(session_ref)) else {
             return;
         };
         let history = &info.history;
@@ -93,10 +90,11 @@ impl Recordings {
                 term: history.claimed.term.as_deref().map(String::from),
             },
         };
-        let recording = RecordingTap::new(&self.producer, self.next, record, begin);
-        cx.audit.recorded(SessionRef::Session(key), &recording.path(), false);
+        let recording = RecordingTap::new(&self.producer, self.next, &record, begin);
+        recording.assign_to(session_ref);
+        cx.audit.recorded(session_ref, &recording.path(), false);
         attached.io.byte_counts.get_or_insert_with(Box::default).recording =
-            Some(self.add(recording, Some(SessionRef::Session(key))));
+            Some(self.add(recording));
     }
 
     /// Starts the recording of a session whose program was executed.
@@ -108,7 +106,7 @@ impl Recordings {
         match recording.begin() {
             true => Self::tell(cx, recording),
             false => {
-                recording.detach(UnconsumedBytes::default());
+                recording.detach(Unconsumed::default());
                 let recording = Rc::clone(recording);
                 let why = Failure::Error(String::from("the recorder takes nothing"));
                 self.stop_recording(cx, sessions, &recording, &why);
@@ -144,18 +142,14 @@ impl Recordings {
         let folder = record.dir.as_deref().map_or(0, launcher::folder_number);
         let recording =
             RecordingTap::resumed(&self.producer, self.next, record, (state, folder), size);
-        Ok(Some(self.add(recording, None)))
+        Ok(Some(self.add(recording)))
     }
 
     /// All sessions of the gateway before are restored.
     pub fn all_restored(&mut self, cx: &mut Context) {
         self.retain();
         if !self.ensure_connected(cx) {
-            return self
-                .pending_ends
-                .expired(Duration::ZERO)
-                .into_iter()
-                .for_each(|it| cx.audit.write_raw(it));
+            return self.write_expired_ends(cx, Duration::ZERO);
         }
         if let Some(request) = self.pending_ends.request() {
             self.producer.borrow_mut().put_reliable(Kind::Over, 0, 0, &request);
@@ -181,37 +175,31 @@ impl Recordings {
         exit: Option<Exit>,
         last: Option<Box<EndedSession>>,
     ) {
-        let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
+        let recording = recording.and_then(|it| self.sessions.remove(&it.number));
         let Some(recording) = recording else {
             return cx.audit.write_end(last.as_deref(), None);
         };
         // It was known to be executed when it was over.
         if !recording.has_begun() && !recording.begin() {
-            recording.detach(UnconsumedBytes::default());
+            recording.detach(Unconsumed::default());
         }
         if let Some(dropped) = recording.detached_missing() {
-            let recorded =
-                RecordingResult { path: recording.path(), dropped, ..RecordingResult::default() };
+            let recorded = RecordingResult::unknown(&recording.path(), dropped);
             return cx.audit.write_end(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
-        let number = recording.number();
+        let number = recording.number;
         self.over.insert(number, EndedRecording { recording, since: clock::now(), last });
         self.schedule_check(cx);
     }
 
     /// Forgets the recording of a session that was aborted.
     pub fn forget(&mut self, recording: &RecordingTap) {
-        self.sessions.remove(&recording.number());
+        self.sessions.remove(&recording.number);
     }
 
-    fn add(
-        &mut self,
-        recording: RecordingTap,
-        session_ref: Option<SessionRef>,
-    ) -> Rc<RecordingTap> {
+    fn add(&mut self, recording: RecordingTap) -> Rc<RecordingTap> {
         let recording = Rc::new(recording);
-        session_ref.into_iter().for_each(|session_ref| recording.assign_to(session_ref));
         self.sessions.insert(self.next, Rc::clone(&recording));
         self.next = self.next.wrapping_add(1);
         recording
@@ -219,14 +207,14 @@ impl Recordings {
 
     /// Tells the audit whether a session is recorded, and where.
     pub fn tell(cx: &mut Context, recording: &RecordingTap) {
-        if let Some(session_ref) = recording.session_ref() {
+        if let Some(session_ref) = recording.session_ref.get() {
             cx.audit.recorded(session_ref, &recording.path(), recording.is_recorded());
         }
     }
 
     /// Has the terminal read again.
     pub(crate) fn resume_reading(cx: &mut Context, recording: &RecordingTap) {
-        match recording.session_ref() {
+        match recording.session_ref.get() {
             Some(SessionRef::Session(key)) => cx.push_outcome(Outcome::Settle(key)),
             Some(SessionRef::Detached(entry)) => cx.push_outcome(Outcome::ResumeReading(entry)),
             Some(SessionRef::Command(_)) | None => {}
@@ -250,16 +238,14 @@ impl Recordings {
         if recording.is_required() {
             let ending = if *failure == Failure::Full { EndKind::Limit } else { EndKind::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
-            match recording.session_ref() {
+            match recording.session_ref.get() {
                 Some(SessionRef::Session(key)) => {
                     let attached = sessions.get_mut(key);
-                    if let Some(attached) = attached.filter(|it| it.session.termination().is_none())
-                    {
+                    let going_on = attached.filter(|it| it.session.termination().is_none());
+                    if let Some(attached) = going_on {
                         attached.session.terminate(ending, &line, &mut attached.io);
-                        cx.schedule(
-                            NOTICE_TIMEOUT,
-                            Timer::Session(key, SessionTimer::NoticeTimeout),
-                        );
+                        let timer = Timer::Session(key, SessionTimer::NoticeTimeout);
+                        cx.schedule(NOTICE_TIMEOUT, timer);
                     }
                 }
                 Some(SessionRef::Detached(entry)) => {

@@ -78,10 +78,9 @@ fn supervise(kept: Vec<OwnedFd>) {
         let begin = clock::now();
         let ended = daemonize::run_and_wait(c"fpty-recorder", || {
             if let Ok(registration) = registration.try_clone() {
-                let _ = run(
-                    Stream::from(registration),
-                    &RecorderContext { folders: &folders, journal: &journal },
-                );
+                let orphans = OrphanedRecordings::default();
+                let ctx = RecorderContext { folders: &folders, journal: &journal, orphans };
+                let _ = run(Stream::from(registration), ctx);
             }
         });
         if matches!(ended, Ok(true)) {
@@ -96,7 +95,7 @@ fn supervise(kept: Vec<OwnedFd>) {
 const REGISTRATION: u64 = 0;
 
 /// The recorder's main loop.
-fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
+fn run(registration: Stream, mut ctx: RecorderContext<'_>) -> std::io::Result<()> {
     fpty::sys::forbid_ptrace();
     // One for each session.
     let _ = fpty::sys::raise_descriptor_limit();
@@ -104,39 +103,41 @@ fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
     poller.add(registration.as_fd(), REGISTRATION, Interest::READ)?;
     let mut registration = Some(registration);
     let mut feeds: HashMap<u64, GatewayFeed> = HashMap::new();
-    let mut orphans = OrphanedRecordings::default();
     let mut unfinished = ctx.journal.take();
     let mut next = REGISTRATION + 1;
+    let uid = nix::unistd::geteuid().as_raw();
     while registration.is_some() || !feeds.is_empty() {
         let mut busy = false;
         let nonsense = remove_where(&mut feeds, |token, feed| {
-            let worked = feed.process(ctx, &mut orphans);
+            let worked = feed.process(&mut ctx);
             if let Ok(worked) = worked {
                 busy |= worked || feed.queue.sleep();
                 feed.send_answers(&poller, *token);
             }
             worked.is_err()
         });
-        nonsense.into_iter().for_each(|feed| feed.end(ctx));
+        nonsense.into_iter().for_each(|feed| feed.end(&ctx));
         let count = poller.wait(busy.then_some(Duration::ZERO))?;
         for index in 0..count {
             match poller.ready(index).token {
                 REGISTRATION => {
                     let Some(open) = &registration else { continue };
-                    match register(open, &mut unfinished, ctx) {
-                        Registration::Gateway(feed, before) => {
+                    match register(open, &mut unfinished, &ctx) {
+                        Registration::Gateway(mut feed, before) => {
                             // What the one before it had is known by now.
                             let is_over =
                                 |_: &u64, one: &mut GatewayFeed| one.is_replaced_by(&feed);
                             for over in remove_where(&mut feeds, is_over) {
-                                over.orphan(ctx, &mut orphans);
+                                over.orphan(&mut ctx);
                             }
-                            if let Some(feed) = greet_feed(*feed, before, &mut orphans) {
-                                let channel = feed.channel.as_fd();
-                                if poller.add(channel, next, Interest::READ).is_ok() {
-                                    feeds.insert(next, feed);
-                                    next += 1;
-                                }
+                            feed.answer(&Answer::Here { uid });
+                            let is_malformed = before.is_some_and(|before| {
+                                feed.restore_sessions(&before, &mut ctx).is_err()
+                            });
+                            let channel = feed.channel.as_fd();
+                            if !is_malformed && poller.add(channel, next, Interest::READ).is_ok() {
+                                feeds.insert(next, *feed);
+                                next += 1;
                             }
                         }
                         Registration::Invalid => {}
@@ -149,14 +150,14 @@ fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
                 token => {
                     if feeds.get(&token).is_some_and(GatewayFeed::is_closed) {
                         if let Some(feed) = feeds.remove(&token) {
-                            feed.orphan(ctx, &mut orphans);
+                            feed.orphan(&mut ctx);
                         }
                     }
                 }
             }
         }
     }
-    orphans.end(ctx);
+    ctx.orphans.end(ctx.journal);
     Ok(())
 }
 
@@ -190,18 +191,8 @@ fn register(
     let Ok(queue) = Consumer::of(&queue) else {
         return Registration::Invalid;
     };
-    if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {
+    if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.queue == queue.id()) {
         unfinished.undo(queue.begins_at(), ctx.folders);
     }
     Registration::Gateway(Box::new(GatewayFeed::new(Stream::from(channel), queue, hello)), before)
-}
-
-/// Answers a new gateway; `None`: its messages are malformed.
-fn greet_feed(
-    mut feed: GatewayFeed,
-    before: Option<OwnedFd>,
-    orphans: &mut OrphanedRecordings,
-) -> Option<GatewayFeed> {
-    feed.answer(&Answer::Here { uid: nix::unistd::geteuid().as_raw() });
-    before.is_none_or(|before| feed.restore_sessions(&before, orphans).is_ok()).then_some(feed)
 }

@@ -5,10 +5,9 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::recorder_event::{RecorderEvent, UnconsumedBytes};
-use super::recorder_protocol::Answer;
+use super::recorder_protocol::{Answer, RecorderEvent, Unconsumed};
 use super::restart::recorder_was_killed;
-use super::{EndedRecording, Recordings, connect, log_session};
+use super::{EndedRecording, Recordings, launcher, log_session};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::FaultDomain;
 use crate::event_loop::fault_injection;
@@ -18,7 +17,6 @@ use crate::log::log;
 use crate::observe::audit::RecordingResult;
 use crate::process::ipc::decode;
 use crate::session::relay::Sessions;
-use fpty::error::reason;
 use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Interest;
 use fpty::sys::shm_queue::Producer;
@@ -38,30 +36,34 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 impl Recordings {
     /// The fault domain of an answer.
     fn fault_domain(&self, answer: &Answer) -> FaultDomain {
-        let number = match answer {
+        match answer {
             Answer::Failed { session, .. }
             | Answer::Done { session, .. }
-            | Answer::Resumed { session, .. } => session,
-            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => {
-                return FaultDomain::Gateway;
-            }
-        };
-        self.sessions.get(number).map_or(FaultDomain::Nobody, |recording| recording.fault_domain())
+            | Answer::Resumed { session, .. } => self.fault_domain_of(*session),
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => FaultDomain::Gateway,
+        }
+    }
+
+    /// The fault domain of a recording.
+    pub(crate) fn fault_domain_of(&self, number: u32) -> FaultDomain {
+        let session = self.sessions.get(&number).and_then(|recording| recording.session_ref.get());
+        session.map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
     /// Connects to the recorder, unless connected. Returns whether sessions can be
     /// recorded.
     pub fn ensure_connected(&mut self, cx: &mut Context) -> bool {
-        if self.producer.borrow().is_connected() {
+        if self.producer.borrow().channel().is_some() {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.
-        let link = Producer::new().map_err(|error| reason(&error));
-        let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
-            return false;
-        };
-        self.producer.borrow_mut().connect(Some(link));
-        self.register_channel(cx)
+        let link =
+            Producer::new().ok().and_then(|queue| launcher::connect(&self.hello, queue, None));
+        let has_recorder = link.is_some();
+        if has_recorder {
+            self.producer.borrow_mut().connect(link);
+        }
+        has_recorder && self.register_channel(cx)
     }
 
     /// Registers the channel at the poller. Returns whether that worked.
@@ -87,10 +89,9 @@ impl Recordings {
             }
             _ => {}
         }
-        let waits = {
-            let producer = self.producer.borrow();
-            !producer.throttled.is_empty() || producer.has_backlog()
-        };
+        let producer = self.producer.borrow();
+        let waits = !producer.throttled.is_empty() || !producer.backlog.is_empty();
+        drop(producer);
         if waits {
             self.schedule_check(cx);
         }
@@ -115,7 +116,7 @@ impl Recordings {
         let mut producer = self.producer.borrow_mut();
         let stands_still = producer.taken() == self.taken;
         producer.flush();
-        let mut waits = producer.has_backlog();
+        let mut waits = !producer.backlog.is_empty();
         if !producer.throttled.is_empty() {
             self.stalled_checks = if stands_still { self.stalled_checks + 1 } else { 0 };
             producer.stalled |= self.stalled_checks >= MAX_STALLED_CHECKS;
@@ -129,12 +130,9 @@ impl Recordings {
         }
         // These have waited for long enough.
         self.end_unanswered(cx, |_, over| {
-            (over.since.elapsed() >= ANSWER_TIMEOUT).then(UnconsumedBytes::default)
+            (over.since.elapsed() >= ANSWER_TIMEOUT).then(Unconsumed::default)
         });
-        self.pending_ends
-            .expired(ANSWER_TIMEOUT)
-            .into_iter()
-            .for_each(|line| cx.audit.write_raw(line));
+        self.write_expired_ends(cx, ANSWER_TIMEOUT);
         if waits || !self.over.is_empty() || self.pending_ends.is_waiting() {
             self.schedule_check(cx);
         }
@@ -145,28 +143,29 @@ impl Recordings {
     pub(crate) fn end_unanswered(
         &mut self,
         cx: &mut Context,
-        lost: impl Fn(u32, &EndedRecording) -> Option<UnconsumedBytes>,
+        lost: impl Fn(u32, &EndedRecording) -> Option<Unconsumed>,
     ) {
         let told =
             self.over.iter().filter_map(|(number, over)| Some((*number, lost(*number, over)?)));
         for (number, left) in told.collect::<Vec<_>>() {
             if let Some(EndedRecording { recording, last, .. }) = self.over.remove(&number) {
                 let dropped = recording.reported_missing(left) + left.lost;
-                let recorded = RecordingResult {
-                    path: recording.path(),
-                    dropped,
-                    ..RecordingResult::default()
-                };
+                let recorded = RecordingResult::unknown(&recording.path(), dropped);
                 cx.audit.write_end(last.as_deref(), Some(&recorded));
             }
         }
+    }
+
+    /// Writes ends of the gateway before that have waited for so long.
+    pub(crate) fn write_expired_ends(&mut self, cx: &mut Context, patience: Duration) {
+        self.pending_ends.expired(patience).into_iter().for_each(|line| cx.audit.write_raw(line));
     }
 
     /// Resumes reading throttled terminals.
     fn resume_throttled(&mut self, cx: &mut Context) {
         let throttled = std::mem::take(&mut self.producer.borrow_mut().throttled);
         for recording in throttled.iter().filter_map(|number| self.sessions.get(number)) {
-            recording.resume_reading();
+            recording.is_throttled.set(false);
             Self::resume_reading(cx, recording);
         }
     }
@@ -223,7 +222,7 @@ impl Recordings {
                 recording.resume_at(part, dropped);
                 Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
-                if moved && recording.is_required() && !recording.is_in_other_folder() {
+                if moved && recording.is_required() && !recording.is_in_other_folder {
                     self.stop_recording(cx, sessions, &recording, &recorder_was_killed());
                 } else if moved {
                     log_session(&recording.id(), "is recorded in another file from here on");

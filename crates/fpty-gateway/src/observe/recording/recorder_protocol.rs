@@ -1,7 +1,8 @@
 //! The protocol between a gateway and the recorder.
 //!
 //! The gateway puts messages into the queue: a header, then the body. The recorder checks
-//! everything, as it may have more privileges. Its answers are JSON, a packet each.
+//! everything, as it may have more privileges. Its answers are JSON, a packet each. What the
+//! loop has to do with an answer, or about the recorder's end, is an event.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,17 +40,11 @@ pub enum Kind {
     Over,
 }
 
-const KINDS: [Kind; 9] = [
-    Kind::Begin,
-    Kind::Output,
-    Kind::Input,
-    Kind::Resize,
-    Kind::Missing,
-    Kind::End,
-    Kind::Resume,
-    Kind::Rest,
-    Kind::Over,
-];
+/// The kinds, by number.
+const KINDS: [Kind; 9] = {
+    use Kind::{Begin, End, Input, Missing, Output, Over, Resize, Rest, Resume};
+    [Begin, Output, Input, Resize, Missing, End, Resume, Rest, Over]
+};
 
 /// The start of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,23 +84,6 @@ impl Begin {
 /// The session id in the name of a recording.
 pub fn id_of(name: &str) -> &str {
     name.rsplit('-').next().unwrap_or_default()
-}
-
-#[cfg(test)]
-impl Begin {
-    /// A recording of this name, in the first directory.
-    pub fn named(name: &str) -> Self {
-        let head = Head {
-            format: super::asciicast::Format::V3,
-            rows: 24,
-            cols: 80,
-            timestamp: 1,
-            command: String::from("/bin/sh"),
-            title: String::from("x"),
-            term: None,
-        };
-        Self { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
-    }
 }
 
 /// A resumed recording: in its file, where the recorder has that open, or in its next part,
@@ -185,6 +163,37 @@ impl Failure {
     }
 }
 
+/// An event of the recorder, for one session: it is handled in the fault domain of that.
+#[derive(Debug)]
+pub enum RecorderEvent {
+    /// An answer.
+    Answered(Answer),
+    /// The recorder was killed.
+    Killed,
+    /// The recorder was killed, for one of its sessions.
+    Lost {
+        /// The number of the session.
+        session: u32,
+        /// The next recorder has it.
+        goes_on: bool,
+        /// Its unconsumed messages, which are lost where no recorder has it.
+        unconsumed: Unconsumed,
+    },
+}
+
+/// Unconsumed messages of one session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unconsumed {
+    /// Bytes that are missing if the queue is lost.
+    pub lost: u64,
+    /// Those of them that were missing before.
+    pub missing: u64,
+    /// The session starts or is resumed in there.
+    pub begins: bool,
+    /// The session ends in there.
+    pub ends: bool,
+}
+
 /// A message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
@@ -249,6 +258,22 @@ pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolErr
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Begin {
+        /// A recording of this name, in the first directory.
+        pub fn named(name: &str) -> Self {
+            let head = Head {
+                format: crate::observe::recording::asciicast::Format::V3,
+                rows: 24,
+                cols: 80,
+                timestamp: 1,
+                command: String::from("/bin/sh"),
+                title: String::from("x"),
+                term: None,
+            };
+            Self { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
+        }
+    }
 
     #[test]
     fn messages_come_out_as_they_went_in() {

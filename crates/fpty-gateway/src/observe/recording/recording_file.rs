@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use sha2::{Digest, Sha256};
 
-use super::asciicast::{Asciicast, Totals};
+use super::asciicast::Asciicast;
 use super::journal::{Entry, Journal};
 use super::recorder_protocol::{Begin, Failure, Kind, Message, Resume};
 use crate::observe::audit::RecordingResult;
@@ -26,7 +26,8 @@ const NAME_ATTEMPTS: u32 = 20;
 /// The file of a recording.
 pub struct RecordingFile {
     name: String,
-    of: RecordingName,
+    /// The name of the recording.
+    pub of: RecordingName,
     part: u32,
     inode: u64,
     file: File,
@@ -120,11 +121,6 @@ impl RecordingFile {
         }
     }
 
-    /// The name of the recording.
-    pub fn name_of_session(&self) -> &RecordingName {
-        &self.of
-    }
-
     /// The part, the missing bytes so far, and why nothing more is written, if that is so.
     pub fn progress(&self) -> (u32, u64, Option<Failure>) {
         (self.part, self.dropped, self.failure.clone())
@@ -169,12 +165,9 @@ impl RecordingFile {
         let Message { kind, at, body, .. } = message;
         self.at = self.at.max(at);
         let is_of_session = matches!(kind, Kind::Output | Kind::Input);
-        let lost = match kind {
-            Kind::Missing => message.lost(),
-            _ if self.failure.is_some() => message.lost(),
-            _ => 0,
-        };
-        self.dropped = self.dropped.saturating_add(lost);
+        if kind == Kind::Missing || self.failure.is_some() {
+            self.dropped = self.dropped.saturating_add(message.lost());
+        }
         if self.failure.is_some() {
             return Ok(());
         }
@@ -231,12 +224,8 @@ impl RecordingFile {
             self.journal_length(journal, false);
         }
         let (count, outcome) = write_all(&mut self.file, &self.lines);
-        let whole = match outcome {
-            Ok(()) => count,
-            Err(_) => {
-                self.lines[..count].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
-            }
-        };
+        let last = self.lines[..count].iter().rposition(|byte| *byte == b'\n');
+        let whole = last.map_or(0, |at| at + 1);
         self.hash.update(&self.lines[..whole]);
         self.written += whole as u64;
         self.lines.clear();
@@ -267,9 +256,8 @@ impl RecordingFile {
         }
         let _ = self.write(journal);
         let sha256 = format!("{:x}", std::mem::take(&mut self.hash).finalize());
-        let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
         let mut line = Vec::new();
-        self.asciicast.trailer(totals, &mut line);
+        self.asciicast.trailer(self.written, &sha256, self.dropped, &mut line);
         self.journal_length(journal, false);
         // Where it does not fit it is not there, and nothing of it.
         match write_all(&mut self.file, &line) {

@@ -6,11 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use super::recorder_event::{RecorderEvent, UnconsumedBytes};
-use super::recorder_protocol::{self, Failure, Kind, Message, Resume, header};
-use super::{RecordingTap, Recordings, connect};
+use super::recorder_protocol::{self, Failure, Kind, RecorderEvent, Resume, Unconsumed, header};
+use super::{RecordingTap, Recordings, launcher};
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::encode;
 use crate::session::relay::Sessions;
@@ -23,37 +21,26 @@ pub(crate) fn recorder_was_killed() -> Failure {
     Failure::Error(String::from(KILLED))
 }
 
-/// Unconsumed messages of a queue.
+/// Unconsumed messages of a queue, by session.
 #[derive(Default)]
-pub(crate) struct Unconsumed {
-    /// Sessions that start or are resumed in there.
-    begins: HashSet<u32>,
-    /// Sessions that end in there.
-    ends: HashSet<u32>,
-    of_sessions: HashMap<u32, UnconsumedBytes>,
-}
+pub(crate) struct UnconsumedQueue(HashMap<u32, Unconsumed>);
 
-impl Unconsumed {
+impl UnconsumedQueue {
     fn note(&mut self, mut bytes: &[u8]) {
         while let Ok(Some(message)) = recorder_protocol::next(&mut bytes) {
-            let Message { kind, session, .. } = message;
-            let of_session = self.of_sessions.entry(session).or_default();
+            let of_session = self.0.entry(message.session).or_default();
             of_session.lost += message.lost();
-            match kind {
-                Kind::Begin | Kind::Resume => {
-                    self.begins.insert(session);
-                }
-                Kind::End => {
-                    self.ends.insert(session);
-                }
+            match message.kind {
+                Kind::Begin | Kind::Resume => of_session.begins = true,
+                Kind::End => of_session.ends = true,
                 Kind::Missing => of_session.missing += message.lost(),
                 Kind::Output | Kind::Input | Kind::Resize | Kind::Rest | Kind::Over => {}
             }
         }
     }
 
-    fn of(&self, session: u32) -> UnconsumedBytes {
-        self.of_sessions.get(&session).copied().unwrap_or_default()
+    fn of(&self, session: u32) -> Unconsumed {
+        self.0.get(&session).copied().unwrap_or_default()
     }
 }
 
@@ -64,15 +51,15 @@ impl Recordings {
             let _ = cx.poller.remove(channel.as_fd());
         }
         log(&format!("forkptyrouter: {KILLED}"));
-        let mut unconsumed = Unconsumed::default();
+        let mut unconsumed = UnconsumedQueue::default();
         let queue = self.producer.borrow_mut().disconnect();
         if let Some(queue) = &queue {
             unconsumed.note(&queue.left());
         }
-        self.producer.borrow().backlog().for_each(|word| unconsumed.note(word));
+        self.producer.borrow().backlog.iter().for_each(|word| unconsumed.note(word));
         // It had taken the last word of these, and did not live to answer.
         self.end_unanswered(cx, |number, _| {
-            (!unconsumed.ends.contains(&number)).then(UnconsumedBytes::default)
+            (!unconsumed.of(number).ends).then(Unconsumed::default)
         });
         let taken = queue.and_then(|queue| self.hand_queue_on(cx, queue, &unconsumed));
         let goes_on = |number: &u32| taken.as_ref().is_some_and(|taken| taken.contains(number));
@@ -80,11 +67,9 @@ impl Recordings {
         let mut numbers: Vec<u32> = self.sessions.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
-            let fault_domain =
-                self.sessions.get(&number).map_or(FaultDomain::Nobody, |it| it.fault_domain());
             let (goes_on, unconsumed) = (goes_on(&number), unconsumed.of(number));
             let lost = RecorderEvent::Lost { session: number, goes_on, unconsumed };
-            Self::then(cx, fault_domain, lost);
+            Self::then(cx, self.fault_domain_of(number), lost);
         }
         self.schedule_check(cx);
     }
@@ -95,9 +80,10 @@ impl Recordings {
         &mut self,
         cx: &mut Context,
         queue: Producer,
-        unconsumed: &Unconsumed,
+        unconsumed: &UnconsumedQueue,
     ) -> Option<HashSet<u32>> {
-        let mut taken: HashSet<u32> = unconsumed.begins.clone();
+        let begins = unconsumed.0.iter().filter(|(_, of_session)| of_session.begins);
+        let mut taken: HashSet<u32> = begins.map(|(number, _)| *number).collect();
         let resumes = self.resumes(unconsumed);
         let mut before = if resumes.is_empty() { None } else { Some(Producer::new().ok()?) };
         for (number, resume) in resumes {
@@ -107,22 +93,21 @@ impl Recordings {
                 taken.insert(number);
             }
         }
-        let link = connect(&self.hello, queue, before.as_ref()).ok()?;
+        let link = launcher::connect(&self.hello, queue, before.as_ref())?;
         self.producer.borrow_mut().reconnect(link);
         self.register_channel(cx).then_some(taken)
     }
 
     /// Resumes for sessions whose start is not in the queue.
-    fn resumes(&self, unconsumed: &Unconsumed) -> Vec<(u32, Resume)> {
+    fn resumes(&self, unconsumed: &UnconsumedQueue) -> Vec<(u32, Resume)> {
         let goes_on = |it: &&Rc<RecordingTap>| it.has_begun() && it.detached_missing().is_none();
         let going_on = self.sessions.values().filter(goes_on).map(|recording| (recording, false));
         let over = self.over.values().map(|over| (&over.recording, true));
-        let unknown =
-            going_on.chain(over).filter(|(it, _)| !unconsumed.begins.contains(&it.number()));
+        let unknown = going_on.chain(over).filter(|(it, _)| !unconsumed.of(it.number).begins);
         let resumes = unknown.map(|(recording, is_over)| {
-            let number = recording.number();
-            let resume = recording.resume(recording.reported_missing(unconsumed.of(number)));
-            (number, Resume { ends: is_over || resume.ends, ..resume })
+            let dropped = recording.reported_missing(unconsumed.of(recording.number));
+            let resume = recording.resume(dropped);
+            (recording.number, Resume { ends: is_over || resume.ends, ..resume })
         });
         resumes.collect()
     }
@@ -134,7 +119,7 @@ impl Recordings {
         sessions: &mut Sessions,
         number: u32,
         goes_on: bool,
-        unconsumed: UnconsumedBytes,
+        unconsumed: Unconsumed,
     ) {
         let recording = self.sessions.get(&number).filter(|it| it.has_begun()).map(Rc::clone);
         let Some(recording) = recording else {
@@ -167,12 +152,12 @@ mod tests {
         put(Kind::Input, 2, b"in");
         put(Kind::Resize, 2, &[0; 4]);
         put(Kind::End, 1, &[]);
-        let mut unconsumed = Unconsumed::default();
+        let mut unconsumed = UnconsumedQueue::default();
         unconsumed.note(&bytes);
-        assert_eq!(unconsumed.of(1), UnconsumedBytes { lost: 13, missing: 9 });
-        assert_eq!(unconsumed.of(2), UnconsumedBytes { lost: 2, missing: 0 });
-        assert_eq!(unconsumed.of(3), UnconsumedBytes::default());
-        assert_eq!((unconsumed.begins.len(), unconsumed.ends.len()), (1, 1));
-        assert!(unconsumed.begins.contains(&2) && unconsumed.ends.contains(&1));
+        let ended = Unconsumed { lost: 13, missing: 9, begins: false, ends: true };
+        assert_eq!(unconsumed.of(1), ended);
+        let begun = Unconsumed { lost: 2, missing: 0, begins: true, ends: false };
+        assert_eq!(unconsumed.of(2), begun);
+        assert_eq!(unconsumed.of(3), Unconsumed::default());
     }
 }

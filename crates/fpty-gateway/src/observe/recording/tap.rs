@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::launcher;
 use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
-use super::recorder_event::UnconsumedBytes;
-use super::recorder_protocol::{Begin, Kind, Resume, header};
+use super::recorder_protocol::{Begin, Kind, Resume, Unconsumed, header};
 use crate::config::recording_options::{OnError, RecordOptions};
-use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
+use crate::event_loop::fault_domain::SessionRef;
 use crate::process::ipc::encode;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
@@ -41,7 +40,8 @@ impl RecordingState {
 /// terminal has it, and the gateway's [`Recordings`](super::Recorder).
 pub struct RecordingTap {
     producer: Rc<RefCell<RecorderProducer>>,
-    number: u32,
+    /// The number of the recording.
+    pub number: u32,
     /// The start, by CLOCK_BOOTTIME.
     began: BootInstant,
     with_input: bool,
@@ -50,22 +50,20 @@ pub struct RecordingTap {
     begin: RefCell<Begin>,
     /// The terminal's size now.
     size: Cell<Size>,
-    /// The session that has the terminal.
-    session_ref: Cell<Option<SessionRef>>,
-    /// The program was executed.
-    has_begun: Cell<bool>,
+    /// The session that has the terminal; `None`: not yet, or not any more.
+    pub session_ref: Cell<Option<SessionRef>>,
     /// The recording has stopped, and that was reported.
     has_stopped: Cell<bool>,
     /// Since a reload its files are in another directory.
-    is_in_other_folder: bool,
+    pub is_in_other_folder: bool,
     /// Messages before the start; `None`: it has started.
     early_events: RefCell<Option<Vec<u8>>>,
     /// Missing bytes that were not reported.
     missing: Cell<u64>,
     /// Missing bytes that were reported to the recorder.
     reported_missing: Cell<u64>,
-    /// The terminal is throttled.
-    is_throttled: Cell<bool>,
+    /// Whether the terminal is throttled; see [`RecordingTap::throttles`].
+    pub is_throttled: Cell<bool>,
     /// No recorder has it: all further bytes are missing.
     detached_missing: Cell<bool>,
 }
@@ -87,7 +85,6 @@ impl RecordingTap {
             size: Cell::new(Size { rows: begin.head.rows, cols: begin.head.cols }),
             begin: RefCell::new(begin),
             session_ref: Cell::new(None),
-            has_begun: Cell::new(false),
             has_stopped: Cell::new(false),
             is_in_other_folder: false,
             early_events: RefCell::new(Some(Vec::new())),
@@ -113,17 +110,11 @@ impl RecordingTap {
         let is_in_other_folder = launcher::file_path(folder, &begin.file()) != path;
         let new = Self::new(producer, number, record, begin);
         let began = BootInstant::from_nanos(began);
-        let (size, has_begun) = (Cell::new(size), Cell::new(true));
-        let early_events = RefCell::new(None);
-        let resumed = Self { began, size, has_begun, early_events, is_in_other_folder, ..new };
+        let (size, early_events) = (Cell::new(size), RefCell::new(None));
+        let resumed = Self { began, size, early_events, is_in_other_folder, ..new };
         let json = encode(&resumed.resume(0));
         producer.borrow_mut().put_reliable(Kind::Resume, number, resumed.now(), &json);
         resumed
-    }
-
-    /// The number of the recording.
-    pub fn number(&self) -> u32 {
-        self.number
     }
 
     /// The session's id.
@@ -133,23 +124,12 @@ impl RecordingTap {
 
     /// The path of the file, as far as is known.
     pub fn path(&self) -> String {
-        let begin = self.begin.borrow();
-        launcher::file_path(begin.folder, &begin.file())
+        self.path_of(&self.begin.borrow().file())
     }
 
     /// The path of a file of this name in its directory.
     pub fn path_of(&self, name: &str) -> String {
         launcher::file_path(self.begin.borrow().folder, name)
-    }
-
-    /// The session that has the terminal; `None`: not yet, or not any more.
-    pub fn session_ref(&self) -> Option<SessionRef> {
-        self.session_ref.get()
-    }
-
-    /// The fault domain of its session.
-    pub fn fault_domain(&self) -> FaultDomain {
-        self.session_ref().map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
     /// Assigns the recording to a session.
@@ -162,19 +142,14 @@ impl RecordingTap {
         self.on_error == OnError::Close
     }
 
-    /// Whether its files are in another directory than those of the gateway before.
-    pub fn is_in_other_folder(&self) -> bool {
-        self.is_in_other_folder
-    }
-
     /// Whether its program was executed.
     pub fn has_begun(&self) -> bool {
-        self.has_begun.get()
+        self.early_events.borrow().is_none()
     }
 
     /// Whether it is recorded now.
     pub fn is_recorded(&self) -> bool {
-        self.has_begun.get() && !self.has_stopped.get()
+        self.has_begun() && !self.has_stopped.get()
     }
 
     /// Stops the recording. Returns whether it was recorded.
@@ -206,13 +181,12 @@ impl RecordingTap {
 
     /// Starts the recording. Returns whether a recorder takes it.
     pub fn begin(&self) -> bool {
-        self.has_begun.set(true);
+        let early_events = self.early_events.take().unwrap_or_default();
         let json = encode(&*self.begin.borrow());
         let mut producer = self.producer.borrow_mut();
         if !producer.put(Kind::Begin, self.number, 0, &json, 0) {
             return false;
         }
-        let early_events = self.early_events.take().unwrap_or_default();
         let taken = early_events.is_empty() || producer.try_put([&early_events, &[]], 0);
         // The file is there before the program can do much.
         producer.flush();
@@ -237,21 +211,14 @@ impl RecordingTap {
         let [r1, r2] = size.rows.to_le_bytes();
         let [c1, c2] = size.cols.to_le_bytes();
         let (at, body) = (self.now(), [r1, r2, c1, c2]);
-        match &mut *self.early_events.borrow_mut() {
-            Some(early_events) if early_events.len() < MAX_EARLY => {
-                append(early_events, Kind::Resize, self.number, at, &body)
-            }
-            Some(_) => {}
-            None => {
-                let mut producer = self.producer.borrow_mut();
-                producer.put(Kind::Resize, self.number, at, &body, 0);
-            }
+        if self.keep_early(Kind::Resize, at, &body).is_none() {
+            self.producer.borrow_mut().put(Kind::Resize, self.number, at, &body, 0);
         }
     }
 
     /// Ends the recording, with the exit status where it is known.
     pub fn end(&self, status: Option<i32>) {
-        if self.is_before_begin() || self.detached_missing.get() {
+        if !self.has_begun() || self.detached_missing.get() {
             return;
         }
         let at = self.now();
@@ -262,19 +229,16 @@ impl RecordingTap {
             // It is noted until the recorder has said that it has all.
             producer.put_reliable(Kind::Missing, self.number, at, &missing.to_le_bytes());
         }
-        match status {
-            Some(status) => {
-                producer.put_reliable(Kind::End, self.number, at, &status.to_le_bytes());
-            }
-            None => producer.put_reliable(Kind::End, self.number, at, &[]),
-        }
+        let status = status.map(i32::to_le_bytes);
+        let body = status.as_ref().map_or(&[][..], |status| status);
+        producer.put_reliable(Kind::End, self.number, at, body);
         producer.flush();
     }
 
     /// Throttles the terminal where there may be no room for its output. Returns whether it
     /// is throttled.
     pub fn throttles(&self) -> bool {
-        if !self.is_throttled.get() && !self.detached_missing.get() && !self.is_before_begin() {
+        if !self.is_throttled.get() && !self.detached_missing.get() && self.has_begun() {
             let mut producer = self.producer.borrow_mut();
             if producer.is_low_on_room() {
                 self.is_throttled.set(true);
@@ -287,7 +251,7 @@ impl RecordingTap {
 
     /// Detaches the recording from its recorder, which is gone and has no successor: these
     /// bytes were left in the queue.
-    pub fn detach(&self, unconsumed: UnconsumedBytes) {
+    pub fn detach(&self, unconsumed: Unconsumed) {
         let lost = self.reported_missing(unconsumed) + unconsumed.lost;
         self.missing.set(self.missing.get() + lost);
         self.reported_missing.set(0);
@@ -296,7 +260,7 @@ impl RecordingTap {
     }
 
     /// Missing bytes that the recorder has in its file, which has left these in the queue.
-    pub fn reported_missing(&self, unconsumed: UnconsumedBytes) -> u64 {
+    pub fn reported_missing(&self, unconsumed: Unconsumed) -> u64 {
         self.reported_missing.get().saturating_sub(unconsumed.missing)
     }
 
@@ -305,23 +269,22 @@ impl RecordingTap {
         self.detached_missing.get().then_some(self.missing.get())
     }
 
-    /// Whether its terminal is throttled; see [`RecordingTap::throttles`].
-    pub fn is_throttled(&self) -> bool {
-        self.is_throttled.get()
-    }
-
-    /// The terminal is not throttled any more.
-    pub fn resume_reading(&self) {
-        self.is_throttled.set(false);
-    }
-
-    fn is_before_begin(&self) -> bool {
-        self.early_events.borrow().is_some()
-    }
-
     fn now(&self) -> u64 {
         // Half a million years.
         self.began.elapsed().as_micros() as u64
+    }
+
+    /// Keeps a message until the start. Returns whether there was room for it; `None`: the
+    /// recording has started.
+    fn keep_early(&self, kind: Kind, at: u64, body: &[u8]) -> Option<bool> {
+        let mut early_events = self.early_events.borrow_mut();
+        let early_events = early_events.as_mut()?;
+        let has_room = early_events.len() + body.len() < MAX_EARLY;
+        if has_room {
+            early_events.extend_from_slice(&header(kind, self.number, at, body.len()));
+            early_events.extend_from_slice(body);
+        }
+        Some(has_room)
     }
 
     fn put(&self, kind: Kind, bytes: &[u8]) {
@@ -331,11 +294,10 @@ impl RecordingTap {
             return misses();
         }
         let at = self.now();
-        if let Some(early_events) = &mut *self.early_events.borrow_mut() {
-            return match early_events.len() + bytes.len() < MAX_EARLY {
-                true => append(early_events, kind, self.number, at, bytes),
-                false => misses(),
-            };
+        match self.keep_early(kind, at, bytes) {
+            Some(true) => return,
+            Some(false) => return misses(),
+            None => {}
         }
         let mut producer = self.producer.borrow_mut();
         // One gap instead of many.
@@ -351,11 +313,6 @@ impl RecordingTap {
             producer.note(self.number, self.missing.get());
         }
     }
-}
-
-fn append(early_events: &mut Vec<u8>, kind: Kind, session: u32, at: u64, body: &[u8]) {
-    early_events.extend_from_slice(&header(kind, session, at, body.len()));
-    early_events.extend_from_slice(body);
 }
 
 #[cfg(test)]

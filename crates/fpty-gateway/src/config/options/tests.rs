@@ -1,9 +1,9 @@
 use super::*;
-use crate::config::{option_table, options};
+use crate::config::option_table;
 
 /// As the server passes an option on.
 fn set(config: &mut GatewayConfig, name: &str, value: &str) -> Result<()> {
-    option_table::apply_option(&options::OPTIONS, config, name, value.as_ref())
+    option_table::apply_option(&OPTIONS, config, name, value.as_ref())
 }
 
 #[test]

@@ -1,49 +1,20 @@
-//! The gateway's configuration, as its options have set it, and options of one socket.
+//! Sockets: the options of each, which of them mean something at which kind of socket, and the
+//! rules that come of them.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::time::Duration;
 
 use super::keyval;
 use super::option_table::{AppliesTo, OptionRow};
-use super::options::row_of_key;
+use super::options::{GatewayConfig, OPTIONS};
 use super::rules::Rules;
-use super::socket_kind::SocketKind;
 use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::accounts;
 use fpty::sys::bind::Ownership;
-
-/// The configuration of the gateway.
-#[derive(Clone, Debug)]
-pub struct GatewayConfig {
-    /// The rules of sockets without rules of their own.
-    pub rules: Rules,
-    /// Sockets with rules of their own.
-    pub sockets: Vec<SocketOptions>,
-    /// The rules of all sockets, by their number: see [`GatewayConfig::resolve`].
-    all: Vec<Rules>,
-    /// How many gateways share the sockets, at least 1.
-    pub processes: u32,
-    /// The most events of one turn of the loop, at least 1.
-    pub events: u32,
-    /// The address of the statistics.
-    pub stats: Option<OsString>,
-    /// The longest turn of the loop, in seconds.
-    pub harakiri: Option<u32>,
-    /// The timeout between packets of a request after a hello.
-    pub handshake_timeout: Duration,
-    /// The grace of a session leader after SIGHUP.
-    pub hangup_grace: Option<Duration>,
-    /// Whether a command without a terminal gets the client's descriptors.
-    pub pass_stdio: bool,
-    /// Sockets that the server is to bind.
-    pub(crate) socket_requests: Vec<SocketRequest>,
-    /// Remarks for the operator on options without effect.
-    pub remarks: Vec<String>,
-}
+use fpty::sys::socket::Transport;
 
 /// The options of one socket, as typed.
 #[derive(Clone, Debug)]
@@ -73,44 +44,48 @@ pub enum SocketRequest {
     Zerg(OsString),
 }
 
-/// Paths of OpenSSH's SFTP server, by distribution.
-pub const SFTP_SERVERS: [&CStr; 4] = [
-    c"/usr/lib/openssh/sftp-server",
-    c"/usr/libexec/openssh/sftp-server",
-    c"/usr/libexec/sftp-server",
-    c"/usr/lib/ssh/sftp-server",
-];
+/// The kind of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// A UNIX socket that has a path.
+    Path,
+    /// A UNIX socket with an abstract name.
+    Abstract,
+    /// TCP.
+    Tcp,
+    /// A socket that was bound by another process: `fd://N`, `=N`, a zerg server. Its
+    /// transport is known when it has been looked at.
+    Passed(Option<Transport>),
+}
 
-/// Of [`GatewayConfig::handshake_timeout`].
-pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl Default for GatewayConfig {
-    fn default() -> Self {
-        Self {
-            rules: Rules::default(),
-            sockets: Vec::new(),
-            all: Vec::new(),
-            processes: 1,
-            events: 64,
-            stats: None,
-            harakiri: None,
-            handshake_timeout: HANDSHAKE_TIMEOUT,
-            hangup_grace: Some(Duration::from_secs(10)),
-            pass_stdio: true,
-            socket_requests: Vec::new(),
-            remarks: Vec::new(),
+impl SocketKind {
+    /// Why a key that applies to such sockets means nothing at this kind.
+    pub(crate) fn mismatch(self, at: AppliesTo) -> Option<&'static str> {
+        use SocketKind::{Abstract, Passed, Path, Tcp};
+        match (at, self) {
+            (AppliesTo::Path, Abstract) => Some(
+                "an abstract socket has neither mode nor owner: it is for everybody who is not \
+                 kept out by allow_user, allow_group",
+            ),
+            (AppliesTo::Path, Passed(_)) => {
+                Some("whoever has bound the socket gives it its mode and owner")
+            }
+            (AppliesTo::Path, Tcp) => Some("only a UNIX socket has users"),
+            (AppliesTo::Unix, Tcp | Passed(Some(Transport::Tcp))) => {
+                Some("only a UNIX socket knows users")
+            }
+            (AppliesTo::Tcp, Path | Abstract | Passed(Some(Transport::Unix))) => {
+                Some("only a TCP socket knows addresses")
+            }
+            _ => None,
         }
     }
 }
 
-/// More would not fit the server's table of gateways (MAX_GATEWAYS).
-pub(crate) const MAX_PROCESSES: u32 = 64;
-pub(crate) const MAX_EVENTS: u32 = 65_536;
-
 impl GatewayConfig {
     /// Whether a predicate holds for the rules of any socket.
     pub fn any(&self, is_so: impl Fn(&Rules) -> bool) -> bool {
-        self.all.iter().any(is_so)
+        self.all_rules.iter().any(is_so)
     }
 
     /// Whether any socket has a limit of sessions or a rate.
@@ -122,12 +97,6 @@ impl GatewayConfig {
     /// be detached pidfd and ring, too.
     pub fn descriptors_of_a_session(&self) -> u64 {
         if self.any(|rules| rules.detach.sessions > 0) { 4 } else { 2 }
-    }
-
-    /// The rules of all sockets: the global ones first, then those of
-    /// [`GatewayConfig::sockets`]. None before [`GatewayConfig::resolve`].
-    pub fn all_rules(&self) -> &[Rules] {
-        &self.all
     }
 
     /// The rules of all sockets before the server is in its jail: a name may mean another
@@ -177,7 +146,7 @@ impl GatewayConfig {
             }
             all.push(rules);
         }
-        self.all = all;
+        self.all_rules = all;
         Ok(())
     }
 
@@ -195,19 +164,10 @@ impl GatewayConfig {
         typed: &OptionValue<'_>,
     ) -> Result<()> {
         let own = SocketOptions::read(typed)?;
-        let address = own.address.clone();
+        let (address, rules) = (own.address.clone(), self.sockets.len() + 1);
         self.sockets.push(own);
-        self.socket_requests.push(SocketRequest::Socket {
-            address,
-            protocol,
-            rules: self.sockets.len(),
-        });
+        self.socket_requests.push(SocketRequest::Socket { address, protocol, rules });
         Ok(())
-    }
-
-    /// Takes the requests for sockets since the last call.
-    pub fn take_socket_requests(&mut self) -> Vec<SocketRequest> {
-        std::mem::take(&mut self.socket_requests)
     }
 }
 
@@ -282,5 +242,13 @@ impl SocketOptions {
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// What a key at a socket sets.
+///
+/// # Errors
+/// `option` was given a key that there is not.
+fn row_of_key(option: &str, key: &str) -> Result<&'static OptionRow<GatewayConfig>> {
+    OPTIONS.iter().find(|row| row.spec.key == Some(key)).ok_or_else(|| {
+        let keys = OPTIONS.iter().filter_map(|row| row.spec.key).collect::<Vec<_>>().join(", ");
+        Error::new(format!("option {option}: {key}: no such key (there are {keys})"))
+    })
+}

@@ -12,18 +12,19 @@ use crate::pty_options;
 use crate::uwsgi::gateway;
 use crate::uwsgi::host::Uwsgi;
 use crate::uwsgi::options::{OptionTable, receive};
-use crate::uwsgi::sockets::{self, Owner, Role};
+use crate::uwsgi::sockets::{self, Owner};
 use crate::uwsgi::{
     abi, exec_handoff,
-    guard::{guard, locked, start},
-    inherited, passed, server, stopping, worker,
+    guard::{exit, guard, locked, start},
+    inherited, stopping, worker,
 };
 use fpty::error::Result;
 use fpty_gateway::config::option_table;
 use fpty_gateway::config::options::{self, GatewayConfig};
 use fpty_gateway::config::socket_options::SocketRequest;
+use fpty_gateway::host::{self, Host, SocketRole};
+use fpty_gateway::instance;
 use fpty_gateway::log::log;
-use fpty_gateway::{host, instance};
 
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<GatewayConfig>> = Lazy::new(Mutex::default);
@@ -121,7 +122,7 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     };
     asked.into_iter().try_for_each(|asked| match asked {
         SocketRequest::Socket { address, protocol, rules } => {
-            sockets::add(&address, Role::of_terminals(protocol), rules)
+            sockets::add(&address, Owner::Router, SocketRole::Terminal(protocol), rules)
         }
         SocketRequest::Zerg(address) => sockets::add_from_zerg(&address),
     })
@@ -153,7 +154,7 @@ unsafe extern "C" fn router_init() -> c_int {
     start("forkptyrouter", "the start", || {
         let mut config = locked(&ROUTER).clone();
         // While the arguments are known.
-        server::instance();
+        Uwsgi.instance();
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }
@@ -161,7 +162,7 @@ unsafe extern "C" fn router_init() -> c_int {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
-            sockets::add(stats, Role::Stats, 0)?;
+            sockets::add(stats, Owner::Router, SocketRole::Statistics, 0)?;
         }
         config.resolve()?;
         *locked(&ROUTER) = config.clone();
@@ -185,14 +186,14 @@ unsafe extern "C" fn router_init() -> c_int {
 
 /// The server has found and bound all of its sockets.
 unsafe extern "C" fn sockets_are_known() {
-    guard("the start", (), passed::keep_from_the_server);
+    guard("the start", (), sockets::keep_from_the_server);
 }
 
 /// The same for the router, whose gateways are registered by now, as all others
 /// are.
 unsafe extern "C" fn router_post_init() {
     guard("the start", (), || {
-        passed::keep_from_the_server();
+        sockets::keep_from_the_server();
         if sockets::is_requested(Owner::Router) {
             inherited::install();
         }
@@ -224,7 +225,7 @@ unsafe extern "C" fn pty_init() -> c_int {
     start("pty", "the start", || {
         let config = locked(&PTY).clone();
         if let Some(client) = config.client()? {
-            server::exit(guard("the pty client", fpty::client::EXIT_LOST, || {
+            exit(guard("the pty client", fpty::client::EXIT_LOST, || {
                 match config.control_request() {
                     Some(question) => fpty::client::control::run(&client, &question),
                     None => fpty::client::run(&client),

@@ -4,8 +4,8 @@ use std::ffi::{CString, OsString};
 
 use nix::sys::signal::Signal;
 
+use fpty::client::config::{self, ExecRequest, RequestTty};
 use fpty::client::control::ControlRequest;
-use fpty::client::request::{self, ExecRequest, RequestTty};
 use fpty::client::{ClientConfig, SessionChoice, escape};
 use fpty::error::{Error, Result};
 use fpty::proto::session_key::parse_argument;
@@ -13,7 +13,7 @@ use fpty::proto::{Protocol, is_session_name};
 use fpty_gateway::config::option_table::{Implies, OptionRow, assign, option, switch};
 use fpty_gateway::config::value::OptionValue;
 
-/// What a session is called, or has for a secret, as typed.
+/// A value that is a session's name, id, or id with the secret.
 fn word(typed: &OptionValue<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option<String>> {
     let word = typed.value.to_str().filter(|word| is_one(word));
     let why = "neither a session's id nor its name";
@@ -22,6 +22,10 @@ fn word(typed: &OptionValue<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option
 
 fn name(typed: &OptionValue<'_>) -> Result<Option<String>> {
     word(typed, |word| is_session_name(word.as_bytes()))
+}
+
+fn attach_argument(typed: &OptionValue<'_>) -> Result<Option<String>> {
+    word(typed, |word| parse_argument(word).is_some())
 }
 
 /// All options of the `pty` plugin.
@@ -43,87 +47,81 @@ pub static OPTIONS: [OptionRow<PtyOptions>; 28] = [
     option(&[c"pty-connect"])
         .help(c"connect the current terminal to a pty server")
         .implies(Implies::Quiet)
-        .parse_with(|pty, typed| assign(&mut pty.client_options.connect, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.client.connect, typed.bytes().map(Some))),
     option(&[c"pty-uconnect"])
         .help(c"connect the current terminal to a pty server (using uwsgi protocol)")
         .implies(Implies::Quiet)
-        .parse_with(|pty, typed| assign(&mut pty.client_options.uconnect, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.client.uconnect, typed.bytes().map(Some))),
     option(&[c"pty-command"]).help(c"run the specified command line in client mode").parse_with(
-        |pty, typed| assign(&mut pty.client_options.command, Ok(Some((*typed.value).to_owned()))),
+        |pty, typed| assign(&mut pty.client.command, Ok(Some((*typed.value).to_owned()))),
     ),
     switch(&[c"pty-ssh"])
         .help(c"do what sshd was asked for in client mode (for its ForceCommand)")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.ssh, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.ssh, typed.boolean())),
     switch(&[c"pty-no-isig"])
         .help(c"disable ISIG terminal attribute in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.no_isig, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.no_isig, typed.boolean())),
     switch(&[c"pty-no-escape"])
         .help(c"pass ~. and the other escapes on in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.no_escape, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.no_escape, typed.boolean())),
     option(&[c"pty-escape"]).help(c"begin escapes with this character in client mode").parse_with(
         |pty, typed| {
             let character = escape::character(&typed.value.to_string_lossy());
             let character = character.map_err(|why| typed.invalid(why))?;
-            (pty.client_options.escape, pty.client_options.no_escape) =
-                (character, character.is_none());
+            (pty.client.escape, pty.client.no_escape) = (character, character.is_none());
             Ok(())
         },
     ),
     option(&[c"pty-name"])
         .help(c"give the session a name in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.name, name(typed))),
-    option(&[c"pty-attach"]).help(c"come back to the specified session in client mode").parse_with(
-        |pty, typed| {
-            assign(
-                &mut pty.client_options.attach,
-                word(typed, |word| parse_argument(word).is_some()),
-            )
-        },
-    ),
+        .parse_with(|pty, typed| assign(&mut pty.client.name, name(typed))),
+    option(&[c"pty-attach"])
+        .help(c"come back to the specified session in client mode")
+        .parse_with(|pty, typed| assign(&mut pty.client.attach, attach_argument(typed))),
     switch(&[c"pty-attach-last"])
         .help(c"come back to the session that was left last in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.attach_last, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.attach_last, typed.boolean())),
     option(&[c"pty-join"])
         .help(c"come back to the session of the specified name, or begin it, in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.join, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.client.join, name(typed))),
     switch(&[c"pty-steal"])
         .help(c"coming back, have whoever is attached go in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.steal, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.steal, typed.boolean())),
     switch(&[c"pty-read-only"])
         .help(c"coming back, only watch in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.read_only, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.read_only, typed.boolean())),
     switch(&[c"pty-no-reconnect"])
         .help(c"do not take up a connection again that breaks in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.no_reconnect, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.no_reconnect, typed.boolean())),
     switch(&[c"pty-tty"])
         .help(c"with a terminal in any case in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.tty, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.tty, typed.boolean())),
     switch(&[c"pty-no-tty"])
         .help(c"without a terminal in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.no_tty, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.no_tty, typed.boolean())),
     option(&[c"pty-env"])
         .help(c"send the specified variable in client mode (NAME or NAME=VALUE)")
         .parse_with(|pty, typed| {
-            let variable = request::variable(&typed.value).map_err(|why| typed.invalid(why))?;
+            let variable = config::variable(&typed.value).map_err(|why| typed.invalid(why))?;
             let (name, value) = variable;
-            pty.client_options.environment.extend(value.map(|value| (name, value)));
+            pty.client.environment.extend(value.map(|value| (name, value)));
             Ok(())
         }),
     switch(&[c"pty-quiet"])
         .help(c"say only what went wrong in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.quiet, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.quiet, typed.boolean())),
     switch(&[c"pty-status-json"])
         .help(c"say how it ended as JSON in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.status_json, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.status_json, typed.boolean())),
     switch(&[c"pty-list"])
         .help(c"list one's own sessions in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.list, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.list, typed.boolean())),
     switch(&[c"pty-list-json"])
         .help(c"list them as JSON in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.list_json, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client.list_json, typed.boolean())),
     option(&[c"pty-kill"])
         .help(c"end the specified session in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.client_options.kill, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.client.kill, name(typed))),
     option(&[c"pty-exec"])
         .help(c"run the specified command soon after the pty thread is spawned")
         .parse_with(|pty, typed| assign(&mut pty.server.exec, typed.command().map(Some))),
@@ -188,7 +186,7 @@ struct ClientOptions {
 /// The pty plugin's options as typed.
 #[derive(Clone, Debug, Default)]
 pub struct PtyOptions {
-    client_options: ClientOptions,
+    client: ClientOptions,
     /// The shared terminal.
     pub server: PtyServerOptions,
 }
@@ -203,54 +201,45 @@ impl PtyOptions {
     /// # Errors
     /// Two options do not go together: the line for the operator.
     pub fn client(&self) -> Result<Option<ClientConfig>> {
-        let client_options = &self.client_options;
-        let (address, protocol) = match (&client_options.uconnect, &client_options.connect) {
+        let options = &self.client;
+        let (address, protocol) = match (&options.uconnect, &options.connect) {
             (Some(address), _) => (address, Protocol::Uwsgi),
             (None, Some(address)) => (address, Protocol::Raw),
             (None, None) => return Ok(None),
         };
-        let exec_request = match (client_options.ssh, &client_options.command) {
+        let exec_request = match (options.ssh, &options.command) {
             (true, _) => ExecRequest::from_sshd(),
             (false, Some(line)) => ExecRequest::CommandLine(line.clone()),
             (false, None) => ExecRequest::Configured,
         };
-        let request_tty = match (client_options.tty, client_options.no_tty, client_options.ssh) {
-            (true, true, _) => {
-                return Err(Error::new("pty-tty and pty-no-tty: one of them, not both"));
-            }
-            (true, ..) => RequestTty::Force,
-            (_, true, _) => RequestTty::No,
-            (.., true) => RequestTty::FromSshd,
-            _ => RequestTty::Auto,
-        };
+        if options.tty && options.no_tty {
+            return Err(Error::new("pty-tty and pty-no-tty: one of them, not both"));
+        }
         Ok(Some(ClientConfig {
             name: "[pty]",
-            session: client_options.session(exec_request != ExecRequest::Configured)?,
+            session: options.session(exec_request != ExecRequest::Configured)?,
             exec_request,
-            request_tty,
+            request_tty: RequestTty::of_switches(options.tty, options.no_tty, options.ssh),
             address: address.clone(),
             protocol,
-            isig: !client_options.no_isig,
-            escape: (!client_options.no_escape).then_some(client_options.escape.unwrap_or(b'~')),
-            quiet: client_options.quiet,
-            status_json: client_options.status_json,
-            steal: client_options.steal,
-            read_only: client_options.read_only,
-            reconnect: !client_options.no_reconnect,
-            environment: client_options.environment.clone(),
-            // The server ignores these when it starts.
+            isig: !options.no_isig,
+            escape: (!options.no_escape).then_some(options.escape.unwrap_or(b'~')),
+            quiet: options.quiet,
+            status_json: options.status_json,
+            steal: options.steal,
+            read_only: options.read_only,
+            reconnect: !options.no_reconnect,
+            environment: options.environment.clone(),
+            // The server ignores both signals when it starts.
             never_ignored: &[Signal::SIGHUP, Signal::SIGTERM],
         }))
     }
 
     /// What is asked instead of a session; `None`: a session is wanted.
     pub fn control_request(&self) -> Option<ControlRequest> {
-        let client_options = &self.client_options;
-        match &client_options.kill {
-            Some(id) => Some(ControlRequest::Kill(id.clone())),
-            None if client_options.list_json => Some(ControlRequest::List { json: true }),
-            None => client_options.list.then_some(ControlRequest::List { json: false }),
-        }
+        let options = &self.client;
+        let list = options.list || options.list_json;
+        ControlRequest::of_options(options.kill.as_ref(), list, options.list_json)
     }
 }
 

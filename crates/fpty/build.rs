@@ -1,20 +1,24 @@
 //! Compiles src/sys/spawn.c for the server's end; and lets the command depend
 //! on nothing but the C library.
 
-use std::env;
-use std::fs;
+use std::error::Error;
 use std::path::PathBuf;
+use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if let Err(error) = spawn().and_then(|()| alone()) {
+    #[cfg(feature = "server")]
+    let built = spawn().and_then(|()| alone());
+    #[cfg(not(feature = "server"))]
+    let built = alone();
+    if let Err(error) = built {
         eprintln!("\nforkptyrouter: {error}\n");
         std::process::exit(1);
     }
 }
 
 #[cfg(feature = "server")]
-fn spawn() -> Result<(), Box<dyn std::error::Error>> {
+fn spawn() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/sys/spawn.c");
     cc::Build::new()
         .file("src/sys/spawn.c")
@@ -28,15 +32,10 @@ fn spawn() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-#[cfg(not(feature = "server"))]
-fn spawn() -> Result<(), Box<dyn std::error::Error>> {
-    Ok(())
-}
-
 /// Rust's standard library asks for libgcc_s.so, GCC's unwinder, which a
 /// machine without a compiler may lack. The same unwinder comes as an archive
 /// with every GCC: a linker script of that name leads there.
-fn alone() -> Result<(), Box<dyn std::error::Error>> {
+fn alone() -> Result<(), Box<dyn Error>> {
     if env::var("CARGO_CFG_TARGET_ENV").as_deref() != Ok("gnu") {
         return Ok(());
     }

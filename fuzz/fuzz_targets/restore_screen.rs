@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use fpty::client::restore_screen::{DetachedOutput, paint, restore_for_viewer};
+use fpty::client::restore_screen::{paint, restore_for_viewer};
 use fpty::scrollback::checkpoints::{Checkpoint, CheckpointWriter, NOTES_LENGTH};
 use fpty::terminal::QueryFilter;
 use libfuzzer_sys::fuzz_target;
@@ -30,8 +30,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let from = usize::try_from(checkpoint.from).expect("so much was written");
-    let detached =
-        || DetachedOutput { checkpoint: checkpoint.clone(), output: output[from..].to_vec() };
+    let detached = || (checkpoint.clone(), output[from..].to_vec());
     let ours = size(*own_rows, *own_cols);
     for painted in [paint(detached(), ours), restore_for_viewer(detached(), ours)] {
         assert!(painted.bytes.len() < 64 * 1024 * 1024);

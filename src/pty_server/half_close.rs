@@ -18,7 +18,7 @@ const MAX_WAIT: Duration = Duration::from_millis(250);
 /// anything more is to come.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Some client sends no more.
+/// The wait for the end of the output, while a client is half-closed.
 pub struct HalfClose {
     wait: Duration,
     next: Instant,
@@ -26,25 +26,24 @@ pub struct HalfClose {
 }
 
 impl HalfClose {
-    /// One that has just sent its last.
+    /// The wait for a client that has just shut down its sending side.
     pub fn new() -> Self {
         let now = Instant::now();
         Self { wait: MIN_WAIT, next: now + MIN_WAIT, last_output: now }
     }
 
-    /// When to look again.
+    /// The time of the next [`HalfClose::check`].
     pub fn due(&self) -> Instant {
         self.next
     }
 
-    /// The terminal said something.
+    /// Records that the terminal had output.
     pub fn note_output(&mut self) {
         self.last_output = Instant::now();
     }
 
-    /// Looks whether everything that was sent has been read, and whoever
-    /// read it wants more; else when to look again. `delivered`: the terminal has
-    /// it all.
+    /// Checks whether the programs on the terminal have read all input and read again.
+    /// `delivered`: all input was written to the terminal.
     pub fn check(&mut self, slave: &Slave, delivered: bool) -> bool {
         let now = Instant::now();
         self.wait = (self.wait * 2).min(MAX_WAIT);
@@ -52,13 +51,12 @@ impl HalfClose {
         if !delivered {
             return false;
         }
-        // In this order: who waits while there is nothing to read has read
-        // everything before.
+        // In this order: a program that waits for input after the queue of the terminal
+        // was empty has read everything.
         let reader = if slave.has_input() { InputWait::Busy } else { tty_waiters::of(slave) };
         match reader {
             InputWait::Waiting => true,
-            // A program takes what time it needs. Of the worker itself nobody
-            // knows whether it ever reads.
+            // A program takes what time it needs. The worker itself may never read.
             InputWait::Busy if !slave.is_ours() => false,
             InputWait::Busy | InputWait::Unknown => now - self.last_output >= SILENCE,
         }

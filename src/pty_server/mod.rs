@@ -4,15 +4,13 @@
 //! | --- | --- |
 //! | `mod.rs` | bind in the master, start in the first worker |
 //! | `terminal.rs` | the thread of the shared terminal: poll, relay, clients |
-//! | `terminal_client.rs` | a client of it |
-//! | `listener.rs` | listening sockets |
+//! | `terminal_client.rs` | a client of it, and the listening sockets |
 //! | `scrollback.rs` | the scrollback that a new client gets |
 //! | `half_close.rs` | clients that have shut their sending side down |
 //! | `tee.rs` | the copy of the output for the log (`pty-log`) |
 //! | `unavailable.rs` | rejection while there is no shared terminal |
 
 mod half_close;
-mod listener;
 mod scrollback;
 mod tee;
 mod terminal;
@@ -23,8 +21,9 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::pty_options::PtyServerOptions;
-use crate::uwsgi::sockets::{self, Owner, Role, Socket};
-use crate::uwsgi::{server, worker};
+use crate::uwsgi::host::{Uwsgi, restore_terminal_at_end};
+use crate::uwsgi::sockets::{self, Owner};
+use crate::uwsgi::worker;
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
 use fpty::sys::bind::Ownership;
@@ -36,11 +35,12 @@ use fpty::sys::signal::Blocked;
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
+use fpty_gateway::host::{Host, Socket};
 use fpty_gateway::log::log;
 
-use crate::pty_server::listener::Listener;
 use crate::pty_server::tee::LogTee;
 use crate::pty_server::terminal::SharedTerminal;
+use crate::pty_server::terminal_client::{Listener, READONLY};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.
@@ -52,11 +52,10 @@ const SIZE: Size = Size { rows: 24, cols: 80 };
 /// # Errors
 /// The line for the operator.
 pub fn bind(config: &PtyServerOptions) -> Result<()> {
-    if let Some(address) = &config.socket {
-        sockets::add(address, Role::PtyServer, 0)?;
-    }
-    if let Some(address) = &config.readonly_socket {
-        sockets::add(address, Role::PtyServerReadonly, 0)?;
+    for (address, rules) in [(&config.socket, 0), (&config.readonly_socket, READONLY)] {
+        if let Some(address) = address {
+            sockets::add(address, Owner::Pty, sockets::RAW, rules)?;
+        }
     }
     sockets::bind(Owner::Pty, |_| Ownership::default(), |_, _| Ok(()))
 }
@@ -70,7 +69,6 @@ pub fn start(config: &PtyServerOptions) -> Result<()> {
     if !sockets::is_requested(Owner::Pty) {
         return Ok(());
     }
-    unavailable::forget();
     if !worker::is_first() {
         sockets::close(Owner::Pty);
         return Ok(());
@@ -101,7 +99,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
         Private::of(master),
         config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
-        log.map(|log| LogTee::new(log, server::log_packet_size())),
+        log.map(|log| LogTee::new(log, Uwsgi.log_packet_size())),
         config.input.then(original_input).transpose()?,
     );
 
@@ -109,8 +107,8 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
     let slave = Arc::new(slave);
     match config.exec.as_deref().map(|command| run(command, &slave)) {
         Some(Ok(pid)) => {
-            // Somebody must wait for it; the worker's other children are its
-            // own business.
+            // The command is a child of the worker that the worker does not know: a
+            // thread waits for it, and for no other child.
             let slave = Arc::clone(&slave);
             in_background("pty-exec", move || {
                 pid.reap();
@@ -130,7 +128,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
 /// signals are for it, not for the worker, and it is hung up at the worker's
 /// end.
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
-    let program = Program::through_shell(command, &server::shell())
+    let program = Program::through_shell(command, &Uwsgi.shell())
         .environment(environment::for_sessions())
         .as_foreground_job();
     let program = Arc::new(program);
@@ -148,7 +146,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
 /// shared one does the editing and echoing.
 fn original_input() -> Result<std::os::fd::OwnedFd> {
     if stdio::stdin_is_a_terminal() {
-        server::restore_terminal_at_end();
+        restore_terminal_at_end();
         if let Ok(raw) = RawMode::enter(Raises::All) {
             raw.keep();
         }
@@ -163,7 +161,7 @@ fn in_background(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()>
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            // Not to the log of the process: that is the terminal itself.
+            // Not logged: standard error of the worker is the shared terminal itself.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
         })
         .map(|_| ())

@@ -13,6 +13,7 @@ pub const QUEUE_LIMIT: usize = 8 * 1024 * 1024;
 /// The last output, so that a new client does not see an empty screen; less
 /// what its terminal would answer: that was somebody else's to answer, and
 /// would be typed at whatever runs now.
+#[derive(Default)]
 pub struct Scrollback {
     queries: QueryFilter,
     /// What is being remembered.
@@ -26,13 +27,7 @@ pub struct Scrollback {
 impl Scrollback {
     /// Keeps the last `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self {
-            queries: QueryFilter::default(),
-            through: Vec::new(),
-            bytes: VecDeque::new(),
-            limit,
-            is_truncated: false,
-        }
+        Self { limit, ..Self::default() }
     }
 
     /// Remembers output.

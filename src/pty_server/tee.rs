@@ -49,7 +49,7 @@ impl LogTee {
     pub fn push(&mut self, output: &[u8]) -> bool {
         if self.lost > 0 && self.queue.len() < MAX_WAITING / 2 {
             let lost = std::mem::take(&mut self.lost);
-            // Never fails.
+            // A write to a VecDeque never fails.
             let _ = write!(
                 self.queue,
                 "\r\npty: {lost} bytes of output are missing here: the log was too slow\r\n"
@@ -88,12 +88,9 @@ impl LogTee {
                 WriteOutcome::Closed => return false,
             }
         }
-        self.due = match self.queue.is_empty() || self.blocked {
-            true => None,
-            false => {
-                self.due.filter(|_| !rest_is_due).or_else(|| Some(Instant::now() + LINE_TIMEOUT))
-            }
-        };
+        let before = self.due.filter(|_| !rest_is_due);
+        let waits = !self.queue.is_empty() && !self.blocked;
+        self.due = waits.then(|| before.unwrap_or_else(|| Instant::now() + LINE_TIMEOUT));
         true
     }
 }

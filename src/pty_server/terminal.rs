@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::half_close::HalfClose;
-use super::listener::{self, Listener};
 use super::scrollback::{QUEUE_LIMIT, Scrollback};
 use super::tee::LogTee;
-use super::terminal_client::{Client, ClientEvent};
+use super::terminal_client::{Client, ClientEvent, Listener, accept};
 use super::unavailable::RejectedClients;
 use fpty::backlog::Backlog;
 use fpty::error::reason;
@@ -22,15 +21,14 @@ use fpty::proto::http_request::HTTP_REJECTED;
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
-use fpty::sys::socket::Stream;
 use fpty::sys::stdio::{self, Output};
 use fpty::text::shown;
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// How often the terminal is read before whoever waits for the last of its
-/// output is let go: more than it holds.
+/// How often the terminal is read before half-closed clients end: more than the
+/// terminal holds.
 const DRAIN_READS: usize = 64;
 
 /// Clients at once, and of one user. Beyond the first whoever has the most
@@ -47,21 +45,21 @@ pub struct SharedTerminal {
     master: Private<Master>,
     scrollback: Scrollback,
     clients: Vec<Client>,
-    /// Those who could not come in, until they have read that.
-    rejected: RejectedClients<Private<Stream>>,
-    /// Input that the terminal has not taken: then nobody's is read.
+    /// Clients that were refused, until they have read the reason.
+    rejected: RejectedClients,
+    /// Input that the terminal has not taken; no client is read meanwhile.
     input: Backlog,
     errors: Output,
     log: Option<LogTee>,
     original_input: Option<OwnedFd>,
-    /// Nobody is accepted until then.
+    /// No connection is accepted until then.
     paused: Option<Instant>,
-    /// Clients have said all that they have to say.
+    /// Some client is half-closed.
     half_close: Option<HalfClose>,
     buffer: Vec<u8>,
 }
 
-/// Who a descriptor in the poll belongs to.
+/// The owner of a polled descriptor.
 #[derive(Clone, Copy)]
 enum PollSource {
     Terminal,
@@ -72,7 +70,7 @@ enum PollSource {
 }
 
 impl SharedTerminal {
-    /// The terminal and those who may come to it.
+    /// A terminal without clients.
     pub fn new(
         listeners: Vec<Listener>,
         master: Private<Master>,
@@ -124,43 +122,41 @@ impl SharedTerminal {
 
     fn wait(&mut self) -> Vec<(PollSource, PollFlags)> {
         let takes_input = self.input.is_empty();
-        let mut source = Vec::with_capacity(self.clients.len() + 4);
+        let mut sources = Vec::with_capacity(self.clients.len() + 4);
         let mut polled = Vec::with_capacity(self.clients.len() + 4);
+        let mut add = |source, fd, events| {
+            sources.push(source);
+            polled.push(PollFd::new(fd, events));
+        };
         let mut terminal = PollFlags::POLLIN;
         terminal.set(PollFlags::POLLOUT, !takes_input);
-        source.push(PollSource::Terminal);
-        polled.push(PollFd::new(self.master.as_fd(), terminal));
-        if self.paused.is_none() {
-            for (index, listener) in self.listeners.iter().enumerate() {
-                source.push(PollSource::Listener(index));
-                polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
+        add(PollSource::Terminal, self.master.as_fd(), terminal);
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if self.paused.is_none() {
+                add(PollSource::Listener(index), listener.socket.as_fd(), PollFlags::POLLIN);
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
-            source.push(PollSource::Client(index));
-            polled.push(PollFd::new(client.stream.as_fd(), client.interest(takes_input)));
+            add(PollSource::Client(index), client.stream.as_fd(), client.interest(takes_input));
         }
         if let Some(log) = self.log.as_ref().and_then(LogTee::awaited) {
-            source.push(PollSource::Log);
-            polled.push(PollFd::new(log, PollFlags::POLLOUT));
+            add(PollSource::Log, log, PollFlags::POLLOUT);
         }
         if let Some(input) = self.original_input.as_ref().filter(|_| takes_input) {
-            source.push(PollSource::OriginalInput);
-            polled.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+            add(PollSource::OriginalInput, input.as_fd(), PollFlags::POLLIN);
         }
         if !matches!(nix::poll::poll(&mut polled, self.timeout()), Ok(1..)) {
             return Vec::new();
         }
-        source
+        sources
             .into_iter()
             .zip(polled.iter().map(|polled| polled.revents().unwrap_or(PollFlags::empty())))
             .filter(|(_, events)| !events.is_empty())
             .collect()
     }
 
-    /// When what is to be done that no descriptor tells of: people are accepted again,
-    /// the log gets half a line, those who are silent are looked after, and first
-    /// bytes are held back no more.
+    /// The deadlines: connections are accepted again, the log gets the beginning of a
+    /// line, half-closed clients are checked, first bytes are held back no more.
     fn deadlines(&self) -> [Option<Instant>; 4] {
         [
             self.paused,
@@ -175,7 +171,7 @@ impl SharedTerminal {
         let Some(due) = self.deadlines().into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
-        // Rounded up, or the last millisecond would be spent asking.
+        // Rounded up, or poll(2) would return at once throughout the last millisecond.
         let left = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
@@ -198,8 +194,8 @@ impl SharedTerminal {
         }
     }
 
-    /// Lets those go who have said all they have to say, when whoever reads
-    /// it has come to its end and they have all that it said.
+    /// Ends half-closed clients when the programs on the terminal have read all input and
+    /// all output was read from the terminal.
     fn finish_half_closed(&mut self, slave: &Slave) {
         if !self.clients.iter().any(Client::is_half_closed) {
             self.half_close = None;
@@ -248,7 +244,7 @@ impl SharedTerminal {
 
     fn accept(&mut self, index: usize) {
         let listener = &self.listeners[index];
-        match listener::accept(&listener.socket) {
+        match accept(&listener.socket) {
             Ok(Some(stream)) => {
                 let principal = fair_share::Principal::of(&stream);
                 if self.clients.iter().filter(|client| client.principal == principal).count()
@@ -300,7 +296,7 @@ impl SharedTerminal {
         match stdio::read(input, &mut self.buffer) {
             ReadOutcome::Bytes(count) => self.write_input(count),
             ReadOutcome::WouldBlock => {}
-            // Readable for ever, were it still asked.
+            // poll(2) would find its end readable for ever.
             ReadOutcome::Eof | ReadOutcome::Closed => self.original_input = None,
         }
     }
@@ -339,7 +335,7 @@ impl SharedTerminal {
         }
     }
 
-    /// Lets go of those who left, and of those who do not read.
+    /// Drops clients whose connection is over, and those that do not read.
     fn drop_finished(&mut self) {
         for _ in self.clients.iter().filter(|client| client.is_over_limit()) {
             self.log(&format!(

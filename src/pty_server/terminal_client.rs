@@ -1,5 +1,7 @@
-//! A client of the shared terminal.
+//! A client of the shared terminal, and the listening sockets that clients come from. What the
+//! application forks has none of these descriptors.
 
+use std::io;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
@@ -10,10 +12,38 @@ use fpty::fair_share::Principal;
 use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpProbe};
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
-use fpty::sys::socket::Stream;
+use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::terminal::QueryFilter;
+use fpty_gateway::host::Socket;
 
-/// A connection, and what it is still to get.
+/// The number of the rules of a socket whose clients only watch.
+pub const READONLY: usize = 1;
+
+/// A socket of the shared terminal.
+pub struct Listener {
+    /// The listening socket.
+    pub socket: Private<ListeningSocket>,
+    /// Whether its clients only watch.
+    pub readonly: bool,
+}
+
+impl Listener {
+    /// The listening socket that the server has bound.
+    pub fn of(socket: &Socket) -> Self {
+        Self { socket: Private::of(socket.listener), readonly: socket.rules == READONLY }
+    }
+}
+
+/// Accepts a connection, which no process that the application forks inherits: it would
+/// hold the connection open. `None`: none is waiting.
+///
+/// # Errors
+/// As accept(2).
+pub fn accept(listener: &ListeningSocket) -> io::Result<Option<Private<Stream>>> {
+    Private::open(|| listener.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
+}
+
+/// A client: its connection, and the output that is queued for it.
 pub struct Client {
     pub stream: Private<Stream>,
     /// Whose share of the places it has, and since when.
@@ -21,28 +51,28 @@ pub struct Client {
     pub since: Instant,
     readonly: bool,
     queue: Backlog,
-    /// It came in the midst of a sequence.
+    /// The filter of a client whose output begins in the midst of an escape sequence.
     query_filter: Option<Box<QueryFilter>>,
-    /// What may wait for it before it loses its place.
+    /// Bytes that may be queued before the client is dropped.
     limit: usize,
     state: State,
-    /// Its first bytes, while they may be a web page's.
+    /// The first bytes, while they may be an HTTP request.
     http_probe: Option<Box<HttpProbe>>,
-    /// Until when they are held back.
+    /// Until when the first bytes are held back.
     pub held_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It may type.
+    /// The client is read and written.
     Open,
-    /// It has said all that it has to say, and waits for what comes of it.
+    /// The client sends no more, and waits for the output of its input.
     HalfClosed,
-    /// It will get what waits for it, and no more.
+    /// The client gets what is queued, and no more.
     Leaving,
-    /// It was told that it cannot be here.
+    /// The client was refused, and has the reason.
     Rejected,
-    /// It has left.
+    /// The connection is over.
     Gone,
 }
 
@@ -51,18 +81,18 @@ enum State {
 pub enum ClientEvent {
     /// Nothing for the terminal.
     Nothing,
-    /// So many bytes for it.
+    /// So many bytes for the terminal, in the buffer.
     Input(usize),
-    /// Bytes for it that were held back.
+    /// Bytes for the terminal that were held back.
     HeldInput(Vec<u8>),
-    /// A web page speaks.
+    /// An HTTP request, as of a web page.
     Http,
     /// The client will send no more; bytes that were held back.
     Eof(Vec<u8>),
 }
 
 impl Client {
-    /// Somebody new, who is shown what was there before.
+    /// A new client, which gets the scrollback first.
     pub fn new(
         stream: Private<Stream>,
         principal: Principal,
@@ -71,20 +101,17 @@ impl Client {
     ) -> Self {
         let mut queue = Backlog::default();
         let query_filter = scrollback.replay(&mut queue);
-        let limit = QUEUE_LIMIT + queue.len();
-        let (since, state) = (Instant::now(), State::Open);
-        let (http_probe, held_until) = (Some(Box::default()), None);
         let mut client = Self {
             stream,
             principal,
-            since,
+            since: Instant::now(),
             readonly,
+            limit: QUEUE_LIMIT + queue.len(),
             queue,
             query_filter,
-            limit,
-            state,
-            http_probe,
-            held_until,
+            state: State::Open,
+            http_probe: Some(Box::default()),
+            held_until: None,
         };
         client.send();
         client
@@ -99,7 +126,7 @@ impl Client {
         events
     }
 
-    /// Takes what the poll said.
+    /// Handles what poll(2) found.
     pub fn ready(&mut self, events: PollFlags, buffer: &mut [u8]) -> ClientEvent {
         if events.contains(PollFlags::POLLOUT) {
             self.send();
@@ -116,10 +143,10 @@ impl Client {
             ReadOutcome::Bytes(count) => return self.classify_input(&buffer[..count]),
             ReadOutcome::WouldBlock => {}
             ReadOutcome::Closed => self.state = State::Gone,
-            // A UNIX socket that was closed is hung up as well; one whose
-            // writing half was shut down is not.
+            // poll(2) has POLLHUP for a UNIX socket whose other end was closed, and not for
+            // one whose other end was shut down for writing alone.
             ReadOutcome::Eof if hung_up => self.state = State::Gone,
-            // It has nothing to say and nothing to wait for.
+            // A viewer has no input whose output it could wait for.
             ReadOutcome::Eof if self.readonly => self.leave(),
             ReadOutcome::Eof => {
                 if self.state == State::Open {
@@ -131,7 +158,7 @@ impl Client {
         ClientEvent::Nothing
     }
 
-    /// Looks at its first bytes, see [`fpty::proto::http_request`].
+    /// Looks at the first bytes of a client, see [`fpty::proto::http_request`].
     fn classify_input(&mut self, bytes: &[u8]) -> ClientEvent {
         let Some(http_probe) = &mut self.http_probe else {
             return ClientEvent::Input(bytes.len());
@@ -150,13 +177,13 @@ impl Client {
         ClientEvent::HeldInput(given)
     }
 
-    /// What was held back, where that was for long enough.
+    /// The first bytes that were held back; no more are from now on.
     pub fn take_held(&mut self) -> Vec<u8> {
         self.held_until = None;
         self.http_probe.as_mut().map(|http_probe| http_probe.release().to_vec()).unwrap_or_default()
     }
 
-    /// Gives it output.
+    /// Queues output, and writes as much as the client takes.
     pub fn send_output(&mut self, output: &[u8]) {
         if matches!(self.state, State::Leaving | State::Rejected) {
             return;
@@ -175,12 +202,12 @@ impl Client {
         self.send();
     }
 
-    /// Whether it waits for what comes of its input.
+    /// Whether the client sends no more and waits for the output of its input.
     pub fn is_half_closed(&self) -> bool {
         self.state == State::HalfClosed
     }
 
-    /// A web page is told that this is nothing for it, and goes.
+    /// Refuses an HTTP request by an HTTP response.
     pub fn reject_http(&mut self) {
         if self.queue.is_empty() {
             let _ = self.stream.write(FORBIDDEN_RESPONSE);
@@ -188,29 +215,29 @@ impl Client {
         self.state = State::Rejected;
     }
 
-    /// Whether it was told so.
+    /// Whether an HTTP request was refused.
     pub fn is_rejected(&self) -> bool {
         self.state == State::Rejected
     }
 
-    /// It has to go at once.
+    /// Ends the connection at once.
     pub fn disconnect(&mut self) {
         self.state = State::Gone;
     }
 
-    /// Nothing more is to come for it.
+    /// Ends the connection when the client has what is queued.
     pub fn leave(&mut self) {
         if self.state != State::Gone {
             self.state = State::Leaving;
         }
     }
 
-    /// Whether more waits for it than may.
+    /// Whether more is queued than may be.
     pub fn is_over_limit(&self) -> bool {
         self.state != State::Gone && self.queue.len() > self.limit
     }
 
-    /// Whether it is to be let go.
+    /// Whether the connection is over.
     pub fn is_finished(&self) -> bool {
         match self.state {
             State::Gone => true,

@@ -2,22 +2,22 @@
 //! and would leave them without an answer.
 
 use std::collections::VecDeque;
-use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use once_cell::sync::Lazy;
 
-use super::listener;
+use super::terminal_client::accept;
 use crate::uwsgi::guard::locked;
-use crate::uwsgi::sockets::{self, Owner, Socket};
+use crate::uwsgi::sockets::{self, Owner};
 use crate::uwsgi::worker::{self, FirstWorker};
 use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::text::shown;
+use fpty_gateway::host::Socket;
 use fpty_gateway::log::log;
 
 /// How many are refused in one turn, and how many of them may take their time
@@ -34,20 +34,13 @@ const MAX_READS: usize = 16;
 /// How long to wait before the next one where there is no descriptor for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Those whom the master has refused.
-static REJECTED_BY_MASTER: Mutex<RejectedClients<Box<Stream>>> = Mutex::new(RejectedClients::new());
-
-/// A worker has been forked: what the master still has to do is not its own.
-pub fn forget() {
-    locked(&REJECTED_BY_MASTER).0.clear();
-}
-
-/// The master's part: it refuses who comes while the first worker does not
-/// run.
+/// Rejects the connections that wait while the first worker does not run: the master's
+/// part.
 pub fn reject_waiting() {
     static LISTENERS: Lazy<Vec<Socket>> =
         Lazy::new(|| sockets::bound(Owner::Pty).unwrap_or_default());
     static BEFORE: Mutex<Option<FirstWorker>> = Mutex::new(None);
+    static REJECTED: Mutex<RejectedClients> = Mutex::new(RejectedClients::new());
     if !sockets::is_requested(Owner::Pty) {
         return;
     }
@@ -56,7 +49,7 @@ pub fn reject_waiting() {
     if before != Some(now) {
         tell(before, now);
     }
-    let mut rejected = locked(&REJECTED_BY_MASTER);
+    let mut rejected = locked(&REJECTED);
     rejected.expire();
     let why = match now {
         FirstWorker::Runs => return,
@@ -67,8 +60,8 @@ pub fn reject_waiting() {
     };
     for listener in LISTENERS.iter() {
         for _ in 0..BATCH {
-            match listener.listener.accept() {
-                Ok(Some((client, _))) => rejected.reject(Box::new(client), why),
+            match accept(&listener.listener) {
+                Ok(Some(client)) => rejected.reject(client, why),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -97,22 +90,22 @@ fn tell(before: Option<FirstWorker>, now: FirstWorker) {
     }
 }
 
-/// The part of a worker that could have no terminal: refuses everybody, for
-/// as long as the process lives.
+/// Rejects each connection for as long as the process lives: the part of a worker whose
+/// terminal could not be opened.
 pub fn reject_all(listeners: &[Private<ListeningSocket>], why: &str) {
-    let mut rejected: RejectedClients<Private<Stream>> = RejectedClients::new();
+    let mut rejected = RejectedClients::new();
     loop {
-        let fds = listeners.iter().map(|listener| listener.as_fd()).chain(rejected.fds());
-        let mut polled: Vec<PollFd<'_>> =
-            fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = match rejected.is_empty() {
+        let lingering = rejected.0.iter().map(|(_, client)| client.as_fd());
+        let fds = listeners.iter().map(|listener| listener.as_fd()).chain(lingering);
+        let mut polled: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let timeout = match rejected.0.is_empty() {
             true => PollTimeout::NONE,
             false => PollTimeout::from(CHECK_INTERVAL_MS),
         };
         let _ = nix::poll::poll(&mut polled, timeout);
         rejected.expire();
         for listener in listeners {
-            match listener::accept(listener) {
+            match accept(listener) {
                 Ok(Some(client)) => rejected.reject(client, why),
                 Ok(None) => {}
                 Err(_) => std::thread::sleep(ACCEPT_PAUSE),
@@ -124,22 +117,22 @@ pub fn reject_all(listeners: &[Private<ListeningSocket>], why: &str) {
 /// Clients that were told why, the latest last. They are closed when they have
 /// closed, or have had time to: what they still send would be answered by a
 /// reset, and that takes the line along which they have not read (tcp(7)).
-pub struct RejectedClients<C: Deref<Target = Stream>>(VecDeque<(Instant, C)>);
+pub struct RejectedClients(VecDeque<(Instant, Private<Stream>)>);
 
-impl<C: Deref<Target = Stream>> RejectedClients<C> {
-    /// Nobody.
+impl RejectedClients {
+    /// No clients.
     pub const fn new() -> Self {
         Self(VecDeque::new())
     }
 
-    /// Tells a client why it gets no terminal.
-    pub fn reject(&mut self, client: C, why: &str) {
+    /// Writes the reason to a client, and closes the connection.
+    pub fn reject(&mut self, client: Private<Stream>, why: &str) {
         client.write(format!("pty: refused: {}\r\n", shown(why)).as_bytes());
         self.close_lingering(client);
     }
 
-    /// Closes one that has been told its last.
-    pub fn close_lingering(&mut self, client: C) {
+    /// Closes the connection of a client that has the reason.
+    pub fn close_lingering(&mut self, client: Private<Stream>) {
         client.end();
         if is_closed(&client) {
             return;
@@ -150,18 +143,10 @@ impl<C: Deref<Target = Stream>> RejectedClients<C> {
         self.0.push_back((Instant::now() + LINGER_TIMEOUT, client));
     }
 
-    /// Closes those that have closed, or had their time.
+    /// Closes connections that the client has closed, or whose time is over.
     pub fn expire(&mut self) {
         let now = Instant::now();
         self.0.retain(|(until, client)| now < *until && !is_closed(client));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|(_, client)| client.as_fd())
     }
 }
 

@@ -56,13 +56,13 @@ fn explain(built: &Fingerprint, running: &Fingerprint) -> Option<String> {
 
 /// Calls one of the server's two functions that return a text.
 fn text_of(symbol: &CStr) -> Option<String> {
-    // SAFETY: dlsym with a NUL-terminated name; a server of before 1.9 lacks
-    // the symbols, so they are looked up, not linked.
+    // SAFETY: dlsym with a NUL-terminated name. A server of before 1.9 lacks
+    // the symbols: a library that was linked against them would not load there.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()) };
     if found.is_null() {
         return None;
     }
-    // SAFETY: both are `char *f(void)` in every version that has them
+    // SAFETY: both functions are `char *f(void)` in every version that has them
     // (uWSGI's core/utils.c).
     let text = unsafe {
         let function =
@@ -72,8 +72,8 @@ fn text_of(symbol: &CStr) -> Option<String> {
     if text.is_null() {
         return None;
     }
-    // SAFETY: a NUL-terminated string. It is malloc'ed, or a literal if the
-    // server failed to make it, so it is not freed: once in a process.
+    // SAFETY: a NUL-terminated string. The string is malloc'ed, or a literal if the
+    // server ran out of memory, so it is not freed: one a process.
     let text = unsafe { CStr::from_ptr(text) };
     Some(text.to_string_lossy().into_owned())
 }

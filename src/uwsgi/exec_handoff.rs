@@ -13,7 +13,7 @@ const VARIABLES: [&str; 4] =
 /// Keeps a descriptor from the server, which after a reload closes what it does
 /// not know.
 pub fn protect(fd: BorrowedFd<'_>) {
-    // SAFETY: a number on a list of the server's.
+    // SAFETY: the server puts the number on a list.
     unsafe { ffi::uwsgi_add_safe_fd(fd.as_raw_fd()) };
 }
 
@@ -33,8 +33,8 @@ pub fn keep(name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
     };
     let numbers = fds.iter().map(number).collect::<Vec<_>>().join(",");
     let value = [numbers.as_bytes(), b" ", note.as_bytes()].concat();
-    // SAFETY: the master has no other thread that looks at the environment at
-    // this moment: it is about to be executed.
+    // SAFETY: the master is about to execute itself, and no other thread of it reads
+    // the environment at this moment.
     unsafe { std::env::set_var(name, OsString::from_vec(value)) };
 }
 
@@ -45,9 +45,9 @@ pub fn close_on_exec_again() -> bool {
     let mut has_kept = false;
     for value in VARIABLES.iter().filter_map(std::env::var_os) {
         has_kept = true;
-        // What else is noted there is no descriptor of ours.
+        // A part that is no number is not of this plugin.
         for number in parse_note(value.as_bytes()).0.into_iter().flatten() {
-            // Whatever it is, it was left open for us.
+            // Also where `take` will refuse the descriptor: the exec kept it open.
             close_with_exec(number, true);
         }
     }
@@ -72,7 +72,7 @@ pub fn take_memory(name: &str) -> Option<(OwnedFd, OsString)> {
 
 fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(Vec<OwnedFd>, OsString)> {
     let value = std::env::var_os(name)?;
-    // SAFETY: the server's only thread, while it starts.
+    // SAFETY: the server starts, and has one thread.
     unsafe { std::env::remove_var(name) };
     let (numbers, note) = parse_note(value.as_bytes());
     let fds = numbers.into_iter().map(|number| take_fd(number?, &is_it));
@@ -93,10 +93,12 @@ fn take_fd(number: c_int, is_it: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
     if !close_with_exec(number, true) {
         return None;
     }
-    // SAFETY: open, as we just saw, and ours: our last image left it to us.
+    // SAFETY: the descriptor is open, as fcntl(2) has just shown, and has no other owner
+    // in this image: the image before this one kept it open for this plugin.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     if !is_it(&fd) {
-        // Somebody set the variable: the number is not ours to close.
+        // The variable was set by somebody else: the descriptor of that number may be
+        // the server's, and is not closed.
         std::mem::forget(fd);
         return None;
     }

@@ -23,7 +23,7 @@ const NOT_LAYOUT: [&str; 2] = ["UWSGI_DECLARE_EMBEDDED_PLUGINS", "UWSGI_LOAD_EMB
 
 /// Takes the fingerprint of a server from what `--dot-h` and `--cflags` print.
 pub fn of(header: &str, flags: &str) -> Fingerprint {
-    // --dot-h ends with a line feed of its own.
+    // `--dot-h` prints one line feed more than uwsgi_get_dot_h() returns.
     let header = header.trim_end();
     let mut version = Cow::Borrowed("unknown");
     let mut counted = Vec::new();

@@ -2,13 +2,13 @@
 //! ends what is ours.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::ptr::addr_of_mut;
+use std::ptr::{addr_of, addr_of_mut};
 
 use once_cell::sync::OnceCell;
 
 use super::guard::guard;
+use super::inherited;
 use super::sockets::Owner;
-use super::{inherited, server};
 use crate::ffi;
 use fpty::error::{Error, Result};
 use fpty_gateway::log::log;
@@ -21,8 +21,7 @@ static NAME: &CStr = Owner::Router.name();
 /// All gateways on the server's list, in its order.
 pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {
     // SAFETY: an array in memory shared with the master, which changes neither
-    // names nor order after the start, and writes the numbers of its children as a
-    // whole.
+    // names nor order after the start, and writes each process id as one word.
     unsafe {
         let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
         let count = usize::try_from((*shared).gateways_cnt).unwrap_or(0);
@@ -53,7 +52,7 @@ static WATCHED: OnceCell<usize> = OnceCell::new();
 pub fn register(count: u32, harakiri: Option<u32>, run: Run) -> Result<()> {
     let _ = RUN.set((run, harakiri));
     for _ in 0..count {
-        // SAFETY: the name lives forever, as does the function.
+        // SAFETY: name and function live as long as the process.
         let gateway = unsafe {
             ffi::register_gateway(
                 NAME.as_ptr().cast_mut(),
@@ -79,7 +78,9 @@ unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
             return;
         };
         let id = usize::try_from(id).unwrap_or(0);
-        if harakiri.is_some() && server::has_master() {
+        // SAFETY: a plain int that is set while options are read and only read afterwards.
+        let has_master = unsafe { addr_of!(ffi::uwsgi.master_process).read() != 0 };
+        if harakiri.is_some() && has_master {
             let _ = WATCHED.set(id);
         }
         let ordinal = all().iter().take(id).filter(|other| is_ours(other)).count();
@@ -89,27 +90,19 @@ unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
     });
 }
 
-/// The gateway has work: where that takes longer than its harakiri the master kills it.
-pub fn arm_harakiri() {
-    let seconds = RUN.get().and_then(|(_, harakiri)| *harakiri).unwrap_or(0);
-    set_deadline(|| fpty::sys::unix_time() + i64::from(seconds));
-}
-
-/// The gateway is about to wait, for any time.
-pub fn disarm_harakiri() {
-    set_deadline(|| 0);
-}
-
-fn set_deadline(at: impl Fn() -> i64) {
-    let Some(id) = WATCHED.get() else {
+/// Arms the harakiri of a gateway that has work: where that takes longer the master
+/// kills it. Disarms it where the gateway is about to wait, for any time.
+pub fn set_harakiri(armed: bool) {
+    let (Some(id), Some((_, Some(seconds)))) = (WATCHED.get(), RUN.get()) else {
         return;
     };
-    // SAFETY: our own element of an array in memory shared with the
-    // master, a word that it reads once a second.
+    let at = if armed { fpty::sys::unix_time() + i64::from(*seconds) } else { 0 };
+    // SAFETY: this gateway's element of an array in memory shared with the master, which
+    // reads the word once a second.
     unsafe {
         let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
         if let Some(deadline) = (*shared).gateways_harakiri.get_mut(*id) {
-            std::ptr::from_mut(deadline).write_volatile(at());
+            std::ptr::from_mut(deadline).write_volatile(at);
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::server;
 use fpty::error::{Error, Result};
 use fpty::text::panic_message;
 use fpty_gateway::log::log;
@@ -25,11 +24,18 @@ pub fn guard<R>(what: &str, on_panic: R, body: impl FnOnce() -> R) -> R {
 pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
     if let Err(error) = guard(what, Err(Error::new("cannot start")), body) {
         log(&format!("{plugin}: {error}"));
-        server::exit(1);
+        exit(1);
     }
 }
 
 /// What a mutex holds: after a panic that is as good as before.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the process as the server itself does: its exit handlers run.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: called on the main thread of a process that starts or has nothing else to
+    // do, without a lock that an exit handler takes.
+    unsafe { libc::exit(status) }
 }

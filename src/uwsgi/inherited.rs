@@ -71,8 +71,8 @@ pub fn install() {
     forbid_inspection();
     wrap_other_gateways();
     IS_MASTER.store(true, Ordering::Release);
-    // SAFETY: functions that live as long as the process, and that make
-    // system calls alone. Without memory for them there are the hooks.
+    // SAFETY: the functions live as long as the process, and make system calls alone.
+    // Where pthread_atfork(3) has no memory for them the server's hooks remain.
     unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_child)) };
 }
 
@@ -95,9 +95,9 @@ pub fn close_all() {
     for number in &DESCRIPTORS {
         let number = number.swap(0, Ordering::AcqRel);
         if number > 2 {
-            // SAFETY: a descriptor of the master's that was open when this
-            // process was forked, and that nobody in it uses: see `forget` of
-            // those who own it.
+            // SAFETY: a descriptor of the master's that was open when this process was
+            // forked. Nothing in this process uses the descriptor: its owners run in the
+            // master and in its gateways alone.
             unsafe { libc::close(number) };
         }
     }
@@ -141,7 +141,7 @@ fn is_child(pid: libc::pid_t) -> bool {
 
 /// Other plugins' gateways begin in a function of ours.
 fn wrap_other_gateways() {
-    // SAFETY: the master, before it forks any gateway, is alone with that array.
+    // SAFETY: the master has forked no gateway yet, so no other process has the array.
     let gateways = unsafe { &mut (*(*addr_of_mut!(ffi::uwsgi)).shared).gateways };
     let mut loops = Vec::new();
     for gateway in gateways.iter_mut() {
@@ -159,7 +159,7 @@ unsafe extern "C" fn other_gateway_main(id: c_int, data: *mut c_void) {
     let number = usize::try_from(id).ok();
     let theirs = number.and_then(|number| LOOPS.get()?.get(number).copied().flatten());
     if let Some(theirs) = theirs {
-        // SAFETY: what the server would have called here, with the same.
+        // SAFETY: the function that the server would have called, with the same arguments.
         unsafe { theirs(id, data) };
     }
 }

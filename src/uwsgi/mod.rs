@@ -5,13 +5,11 @@
 //! | --- | --- |
 //! | `abi.rs`, `fingerprint.rs` | the ABI of the server that we were built for, compared |
 //! | `guard.rs` | the guard of every function that C calls: a panic becomes a line |
-//! | `host.rs` | the gateway's `Host`, implemented by this server |
+//! | `host.rs` | the gateway's `Host`, implemented by this server: its log, its metrics, facts about it |
 //! | `options.rs` | the table of options, as the server takes it |
-//! | `sockets.rs`, `passed.rs` | the server's list of sockets; sockets that were passed to it (`fd://N`) |
+//! | `sockets.rs` | the server's list of sockets; sockets that were passed to it (`fd://N`) |
 //! | `gateway.rs` | the server's list of gateways |
 //! | `worker.rs` | the server's workers |
-//! | `server.rs`, `metrics.rs` | facts about the server; its metrics |
-//! | `log.rs` | the server's log |
 //! | `inherited.rs` | descriptors and memory that gateways alone inherit from the master |
 //! | `exec_handoff.rs` | descriptors that are kept over an exec of the server (a reload) |
 //! | `stopping.rs` | the stop of the instance: gateways notify their clients first |
@@ -23,11 +21,7 @@ pub mod gateway;
 pub mod guard;
 pub mod host;
 pub mod inherited;
-pub mod log;
-pub mod metrics;
 pub mod options;
-pub mod passed;
-pub mod server;
 pub mod sockets;
 pub mod stopping;
 pub mod worker;

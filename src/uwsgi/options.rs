@@ -16,7 +16,7 @@ pub type Receive = fn(&str, &OsStr) -> Result<()>;
 /// The server's array of `N - 1` options and its end mark.
 pub struct OptionTable<const N: usize>(UnsafeCell<[ffi::uwsgi_option; N]>);
 
-// SAFETY: written at compile time; the server reads it on its only thread.
+// SAFETY: the array is written at compile time; the server reads it on its only thread.
 unsafe impl<const N: usize> Sync for OptionTable<N> {}
 
 impl<const N: usize> OptionTable<N> {
@@ -29,7 +29,7 @@ impl<const N: usize> OptionTable<N> {
             option_table::name_count(rows) + 1 == N,
             "there is room for the options and an end mark"
         );
-        // SAFETY: NULLs, zeros and None are what the end mark is made of.
+        // SAFETY: all zero is a valid option: NULL, 0 and None, which is also the end mark.
         let mut table: [ffi::uwsgi_option; N] = unsafe { std::mem::zeroed() };
         let (mut at, mut row) = (0, 0);
         while row < rows.len() {
@@ -67,10 +67,11 @@ impl<const N: usize> OptionTable<N> {
 pub unsafe fn receive(name: *const c_char, value: *const c_char, receive: Receive) {
     let bytes = |string: *const c_char| match string.is_null() {
         true => &[][..],
-        // SAFETY: see above; the server changes neither meanwhile.
+        // SAFETY: a NUL-terminated string by this function's contract, which the server does
+        // not change during the call.
         false => unsafe { CStr::from_ptr(string) }.to_bytes(),
     };
-    // Our own names, and values of any bytes.
+    // Names are those of the table, in ASCII; a value may have any bytes.
     let (name, value) = (String::from_utf8_lossy(bytes(name)), OsStr::from_bytes(bytes(value)));
     start("forkptyrouter", "an option", || receive(&name, value));
 }

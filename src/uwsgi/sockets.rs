@@ -1,22 +1,26 @@
 //! Sockets on the server's own list, so that the server keeps and closes what
-//! is ours as it does with its own.
+//! is ours as it does with its own; and those that somebody has bound and passed to the
+//! server (`fd://N`).
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::io;
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::addr_of_mut;
+use std::sync::Mutex;
 
 use nix::unistd::AccessFlags;
 
 use super::exec_handoff::close_with_exec;
-use super::passed;
+use super::guard::locked;
 use crate::ffi;
 use fpty::error::{Context, Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};
 use fpty::sys::socket::ListeningSocket;
 use fpty_gateway::config::socket_options::SocketKind;
+use fpty_gateway::host::{Socket, SocketRole};
 use fpty_gateway::log::log;
 
 /// The longest socket path that the server binds, in bytes.
@@ -41,75 +45,34 @@ impl Owner {
     }
 }
 
-/// What a socket is for; the server keeps the number in the socket's `mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Terminals, in raw mode.
-    Raw,
-    /// Terminals, in uwsgi mode.
-    Uwsgi,
-    /// The router's statistics.
-    Stats,
-    /// The shared terminal.
-    PtyServer,
-    /// The shared terminal, to watch only.
-    PtyServerReadonly,
-}
+/// A terminal in raw mode, also the one that is shared.
+pub const RAW: SocketRole = SocketRole::Terminal(Protocol::Raw);
 
-/// By their number.
-const ROLES: [Role; 5] =
-    [Role::Raw, Role::Uwsgi, Role::Stats, Role::PtyServer, Role::PtyServerReadonly];
+/// The roles of sockets by their number, which the server keeps in the lower bits of a
+/// socket's `mode`.
+const ROLES: [SocketRole; 3] = [RAW, SocketRole::Terminal(Protocol::Uwsgi), SocketRole::Statistics];
 
-impl Role {
-    const fn owner(self) -> Owner {
-        match self {
-            Role::Raw | Role::Uwsgi | Role::Stats => Owner::Router,
-            Role::PtyServer | Role::PtyServerReadonly => Owner::Pty,
-        }
-    }
-
-    /// Of a socket where terminals are given.
-    pub const fn of_terminals(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::Raw => Role::Raw,
-            Protocol::Uwsgi => Role::Uwsgi,
-        }
-    }
-}
-
-/// A socket that is bound.
-pub struct Socket {
-    /// Where connections come from.
-    pub listener: ListeningSocket,
-    /// What they are for.
-    pub role: Role,
-    /// Its address, as the server names it; what is not UTF-8 as U+FFFD.
-    pub name: String,
-    /// The number of its rules.
-    pub rules: usize,
-}
-
-/// The server keeps role and rules of a socket in one number of it.
+/// The lowest bit of the number of a socket's rules in its `mode`.
 const RULES: c_int = 8;
 
 /// Adds a socket that will be bound when the server starts, with the rules of
 /// this number.
-pub fn add(address: &OsStr, role: Role, rules: usize) -> Result<()> {
+pub fn add(address: &OsStr, owner: Owner, role: SocketRole, rules: usize) -> Result<()> {
     let rules = c_int::try_from(rules).ok().filter(|number| *number < 65_536);
     let rules = rules.ok_or_else(|| Error::new("there are too many sockets"))?;
     let address = CString::new(address.as_bytes())
         .map_err(|_| Error::new("an address holds a NUL byte"))?
         // The server keeps the pointer for as long as it lives.
         .into_raw();
-    // SAFETY: options are read on the only thread; both strings live forever.
-    // The server returns a new entry of its own list, or ends the process.
+    let role = ROLES.iter().zip(0..).find(|(known, _)| **known == role).map_or(0, |(_, at)| at);
+    // SAFETY: options are read on the server's only thread; both strings live as long as
+    // the process. The server returns a new entry of its list, or ends the process.
     unsafe {
-        let socket =
-            ffi::uwsgi_new_gateway_socket(address, role.owner().name().as_ptr().cast_mut());
+        let socket = ffi::uwsgi_new_gateway_socket(address, owner.name().as_ptr().cast_mut());
         (*socket).no_defer = 1;
-        (*socket).mode = role as c_int | rules << RULES;
-        // Or the workers would close it.
-        (*socket).shared = (role.owner() == Owner::Pty).into();
+        (*socket).mode = role | rules << RULES;
+        // Workers close sockets that are not shared.
+        (*socket).shared = (owner == Owner::Pty).into();
     }
     Ok(())
 }
@@ -130,9 +93,9 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
         return Err(failed("cannot connect"));
     }
     let (code, mut count) = (c"uwsgi-zerg", MOST);
-    // SAFETY: a connected socket and a code of the length that is said. The server
-    // returns NULL, or a malloc'ed array of `count` descriptors and more, -1 where
-    // there are fewer; it is not used after it was given back.
+    // SAFETY: a connected socket, and a code with its length. The server returns NULL, or
+    // a malloc'ed array of at least `MOST` numbers, of which those without a descriptor
+    // are -1; the array is not used after free(3).
     let descriptors = unsafe {
         let code = (code.as_ptr().cast_mut(), code.count_bytes());
         let sockets = ffi::uwsgi_attach_fd(connection, &mut count, code.0, code.1);
@@ -148,11 +111,11 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
         return Err(failed("it has no sockets"));
     }
     for fd in descriptors.into_iter().filter(|fd| *fd >= 0) {
-        // uwsgi_new_gateway_socket_from_fd measures the name, which an
-        // IPv6 socket has none of.
+        // Not by uwsgi_new_gateway_socket_from_fd, which takes the length of a NULL name
+        // where the socket is one of IPv6.
         let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-        add(OsStr::from_bytes(&name), Role::Raw, 0)?;
-        // The one just added is the last without a descriptor.
+        add(OsStr::from_bytes(&name), Owner::Router, RAW, 0)?;
+        // The entry that was just added has no descriptor yet.
         sockets_of(Owner::Router)
             .filter(|socket| socket.fd == -1 && bytes(socket.name) == name)
             .for_each(|socket| socket.fd = fd);
@@ -171,17 +134,17 @@ pub fn bind(
     ownership: impl Fn(usize) -> Ownership,
     fits: impl Fn(usize, SocketKind) -> Result<()>,
 ) -> Result<()> {
-    // Once more: what the server had open there when we were loaded may have
-    // been closed.
+    // As when the library was loaded: the server may have closed a standard descriptor
+    // since.
     fpty::sys::stdio::fill_closed();
     for socket in sockets_of(owner) {
         let raw_name = bytes(socket.name).to_vec();
-        // Of a number, or for a person.
+        // The name as text: for a number in it, and for messages.
         let name = text(socket.name);
         let (role, rules) = role_and_rules(socket.mode);
         let was_bound = socket.fd >= 0 || name.starts_with('=') || name.starts_with("fd://");
-        // What is bound or fetched is so anew after a reload; what hooks and
-        // applications start has no use for it, and would keep the address.
+        // Sockets that are bound here close with an exec: a reload binds them anew, and a
+        // program of a hook or an application would keep the address in use.
         let (fd, raw_name, shared) = if socket.fd >= 0 {
             close_with_exec(socket.fd, true);
             (socket.fd, raw_name, false)
@@ -190,8 +153,7 @@ pub fn bind(
             (fd, name_of(fd).unwrap_or(raw_name), true)
         } else if let Some(number) = name.strip_prefix("fd://") {
             let number = number_in(&name, number, "a descriptor's number")?;
-            let fd =
-                passed::take(number).map_err(|error| Error::new(format!("{name}: {error}")))?;
+            let fd = take_passed(number).map_err(|error| Error::new(format!("{name}: {error}")))?;
             (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
             if is_abstract(&raw_name) {
@@ -210,7 +172,7 @@ pub fn bind(
         socket.fd = fd;
         socket.shared = shared.into();
         rename(socket, &raw_name);
-        if role == Role::Stats {
+        if role == SocketRole::Statistics {
             log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
         } else {
             log(&format!("{} bound on {name} fd {fd}", owner.name().to_string_lossy()));
@@ -219,10 +181,10 @@ pub fn bind(
     Ok(())
 }
 
-fn role_and_rules(mode: c_int) -> (Role, usize) {
+fn role_and_rules(mode: c_int) -> (SocketRole, usize) {
     let number = |number: c_int| usize::try_from(number).unwrap_or(0);
     let role = ROLES.get(number(mode & ((1 << RULES) - 1))).copied();
-    (role.unwrap_or(Role::Raw), number(mode >> RULES))
+    (role.unwrap_or(RAW), number(mode >> RULES))
 }
 
 /// The number in an address of another's socket; else it is not `what`.
@@ -233,7 +195,7 @@ fn number_in(name: &str, number: &str, what: &str) -> Result<c_int> {
 
 fn shared_socket(number: &str, name: &str) -> Result<c_int> {
     let number = number_in(name, number, "the number of a shared socket")?;
-    // SAFETY: looks a number up in the server's list.
+    // SAFETY: the server looks the number up in a list.
     match unsafe { ffi::uwsgi_get_shared_socket_fd_by_num(number) } {
         -1 => Err(Error::new(format!("{name}: there is no shared socket {number}"))),
         fd => Ok(fd),
@@ -248,9 +210,9 @@ fn is_abstract(name: &[u8]) -> bool {
 }
 
 fn bind_address(name: &[u8], raw_name: *mut c_char, ownership: Ownership) -> Result<c_int> {
-    // SAFETY: the fields are plain ints of the server's configuration, which
-    // is complete; this is the only thread. The names are NUL-terminated. A
-    // failed bind ends the process after it said why.
+    // SAFETY: the fields are plain ints of the server's configuration, which is complete,
+    // read and written on the server's only thread. The names are NUL-terminated. A bind
+    // that fails logs why and ends the process.
     unsafe {
         let server = addr_of_mut!(ffi::uwsgi);
         let backlog = (*server).listen_queue;
@@ -285,7 +247,7 @@ fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int>
         let server = addr_of_mut!(ffi::uwsgi);
         ((*server).chmod_socket != 0, (*server).chmod_socket_value)
     };
-    // Without a value the server's option means everybody.
+    // `chmod-socket` without a value is 666, as for the server's own sockets.
     let of_server = || changes.then_some(if mode == 0 { 0o666 } else { mode });
     let mode = ownership.mode.or_else(of_server);
     let listener = bind::bind_unix(path, Ownership { mode, ..ownership }, backlog)
@@ -328,8 +290,8 @@ pub fn is_requested(owner: Owner) -> bool {
 /// Closes a plugin's sockets in a process that has no use for them.
 pub fn close(owner: Owner) {
     for socket in sockets_of(owner) {
-        // SAFETY: a descriptor that only the plugin uses, in this process
-        // nobody; the list forgets it.
+        // SAFETY: a descriptor that only this plugin uses, and not in this process; the
+        // server's list has -1 for it from here on.
         unsafe { libc::close(socket.fd) };
         socket.fd = -1;
     }
@@ -338,10 +300,10 @@ pub fn close(owner: Owner) {
 /// A plugin's sockets on the server's list, in the order of the options. They are
 /// not to be walked by two at once.
 fn sockets_of(owner: Owner) -> impl Iterator<Item = &'static mut ffi::uwsgi_gateway_socket> {
-    // SAFETY: a list that the server only appends to, on this thread.
+    // SAFETY: a list to which the server only appends, on this thread.
     let mut next = unsafe { (*addr_of_mut!(ffi::uwsgi)).gateway_sockets };
     let each = std::iter::from_fn(move || {
-        // SAFETY: as above; nobody else has a reference to the entry.
+        // SAFETY: NULL, or an entry of that list, to which no other reference exists.
         let socket = unsafe { next.as_mut() }?;
         next = socket.next;
         Some(socket)
@@ -372,7 +334,63 @@ fn rename(socket: &mut ffi::uwsgi_gateway_socket, name: &[u8]) {
 
 /// The address that a socket is bound to, in the server's notation.
 fn name_of(fd: c_int) -> Option<Vec<u8>> {
-    // SAFETY: takes a number; returns a new string, "" or NULL.
+    // SAFETY: the server returns a new string, the literal "" or NULL.
     let name = unsafe { ffi::uwsgi_getsockname(fd) };
     (!name.is_null()).then(|| bytes(name).to_vec())
+}
+
+/// The sockets of this plugin that the service manager passed.
+static OF_THE_SERVICE_MANAGER: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
+
+/// Takes the socket of this number; returns a copy of it, which closes with an
+/// exec. The number itself stays open, for the server after a reload.
+///
+/// To be called before the server looks for sockets of the service manager,
+/// and [`keep_from_the_server`] after that.
+///
+/// # Errors
+/// It is no listening socket, or there is no descriptor left.
+fn take_passed(number: c_int) -> Result<c_int> {
+    ListeningSocket::of_the_server(number)?;
+    if is_of_the_service_manager(number) {
+        locked(&OF_THE_SERVICE_MANAGER).push(number);
+    }
+    // SAFETY: the server puts the number on a list.
+    unsafe { ffi::uwsgi_add_safe_fd(number) };
+    // SAFETY: fcntl(2) with two numbers.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error()).context("cannot copy the descriptor");
+    }
+    Ok(copy)
+}
+
+/// The server takes every socket that the service manager passed for one of
+/// its own (sd_listen_fds(3)): its workers would accept our clients. Takes ours
+/// off its list, before it counts its workers.
+pub fn keep_from_the_server() {
+    let ours = locked(&OF_THE_SERVICE_MANAGER);
+    if ours.is_empty() {
+        return;
+    }
+    // SAFETY: a list of the server's, which has one thread now and is not within a walk
+    // of the list; an entry that is taken off is not freed.
+    unsafe {
+        let mut next = addr_of_mut!((*addr_of_mut!(ffi::uwsgi)).sockets);
+        while let Some(socket) = (*next).as_mut() {
+            if ours.contains(&socket.fd) {
+                *next = socket.next;
+            } else {
+                next = &mut socket.next;
+            }
+        }
+    }
+}
+
+fn is_of_the_service_manager(number: c_int) -> bool {
+    let variable = |name| std::env::var(name).ok()?.trim().parse::<u32>().ok();
+    variable("LISTEN_PID") == Some(std::process::id())
+        && u32::try_from(number).is_ok_and(|number| {
+            number >= 3 && variable("LISTEN_FDS").is_some_and(|count| number - 3 < count)
+        })
 }

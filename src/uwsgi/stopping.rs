@@ -46,14 +46,14 @@ pub fn install() {
     }
     MASTER.store(std::process::id() as i32, Ordering::Relaxed);
     BEFORE.store(stops.sa_sigaction, Ordering::Release);
-    // SIGTERM stops only where it is asked to (`die-on-term`).
+    // SIGTERM has the handler of SIGINT only with `die-on-term`; else it reloads.
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
         let mut action = action(signal);
         if is_one(&action) && action.sa_sigaction == stops.sa_sigaction {
             let ours: extern "C" fn(c_int) = on_stop;
             action.sa_sigaction = ours as usize;
-            // SAFETY: the server's own action but for the handler, which only does
-            // what a handler may (signal-safety(7)), and then what it did before.
+            // SAFETY: the server's own action with another handler, which makes system
+            // calls alone (signal-safety(7)) and then calls the server's.
             unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
         }
     }
@@ -70,7 +70,7 @@ fn action(signal: c_int) -> libc::sigaction {
 }
 
 extern "C" fn on_stop(signal: c_int) {
-    // Those that the master forks have its handlers for a moment.
+    // A child that the master has just forked still has the master's handlers.
     if std::process::id() as i32 == MASTER.load(Ordering::Relaxed) {
         notify_gateways();
     }
@@ -91,7 +91,7 @@ fn notify_gateways() {
     let pids =
         || gateway::all().iter().filter(|one| gateway::is_ours(one)).map(|gateway| gateway.pid);
     for pid in pids().filter(|pid| *pid > 1) {
-        // A child that was not waited for.
+        // The id of a child that was not waited for stands for no other process.
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
     for _ in 0..STEPS {

@@ -10,7 +10,7 @@ type Hook = unsafe extern "C" fn();
 
 /// Whether it is the first worker. (Mules and spoolers have number 0.)
 pub fn is_first() -> bool {
-    // SAFETY: a plain int that was set before the hook was called.
+    // SAFETY: a plain int, which the server sets before it calls hooks.
     unsafe { addr_of!(ffi::uwsgi.mywid).read() == 1 }
 }
 
@@ -28,8 +28,8 @@ pub enum FirstWorker {
 /// To be asked by the master.
 pub fn first_worker() -> FirstWorker {
     // SAFETY: plain ints of the server's configuration, which is complete,
-    // and a word of an array in shared memory that has a place for the first
-    // worker where there are any; it is written by this very process.
+    // and a word of an array in shared memory, which has a place for the first worker
+    // where the server has workers; only the master, which is this process, writes it.
     unsafe {
         if addr_of!(ffi::uwsgi.numproc).read() < 1 {
             return FirstWorker::Never;
@@ -52,13 +52,8 @@ pub fn may_be_cheaped() -> Option<&'static str> {
     cheaper.then_some("cheaper").or(idle.then_some("idle"))
 }
 
-/// Our hooks, and the one that they stand in front of.
-static HOOKS: Mutex<Hooks> = Mutex::new(Hooks { ours: [None; 2], theirs: None });
-
-struct Hooks {
-    ours: [Option<Hook>; 2],
-    theirs: Option<Hook>,
-}
+/// Our hooks; and the hook of the server's table that they stand in front of.
+static HOOKS: Mutex<(Vec<Hook>, Option<Hook>)> = Mutex::new((Vec::new(), None));
 
 /// Has `hook` called in each forked process (worker, mule, spooler) before
 /// any language plugin's post_fork hook.
@@ -68,14 +63,11 @@ struct Hooks {
 /// standard input, find its end, and run on it for ever. And in a mule it
 /// calls no others.
 ///
-/// To be called by the master, before it forks, once for each of two hooks.
+/// To be called by the master, before it forks.
 pub fn before_language_plugins(hook: Hook) {
     let mut hooks = locked(&HOOKS);
-    let is_first = hooks.ours.iter().all(Option::is_none);
-    if let Some(free) = hooks.ours.iter_mut().find(|hook| hook.is_none()) {
-        *free = Some(hook);
-    }
-    if !is_first {
+    hooks.0.push(hook);
+    if hooks.0.len() > 1 {
         return;
     }
     // SAFETY: the server's table of 256 plugins, of which none is NULL (the
@@ -87,18 +79,15 @@ pub fn before_language_plugins(hook: Hook) {
             .iter()
             .find(|plugin| plugin.as_ref().is_some_and(|plugin| plugin.post_fork.is_some()));
         if let Some(plugin) = first_with_hook.unwrap_or(&plugins[0]).as_mut() {
-            hooks.theirs = plugin.post_fork;
+            hooks.1 = plugin.post_fork;
             plugin.post_fork = Some(ours_and_theirs);
         }
     }
 }
 
 unsafe extern "C" fn ours_and_theirs() {
-    let (ours, theirs) = {
-        let hooks = locked(&HOOKS);
-        (hooks.ours, hooks.theirs)
-    };
-    for hook in ours.into_iter().flatten().chain(theirs) {
+    let (ours, theirs) = locked(&HOOKS).clone();
+    for hook in ours.into_iter().chain(theirs) {
         // SAFETY: a post_fork hook, called where the server calls it.
         unsafe { hook() };
     }

@@ -11,7 +11,7 @@ fn main() {
     // Before anything is opened.
     fpty::sys::stdio::fill_closed();
     let read = Arguments::read().and_then(|arguments| {
-        let question = arguments.control.control_request();
+        let question = arguments.control_request();
         Ok((question, arguments.client()?))
     });
     let status = match read {

@@ -6,39 +6,29 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::config::ClientConfig;
-use super::connect::{client_variables, read_signals};
-use super::decoder::{ServerDecoder, ServerEvent};
+use super::connect::{Connection, client_variables, read_signals};
+use super::decoder::{MAX_PAYLOAD, ServerDecoder, ServerEvent};
 use super::outcome::{self, End};
 use super::output_streams::OutputStreams;
-use super::refusal;
 use super::signals::FOREGROUND_POLL;
-use super::state::{EXTENDED_TIMEOUT, PING_INTERVAL};
-use crate::backlog::Backlog;
+use super::state::EXTENDED_TIMEOUT;
 use crate::error::{Error, Result};
 use crate::proto::{
     self, END, END_OF_STREAM, EndKind, NOTICE, OFFER, RouterPacket, RouterPacketDecoder,
     SessionEnd, TAKEN, WINDOW_ADJUST, bounded_text, collect_payload, encode_bare, window,
 };
 use crate::sys::ReadOutcome;
-use crate::sys::peer_process::Peer;
 use crate::sys::poll::PollSet;
 use crate::sys::signal::{self, Signals};
-use crate::sys::socket::{Stream, Transport};
+use crate::sys::socket::Transport;
 use crate::sys::{stdio, stdio_pass};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// How long a server may take to answer the hello: one that cannot run
-/// commands may say nothing at all.
-const HELLO_TIMEOUT: Duration = EXTENDED_TIMEOUT;
-
 /// What may wait for a server that does not read, in bytes, before no more
 /// input is read.
 const MAX_BACKLOG: usize = 256 * 1024;
-
-/// The longest payload that is collected.
-const MAX_PAYLOAD: usize = 2048;
 
 /// Signals that are passed on.
 const FORWARDED_SIGNALS: [Signal; 6] = [
@@ -74,9 +64,7 @@ enum Stage {
 /// The session of a command.
 struct CommandSession<'a> {
     config: &'a ClientConfig,
-    stream: Stream,
-    transport: Transport,
-    peer: Peer,
+    connection: Connection,
     signals: Signals,
     stage: Stage,
     decoder: ServerDecoder,
@@ -87,12 +75,9 @@ struct CommandSession<'a> {
     input: Input,
     input_is_a_terminal: bool,
     outputs: OutputStreams,
-    to_server: Backlog,
     /// Signals that were passed on.
     forwarded: Vec<Signal>,
     ended: Option<SessionEnd>,
-    server_ended: bool,
-    next_ping: Option<Instant>,
     buffer: Vec<u8>,
 }
 
@@ -100,21 +85,20 @@ struct CommandSession<'a> {
 ///
 /// # Errors
 /// The signals cannot be read, or the outputs are none.
-pub fn run(config: &ClientConfig, stream: Stream, transport: Transport) -> Result<End> {
+pub fn run(config: &ClientConfig, connection: Connection) -> Result<End> {
     // A file that must not grow is an error to tell (SIGXFSZ).
     for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
         signal::ignore(signal);
     }
     let signals = read_signals(config, &FORWARDED_SIGNALS)?;
     // There are none for a command.
-    stream.refuse_descriptors();
+    connection.stream.refuse_descriptors();
     let mut running = CommandSession {
         config,
-        stream,
-        transport,
-        peer: Peer::default(),
+        connection,
         signals,
-        stage: Stage::HelloSent(Instant::now() + HELLO_TIMEOUT),
+        // A server that cannot run commands may say nothing at all.
+        stage: Stage::HelloSent(Instant::now() + EXTENDED_TIMEOUT),
         decoder: ServerDecoder::after_hello(),
         packet_decoder: RouterPacketDecoder::default(),
         payload: Vec::new(),
@@ -122,11 +106,8 @@ pub fn run(config: &ClientConfig, stream: Stream, transport: Transport) -> Resul
         input: Input::Relayed(0),
         input_is_a_terminal: stdio::stdin_is_a_terminal(),
         outputs: OutputStreams::new()?,
-        to_server: Backlog::default(),
         forwarded: Vec::new(),
         ended: None,
-        server_ended: false,
-        next_ping: None,
         buffer: vec![0; BUFFER],
     };
     loop {
@@ -151,8 +132,8 @@ impl CommandSession<'_> {
         }
         let mut polled = PollSet::default();
         let signals = polled.add(self.signals.as_fd(), true, false);
-        let waits = !self.to_server.is_empty();
-        let server = (!self.server_ended).then(|| polled.add(self.stream.as_fd(), true, waits));
+        let Connection { stream, to_server, has_ended, .. } = &self.connection;
+        let server = (!has_ended).then(|| polled.add(stream.as_fd(), true, !to_server.is_empty()));
         let input = self.reads_input().then(|| polled.add(stdio::stdin(), true, false));
         // What is given up before would be passed as /dev/null.
         let outputs = match self.stage {
@@ -187,26 +168,16 @@ impl CommandSession<'_> {
         let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
         let looks = waits.then(|| Instant::now() + FOREGROUND_POLL);
         let when = self.outputs.deadline();
-        let at = [asked, self.next_ping, looks, when].into_iter().flatten().min()?;
+        let at = [asked, self.connection.next_ping, looks, when].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
     fn flush(&mut self) {
-        let now = Instant::now();
-        if self.next_ping.is_some_and(|at| now >= at) {
-            self.next_ping = Some(now + PING_INTERVAL);
-            self.to_server.push(&encode_bare(proto::PING, 0));
-        }
+        self.connection.ping(Instant::now());
         let mut packets = Vec::new();
         self.outputs.flush(&mut packets);
-        if !self.server_ended {
-            self.to_server.push(&packets);
-            let (stream, peer) = (&self.stream, &mut self.peer);
-            if !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken()) {
-                // What it said before it went is still to be read.
-                self.to_server.clear();
-            }
-        }
+        self.connection.send(&packets);
+        self.connection.flush();
     }
 
     /// Looks whether it is over, and how it ended; now and then that asks whether
@@ -235,13 +206,13 @@ impl CommandSession<'_> {
             }
             return Ok(Some(End::Ended(ended.clone())));
         }
-        if !self.server_ended {
+        if !self.connection.has_ended {
             return Ok(None);
         }
         match self.stage {
-            Stage::HelloSent(_) => refusal::end_in_plain_mode(&self.plain_output).map(Some),
+            Stage::HelloSent(_) => outcome::end_in_plain_mode(&self.plain_output).map(Some),
             Stage::Requested | Stage::Started => {
-                Ok(outcome::loss_reason(&self.peer, true).map(End::Lost))
+                Ok(outcome::loss_reason(&self.connection.peer, true).map(End::Lost))
             }
         }
     }
@@ -253,20 +224,18 @@ impl CommandSession<'_> {
         }
         self.forwarded.push(signal);
         // Between 1 and 31.
-        self.to_server.push(&proto::encode_signal(signal as u8));
+        self.connection.send(&proto::encode_signal(signal as u8));
         None
     }
 
     fn read_server(&mut self) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let read = self.stream.read_from(&mut buffer, &mut self.peer);
-        let outcome = match read {
+        let Connection { stream, peer, .. } = &mut self.connection;
+        let outcome = match stream.read_from(&mut buffer, peer) {
             ReadOutcome::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
             ReadOutcome::WouldBlock => Ok(()),
             ReadOutcome::Eof | ReadOutcome::Closed => {
-                self.server_ended = true;
-                self.next_ping = None;
-                self.to_server.clear();
+                self.connection.note_end();
                 Ok(())
             }
         };
@@ -276,15 +245,13 @@ impl CommandSession<'_> {
 
     fn handle_server_bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
         if let Stage::HelloSent(_) = self.stage {
-            let mut plain_output = std::mem::take(&mut self.plain_output);
-            let said = self.decoder.next(&mut bytes, &mut plain_output);
-            self.plain_output = plain_output;
+            let said = self.decoder.next(&mut bytes, &mut self.plain_output);
             if said != Some(ServerEvent::ExtendedMode) {
                 // A refusal comes whole, and then the end; a prompt does not.
                 let is_more =
-                    self.decoder.is_undecided() || refusal::may_be_refusal(&self.plain_output);
+                    self.decoder.is_undecided() || outcome::may_be_refusal(&self.plain_output);
                 // Nothing more of it is of use.
-                self.server_ended |= !is_more;
+                self.connection.has_ended |= !is_more;
                 return Ok(());
             }
             self.request();
@@ -321,27 +288,26 @@ impl CommandSession<'_> {
     /// Asks for the command, and passes what of our streams can be.
     fn request(&mut self) {
         self.stage = Stage::Requested;
-        if self.transport == Transport::Tcp {
-            self.next_ping = Some(Instant::now() + PING_INTERVAL);
-        } else {
+        self.connection.start_pings();
+        if self.connection.transport == Transport::Unix {
             self.pass_stdio();
         }
         let mut packets = client_variables(self.config, &[(proto::variables::TERMINAL, b"0")]);
         self.config.exec_request.encode(&mut packets);
         packets.extend(encode_bare(proto::VARIABLES, 0));
-        self.to_server.push(&packets);
+        self.connection.send(&packets);
     }
 
     fn pass_stdio(&mut self) {
         let numbers = [stdio_pass::INPUT, stdio_pass::OUTPUT, stdio_pass::ERROR];
-        let passed = numbers
-            .into_iter()
-            .filter(|n| stdio_pass::can_be_passed(stdio_pass::standard_fd(*n), *n));
-        // Where its last line is to be ours we have to know where the others end.
-        let is_ours = self.config.status_json;
-        let passed = passed.filter(|number| !(is_ours && *number == stdio_pass::ERROR));
-        let passed: Vec<usize> = passed.collect();
-        if passed.is_empty() || !self.to_server.is_empty() {
+        // Where the last line is to be the client's it has to know where the others end.
+        let keeps_error = self.config.status_json;
+        let can_be_passed = |number: &usize| {
+            stdio_pass::can_be_passed(stdio_pass::standard_fd(*number), *number)
+                && !(keeps_error && *number == stdio_pass::ERROR)
+        };
+        let passed: Vec<usize> = numbers.into_iter().filter(can_be_passed).collect();
+        if passed.is_empty() || !self.connection.to_server.is_empty() {
             return;
         }
         let names: Vec<u8> = passed.iter().map(|number| b'0' + *number as u8).collect();
@@ -349,10 +315,10 @@ impl CommandSession<'_> {
         let mut packet = Vec::new();
         proto::encode_packet(OFFER, &names, &mut packet);
         // Where they cannot be sent everything is relayed.
-        let written = self.stream.write_with_descriptors(&packet, &descriptors);
+        let written = self.connection.stream.write_with_descriptors(&packet, &descriptors);
         if let Some(rest) = written.taken().and_then(|taken| packet.get(taken..)) {
             let begun = rest.len() < packet.len();
-            self.to_server.push(if begun { rest } else { &[] });
+            self.connection.send(if begun { rest } else { &[] });
         }
     }
 
@@ -387,8 +353,8 @@ impl CommandSession<'_> {
     fn wants_input(&self) -> bool {
         matches!(self.input, Input::Relayed(1..))
             && self.ended.is_none()
-            && !self.server_ended
-            && self.to_server.len() < MAX_BACKLOG
+            && !self.connection.has_ended
+            && self.connection.to_server.len() < MAX_BACKLOG
     }
 
     /// In the background a terminal's input is somebody else's.
@@ -405,13 +371,13 @@ impl CommandSession<'_> {
             ReadOutcome::Bytes(count) => {
                 let mut packets = Vec::with_capacity(count + 8);
                 proto::encode_input(&self.buffer[..count], &mut packets);
-                self.to_server.push(&packets);
+                self.connection.send(&packets);
                 // No more than there was room for.
                 self.input = Input::Relayed(room - count as u32);
             }
             ReadOutcome::WouldBlock => {}
             ReadOutcome::Eof | ReadOutcome::Closed => {
-                self.to_server.push(&encode_bare(END_OF_STREAM, 0));
+                self.connection.send(&encode_bare(END_OF_STREAM, 0));
                 self.input = Input::Done;
             }
         }

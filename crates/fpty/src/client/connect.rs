@@ -1,32 +1,100 @@
-//! The connection to the server: how it is made, and what the client says of itself.
+//! The connection to the server: how it is made, what waits to be sent along it, and
+//! what the client says of itself.
 
 use std::os::unix::ffi::OsStringExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::buffered_output::flush_with_timeout;
 use super::config::ClientConfig;
+use crate::backlog::Backlog;
 use crate::error::{Context, Result};
 use crate::proto::{self, Protocol};
+use crate::sys::peer_process::Peer;
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::{Stream, Transport, connect};
 
 /// How long a server may take to answer a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a TCP connection is kept busy: uWSGI's routers end idle ones
+/// after a minute.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
 /// What of our environment goes along, with `*` for the rest of a name; the
 /// server has the last word.
 const ENVIRONMENT: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*", "TZ"];
 
-/// Connects, and says hello to a server that may understand it.
-pub(super) fn connect_and_greet(config: &ClientConfig) -> Result<(Stream, Transport)> {
-    let (stream, transport) = connect(&config.address, CONNECT_TIMEOUT)?;
-    if config.protocol == Protocol::Uwsgi {
-        // At once: a router waits only so long for the first word. A new
-        // connection has room for it.
-        let _ = stream.write(&proto::encode_bare(proto::HELLO, proto::VERSION));
+/// A connection to a server.
+pub struct Connection {
+    pub(super) stream: Stream,
+    pub(super) transport: Transport,
+    /// The server's process, and how the connection to it failed.
+    pub(super) peer: Peer,
+    /// What the server has not taken yet: whole packets in uwsgi mode.
+    pub(super) to_server: Backlog,
+    /// The server sends no more, and reads no more.
+    pub(super) has_ended: bool,
+    pub(super) next_ping: Option<Instant>,
+}
+
+impl Connection {
+    /// Connects, and says hello to a server that may understand it.
+    pub(super) fn open(config: &ClientConfig) -> Result<Self> {
+        let (stream, transport) = connect(&config.address, CONNECT_TIMEOUT)?;
+        if config.protocol == Protocol::Uwsgi {
+            // At once: a router waits only so long for the first word. A new
+            // connection has room for it.
+            let _ = stream.write(&proto::encode_bare(proto::HELLO, proto::VERSION));
+        }
+        let (peer, to_server) = (Peer::default(), Backlog::default());
+        Ok(Self { stream, transport, peer, to_server, has_ended: false, next_ping: None })
     }
-    Ok((stream, transport))
+
+    /// Queues packets, or bytes in raw mode, for a server that reads them.
+    pub(super) fn send(&mut self, packets: &[u8]) {
+        if !self.has_ended {
+            self.to_server.push(packets);
+        }
+    }
+
+    /// Pings the server from now on, where the connection is one of TCP.
+    pub(super) fn start_pings(&mut self) {
+        let is_tcp = self.transport == Transport::Tcp;
+        self.next_ping = is_tcp.then(|| Instant::now() + PING_INTERVAL);
+    }
+
+    /// Queues the ping that is due.
+    pub(super) fn ping(&mut self, now: Instant) {
+        if self.next_ping.is_some_and(|at| now >= at) {
+            self.next_ping = Some(now + PING_INTERVAL);
+            self.send(&proto::encode_bare(proto::PING, 0));
+        }
+    }
+
+    /// Sends what is queued, as far as there is room.
+    pub(super) fn flush(&mut self) {
+        let (stream, peer) = (&self.stream, &mut self.peer);
+        let write = |bytes: &[u8]| stream.write_to(bytes, peer).taken();
+        if !self.has_ended && !self.to_server.flush(write) {
+            // What the server said before it went is still to be read.
+            self.to_server.clear();
+        }
+    }
+
+    /// Sends what is queued, if the server takes it soon: the last that is sent.
+    pub(super) fn flush_with_timeout(&mut self) {
+        let (stream, peer) = (&self.stream, &mut self.peer);
+        let write = |bytes: &[u8]| stream.write_to(bytes, peer).taken();
+        flush_with_timeout(&mut self.to_server, stream, write);
+    }
+
+    /// The server's end of the connection was found.
+    pub(super) fn note_end(&mut self) {
+        (self.has_ended, self.next_ping) = (true, None);
+        self.to_server.clear();
+    }
 }
 
 /// Has these signals read, but for those that are ignored here.

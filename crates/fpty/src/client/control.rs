@@ -6,13 +6,12 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
+use unicode_width::UnicodeWidthChar;
 
 use super::config::ClientConfig;
-use super::connect::connect_and_greet;
+use super::connect::Connection;
 use super::decoder::{ServerDecoder, ServerEvent};
-use super::outcome::End;
-use super::refusal;
-use crate::backlog::Backlog;
+use super::outcome::{self, End};
 use crate::error::{Error, Result, reason};
 use crate::proto::request::{self, RequestKind};
 use crate::proto::{self, EndKind, encode_bare};
@@ -30,6 +29,16 @@ pub enum ControlRequest {
     },
     /// The end of the session whose id begins like this.
     Kill(String),
+}
+
+impl ControlRequest {
+    /// The request of options: to end a session, or to list them; `None`: neither.
+    pub fn of_options(kill: Option<&String>, list: bool, json: bool) -> Option<Self> {
+        match kill {
+            Some(id) => Some(Self::Kill(id.clone())),
+            None => list.then_some(Self::List { json }),
+        }
+    }
 }
 
 /// How long a server may say nothing.
@@ -78,19 +87,23 @@ fn exchange(
     control_request: &ControlRequest,
     answer: &mut Vec<u8>,
 ) -> Result<End> {
-    let (stream, _) = connect_and_greet(config)?;
-    let mut to_server = Backlog::default();
+    let (kind, id) = match control_request {
+        ControlRequest::List { .. } => (RequestKind::List, ""),
+        ControlRequest::Kill(id) => (RequestKind::Kill, id.as_str()),
+    };
+    let mut packets = Vec::new();
+    request::encode(kind, id.as_bytes(), &mut packets);
+    packets.extend(encode_bare(proto::VARIABLES, 0));
+    let mut connection = Connection::open(config)?;
     let mut decoder = ServerDecoder::after_hello();
     let mut plain = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     let mut until = Instant::now() + ANSWER_TIMEOUT;
     loop {
-        // What it said before it went is still to be read.
-        if !to_server.flush(|bytes| stream.write(bytes).taken()) {
-            to_server.clear();
-        }
+        connection.flush();
         let mut polled = PollSet::default();
-        let server = polled.add(stream.as_fd(), true, !to_server.is_empty());
+        let writes = !connection.to_server.is_empty();
+        let server = polled.add(connection.stream.as_fd(), true, writes);
         let found = polled.wait(Some(until.saturating_duration_since(Instant::now())));
         if !found.readable(server) {
             if Instant::now() >= until {
@@ -102,20 +115,19 @@ fn exchange(
             continue;
         }
         until = Instant::now() + ANSWER_TIMEOUT;
-        let read = stream.read(&mut buffer);
-        let mut bytes = match read {
+        let mut bytes = match connection.stream.read(&mut buffer) {
             ReadOutcome::Bytes(count) => &buffer[..count],
             ReadOutcome::WouldBlock => continue,
             ReadOutcome::Eof | ReadOutcome::Closed if decoder.is_extended() => {
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
-            ReadOutcome::Eof | ReadOutcome::Closed => return refusal::end_in_plain_mode(&plain),
+            ReadOutcome::Eof | ReadOutcome::Closed => return outcome::end_in_plain_mode(&plain),
         };
         loop {
             let output = if decoder.is_extended() { &mut *answer } else { &mut plain };
             match decoder.next(&mut bytes, output) {
                 None => break,
-                Some(ServerEvent::ExtendedMode) => to_server.push(&packets(control_request)),
+                Some(ServerEvent::ExtendedMode) => connection.send(&packets),
                 Some(ServerEvent::SessionEnd(ended)) => return Ok(End::Ended(ended)),
                 Some(ServerEvent::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
                 Some(
@@ -126,23 +138,13 @@ fn exchange(
                 ) => {}
             }
         }
-        if !decoder.is_undecided() && !decoder.is_extended() && !refusal::may_be_refusal(&plain) {
+        if !decoder.is_undecided() && !decoder.is_extended() && !outcome::may_be_refusal(&plain) {
             return Ok(End::NotExtended);
         }
         if answer.len() > MAX_ANSWER {
             return Err(Error::new("the router's list has no end"));
         }
     }
-}
-
-fn packets(control_request: &ControlRequest) -> Vec<u8> {
-    let mut packets = Vec::new();
-    match control_request {
-        ControlRequest::List { .. } => request::encode(RequestKind::List, b"", &mut packets),
-        ControlRequest::Kill(id) => request::encode(RequestKind::Kill, id.as_bytes(), &mut packets),
-    }
-    packets.extend(encode_bare(proto::VARIABLES, 0));
-    packets
 }
 
 /// A router does not look names up; they are this machine's.
@@ -232,32 +234,31 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// A line for each; where it is to fit into so many columns first long names and
-/// times are cut, then columns are left out, and at last the command is cut.
+/// A line for each session, and one with the titles; where lines are to fit into so many
+/// columns of a terminal first long names and times are cut, then columns are left out,
+/// and at last the command is cut.
 fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
-    let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != EMPTY_CELL);
-    let is_shown = |column: &Column| !DETACH_COLUMNS.contains(&column.0) || has_something(column);
-    let columns: Vec<Column> = COLUMNS.into_iter().filter(is_shown).collect();
-    let titles: Vec<String> = columns.iter().map(|(title, _)| String::from(*title)).collect();
-    let row = |session| columns.iter().map(|(_, of)| of(session)).collect::<Vec<String>>();
-    let mut rows: Vec<_> = std::iter::once(titles).chain(sessions.iter().map(row)).collect();
+    let column = |(title, cell): Column| -> Vec<String> {
+        std::iter::once(title.to_owned()).chain(sessions.iter().map(cell)).collect()
+    };
+    let is_shown = |cells: &Vec<String>| {
+        !DETACH_COLUMNS.contains(&cells[0].as_str())
+            || cells[1..].iter().any(|cell| cell != EMPTY_CELL)
+    };
+    let mut columns: Vec<Vec<String>> = COLUMNS.into_iter().map(column).filter(is_shown).collect();
     if let Some(width) = width {
-        narrow(&mut rows, width);
+        narrow(&mut columns, width);
     }
-    let last = rows[0].len() - 1;
-    let widths: Vec<usize> = (0..last).map(|at| widest(&rows, at)).collect();
-    let before: usize = widths.iter().sum();
+    let commands = columns.pop().unwrap_or_default();
+    let widths: Vec<usize> = columns.iter().map(|cells| widest(cells)).collect();
     let mut table = String::new();
-    for row in &mut rows {
-        if let Some(width) = width {
-            truncate(&mut row[last], width.saturating_sub(before).max(1));
-        }
+    for (row, command) in commands.iter().enumerate() {
         let mut line = String::new();
-        for (field, width) in row.iter().zip(&widths) {
-            line.push_str(field);
-            line.extend(std::iter::repeat_n(' ', width - display_width(field)));
+        for (cells, width) in columns.iter().zip(&widths) {
+            line.push_str(&cells[row]);
+            line.extend(std::iter::repeat_n(' ', width - display_width(&cells[row])));
         }
-        line.push_str(&row[last]);
+        line.push_str(command);
         if let Some(width) = width {
             truncate(&mut line, width);
         }
@@ -267,24 +268,31 @@ fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     table
 }
 
-/// Makes room for the commands, which stand last; the first row has the titles.
-fn narrow(rows: &mut [Vec<String>], width: usize) {
-    let is_narrow = |rows: &[Vec<String>]| {
-        let others: usize = (0..rows[0].len() - 1).map(|at| widest(rows, at)).sum();
-        others + MIN_COMMAND_WIDTH > width
-    };
-    let place = |rows: &[Vec<String>], name: &str| rows[0].iter().position(|title| title == name);
-    if let (true, Some(at)) = (is_narrow(rows), place(rows, "NAME")) {
-        rows.iter_mut().for_each(|row| truncate(&mut row[at], MIN_NAME_WIDTH));
-    }
-    for title in ["STARTED", "STATE"] {
-        if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
-            rows.iter_mut().for_each(|row| shorten_time(&mut row[at]));
+/// What is done for want of room, in this order: to cut each cell of the column of this
+/// title, or to leave the column out.
+type Narrowing = (&'static str, Option<fn(&mut String)>);
+const NARROWINGS: [Narrowing; 8] = [
+    ("NAME", Some(|name| truncate(name, MIN_NAME_WIDTH))),
+    ("STARTED", Some(shorten_time)),
+    ("STATE", Some(shorten_time)),
+    ("SIZE", None),
+    ("TTY", None),
+    ("PEER", None),
+    ("IDLE", None),
+    ("WATCHERS", None),
+];
+
+/// Makes room for the commands, which stand last.
+fn narrow(columns: &mut Vec<Vec<String>>, width: usize) {
+    for (title, cut) in NARROWINGS {
+        let others: usize = columns.iter().rev().skip(1).map(|cells| widest(cells)).sum();
+        if others + MIN_COMMAND_WIDTH <= width {
+            return;
         }
-    }
-    for title in OPTIONAL_COLUMNS {
-        if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
-            rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        match (columns.iter().position(|cells| cells[0] == title), cut) {
+            (Some(at), Some(cut)) => columns[at].iter_mut().for_each(cut),
+            (Some(at), None) => drop(columns.remove(at)),
+            (None, _) => {}
         }
     }
 }
@@ -304,12 +312,9 @@ fn shorten_time(text: &mut String) {
     }
 }
 
-fn widest(rows: &[Vec<String>], index: usize) -> usize {
-    rows.iter().map(|row| display_width(&row[index])).max().unwrap_or(0) + COLUMN_GAP
+fn widest(cells: &[String]) -> usize {
+    cells.iter().map(|cell| display_width(cell)).max().unwrap_or(0) + COLUMN_GAP
 }
-
-/// What a narrow terminal does without, the first one first.
-const OPTIONAL_COLUMNS: [&str; 5] = ["SIZE", "TTY", "PEER", "IDLE", "WATCHERS"];
 
 /// Blanks between two columns, what a command has at least, and a long name.
 const COLUMN_GAP: usize = 2;
@@ -321,23 +326,8 @@ fn display_width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 
-/// The columns of a character: two for those of East Asia and emoji (Unicode's
-/// EastAsianWidth.txt, W and F, roughly), none for marks.
 fn char_width(c: char) -> usize {
-    match c {
-        '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{303e}'
-        | '\u{3041}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff00}'..='\u{ff60}'
-        | '\u{ffe0}'..='\u{ffe6}'
-        | '\u{1f300}'..='\u{1faff}'
-        | '\u{20000}'..='\u{3fffd}' => 2,
-        _ => 1,
-    }
+    c.width().unwrap_or(0)
 }
 
 /// Cuts a text to so many columns; what is cut off leaves a mark.

@@ -3,13 +3,13 @@
 
 use crate::proto::session_key::SessionKey;
 use crate::proto::{
-    END, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE, RouterPacket, RouterPacketDecoder,
+    END, GO, HEADER, HELLO, NOTICE, OFFER, RING_PIECE, RouterPacket, RouterPacketDecoder,
     SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer
 /// is cut.
-const MAX_PAYLOAD: usize = 2048;
+pub(super) const MAX_PAYLOAD: usize = 2048;
 
 /// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,51 +31,43 @@ pub enum ServerEvent {
     Go(Option<u64>),
 }
 
-/// The mode that the server speaks.
+/// The decoder of a server's bytes, in whichever mode it speaks.
 #[derive(Debug)]
-enum Mode {
+pub enum ServerDecoder {
     /// Bytes of the terminal, and nothing else.
     Plain,
     /// The hello was sent; the bytes of its answer so far.
     Undecided(Vec<u8>),
     /// Packets.
     Extended {
+        /// The decoder of packets.
         decoder: RouterPacketDecoder,
         /// The payload of the packet that is under way.
         payload: Vec<u8>,
     },
 }
 
-/// The decoder of a server's bytes, in whichever mode it speaks.
-#[derive(Debug)]
-pub struct ServerDecoder(Mode);
-
 impl ServerDecoder {
-    /// A server that speaks plainly.
-    pub fn plain() -> Self {
-        Self(Mode::Plain)
-    }
-
     /// A decoder for a server that was sent a hello.
     pub fn after_hello() -> Self {
-        Self(Mode::Undecided(Vec::new()))
+        Self::Undecided(Vec::new())
     }
 
     /// Whether the server has not said which mode it speaks.
     pub fn is_undecided(&self) -> bool {
-        matches!(self.0, Mode::Undecided(_))
+        matches!(self, Self::Undecided(_))
     }
 
     /// Whether both ends speak the extended mode.
     pub fn is_extended(&self) -> bool {
-        matches!(self.0, Mode::Extended { .. })
+        matches!(self, Self::Extended { .. })
     }
 
     /// Whether a packet that descriptors come with may be under way: a part
     /// of its header has come, or of it.
     pub fn may_be_in_offer(&self) -> bool {
-        match &self.0 {
-            Mode::Extended { decoder, .. } => decoder.may_be_in(OFFER),
+        match self {
+            Self::Extended { decoder, .. } => decoder.may_be_in(OFFER),
             _ => false,
         }
     }
@@ -83,13 +75,13 @@ impl ServerDecoder {
     /// Takes what came off the front of `bytes`: appends what is output, up to
     /// the next thing that is not, and returns that; `None`: that was all.
     pub fn next(&mut self, bytes: &mut &[u8], output: &mut Vec<u8>) -> Option<ServerEvent> {
-        match &mut self.0 {
-            Mode::Plain => {
+        match self {
+            Self::Plain => {
                 output.extend_from_slice(bytes);
                 *bytes = &[];
                 None
             }
-            Mode::Undecided(begun) => {
+            Self::Undecided(begun) => {
                 let missing = HEADER - begun.len();
                 let (part, rest) = bytes.split_at(bytes.len().min(missing));
                 begun.extend_from_slice(part);
@@ -99,7 +91,7 @@ impl ServerDecoder {
                 if !is_answer {
                     output.append(begun);
                     *bytes = rest;
-                    self.0 = Mode::Plain;
+                    *self = Self::Plain;
                     return self.next(bytes, output);
                 }
                 *bytes = rest;
@@ -107,10 +99,10 @@ impl ServerDecoder {
                     return None;
                 }
                 let decoder = RouterPacketDecoder::default();
-                self.0 = Mode::Extended { decoder, payload: Vec::new() };
+                *self = Self::Extended { decoder, payload: Vec::new() };
                 Some(ServerEvent::ExtendedMode)
             }
-            Mode::Extended { decoder, payload } => {
+            Self::Extended { decoder, payload } => {
                 while let Some(answer) = decoder.next(bytes) {
                     match answer {
                         RouterPacket::Output(bytes) | RouterPacket::ErrorOutput(bytes) => {
@@ -137,8 +129,8 @@ impl ServerDecoder {
     /// The end of the server's bytes: returns what was held back as part of an answer,
     /// and is output.
     pub fn take_rest(&mut self) -> Vec<u8> {
-        match &mut self.0 {
-            Mode::Undecided(begun) => std::mem::take(begun),
+        match self {
+            Self::Undecided(begun) => std::mem::take(begun),
             _ => Vec::new(),
         }
     }
@@ -151,7 +143,6 @@ fn of_packet(kind: u8, payload: Vec<u8>) -> Option<ServerEvent> {
         OFFER => Some(ServerEvent::Offer(payload)),
         GO => Some(ServerEvent::Go(payload.try_into().ok().map(u64::from_le_bytes))),
         SESSION_KEY => SessionKey::read(&payload).map(ServerEvent::SessionKey),
-        PONG => None,
         _ => None,
     }
 }

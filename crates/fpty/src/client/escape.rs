@@ -31,7 +31,13 @@ pub struct EscapeFilter {
     state: State,
 }
 
-const CTRL_Z: u8 = 0x1a;
+/// The keys that mean something after the escape character; 0x1a: Ctrl-Z.
+const ACTIONS: [(u8, EscapeAction); 4] = [
+    (b'.', EscapeAction::Disconnect),
+    (b'd', EscapeAction::Detach),
+    (b'?', EscapeAction::Help),
+    (0x1a, EscapeAction::Suspend),
+];
 
 /// The character that was typed to begin escapes with; `none`: there are none.
 ///
@@ -85,23 +91,16 @@ impl EscapeFilter {
                     self.state = State::Tilde;
                     continue;
                 }
-                (State::Tilde, b'.') => return (EscapeAction::Disconnect, at + 1),
-                (State::Tilde, b'd') => {
-                    self.state = State::LineStart;
-                    return (EscapeAction::Detach, at + 1);
+                (State::Tilde, byte) => {
+                    if let Some((_, action)) = ACTIONS.iter().find(|(key, _)| *key == byte) {
+                        self.state = State::LineStart;
+                        return (*action, at + 1);
+                    }
+                    // The second of two stands for one, any other key for itself.
+                    if byte != self.character {
+                        passed.push(self.character);
+                    }
                 }
-                (State::Tilde, b'?') => {
-                    self.state = State::LineStart;
-                    return (EscapeAction::Help, at + 1);
-                }
-                (State::Tilde, CTRL_Z) => {
-                    self.state = State::LineStart;
-                    return (EscapeAction::Suspend, at + 1);
-                }
-                // The second of two.
-                (State::Tilde, byte) if byte == self.character => {}
-                // It was just a tilde.
-                (State::Tilde, _) => passed.push(self.character),
                 (State::LineStart | State::MidLine, _) => {}
             }
             passed.push(byte);

@@ -1,21 +1,23 @@
 //! Events from the server and from the terminal that it handed over: each is read and
 //! handled here, and the session's end found.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
-use super::connect::client_variables;
+use super::buffered_output::keep_end;
+use super::connect::{Connection, client_variables};
 use super::decoder::ServerEvent;
-use super::detachable::add_variables;
+use super::detachable::{EarlierOutput, add_variables};
 use super::handover::{Handover, OfferOutcome};
-use super::outcome::{self, End};
-use super::reconnect::attach_target;
-use super::refusal::{
-    MAX_REFUSAL, REFUSAL_PREFIX, is_refusal, is_too_late, may_be_refusal, refused,
+use super::outcome::{
+    self, End, MAX_REFUSAL, REFUSAL_PREFIX, is_refusal, is_too_late, may_be_refusal, refused,
 };
-use super::state::{InputState, PING_INTERVAL, Session};
+use super::reconnect::attach_target;
+use super::state::{InputState, Session};
 use crate::error::Result;
 use crate::proto::request::RequestKind;
 use crate::proto::{self, EndKind, Protocol};
+use crate::scrollback::RingPieces;
 use crate::sys::ReadOutcome;
 use crate::sys::socket::Transport;
 
@@ -30,22 +32,19 @@ const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 const LAST_BYTES: usize = 512;
 
 impl Session<'_> {
-    pub(super) fn read_server(&mut self) -> Option<End> {
+    pub(super) fn read_server(&mut self) -> ControlFlow<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
+        let Connection { stream, peer, .. } = &mut self.connection;
         let read = match self.decoder.is_extended() && self.handover.terminal().is_none() {
-            true => self.stream.read_from_with_descriptors(
-                &mut buffer,
-                &mut self.received,
-                &mut self.peer,
-            ),
-            false => self.stream.read_from(&mut buffer, &mut self.peer),
+            true => stream.read_from_with_descriptors(&mut buffer, &mut self.received, peer),
+            false => stream.read_from(&mut buffer, peer),
         };
         let end = match read {
             ReadOutcome::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
-            ReadOutcome::WouldBlock => None,
+            ReadOutcome::WouldBlock => Continue(()),
             ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.server_closed();
-                None
+                Continue(())
             }
         };
         self.buffer = buffer;
@@ -53,9 +52,7 @@ impl Session<'_> {
     }
 
     pub(super) fn server_closed(&mut self) {
-        self.server_ended = true;
-        self.next_ping = None;
-        self.to_server.clear();
+        self.connection.note_end();
         let rest = self.decoder.take_rest();
         if !self.needs_extended() && !is_refusal(&self.first_bytes) {
             self.show_withheld();
@@ -67,7 +64,7 @@ impl Session<'_> {
         }
     }
 
-    fn handle_server_bytes(&mut self, mut bytes: &[u8]) -> Option<End> {
+    fn handle_server_bytes(&mut self, mut bytes: &[u8]) -> ControlFlow<End> {
         if let InputState::Ended(_, heard) = &mut self.input {
             *heard = Instant::now();
         }
@@ -80,9 +77,7 @@ impl Session<'_> {
                 self.first_bytes.extend(output.iter().take(MAX_REFUSAL + 1));
             }
             if self.config.protocol == Protocol::Uwsgi && !self.decoder.is_extended() {
-                self.last_bytes.extend(&output[output.len().saturating_sub(LAST_BYTES)..]);
-                let most = self.last_bytes.len().saturating_sub(LAST_BYTES);
-                self.last_bytes.drain(..most);
+                keep_end(&mut self.last_bytes, &output, LAST_BYTES);
             }
             self.detachable.track_output(&output);
             let is_plain = !self.decoder.is_extended() && !self.decoder.is_undecided();
@@ -117,7 +112,7 @@ impl Session<'_> {
         if end.is_none() && self.received.descriptors.len() > MAX_OFFERED {
             end = Some(End::Lost(String::from("the router sent too many descriptors")));
         }
-        end
+        end.map_or(Continue(()), Break)
     }
 
     /// Whether all that a server has said may be a refusal. Where others may be its
@@ -143,7 +138,7 @@ impl Session<'_> {
     fn handle_event(&mut self, said: ServerEvent) -> Result<()> {
         match said {
             ServerEvent::ExtendedMode => {
-                let is_unix = self.transport == Transport::Unix;
+                let is_unix = self.connection.transport == Transport::Unix;
                 let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
                 let can_leave = self.terminal.is_some();
                 let mut more = vec![(proto::variables::CAN_TAKE_TERMINAL, can_take)];
@@ -162,10 +157,8 @@ impl Session<'_> {
                     None => self.config.exec_request.encode(&mut packets),
                 }
                 packets.extend(proto::encode_bare(proto::VARIABLES, 0));
-                self.to_server.push(&packets);
-                if self.transport == Transport::Tcp {
-                    self.next_ping = Some(Instant::now() + PING_INTERVAL);
-                }
+                self.connection.send(&packets);
+                self.connection.start_pings();
             }
             ServerEvent::SessionEnd(ended) => {
                 // The first one counts.
@@ -178,32 +171,38 @@ impl Session<'_> {
             }
             ServerEvent::Notice(text) => {
                 self.notice(&text);
-                self.detachable.detach_refused();
+                // The server does not let the session go on alone.
+                self.detachable.detaching = None;
             }
             ServerEvent::Offer(names) => {
                 let received = std::mem::take(&mut self.received);
                 let answer = match self.handover.accept_offer(&names, received)? {
                     OfferOutcome::Arrived(ring) => {
-                        self.detachable.offered(ring);
+                        self.detachable.offered = ring.map(EarlierOutput::Ring);
                         proto::TAKEN
                     }
                     OfferOutcome::Lost => {
                         if names.contains(&proto::OFFER_RING) {
-                            self.detachable.ring_lost();
+                            let pieces = EarlierOutput::RingPieces(RingPieces::default());
+                            self.detachable.offered = Some(pieces);
                         }
                         proto::OFFER
                     }
                 };
-                self.send_packet(&proto::encode_bare(answer, 0));
+                self.connection.send(&proto::encode_bare(answer, 0));
             }
             ServerEvent::SessionKey(key) => self.reconnect.note_key(key, &self.config.session),
-            ServerEvent::RingPiece(piece) => self.detachable.piece(&piece)?,
+            ServerEvent::RingPiece(piece) => {
+                if let Some(EarlierOutput::RingPieces(pieces)) = &mut self.detachable.offered {
+                    pieces.push(&piece)?;
+                }
+            }
             // A gateway that comes after one that was killed says it again.
             ServerEvent::Go(_) if self.handover.terminal().is_some() => {}
             ServerEvent::Go(before) => {
                 self.handover.go()?;
                 // There is no second offer.
-                self.stream.refuse_descriptors();
+                self.connection.stream.refuse_descriptors();
                 let reconnects = self.reconnect.reattached();
                 self.resume_after_go(before, reconnects);
                 self.release_input();
@@ -213,7 +212,7 @@ impl Session<'_> {
                     self.input = InputState::Ended(now, now);
                 }
                 // It may have changed on the way.
-                if !self.detachable.is_shrunk() {
+                if self.detachable.shrunk_until.is_none() {
                     self.size_changed();
                 }
             }
@@ -234,10 +233,10 @@ impl Session<'_> {
     /// Looks whether it is over, and how it ended; of a program that nobody tells of
     /// any more it is noted when that was seen.
     pub(super) fn check_end(&mut self) -> Option<End> {
-        if !self.to_output.is_empty() {
+        if !self.output.is_flushed() {
             return None;
         }
-        let server_ended = self.server_ended;
+        let server_ended = self.connection.has_ended;
         match (&self.ended, self.handover.terminal_mut()) {
             // Of one that was left somebody else reads what it says now.
             (Some(ended), Some(ours)) if ended.ending != EndKind::Detached => {
@@ -254,7 +253,10 @@ impl Session<'_> {
     /// the server has not said so.
     fn end_of_server(&self) -> End {
         let is_extended = self.decoder.is_extended();
-        let why = self.reconnect.why().or_else(|| outcome::loss_reason(&self.peer, is_extended));
+        let why = self
+            .reconnect
+            .why()
+            .or_else(|| outcome::loss_reason(&self.connection.peer, is_extended));
         if let Some(why) = why {
             return End::Lost(why);
         }

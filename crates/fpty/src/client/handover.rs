@@ -120,18 +120,13 @@ impl Handover {
     /// # Errors
     /// Nothing was offered.
     pub fn go(&mut self) -> Result<()> {
-        match std::mem::take(self) {
-            Handover::Accepted(Some(terminal)) => {
-                *self = Handover::HandedOver(terminal);
-                Ok(())
-            }
-            Handover::Accepted(None) => Ok(()),
-            Handover::NotArrived => {
-                *self = Handover::NotArrived;
-                Ok(())
-            }
-            _ => Err(Error::new("the router handed over what it had not offered")),
-        }
+        *self = match std::mem::take(self) {
+            Handover::Accepted(Some(terminal)) => Handover::HandedOver(terminal),
+            Handover::Accepted(None) => Handover::NotOffered,
+            Handover::NotArrived => Handover::NotArrived,
+            _ => return Err(Error::new("the router handed over what it had not offered")),
+        };
+        Ok(())
     }
 }
 

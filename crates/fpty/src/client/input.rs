@@ -1,5 +1,6 @@
 //! Input: what a person types, or a pipe holds, and its end.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -31,33 +32,33 @@ impl Session<'_> {
         self.input == InputState::Open
             && !stopped
             && self.is_alive()
-            && self.to_server.len() < INPUT_LIMIT
+            && self.connection.to_server.len() < INPUT_LIMIT
             && self.to_terminal.len() < INPUT_LIMIT
             && self.held.len() < INPUT_LIMIT
             && !(self.early >= MAX_EARLY && self.may_become_extended())
     }
 
     /// Reads standard input, and handles what was typed.
-    pub(super) fn read_input(&mut self) -> Option<End> {
+    pub(super) fn read_input(&mut self) -> ControlFlow<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = stdio::read_input(&mut buffer);
         let end = match read {
             ReadOutcome::Bytes(count) => self.handle_input(&buffer[..count]),
-            ReadOutcome::WouldBlock => None,
+            ReadOutcome::WouldBlock => Continue(()),
             ReadOutcome::Eof => {
                 let now = Instant::now();
                 self.input = InputState::Ended(now, now);
-                None
+                Continue(())
             }
             // The terminal is gone, and the person with it.
-            ReadOutcome::Closed => Some(End::Signal(Signal::SIGHUP)),
+            ReadOutcome::Closed => Break(End::Signal(Signal::SIGHUP)),
         };
         self.buffer = buffer;
         end
     }
 
     /// Handles bytes that were typed, or read from a pipe: escapes, signal keys, input.
-    pub(super) fn handle_input(&mut self, bytes: &[u8]) -> Option<End> {
+    pub(super) fn handle_input(&mut self, bytes: &[u8]) -> ControlFlow<End> {
         let mut at = 0;
         let mut passed = Vec::new();
         while at < bytes.len() {
@@ -70,9 +71,7 @@ impl Session<'_> {
                 }
             };
             at += taken;
-            if let Some(end) = self.forward_input(&passed) {
-                return Some(end);
-            }
+            self.forward_input(&passed)?;
             match typed {
                 EscapeAction::Pass => {}
                 EscapeAction::Disconnect | EscapeAction::Detach
@@ -82,13 +81,9 @@ impl Session<'_> {
                 }
                 EscapeAction::Disconnect => {
                     self.end_session();
-                    return Some(End::Disconnected);
+                    return Break(End::Disconnected);
                 }
-                EscapeAction::Detach => {
-                    if let Some(end) = self.detach() {
-                        return Some(end);
-                    }
-                }
+                EscapeAction::Detach => self.detach()?,
                 EscapeAction::Help => {
                     let help = self.escapes.as_ref().map(|escapes| escapes.help());
                     self.show(help.unwrap_or_default().as_bytes());
@@ -96,20 +91,20 @@ impl Session<'_> {
                 EscapeAction::Suspend => self.suspend(StopTarget::ProcessGroup),
             }
         }
-        None
+        Continue(())
     }
 
     /// Sends what was typed, or keeps it until it is known how.
-    fn forward_input(&mut self, bytes: &[u8]) -> Option<End> {
+    fn forward_input(&mut self, bytes: &[u8]) -> ControlFlow<End> {
         if self.reconnect.is_reconnecting() {
             return self.discard_input(bytes);
         }
         if self.config.read_only {
-            return None;
+            return Continue(());
         }
         if self.holds_input() {
             self.held.extend_from_slice(bytes);
-            return None;
+            return Continue(());
         }
         if self.config.protocol == Protocol::Uwsgi && !self.decoder.is_extended() {
             self.record_early(bytes);
@@ -120,13 +115,11 @@ impl Session<'_> {
             if let Some((_, signal)) = signal_keys.iter().find(|(key, _)| key == byte) {
                 self.send_input(&bytes[from..at]);
                 from = at + 1;
-                if let Some(end) = self.signal_key(*signal) {
-                    return Some(end);
-                }
+                self.signal_key(*signal)?;
             }
         }
         self.send_input(&bytes[from..]);
-        None
+        Continue(())
     }
 
     /// The keys that are signals, and that the terminal leaves to us. A server that speaks the
@@ -147,16 +140,6 @@ impl Session<'_> {
         }
     }
 
-    /// Has what was typed before, for nobody, sent as well.
-    pub fn preload_input(&mut self, typed: Vec<u8>) {
-        self.held = typed;
-    }
-
-    /// What was typed into this session, if it came to nothing.
-    pub fn take_early_input(&mut self) -> Vec<u8> {
-        self.early_input.take().unwrap_or_default()
-    }
-
     fn send_input(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -166,11 +149,11 @@ impl Session<'_> {
             return self.to_terminal.push(bytes);
         }
         match self.config.protocol {
-            Protocol::Raw => self.to_server.push(bytes),
+            Protocol::Raw => self.connection.to_server.push(bytes),
             Protocol::Uwsgi => {
                 let mut packets = Vec::with_capacity(bytes.len() + 8);
                 proto::encode_input(bytes, &mut packets);
-                self.to_server.push(&packets);
+                self.connection.to_server.push(&packets);
             }
         }
     }
@@ -196,9 +179,9 @@ impl Session<'_> {
             }
         } else if self.decoder.is_extended() {
             self.input = InputState::EndSent;
-            self.send_packet(&proto::encode_bare(proto::END_OF_STREAM, 0));
+            self.connection.send(&proto::encode_bare(proto::END_OF_STREAM, 0));
         } else if self.end_of_input_in() == Some(Duration::ZERO) {
-            self.stream.end();
+            self.connection.stream.end();
             self.input = InputState::EndSent;
         }
     }
@@ -215,29 +198,26 @@ impl Session<'_> {
         if let Some(until) = self.early_until.filter(|_| self.decoder.is_undecided()) {
             quiet = quiet.max(until);
         }
-        self.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
+        self.connection.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
     }
 
     /// The person does not want to wait any longer.
-    pub(super) fn give_up(&self) -> Option<End> {
-        let give_up = || End::NotReconnected {
-            why: String::from("given up"),
-            attach_argument: self.attach_argument(),
-        };
-        self.reconnect.is_reconnecting().then(give_up)
+    fn give_up(&self) -> ControlFlow<End> {
+        let attach_argument = self.attach_argument();
+        Break(End::NotReconnected { why: String::from("given up"), attach_argument })
     }
 
     /// What is typed now is for nobody: the interrupt's key gives up, and of the
     /// rest the person is told by the bell.
-    fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
+    fn discard_input(&mut self, typed: &[u8]) -> ControlFlow<End> {
         const USUAL: u8 = 3;
         let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));
         if typed.contains(&key.unwrap_or(USUAL)) {
             return self.give_up();
         }
         if !typed.is_empty() {
-            self.to_output.push(b"\x07");
+            self.show(b"\x07");
         }
-        None
+        Continue(())
     }
 }

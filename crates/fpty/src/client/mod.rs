@@ -5,33 +5,30 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `bracketed_paste.rs` | bracketed pastes in the input (`ESC [200~`) |
+//! | `buffered_output.rs` | an output with a queue, and where the last line of it ended |
 //! | `command.rs` | a command without a terminal: three streams |
-//! | `config.rs` | the client's configuration |
-//! | `connect.rs` | connecting, the hello, and the variables that the client sends |
+//! | `config.rs` | the client's configuration: the server, the session, the exec request |
+//! | `connect.rs` | the connection: the hello, what waits to be sent, the variables that the client sends |
 //! | `control.rs` | listing sessions and ending one |
 //! | `decoder.rs` | the server's bytes decoded: plain or extended mode |
-//! | `detachable.rs` | the scrollback and the detach state of a session |
+//! | `detachable.rs` | detach and reattach: the scrollback kept, the screen restored, reset of the person's terminal |
 //! | `escape.rs` | escape characters in the input (`~.`), as in ssh(1) |
 //! | `events.rs` | events from the server and the terminal, handled |
 //! | `handover.rs` | the terminal's master, handed over by the server |
 //! | `input.rs` | standard input: keys, pipes, end of input |
-//! | `line_position.rs` | whether the output ended within a line |
-//! | `outcome.rs` | the end of a session: exit status, line, JSON |
+//! | `outcome.rs` | the end of a session: exit status, line, JSON; the refusal line of plain mode |
 //! | `output_streams.rs` | standard output and error of a command |
-//! | `poll.rs` | the wait for all descriptors, and the next timeout |
-//! | `reattach.rs` | detach, reattach, reset of the person's terminal |
 //! | `reconnect.rs` | reconnect after a broken connection: key, backoff, attempt |
-//! | `refusal.rs` | the refusal line of a router in plain mode |
 //! | `replay.rs` | the last output shown again, without a terminal emulator |
-//! | `request.rs` | the exec request: which program, with a terminal or without |
 //! | `restore_screen.rs` | the screen restored by a terminal emulator |
-//! | `session.rs` | the loop of a session, and of its reconnects |
+//! | `session.rs` | the loop of a session, and of its reconnects: the wait, timeouts |
 //! | `signals.rs` | signals of the client: forwarded, suspend, exit |
 //! | `state.rs` | the state of a session, and its output |
 
 pub(crate) mod bracketed_paste;
+pub(crate) mod buffered_output;
 mod command;
-mod config;
+pub mod config;
 mod connect;
 pub mod control;
 pub mod decoder;
@@ -40,16 +37,11 @@ pub mod escape;
 pub(crate) mod events;
 pub(crate) mod handover;
 pub(crate) mod input;
-pub(crate) mod line_position;
 mod outcome;
 pub(crate) mod output_streams;
-pub(crate) mod poll;
-pub(crate) mod reattach;
 mod reconnect;
-mod refusal;
 #[cfg(any(test, not(feature = "paint")))]
 mod replay;
-pub mod request;
 #[cfg(feature = "paint")]
 #[doc(hidden)]
 pub mod restore_screen;
@@ -65,8 +57,9 @@ use crate::sys::signal;
 use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{self, Raises, RawMode};
 
+use crate::client::buffered_output::BufferedOutput;
 pub use crate::client::config::{ClientConfig, EXIT_LOST, SessionChoice};
-use crate::client::connect::{connect_and_greet, read_signals};
+use crate::client::connect::{Connection, read_signals};
 use crate::client::outcome::End;
 use crate::client::state::Session;
 
@@ -117,9 +110,9 @@ fn attach(config: &ClientConfig, typed: &mut Vec<u8>) -> Result<End> {
         // Not between two words to a server, which does not wait for long.
         termios::wait_for_foreground();
     }
-    let (stream, transport) = connect_and_greet(config)?;
+    let connection = Connection::open(config)?;
     if !config.wants_terminal() {
-        return command::run(config, stream, transport);
+        return command::run(config, connection);
     }
     // A file that must not grow is an error to tell (SIGXFSZ).
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE, Signal::SIGXFSZ] {
@@ -142,10 +135,11 @@ fn attach(config: &ClientConfig, typed: &mut Vec<u8>) -> Result<End> {
         }
         false => None,
     };
-    let mut session = Session::new(config, stream, transport, signals, output, terminal);
+    let mut session =
+        Session::new(config, connection, signals, BufferedOutput::new(output), terminal);
     if config.protocol == Protocol::Uwsgi {
         session.greet();
-        session.preload_input(std::mem::take(typed));
+        session.held = std::mem::take(typed);
     }
     let end;
     (end, *typed) = session.run_to_its_end();

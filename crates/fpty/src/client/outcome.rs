@@ -1,12 +1,14 @@
 //! How a session ended: the exit status, the line for the person, and the
-//! JSON for scripts.
+//! JSON for scripts; and the line by which a router refuses a session in plain uwsgi mode
+//! or raw mode, found in its output.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::config::{ClientConfig, EXIT_LOST};
+use crate::error::{Error, Result};
 use crate::proto::session_key::parse_argument;
-use crate::proto::{EndKind, SessionEnd};
+use crate::proto::{self, EndKind, SessionEnd};
 use crate::sys::peer_process::Peer;
 use crate::sys::{accounts, stdio};
 use crate::text::is_control;
@@ -23,8 +25,6 @@ pub enum End {
     Ended(SessionEnd),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
-    /// The server refused, and speaks plainly: why.
-    Refused(String),
     /// No session came about: why.
     NoSession(String),
     /// The server knows no extended mode, or had begun without us, and nothing
@@ -58,50 +58,44 @@ pub enum End {
 impl End {
     /// The status to exit with, as a shell has it.
     fn status(&self) -> i32 {
-        match self {
-            End::Normal | End::Disconnected => 0,
-            End::Ended(ended) => ended.status().into(),
-            End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused(_) | End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
-                EXIT_NO_SESSION
-            }
-            End::Lost(_) | End::NotReconnected { .. } | End::OutputFailed(_) => EXIT_LOST,
-            End::Signal(signal) => 128 + *signal as i32,
-            End::OutputClosed => 128 + Signal::SIGPIPE as i32,
-        }
+        self.kind_and_status().1
     }
 
     /// Whether no program has run.
     pub fn ran_no_program(&self) -> bool {
-        let never_ran =
-            |ended: &SessionEnd| matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused);
         match self {
-            End::Ended(ended) => never_ran(ended),
+            End::Ended(ended) => matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused),
             _ => self.status() == EXIT_NO_SESSION,
         }
     }
 
-    /// What a script is told.
-    fn kind(&self) -> &'static str {
+    /// The kind of the end, for scripts, and the status to exit with.
+    fn kind_and_status(&self) -> (&'static str, i32) {
         match self {
-            End::Normal => "exit",
-            End::Ended(ended) => match ended.ending {
-                EndKind::Exit => "exit",
-                EndKind::Signal => "signal",
-                EndKind::ExecFailed => "exec-failed",
-                EndKind::Refused => "refused",
-                EndKind::Idle | EndKind::Limit => "timeout",
-                EndKind::Stopped => "stopped",
-                EndKind::Operator => "operator",
-                EndKind::Lost => "lost",
-                EndKind::Detached => "detached",
-            },
-            End::Signalled(_) => "signal",
-            End::Refused(_) | End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
-                "refused"
+            End::Normal => ("exit", 0),
+            End::Ended(ended) => {
+                let kind = match ended.ending {
+                    EndKind::Exit => "exit",
+                    EndKind::Signal => "signal",
+                    EndKind::ExecFailed => "exec-failed",
+                    EndKind::Refused => "refused",
+                    EndKind::Idle | EndKind::Limit => "timeout",
+                    EndKind::Stopped => "stopped",
+                    EndKind::Operator => "operator",
+                    EndKind::Lost => "lost",
+                    EndKind::Detached => "detached",
+                };
+                (kind, ended.status().into())
             }
-            End::Lost(_) | End::NotReconnected { .. } => "lost",
-            End::Disconnected | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
+            End::Signalled(number) => ("signal", 128 + i32::from(*number)),
+            End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
+                ("refused", EXIT_NO_SESSION)
+            }
+            End::Lost(_) | End::NotReconnected { .. } => ("lost", EXIT_LOST),
+            End::Disconnected => ("left", 0),
+            End::OutputFailed(_) => ("left", EXIT_LOST),
+            End::Signal(signal) => ("left", 128 + *signal as i32),
+            End::OutputClosed => ("left", 128 + Signal::SIGPIPE as i32),
         }
     }
 
@@ -116,7 +110,6 @@ impl End {
                     (None, _) => String::from("detached"),
                 })
             }
-            End::Refused(why) => Some(format!("session refused: {why}")),
             End::Normal | End::Signalled(_) | End::OutputClosed => None,
             End::Ended(ended) => end_text(ended),
             End::NoSession(why) => Some(why.clone()),
@@ -234,24 +227,70 @@ pub fn report(config: &ClientConfig, end: &End) -> i32 {
     if let Some(line) = line(config, end) {
         stdio::say(&format!("{} {line}", config.name));
     }
-    let status = end.status();
     if config.status_json {
-        stdio::say(&json(end, status, text.as_deref().unwrap_or_default()));
+        stdio::say(&json(end, text.as_deref().unwrap_or_default()));
     }
-    status
+    end.status()
 }
 
 /// The JSON object of an end: `kind`, `status`, `signal` (a name or null), `text`.
-fn json(end: &End, status: i32, text: &str) -> String {
+fn json(end: &End, text: &str) -> String {
     let signal = match end {
         End::Ended(ended) if ended.ending == EndKind::Signal => Some(signal_name(ended.value)),
         End::Signalled(number) => Some(signal_name(*number)),
         End::Signal(signal) => Some(signal.as_str().to_owned()),
         _ => None,
     };
-    let kind = end.kind();
+    let (kind, status) = end.kind_and_status();
     let object = json!({ "kind": kind, "status": status, "signal": signal, "text": text });
     object.to_string()
+}
+
+/// How a router begins that refuses a session and speaks plainly.
+pub(super) const REFUSAL_PREFIX: &[u8] = b"forkptyrouter: session refused: ";
+
+/// The longest such line, in bytes.
+pub(super) const MAX_REFUSAL: usize = 4096;
+
+/// Whether this is all that such a router says.
+pub(super) fn is_refusal(bytes: &[u8]) -> bool {
+    let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
+    line.starts_with(REFUSAL_PREFIX) && !line.contains(&b'\n')
+}
+
+/// Whether what such a router said last is that it had started its program
+/// before our request arrived.
+pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
+    let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();
+    let line = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.strip_prefix(REFUSAL_PREFIX).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
+}
+
+/// Whether it may become that: a line that is not endless.
+pub fn may_be_refusal(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(REFUSAL_PREFIX.len());
+    let ends_at = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+    bytes[..length] == REFUSAL_PREFIX[..length]
+        && bytes.len() <= MAX_REFUSAL
+        && ends_at == bytes.len()
+}
+
+/// How it ended with a server that has said no more than this, and speaks plainly.
+///
+/// # Errors
+/// It has said nothing.
+pub fn end_in_plain_mode(said: &[u8]) -> Result<End> {
+    match said {
+        [] => Err(Error::new("the server closed the connection without a word")),
+        said if is_refusal(said) => Ok(refused(said)),
+        _ => Ok(End::NotExtended),
+    }
+}
+
+/// The end by such a line.
+pub(super) fn refused(bytes: &[u8]) -> End {
+    let why = bytes.strip_prefix(REFUSAL_PREFIX).unwrap_or(bytes).trim_ascii_end();
+    End::NoSession(format!("session refused: {}", proto::bounded_text(why)))
 }
 
 #[cfg(test)]
@@ -267,7 +306,7 @@ mod tests {
         let end = ended(EndKind::Signal, 11, "core dumped");
         assert_eq!(end.status(), 139);
         assert_eq!(end.text("/s").as_deref(), Some("killed by SIGSEGV (core dumped)"));
-        let line = json(&end, end.status(), "killed by SIGSEGV (core dumped)");
+        let line = json(&end, "killed by SIGSEGV (core dumped)");
         assert_eq!(
             line,
             r#"{"kind":"signal","signal":"SIGSEGV","status":139,"text":"killed by SIGSEGV (core dumped)"}"#

@@ -1,15 +1,13 @@
 //! Standard output and error of a command without a terminal: each has its
 //! window and its end.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::line_position::LinePosition;
-use crate::backlog::Backlog;
+use super::buffered_output::BufferedOutput;
 use crate::error::{Context, Result};
 use crate::proto::{END_OF_STREAM, encode_packet, window};
 use crate::sys::poll::{PollResult, PollSet};
-use crate::sys::stdio::{self, Output, WriteFailure};
+use crate::sys::stdio::{self, Output};
 use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 
 /// What becomes of one of them.
@@ -29,17 +27,13 @@ pub enum State {
 struct OutputStream {
     number: usize,
     state: State,
-    /// `None`: it is not for us to write, or no more.
-    to: Option<Output>,
-    failure: WriteFailure,
-    waiting: Backlog,
+    /// Closed where it is not for us to write, or no more.
+    output: BufferedOutput,
     taken: window::Consumed,
     /// Bytes that were taken and not told.
     packets: Vec<u8>,
     /// The stream's reader is known to have left.
     unread: bool,
-    /// The last that came of it.
-    line_position: LinePosition,
 }
 
 /// Standard output and standard error of the command.
@@ -60,38 +54,30 @@ const READER_POLL: Duration = Duration::from_millis(500);
 
 impl OutputStream {
     fn new(number: usize) -> Result<Self> {
-        let to =
+        let output =
             Output::of(stdio_pass::standard_fd(number)).context("cannot write to an output")?;
         Ok(Self {
             number,
             state: State::Open,
-            to: Some(to),
-            failure: WriteFailure::default(),
-            waiting: Backlog::default(),
+            output: BufferedOutput::new(output),
             taken: window::Consumed::default(),
             packets: Vec::new(),
             unread: false,
-            line_position: LinePosition::default(),
         })
     }
 
-    fn write(&self, bytes: &[u8]) -> Option<usize> {
-        self.to.as_ref().and_then(|to| to.write_recording_failure(bytes, &self.failure).taken())
+    fn show(&mut self, bytes: &[u8]) {
+        if self.state == State::Open {
+            let taken = self.output.write(bytes);
+            self.consumed(taken);
+        }
     }
 
-    fn show(&mut self, bytes: &[u8]) {
-        if self.state != State::Open {
-            return;
-        }
-        let taken = if self.waiting.is_empty() { self.write(bytes) } else { Some(0) };
-        let Some(taken) = taken else {
+    /// So many bytes were taken; `None`: the stream has no reader.
+    fn consumed(&mut self, count: Option<usize>) {
+        let Some(count) = count else {
             return self.give_up();
         };
-        self.waiting.push(&bytes[taken..]);
-        self.consumed(taken);
-    }
-
-    fn consumed(&mut self, count: usize) {
         if let Some(taken) = self.taken.add(count, window::OUTPUT_SIZE) {
             // 1 or 2.
             window::encode(self.number as u8, taken, &mut self.packets);
@@ -99,16 +85,9 @@ impl OutputStream {
     }
 
     fn flush(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let before = waiting.len();
-        let read = waiting.flush(|bytes| self.write(bytes));
-        if read {
-            self.consumed(before - waiting.len());
-            self.waiting = waiting;
-        } else {
-            self.give_up();
-        }
-        if self.state == State::Ended && self.waiting.is_empty() {
+        let taken = self.output.flush();
+        self.consumed(taken);
+        if self.state == State::Ended && self.output.is_flushed() {
             self.close();
         }
     }
@@ -116,7 +95,7 @@ impl OutputStream {
     /// Gives the stream up, which has no reader: the program gets SIGPIPE.
     fn give_up(&mut self) {
         self.unread = true;
-        self.waiting.clear();
+        self.output.clear();
         if self.state == State::Open {
             self.state = State::Closed;
             encode_packet(END_OF_STREAM, &[self.number as u8], &mut self.packets);
@@ -127,7 +106,7 @@ impl OutputStream {
     /// Closes the stream, so that its reader sees the end; standard error stays open
     /// for the client's own lines.
     fn close(&mut self) {
-        if self.to.take().is_some() && self.number == OUTPUT {
+        if self.output.close() && self.number == OUTPUT {
             stdio_pass::replace_by_null(self.number);
         }
     }
@@ -169,9 +148,7 @@ impl OutputStreams {
     /// Writes what came of one of them, or keeps what is not taken.
     pub fn show(&mut self, number: usize, bytes: &[u8]) {
         self.last = number;
-        let stream = self.stream(number);
-        stream.line_position.record(bytes);
-        stream.show(bytes);
+        self.stream(number).show(bytes);
     }
 
     /// Whether somebody else's line may not have ended where we write. What a program
@@ -185,7 +162,7 @@ impl OutputStreams {
         let last = if self.is_same_file { self.last } else { ERROR };
         self.streams
             .iter()
-            .any(|stream| stream.number == last && stream.line_position.is_mid_line(for_a_person))
+            .any(|stream| stream.number == last && stream.output.is_mid_line(for_a_person))
     }
 
     /// No more of one of them will come.
@@ -207,14 +184,14 @@ impl OutputStreams {
 
     /// Whether nothing waits to be written.
     pub fn are_flushed(&self) -> bool {
-        self.streams.iter().all(|stream| stream.waiting.is_empty())
+        self.streams.iter().all(|stream| stream.output.is_flushed())
     }
 
     /// Why one of them took no more, where that was not for want of a reader.
     pub fn failure(&self) -> Option<String> {
         let name = |number| if number == OUTPUT { "standard output" } else { "standard error" };
         let of = |stream: &OutputStream| {
-            Some(format!("{}: {}", name(stream.number), stream.failure.reason()?))
+            Some(format!("{}: {}", name(stream.number), stream.output.failure()?))
         };
         self.streams.iter().find_map(of)
     }
@@ -254,9 +231,8 @@ impl OutputStreams {
             if stream.unread {
                 return None;
             }
-            let writes = !stream.waiting.is_empty();
-            match &stream.to {
-                Some(to) => Some(polled.add(to.as_fd(), false, writes)),
+            match stream.output.fd() {
+                Some(fd) => Some(polled.add(fd, false, !stream.output.is_flushed())),
                 // Standard error stays open here.
                 None if stream.number == ERROR => {
                     Some(polled.add(stdio_pass::standard_fd(ERROR), false, false))

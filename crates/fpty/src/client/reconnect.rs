@@ -6,11 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::{ClientConfig, SessionChoice};
-use super::connect::connect_and_greet;
+use super::connect::Connection;
 use crate::error::Result;
 use crate::proto::session_key::{FoundBy, Secret, SessionKey, parse_argument};
 use crate::sys;
-use crate::sys::socket::{Stream, Transport};
 
 /// The first and the longest wait between two tries. Each is the longest of its
 /// try: of a thousand clients that lost one gateway not all come at once.
@@ -82,15 +81,9 @@ impl Reconnect {
         self.lost.take().is_some()
     }
 
-    /// When it is looked whether what was sent has arrived.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.look
-    }
-
     /// Why the connection can be used no more, where that was found here.
     pub fn why(&self) -> Option<String> {
-        let line = || format!("no answer for {} seconds", ACK_TIMEOUT.as_secs());
-        self.is_silent.then(line)
+        self.is_silent.then(|| format!("no answer for {} seconds", ACK_TIMEOUT.as_secs()))
     }
 
     /// What a person types to come back, to a session that was left, whose id the
@@ -124,24 +117,18 @@ pub fn attach_target<'a>(
     }
 }
 
-/// A server that is called, while the person may give up: a name may take long to
-/// be looked up, and a connection to be made.
-pub(super) struct ConnectThread {
-    pub(super) thread: JoinHandle<Result<(Stream, Transport)>>,
-    /// Hangs up when that is done.
-    pub(super) done: UnixStream,
-}
-
-impl ConnectThread {
-    pub(super) fn start(config: &ClientConfig) -> std::io::Result<Self> {
-        let (done, theirs) = UnixStream::pair()?;
-        let config = config.clone();
-        let thread = std::thread::Builder::new().spawn(move || {
-            let _theirs = theirs;
-            connect_and_greet(&config)
-        })?;
-        Ok(Self { thread, done })
-    }
+/// Connects in a thread, as the person may give up meanwhile: a name may take long to
+/// be looked up, and a connection to be made. The socket hangs up when that is done.
+pub(super) fn connect_in_thread(
+    config: &ClientConfig,
+) -> std::io::Result<(JoinHandle<Result<Connection>>, UnixStream)> {
+    let (done, theirs) = UnixStream::pair()?;
+    let config = config.clone();
+    let thread = std::thread::Builder::new().spawn(move || {
+        let _theirs = theirs;
+        Connection::open(&config)
+    })?;
+    Ok((thread, done))
 }
 
 #[cfg(test)]

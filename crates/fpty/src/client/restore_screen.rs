@@ -21,14 +21,9 @@ const MAX_LINES: usize = 5000;
 const CHUNK: usize = 128;
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What was left: where the notes of its output begin, and the output from
-/// there.
-pub struct DetachedOutput {
-    /// What was in force at the beginning.
-    pub checkpoint: Checkpoint,
-    /// The output from there on.
-    pub output: Vec<u8>,
-}
+/// What was left: what was in force at the beginning of the output that is known, and the
+/// output from there on.
+pub type DetachedOutput = (Checkpoint, Vec<u8>);
 
 /// What a terminal is told, and what is in force in it then.
 pub struct RestoredScreen {
@@ -47,24 +42,22 @@ pub fn paint(left: DetachedOutput, size: Dimensions) -> RestoredScreen {
 /// Paints it for somebody who watches on a terminal of this size, while the
 /// program has another: where there is room its lines are where they are there.
 pub fn restore_for_viewer(left: DetachedOutput, room: Dimensions) -> RestoredScreen {
-    let theirs = left.checkpoint.size_after(&left.output);
+    let theirs = left.0.size_after(&left.1);
     let fits = theirs.0 <= room.0 && theirs.1 <= room.1;
     restore_within(left, if fits { theirs } else { room }, room)
 }
 
 fn restore_within(left: DetachedOutput, size: Dimensions, room: Dimensions) -> RestoredScreen {
-    let DetachedOutput { mut checkpoint, output } = left;
+    let (mut checkpoint, output) = left;
     let output = output.as_slice();
     let mut modes = checkpoint.clone().modes_after(output);
     let region = if size == room { ContentRegion::All } else { ContentRegion::Screen };
     // A bug in an emulator, or somebody's trap for it, costs the picture.
-    let screen = with_silent_panic(|| {
-        catch_unwind(AssertUnwindSafe(|| screen(&mut checkpoint, output, size, region)))
-    });
+    let screen = catch_silently(|| screen(&mut checkpoint, output, size, region));
     let mut bytes = Vec::new();
     bytes.push(b'\r');
     bytes.resize(1 + usize::from(room.0), b'\n');
-    match screen.ok().flatten() {
+    match screen.flatten() {
         Some(screen) => bytes.extend(without_c1(&screen).bytes()),
         None => {
             bytes.extend_from_slice(b"\x1b[H\x1b[J");
@@ -92,9 +85,10 @@ fn without_c1(screen: &[u8]) -> String {
     text.chars().filter(|c| !('\u{80}'..='\u{9f}').contains(c)).collect()
 }
 
-/// A panic is not told in the midst of a terminal.
-fn with_silent_panic<T>(act: impl FnOnce() -> T) -> T {
-    // Other tests have theirs.
+/// Catches a panic, which is not told in the midst of a terminal.
+fn catch_silently<T>(act: impl FnOnce() -> T) -> Option<T> {
+    let act = || catch_unwind(AssertUnwindSafe(act)).ok();
+    // Other tests have their own hook, in the same process.
     if cfg!(test) {
         return act();
     }

@@ -1,19 +1,20 @@
 //! The loop of a session: waits for both ends, has each part handle what came, and
 //! takes a connection up again that broke.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::connect::Connection;
 use super::outcome::{self, End};
 use super::reconnect::{
-    ACK_TIMEOUT, ConnectThread, MAX_PLAIN, PROBE_AFTER, PROBE_AGAIN, REFUSAL_GRACE,
+    ACK_TIMEOUT, MAX_PLAIN, PROBE_AFTER, PROBE_AGAIN, REFUSAL_GRACE, connect_in_thread,
 };
-use super::signals::SignalOutcome;
-use super::state::{EARLY_TIMEOUT, InputState, PING_INTERVAL, Session};
-use crate::proto::{self, EndKind, NO_SUCH_SESSION, SessionEnd};
+use super::state::{EARLY_TIMEOUT, InputState, MAX_EARLY, Session};
+use crate::proto::{EndKind, NO_SUCH_SESSION, SessionEnd};
 use crate::sys::poll::PollSet;
-use crate::sys::socket::{Stream, Transport};
+use crate::sys::socket::Transport;
 use crate::sys::stdio;
 
 impl<'a> Session<'a> {
@@ -21,60 +22,106 @@ impl<'a> Session<'a> {
     /// and what was typed into a session that came to nothing.
     pub fn run_to_its_end(mut self) -> (End, Vec<u8>) {
         loop {
-            let end = self.run_connection();
+            let end = loop {
+                if let Break(end) = self.run_once() {
+                    break end;
+                }
+            };
             let reconnects = self.may_reconnect(&end);
             if !(reconnects && self.reconnect.is_reconnecting()) {
                 self.reset_terminal(&end);
                 self.end_line(&end);
             }
             if !reconnects {
-                let typed = self.take_early_input();
+                let typed = self.early_input.take().unwrap_or_default();
                 return (self.final_end(end), typed);
             }
             match self.connect_again(&end) {
-                Ok((stream, transport)) => self = self.on_new_connection(stream, transport),
-                Err(end) => return (end, Vec::new()),
+                Continue(connection) => self = self.on_new_connection(connection),
+                Break(end) => return (end, Vec::new()),
             }
         }
     }
 
-    /// Runs it to the end of its connection.
-    fn run_connection(&mut self) -> End {
-        loop {
-            if let Some(end) = self.flush().or_else(|| self.check_end()) {
-                return end;
-            }
-            let ready = self.wait();
-            let signalled = ready.signal.then(|| self.handle_signals()).flatten();
-            if let Some(end) = signalled {
-                return end;
-            }
-            if ready.server {
-                if let Some(end) = self.read_server() {
-                    return end;
-                }
-            }
-            if ready.terminal && !self.is_detaching() {
-                self.read_terminal();
-            }
-            if ready.input {
-                if let Some(end) = self.read_input() {
-                    return end;
-                }
-            }
-            if ready.output_closed {
-                return End::OutputClosed;
-            }
+    /// Waits until one of the ends has something, or takes something, and handles that.
+    fn run_once(&mut self) -> ControlFlow<End> {
+        self.flush()?;
+        if let Some(end) = self.check_end() {
+            return Break(end);
         }
+        let timeout = self.timeout();
+        let Connection { stream, to_server, has_ended, .. } = &self.connection;
+        let reads_output = self.output.is_flushed();
+        let reads_server = !has_ended && reads_output;
+        let ours = self.handover.terminal();
+        let is_open = ours.is_some_and(|terminal| terminal.is_open());
+        let reads_terminal = reads_output && !self.is_detaching() && is_open;
+        let mut polled = PollSet::default();
+        let signal = polled.add(self.signals.as_fd(), true, false);
+        // Output that is a pipe whose reader has gone is worth knowing even
+        // while there is nothing to write.
+        let output = self.output.fd().map(|fd| polled.add(fd, false, !reads_output));
+        // An end that is not waited for is left out: poll(2) tells a hang-up
+        // uncalled for, again and again.
+        let mut add = |fd, reads, writes| (reads || writes).then(|| polled.add(fd, reads, writes));
+        let server = add(stream.as_fd(), reads_server, !to_server.is_empty());
+        let input = add(stdio::stdin(), self.reads_input(), false);
+        let writes = !self.to_terminal.is_empty();
+        let terminal = ours.and_then(|ours| add(ours.as_fd(), reads_terminal, writes));
+        // With a timeout that is a short one.
+        let waits_for_program = *has_ended && timeout.is_none();
+        if let Some(program) = ours.and_then(|ours| ours.program()).filter(|_| waits_for_program) {
+            add(program, true, false);
+        }
+        let found = polled.wait(timeout);
+        let has = |at: Option<usize>| at.is_some_and(|at| found.readable(at));
+        if found.readable(signal) {
+            self.handle_signals()?;
+        }
+        if reads_server && has(server) {
+            self.read_server()?;
+        }
+        if reads_terminal && has(terminal) && !self.is_detaching() {
+            self.read_terminal();
+        }
+        if has(input) {
+            self.read_input()?;
+        }
+        match output.is_some_and(|at| found.hung_up(at)) {
+            true => Break(End::OutputClosed),
+            false => Continue(()),
+        }
+    }
+
+    /// How long until something is to be done without anybody's doing.
+    fn timeout(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let server_ended = self.connection.has_ended;
+        let terminal = self.handover.terminal_mut().and_then(|ours| ours.run_timers(server_ended));
+        let held = self
+            .held_until
+            .filter(|_| !self.held.is_empty() || matches!(self.input, InputState::Ended(..)));
+        let early =
+            self.early_until.filter(|_| self.early >= MAX_EARLY && self.may_become_extended());
+        let quiet = self.end_of_input_in().filter(|_| self.is_plain_mode()).map(|wait| now + wait);
+        let (ping, look) = (self.connection.next_ping, self.next_look);
+        let withheld = self.withheld.as_ref().filter(|_| !self.needs_extended()).map(|(_, at)| *at);
+        let probe = self.reconnect.look.filter(|_| !server_ended);
+        let (detaching, shrunk) = (self.detachable.detaching, self.detachable.shrunk_until);
+        [terminal, held, early, quiet, ping, look, withheld, probe, detaching, shrunk]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.saturating_duration_since(now))
     }
 
     /// Writes what waits, as far as it is taken, and does what is due.
-    fn flush(&mut self) -> Option<End> {
+    fn flush(&mut self) -> ControlFlow<End> {
         let now = Instant::now();
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
             if self.needs_extended() && self.decoder.is_undecided() {
-                return Some(End::NotExtended);
+                return Break(End::NotExtended);
             }
             self.early_until = Some(now + EARLY_TIMEOUT);
             self.release_input();
@@ -83,10 +130,7 @@ impl<'a> Session<'a> {
         {
             self.show_withheld();
         }
-        if self.next_ping.is_some_and(|at| now >= at) {
-            self.next_ping = Some(now + PING_INTERVAL);
-            self.send_packet(&proto::encode_bare(proto::PING, 0));
-        }
+        self.connection.ping(now);
         self.poll_foreground(now);
         self.run_detach_timers(now);
         self.send_size();
@@ -99,36 +143,19 @@ impl<'a> Session<'a> {
         // After the last of the input is there, and before the rest is sent:
         // nothing would wake us for it again.
         self.send_end_of_input();
-        if !self.to_server.is_empty() {
-            self.probe_later(now);
-        }
         if self.probe(now) {
             self.server_closed();
         }
-        let (stream, peer) = (&self.stream, &mut self.peer);
-        if !self.server_ended && !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken())
-        {
-            // What it said before it went is still to be read.
-            self.to_server.clear();
-        }
-        let (output, failure) = (&self.output, &self.failure);
-        let read =
-            self.to_output.flush(|bytes| output.write_recording_failure(bytes, failure).taken());
-        if read { None } else { Some(self.output_ended()) }
+        self.connection.flush();
+        self.flush_output()
     }
 
-    /// Handles the signals that came; the end, where one is that.
-    fn handle_signals(&mut self) -> Option<End> {
-        loop {
-            let end = match self.handle_signal(self.signals.next()?) {
-                SignalOutcome::Handled => None,
-                SignalOutcome::Typed(key) => self.handle_input(&[key]),
-                SignalOutcome::End(end) => Some(end),
-            };
-            if end.is_some() {
-                return end;
-            }
+    fn flush_output(&mut self) -> ControlFlow<End> {
+        if self.output.flush().is_some() {
+            return Continue(());
         }
+        let why = self.output.failure().map(|why| format!("standard output: {why}"));
+        Break(why.map_or(End::OutputClosed, End::OutputFailed))
     }
 
     /// What is said of the end stands on a line of its own.
@@ -136,7 +163,7 @@ impl<'a> Session<'a> {
         let for_a_person = outcome::is_for_a_person(self.config);
         if outcome::prints_anything(self.config, end)
             && stdio::is_same_file()
-            && self.line_position.is_mid_line(for_a_person)
+            && self.output.is_mid_line(for_a_person)
         {
             self.show_and_flush(b"\r\n");
         }
@@ -150,8 +177,8 @@ impl<'a> Session<'a> {
         }
         let tried_for = self.reconnect.lost.map(|since| since.elapsed());
         match end {
-            End::Lost(_) => self.server_ended,
-            End::Refused(_) | End::Ended(SessionEnd { ending: EndKind::Refused, .. }) => {
+            End::Lost(_) => self.connection.has_ended,
+            End::NoSession(_) | End::Ended(SessionEnd { ending: EndKind::Refused, .. }) => {
                 tried_for.is_some_and(|time| time < REFUSAL_GRACE)
             }
             End::NotExtended | End::HelloTooLate { .. } => {
@@ -182,7 +209,7 @@ impl<'a> Session<'a> {
     }
 
     /// Calls the server until it answers.
-    fn connect_again(&mut self, end: &End) -> std::result::Result<(Stream, Transport), End> {
+    fn connect_again(&mut self, end: &End) -> ControlFlow<End, Connection> {
         match end {
             End::NotExtended | End::HelloTooLate { .. } => self.reconnect.plain += 1,
             End::Lost(why) if self.reconnect.lost.is_none() => self.notice_lost(why),
@@ -192,13 +219,13 @@ impl<'a> Session<'a> {
         loop {
             let wait = self.reconnect.wait();
             self.wait_interactively(Some(Instant::now() + wait), None)?;
-            let Ok(connecting) = ConnectThread::start(self.config) else {
+            let Ok((thread, done)) = connect_in_thread(self.config) else {
                 // Out of threads or descriptors: it is tried again.
                 continue;
             };
-            self.wait_interactively(None, Some(&connecting.done))?;
-            if let Ok(Ok(called)) = connecting.thread.join() {
-                return Ok(called);
+            self.wait_interactively(None, Some(&done))?;
+            if let Ok(Ok(connection)) = thread.join() {
+                return Continue(connection);
             }
         }
     }
@@ -217,74 +244,62 @@ impl<'a> Session<'a> {
         &mut self,
         until: Option<Instant>,
         done: Option<&UnixStream>,
-    ) -> std::result::Result<(), End> {
+    ) -> ControlFlow<End> {
         loop {
             let now = Instant::now();
             if until.is_some_and(|until| now >= until) {
-                return Ok(());
+                return Continue(());
             }
             self.poll_foreground(now);
-            let (output, failure) = (&self.output, &self.failure);
-            if !self.to_output.flush(|bytes| output.write_recording_failure(bytes, failure).taken())
-            {
-                return Err(self.output_ended());
-            }
+            self.flush_output()?;
             let mut polled = PollSet::default();
             let signal = polled.add(self.signals.as_fd(), true, false);
-            let closed = polled.add(self.output.as_fd(), false, !self.to_output.is_empty());
+            let is_flushed = self.output.is_flushed();
+            let closed = self.output.fd().map(|fd| polled.add(fd, false, !is_flushed));
             let is_raw = self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw());
-            let reads = is_raw && self.input == InputState::Open && self.to_output.is_empty();
+            let reads = is_raw && self.input == InputState::Open && is_flushed;
             let input = reads.then(|| polled.add(stdio::stdin(), true, false));
             let done_at = done.map(|done| polled.add(done.as_fd(), true, false));
             let next = [until, self.next_look].into_iter().flatten().min();
             let found = polled.wait(next.map(|at| at.saturating_duration_since(now)));
             let has = |at: Option<usize>| at.is_some_and(|at| found.readable(at));
-            let signalled = has(Some(signal)).then(|| self.handle_signals()).flatten();
-            if let Some(end) = signalled {
-                return Err(end);
+            if found.readable(signal) {
+                self.handle_signals()?;
             }
             if has(input) {
-                if let Some(end) = self.read_input() {
-                    return Err(end);
-                }
+                self.read_input()?;
             }
-            if found.hung_up(closed) {
-                return Err(End::OutputClosed);
+            if closed.is_some_and(|at| found.hung_up(at)) {
+                return Break(End::OutputClosed);
             }
             if has(done_at) {
-                return Ok(());
+                return Continue(());
             }
         }
     }
 
     /// The session on another connection, with the same terminal and the same person.
-    fn on_new_connection(self, stream: Stream, transport: Transport) -> Self {
-        let Self { config, signals, output, terminal, .. } = self;
-        let Self { failure, escapes, to_output, line_position, mut reconnect, input, .. } = self;
+    fn on_new_connection(self, connection: Connection) -> Self {
+        let Self { config, signals, output, terminal, escapes, mut reconnect, input, .. } = self;
         (reconnect.look, reconnect.is_silent) = (None, false);
-        let session = Self::new(config, stream, transport, signals, output, terminal);
-        let mut session =
-            Self { failure, escapes, to_output, line_position, reconnect, input, ..session };
+        let session = Self::new(config, connection, signals, output, terminal);
+        let mut session = Self { escapes, reconnect, input, ..session };
         session.greet();
         session
     }
 
-    /// Schedules a probe after something was sent over TCP: whether it was
-    /// acknowledged.
-    fn probe_later(&mut self, now: Instant) {
-        let is_worth_it = self.transport == Transport::Tcp && self.reconnect.key.is_some();
-        if is_worth_it && self.reconnect.look.is_none() {
-            self.reconnect.look = Some(now + PROBE_AFTER);
-        }
-    }
-
-    /// Probes whether what was sent was acknowledged; returns whether the connection is
-    /// to be given up.
+    /// Probes whether what was sent over TCP was acknowledged, some time after it was;
+    /// returns whether the connection is to be given up.
     fn probe(&mut self, now: Instant) -> bool {
-        if self.server_ended || self.reconnect.look.is_none_or(|at| now < at) {
+        let Connection { transport, to_server, .. } = &self.connection;
+        let is_worth_it = *transport == Transport::Tcp && self.reconnect.key.is_some();
+        if is_worth_it && !to_server.is_empty() {
+            self.reconnect.look.get_or_insert(now + PROBE_AFTER);
+        }
+        if self.connection.has_ended || self.reconnect.look.is_none_or(|at| now < at) {
             return false;
         }
-        let silence = self.stream.unacknowledged_for();
+        let silence = self.connection.stream.unacknowledged_for();
         self.reconnect.look = silence.map(|_| now + PROBE_AGAIN);
         self.reconnect.is_silent = silence.is_some_and(|silence| silence >= ACK_TIMEOUT);
         self.reconnect.is_silent

@@ -1,6 +1,7 @@
 //! Signals: those that keys raise are for whoever works at the other end, the
 //! others stop us, let us go on, or end us.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -15,59 +16,51 @@ use crate::sys::stdio;
 /// How often that is looked at which no signal tells.
 pub(super) const FOREGROUND_POLL: Duration = Duration::from_millis(300);
 
-/// What is to be done after a signal.
-pub(super) enum SignalOutcome {
-    /// Nothing more is to be done.
-    Handled,
-    /// The signal stands for this key: it was typed.
-    Typed(u8),
-    /// The session is over.
-    End(End),
-}
-
 impl Session<'_> {
-    /// Handles a signal that came.
-    pub(super) fn handle_signal(&mut self, received: ReceivedSignal) -> SignalOutcome {
+    /// Handles the signals that came.
+    pub(super) fn handle_signals(&mut self) -> ControlFlow<End> {
+        while let Some(received) = self.signals.next() {
+            self.handle_signal(received)?;
+        }
+        Continue(())
+    }
+
+    fn handle_signal(&mut self, received: ReceivedSignal) -> ControlFlow<End> {
         let ReceivedSignal { signal, by_terminal, .. } = received;
         match signal {
             Signal::SIGWINCH => self.size_changed(),
             // We stopped and go on.
             Signal::SIGCONT => self.resume(),
-            // Where standard input is no terminal, keys are for us: there
-            // would be no other way out.
+            // The terminal was made to raise the signal although its keys are bytes, as by
+            // a server that has this terminal as one of its own (TIOCSIG): the signal is
+            // taken for the key. Where standard input is no terminal, keys are for us:
+            // there would be no other way out.
             Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTSTP
                 if by_terminal
                     && self.terminal.is_some()
                     && self.config.protocol == Protocol::Uwsgi =>
             {
-                return self.signal_from_terminal(signal);
+                return match self.terminal.as_ref().and_then(|own| own.key_of(signal)) {
+                    Some(key) => self.handle_input(&[key]),
+                    None => self.signal_key(signal),
+                };
             }
             Signal::SIGTSTP => self.suspend(StopTarget::Process),
-            other => return SignalOutcome::End(End::Signal(other)),
+            other => return Break(End::Signal(other)),
         }
-        SignalOutcome::Handled
-    }
-
-    /// A signal that the terminal was made to raise although its keys are bytes, as by
-    /// a server that has this terminal as one of its own (TIOCSIG): it is taken for the
-    /// key.
-    fn signal_from_terminal(&mut self, signal: Signal) -> SignalOutcome {
-        match self.terminal.as_ref().and_then(|terminal| terminal.key_of(signal)) {
-            Some(key) => SignalOutcome::Typed(key),
-            None => self.signal_key(signal).map_or(SignalOutcome::Handled, SignalOutcome::End),
-        }
+        Continue(())
     }
 
     /// A key was pressed that stands for a signal.
-    pub(super) fn signal_key(&mut self, signal: Signal) -> Option<End> {
+    pub(super) fn signal_key(&mut self, signal: Signal) -> ControlFlow<End> {
         match (self.config.protocol, signal) {
             // Between 1 and 31.
-            (Protocol::Uwsgi, _) => self.send_packet(&proto::encode_signal(signal as u8)),
+            (Protocol::Uwsgi, _) => self.connection.send(&proto::encode_signal(signal as u8)),
             (Protocol::Raw, _) if is_ignored(signal) => {}
             (Protocol::Raw, Signal::SIGTSTP) => self.suspend(StopTarget::ProcessGroup),
-            (Protocol::Raw, other) => return Some(End::Signal(other)),
+            (Protocol::Raw, other) => return Break(End::Signal(other)),
         }
-        None
+        Continue(())
     }
 
     /// Stops, with the terminal as it was before.

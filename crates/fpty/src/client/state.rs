@@ -1,25 +1,22 @@
 //! The state of a session, and what each of its parts does with it: show output, send
 //! a packet, tell the person something.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::buffered_output::BufferedOutput;
 use super::config::ClientConfig;
+use super::connect::Connection;
 use super::decoder::ServerDecoder;
 use super::detachable::Detachable;
 use super::escape::EscapeFilter;
 use super::handover::Handover;
-use super::line_position::LinePosition;
-use super::outcome::End;
 use super::reconnect::Reconnect;
 use crate::backlog::Backlog;
 use crate::proto::session_key::SessionKey;
 use crate::proto::{self, Protocol, SessionEnd};
-use crate::sys::peer_process::{Peer, ReceivedFds};
-use crate::sys::poll::PollSet;
+use crate::sys::peer_process::ReceivedFds;
 use crate::sys::signal::Signals;
-use crate::sys::socket::{Stream, Transport};
-use crate::sys::stdio::{self, Output, WriteFailure};
+use crate::sys::stdio;
 use crate::sys::termios::RawMode;
 use crate::sys::{Size, pty};
 
@@ -39,13 +36,6 @@ pub const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one may take where only a server that can do more will do.
 pub const EXTENDED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a TCP connection is kept busy: uWSGI's routers end idle ones
-/// after a minute.
-pub const PING_INTERVAL: Duration = Duration::from_secs(20);
-
-/// How long a server, or our terminal, may take the last that is said to it.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Where our input stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputState {
@@ -60,11 +50,10 @@ pub enum InputState {
 /// The state of a session over one connection.
 pub struct Session<'a> {
     pub(super) config: &'a ClientConfig,
-    pub(super) stream: Stream,
-    pub(super) transport: Transport,
+    pub(super) connection: Connection,
     pub(super) signals: Signals,
-    pub(super) output: Output,
-    pub(super) failure: WriteFailure,
+    /// Our output, and what it has not taken yet.
+    pub(super) output: BufferedOutput,
     /// Restores the terminal when the session is dropped, a panic included.
     pub(super) terminal: Option<RawMode>,
     /// Whether the terminal's signals reach us.
@@ -83,12 +72,8 @@ pub struct Session<'a> {
     /// Early input while it is little, for another attempt.
     pub(super) early_input: Option<Vec<u8>>,
     pub(super) early_until: Option<Instant>,
-    /// What the server has not taken yet: whole packets in uwsgi mode.
-    pub(super) to_server: Backlog,
     /// What the terminal that is ours has not taken yet.
     pub(super) to_terminal: Backlog,
-    /// What our output has not taken yet.
-    pub(super) to_output: Backlog,
     pub(super) resize_due: bool,
     /// The size that was said last.
     pub(super) sent_size: Option<Size>,
@@ -99,13 +84,7 @@ pub struct Session<'a> {
     pub(super) last_bytes: Vec<u8>,
     /// What may be a refusal, until then.
     pub(super) withheld: Option<(Vec<u8>, Instant)>,
-    /// The last that was shown.
-    pub(super) line_position: LinePosition,
     pub(super) ended: Option<SessionEnd>,
-    pub(super) server_ended: bool,
-    /// The server's process, and how the connection to it failed.
-    pub(super) peer: Peer,
-    pub(super) next_ping: Option<Instant>,
     /// Where the session can be left and found again.
     pub(super) detachable: Detachable,
     /// By what it is found again if the connection breaks.
@@ -118,23 +97,20 @@ impl<'a> Session<'a> {
     /// A session just connected.
     pub fn new(
         config: &'a ClientConfig,
-        stream: Stream,
-        transport: Transport,
+        connection: Connection,
         signals: Signals,
-        output: Output,
+        output: BufferedOutput,
         terminal: Option<RawMode>,
     ) -> Self {
         Self {
             escapes: config.escape.filter(|_| terminal.is_some()).map(EscapeFilter::new),
             config,
-            stream,
-            transport,
+            connection,
             signals,
             output,
-            failure: WriteFailure::default(),
             terminal,
             is_controlling_terminal: stdio::is_controlling_terminal(),
-            decoder: ServerDecoder::plain(),
+            decoder: ServerDecoder::Plain,
             handover: Handover::default(),
             received: ReceivedFds::default(),
             held: Vec::new(),
@@ -142,9 +118,7 @@ impl<'a> Session<'a> {
             early: 0,
             early_input: Some(Vec::new()),
             early_until: None,
-            to_server: Backlog::default(),
             to_terminal: Backlog::default(),
-            to_output: Backlog::default(),
             resize_due: false,
             sent_size: None,
             next_look: None,
@@ -152,11 +126,7 @@ impl<'a> Session<'a> {
             first_bytes: Vec::new(),
             last_bytes: Vec::new(),
             withheld: None,
-            line_position: LinePosition::default(),
             ended: None,
-            server_ended: false,
-            peer: Peer::default(),
-            next_ping: None,
             detachable: Detachable::default(),
             reconnect: Reconnect::default(),
             buffer: vec![0; BUFFER],
@@ -174,18 +144,13 @@ impl<'a> Session<'a> {
         self.send_size();
     }
 
-    pub(super) fn output_ended(&self) -> End {
-        let why = self.failure.reason().map(|why| format!("standard output: {why}"));
-        why.map_or(End::OutputClosed, End::OutputFailed)
-    }
-
     /// The terminal's size may be another one.
     pub(super) fn size_changed(&mut self) {
         self.resize_due = self.config.protocol == Protocol::Uwsgi;
     }
 
     pub(super) fn send_size(&mut self) {
-        let nobody_hears = self.server_ended && self.handover.terminal().is_none();
+        let nobody_hears = self.connection.has_ended && self.handover.terminal().is_none();
         if !self.resize_due || self.handover.is_accepted() || nobody_hears || self.config.read_only
         {
             return;
@@ -203,14 +168,7 @@ impl<'a> Session<'a> {
     pub(super) fn set_size(&mut self, size: Size) {
         match self.handover.terminal() {
             Some(ours) => ours.resize(size),
-            None => self.send_packet(&proto::encode_rows_and_cols(size.rows, size.cols)),
-        }
-    }
-
-    /// Sends a packet beside the input.
-    pub(super) fn send_packet(&mut self, packet: &[u8]) {
-        if !self.server_ended {
-            self.to_server.push(packet);
+            None => self.connection.send(&proto::encode_rows_and_cols(size.rows, size.cols)),
         }
     }
 
@@ -238,21 +196,15 @@ impl<'a> Session<'a> {
 
     /// Whether anybody is there who takes input.
     pub(super) fn is_alive(&self) -> bool {
-        self.ended.is_none() && (!self.server_ended || self.handover.terminal().is_some())
+        self.ended.is_none() && (!self.connection.has_ended || self.handover.terminal().is_some())
     }
 
     /// Writes output, or keeps what is not taken.
     pub(super) fn show(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
+        if !bytes.is_empty() {
+            // Where nobody takes it, the next flush says so.
+            let _ = self.output.write(bytes);
         }
-        self.line_position.record(bytes);
-        let taken = match self.to_output.is_empty() {
-            true => self.output.write_recording_failure(bytes, &self.failure).taken(),
-            false => Some(0),
-        };
-        // Where nobody takes it, the next flush says so.
-        self.to_output.push(&bytes[taken.unwrap_or(0)..]);
     }
 
     /// Says something beside the output, on a line of its own.
@@ -261,7 +213,7 @@ impl<'a> Session<'a> {
         match self.terminal {
             Some(_) => stdio::say_raw(&format!("{name} {text}")),
             None => {
-                if stdio::is_same_file() && self.line_position.is_mid_line(true) {
+                if stdio::is_same_file() && self.output.is_mid_line(true) {
                     stdio::end_line();
                 }
                 stdio::say(&format!("{name} {text}"));
@@ -272,26 +224,10 @@ impl<'a> Session<'a> {
     /// Shows something although nobody waits for our output any more.
     pub(super) fn show_and_flush(&mut self, bytes: &[u8]) {
         self.show(bytes);
-        let (output, failure) = (&self.output, &self.failure);
-        let write = |bytes: &[u8]| output.write_recording_failure(bytes, failure).taken();
-        flush_with_timeout(&mut self.to_output, output, write);
+        self.output.flush_with_timeout();
     }
 
     pub(super) fn attach_argument(&self) -> Option<String> {
         self.reconnect.key.as_ref().map(SessionKey::attach_argument)
-    }
-}
-
-/// Has the last that waits for somebody taken, if he takes it soon.
-pub fn flush_with_timeout(
-    backlog: &mut Backlog,
-    to: &impl AsFd,
-    mut write: impl FnMut(&[u8]) -> Option<usize>,
-) {
-    let end = Instant::now() + FLUSH_TIMEOUT;
-    while !backlog.is_empty() && Instant::now() < end && backlog.flush(&mut write) {
-        let mut polled = PollSet::default();
-        polled.add(to.as_fd(), false, true);
-        polled.wait(Some(end.saturating_duration_since(Instant::now())));
     }
 }

@@ -20,7 +20,7 @@ fn left(pieces: &[&[u8]], capacity: usize) -> DetachedOutput {
     let area: &[u8; NOTES_LENGTH] = area.as_slice().try_into().unwrap();
     let checkpoint = Checkpoint::oldest(area, capacity, output.len() as u64).unwrap();
     let output = output[checkpoint.from as usize..].to_vec();
-    DetachedOutput { checkpoint, output }
+    (checkpoint, output)
 }
 
 fn emulator((rows, cols): Dimensions, scrollback: usize) -> vt100::Parser {

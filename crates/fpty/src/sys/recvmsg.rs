@@ -46,7 +46,7 @@ pub(super) fn receive(
     buffer: &mut [MaybeUninit<u8>],
 ) -> nix::Result<ReceivedMessage> {
     // What finds no number the kernel closes in our name.
-    let _hurried = super::may_lack_descriptors().then(ThreadTimer::new);
+    let _hurried = super::may_lack_descriptors().then(ThreadTimer::start);
     let mut control = ControlBuffer(MaybeUninit::uninit());
     let mut piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut message = MaybeUninit::<libc::msghdr>::zeroed();

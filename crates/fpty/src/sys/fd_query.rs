@@ -15,24 +15,18 @@ use super::Size;
 #[derive(Clone, Copy)]
 pub(super) enum Query {
     /// Bytes that were not read (FIONREAD).
-    Unread,
+    Unread = libc::FIONREAD as isize,
     /// Bytes that the peer has not taken (SIOCOUTQ, which is TIOCOUTQ).
-    Unsent,
+    Unsent = libc::TIOCOUTQ as isize,
     /// The number of a pseudo-terminal, asked of its master (TIOCGPTN).
-    PtyNumber,
+    PtyNumber = libc::TIOCGPTN as isize,
     /// A terminal's foreground process group (TIOCGPGRP).
-    ForegroundGroup,
+    ForegroundGroup = libc::TIOCGPGRP as isize,
 }
 
 /// Asks for a number.
 pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
-    let request = match which {
-        Query::Unread => libc::FIONREAD,
-        Query::Unsent => libc::TIOCOUTQ,
-        Query::PtyNumber => libc::TIOCGPTN,
-        Query::ForegroundGroup => libc::TIOCGPGRP,
-    };
-    let mut query: libc::c_int = 0;
+    let (request, mut query) = (which as libc::Ioctl, 0);
     // SAFETY: each of these requests writes one int.
     let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut query) };
     Ok(Errno::result(asked).map(|_| query)?)
@@ -42,18 +36,14 @@ pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
 #[derive(Clone, Copy)]
 pub(super) enum Switch {
     /// A terminal's slave cannot be opened (TIOCSPTLCK).
-    Lock,
+    Lock = libc::TIOCSPTLCK as isize,
     /// Each read of a terminal's master begins with a byte of its own (TIOCPKT).
-    Packets,
+    Packets = libc::TIOCPKT as isize,
 }
 
 /// Switches something on or off.
 pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
-    let request = match which {
-        Switch::Lock => libc::TIOCSPTLCK,
-        Switch::Packets => libc::TIOCPKT,
-    };
-    let on = libc::c_int::from(on);
+    let (request, on) = (which as libc::Ioctl, libc::c_int::from(on));
     // SAFETY: each of these requests reads one int.
     let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw const on) };
     Ok(Errno::result(told).map(drop)?)

@@ -67,23 +67,6 @@ unsafe extern "C" {
 /// Bytes of a child's stack, of which it uses a few hundred.
 const STACK: usize = 8 * 1024;
 
-/// A child's stack, in pages of its own: they are given back at once.
-struct Stack(Mapping);
-
-impl Stack {
-    fn new() -> Result<Self> {
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
-        Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
-            .map(Self)
-            .context("cannot start a process")
-    }
-
-    /// Where it begins: it grows down from its end.
-    fn top(&self) -> *mut libc::c_void {
-        self.0.at(STACK, 0).cast()
-    }
-}
-
 /// Rooms that are kept for later programs.
 const MAX_SPARE: usize = 2;
 
@@ -117,7 +100,8 @@ struct ChildSlot {
     envp: Vec<*const libc::c_char>,
     more: Vec<CString>,
     program: Option<Arc<Program>>,
-    stack: Stack,
+    /// The child's stack, in pages of its own: they are given back at once.
+    stack: Mapping,
     /// The child, until it is known whether it was executed.
     leader: Option<Pid>,
 }
@@ -126,6 +110,7 @@ impl ChildSlot {
     fn new() -> Result<Box<Self>> {
         // SAFETY: numbers and pointers, which may be zero; the child is given others.
         let slot = UnsafeCell::new(unsafe { std::mem::zeroed() });
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
         Ok(Box::new(Self {
             slot,
             paths: Vec::new(),
@@ -133,7 +118,8 @@ impl ChildSlot {
             envp: Vec::new(),
             more: Vec::new(),
             program: None,
-            stack: Stack::new()?,
+            stack: Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
+                .context("cannot start a process")?,
             leader: None,
         }))
     }
@@ -246,11 +232,12 @@ impl Spawner {
         let patience =
             if self.impatient_until.is_some_and(|until| now < until) { 0 } else { PATIENCE };
         let noted = self.noted.map_or(std::ptr::null_mut(), |word| word.as_ptr().cast());
+        let top = room.stack.at(STACK, 0).cast();
         // SAFETY: the room, in a box, with all strings that the plan points
         // to, is kept until the child has left our memory. The stack is the
         // child's alone until then, and grows down from its end. The word that
         // the kernel writes to is there for good, and is an atomic.
-        let pid = unsafe { forkpty_spawn(room.slot.get(), room.stack.top(), patience, noted) };
+        let pid = unsafe { forkpty_spawn(room.slot.get(), top, patience, noted) };
         let raised = self.raise(used);
         if patience > 0 {
             self.impatient_until = room.is_in_use().then(|| now + IMPATIENT);

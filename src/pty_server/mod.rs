@@ -153,7 +153,8 @@ fn original_input() -> Result<std::os::fd::OwnedFd> {
             raw.keep();
         }
     }
-    stdio::stdin_copy().context("cannot keep the original standard input")
+    // It stays when standard input becomes something else.
+    stdio::stdin().try_clone_to_owned().context("cannot keep the original standard input")
 }
 
 /// Starts a thread that no signal reaches: those are the worker's. A panic

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::{SFlag, fstat};
+use nix::{getsockopt_impl, sockopt_impl};
 
 use super::Size;
 
@@ -49,32 +50,10 @@ pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
     Ok(Errno::result(told).map(drop)?)
 }
 
-/// Asks for an option of a socket (socket(7)) that is an int.
-pub(super) fn option(socket: impl AsFd, name: libc::c_int) -> nix::Result<libc::c_int> {
-    let mut value: libc::c_int = -1;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: writes at most as many bytes as one int has.
-    let asked = unsafe {
-        let (socket, value) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
-        libc::getsockopt(socket, libc::SOL_SOCKET, name, value, &mut length)
-    };
-    Errno::result(asked).map(|_| value)
-}
-
-/// Sets such an option.
-pub(super) fn set_option(
-    socket: impl AsFd,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> nix::Result<()> {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: reads one int.
-    let set = unsafe {
-        let (socket, value) = (socket.as_fd().as_raw_fd(), (&raw const value).cast());
-        libc::setsockopt(socket, libc::SOL_SOCKET, name, value, length)
-    };
-    Errno::result(set).map(drop)
-}
+sockopt_impl!(
+    /// The domain of a socket: `AF_UNIX` (SO_DOMAIN, socket(7)).
+    Domain, GetOnly, libc::SOL_SOCKET, libc::SO_DOMAIN, i32
+);
 
 /// What kind of file it is; empty: nobody knows.
 pub(super) fn file_type(fd: impl AsFd) -> SFlag {
@@ -108,6 +87,12 @@ pub(super) fn poll_one(
         0 => Ok(PollFlags::empty()),
         _ => Ok(polled[0].revents().unwrap_or(events)),
     }
+}
+
+/// Whether a read finds something, or its end, or fails: of a terminal also what is on its
+/// way there, which the kernel brings first (n_tty_poll in drivers/tty/n_tty.c).
+pub(super) fn has_input(fd: impl AsFd) -> bool {
+    poll_one(fd, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
 /// What it has now; nothing also where it cannot be asked.

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, setsockopt, sockopt::PassCred};
+use nix::{setsockopt_impl, sockopt_impl};
 
 use super::child::Pid;
 use super::closer::{ReceivedFd, UNKNOWN_USER};
-use super::fd_query;
 use super::pidfd::PidFd;
 use super::recvmsg::{ReceivedMessage, as_uninit, receive};
 use super::socket::Stream;
@@ -52,9 +52,14 @@ impl Peer {
     }
 }
 
-/// `SO_PASSPIDFD` of linux/socket.h (Linux 6.5): the kernel sends a pidfd of the
-/// sender along, whatever PID namespace that is in.
+/// `SO_PASSPIDFD` of linux/socket.h.
 const SO_PASSPIDFD: libc::c_int = 76;
+
+sockopt_impl!(
+    /// Whether the kernel sends a pidfd of the sender along, whatever PID namespace that
+    /// is in (SO_PASSPIDFD, Linux 6.5).
+    PassPidfd, SetOnly, libc::SOL_SOCKET, SO_PASSPIDFD, bool
+);
 
 /// Descriptors that a stranger has sent: those that nobody takes are closed
 /// where nobody waits.
@@ -88,7 +93,7 @@ impl Stream {
     /// Has the kernel say who sends; see [`Stream::read_from`].
     pub(super) fn ask_for_sender(&self, on: bool) {
         let _ = setsockopt(self, PassCred, &on);
-        let _ = fd_query::set_option(self, SO_PASSPIDFD, on.into());
+        let _ = setsockopt(self, PassPidfd, &on);
     }
 
     /// Reads, and notes the sender once it is known; then stops asking.

@@ -7,10 +7,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::PollFlags;
 use nix::sys::stat::{Mode, SFlag};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use once_cell::sync::OnceCell;
 
 use super::fd_query::{self, Query, Switch};
@@ -90,17 +91,23 @@ fn initial_settings(terminal: &OwnedFd) -> Option<&'static libc::termios> {
     static SETTINGS: OnceCell<libc::termios> = OnceCell::new();
     SETTINGS
         .get_or_try_init(|| {
-            let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
-            // SAFETY: TCGETS writes the kernel's termios, with which the C
-            // library's begins; all zero is a valid one.
-            let mut settings = unsafe {
-                ioctl(libc::ioctl(terminal.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr()))?;
-                settings.assume_init()
-            };
+            let mut settings = settings_of(terminal)?;
             settings.c_iflag |= libc::IUTF8;
-            Ok::<_, io::Error>(settings)
+            Ok::<_, Errno>(settings)
         })
         .ok()
+}
+
+/// The settings of a terminal; asked of a master, those of its slave.
+fn settings_of(terminal: &OwnedFd) -> nix::Result<libc::termios> {
+    let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: TCGETS writes the kernel's termios, with which the C library's
+    // begins; all zero is a valid one.
+    unsafe {
+        let at = settings.as_mut_ptr();
+        Errno::result(libc::ioctl(terminal.as_raw_fd(), libc::TCGETS, at))?;
+        Ok(settings.assume_init())
+    }
 }
 
 fn open_master() -> Result<OwnedFd> {
@@ -109,9 +116,7 @@ fn open_master() -> Result<OwnedFd> {
     // A jail may have mounted a devpts of its own, without a /dev/ptmx.
     open("/dev/ptmx")
         .or_else(|errno| match errno {
-            nix::errno::Errno::ENOENT | nix::errno::Errno::EACCES => {
-                open("/dev/pts/ptmx").map_err(|_| errno)
-            }
+            Errno::ENOENT | Errno::EACCES => open("/dev/pts/ptmx").map_err(|_| errno),
             other => Err(other),
         })
         .context("cannot open a terminal (/dev/ptmx)")
@@ -138,7 +143,7 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
 fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
     let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    ioctl(fd)?;
+    let fd = Errno::result(fd)?;
     // SAFETY: it is new and ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -146,13 +151,6 @@ fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
 /// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
 fn path_of_slave(master: impl AsFd) -> io::Result<String> {
     Ok(format!("/dev/pts/{}", fd_query::query(master, Query::PtyNumber)?))
-}
-
-fn ioctl(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 impl Master {
@@ -285,7 +283,8 @@ impl Master {
         let size =
             libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
-        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &size) })
+        let set = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        Ok(Errno::result(set).map(drop)?)
     }
 
     /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group, as
@@ -297,7 +296,8 @@ impl Master {
     pub fn signal_foreground(&self, signal: i32) -> io::Result<()> {
         let _armed = self.arm();
         // SAFETY: TIOCSIG takes a number.
-        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSIG, signal) })
+        let sent = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSIG, signal) };
+        Ok(Errno::result(sent).map(drop)?)
     }
 
     /// The key that stands for SIGINT, SIGQUIT or SIGTSTP, as the program has
@@ -310,14 +310,7 @@ impl Master {
             libc::SIGTSTP => libc::VSUSP,
             _ => return None,
         };
-        let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: TCGETS, asked of a master, writes the kernel's termios of
-        // the slave, with which the C library's begins; all zero is a valid
-        // one.
-        let settings = unsafe {
-            ioctl(libc::ioctl(self.fd.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr())).ok()?;
-            settings.assume_init()
-        };
+        let settings = settings_of(&self.fd).ok()?;
         let byte = settings.c_cc[index];
         let flags = settings.c_lflag;
         (byte != libc::_POSIX_VDISABLE).then_some(SignalKey {
@@ -369,7 +362,7 @@ impl Master {
         let Ok(slave) = open_slave(&self.fd) else {
             return;
         };
-        if has_input(slave.as_fd()) {
+        if fd_query::has_input(&slave) {
             return;
         }
         let Ok(attributes) = nix::sys::termios::tcgetattr(&slave) else {
@@ -383,12 +376,6 @@ impl Master {
             let _ = self.write(&[character]);
         }
     }
-}
-
-/// Whether there is input that no program has read; the kernel first brings
-/// there what is on its way (n_tty_poll in drivers/tty/n_tty.c).
-fn has_input(slave: BorrowedFd<'_>) -> bool {
-    fd_query::poll_one(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
 impl AsFd for Master {
@@ -418,13 +405,11 @@ impl Slave {
         // it does, the process has a session and a terminal of its own.
         if nix::unistd::setsid().is_ok() {
             // SAFETY: TIOCSCTTY takes a number.
-            let _ = ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSCTTY, 0) });
+            let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSCTTY, 0) };
         }
-        for standard in 0..=2 {
-            // SAFETY: two descriptors; the three numbers are nobody's OwnedFd.
-            ioctl(unsafe { libc::dup2(self.0.as_raw_fd(), standard) })?;
-        }
-        Ok(())
+        dup2_stdin(&self.0)?;
+        dup2_stdout(&self.0)?;
+        Ok(dup2_stderr(&self.0)?)
     }
 
     /// Makes our process group the foreground one, after a job has ended, and
@@ -446,7 +431,7 @@ impl Slave {
     /// Whether there is input that no program has read: a whole line, where
     /// it is read by lines.
     pub fn has_input(&self) -> bool {
-        has_input(self.0.as_fd())
+        fd_query::has_input(self)
     }
 
     /// The slave's name (ttyname(3)), as far as this mount namespace knows it.

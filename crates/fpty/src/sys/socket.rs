@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, setsockopt, sockopt,
 };
 
 use super::fd_query::{self, Query};
@@ -25,12 +25,13 @@ use super::recvmsg::as_uninit;
 use super::{ReadOutcome, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
-use super::socket::fd_passing::{FdPassing, finish, has_passing_refused, passes_descriptors};
+use super::socket::fd_passing::{FdPassing, PassRights, finish, passes_descriptors};
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
 pub struct ListeningSocket {
     fd: BorrowedFd<'static>,
+    transport: Transport,
     /// Whether the kernel refuses descriptors for connections from here; those before
     /// that was set were accepted, too.
     refuses: Option<&'static AtomicBool>,
@@ -53,6 +54,15 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    fn of(socket: impl AsFd) -> Self {
+        match getsockopt(&socket, fd_query::Domain) {
+            Ok(libc::AF_UNIX) => Self::Unix,
+            _ => Self::Tcp,
+        }
+    }
+}
+
 /// Refuses descriptors for what is accepted there, where the kernel can
 /// (SO_PASSRIGHTS).
 pub(super) fn refuse_descriptors(listener: impl AsFd) {
@@ -72,9 +82,8 @@ impl ListeningSocket {
         // SAFETY: the caller says that the server keeps it open; if it is not
         // open at all, the next call says so.
         let listener = unsafe { BorrowedFd::borrow_raw(fd) };
-        match nix::sys::socket::getsockopt(&listener, sockopt::AcceptConn) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return Err(not()),
+        if getsockopt(&listener, sockopt::AcceptConn) != Ok(true) {
+            return Err(not());
         }
         let flags = fcntl(listener, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         flags
@@ -83,15 +92,12 @@ impl ListeningSocket {
         // There are dozens, for as long as the process lives.
         let refuses = passes_descriptors(listener, false)
             .then(|| &*Box::leak(Box::new(AtomicBool::new(false))));
-        Ok(Self { fd: listener, refuses })
+        Ok(Self { fd: listener, transport: Transport::of(listener), refuses })
     }
 
     /// What connections come over.
     pub fn transport(self) -> Transport {
-        match fd_query::option(self.fd, libc::SO_DOMAIN) {
-            Ok(libc::AF_UNIX) => Transport::Unix,
-            _ => Transport::Tcp,
-        }
+        self.transport
     }
 
     /// Keeps it from what this process executes.
@@ -105,37 +111,23 @@ impl ListeningSocket {
     /// # Errors
     /// Out of descriptors or memory.
     pub fn accept(self) -> io::Result<Option<(Stream, Transport)>> {
-        let mut storage = std::mem::MaybeUninit::<libc::sockaddr_storage>::zeroed();
-        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        // SAFETY: storage has room for every address, and length says so.
-        let fd = unsafe {
-            libc::accept4(
-                self.fd.as_raw_fd(),
-                storage.as_mut_ptr().cast(),
-                &mut length,
-                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            )
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = match nix::sys::socket::accept4(self.fd.as_raw_fd(), flags) {
+            Ok(fd) => fd,
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
+                return Err(errno.into());
+            }
+            Err(_) => return Ok(None),
         };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Err(error),
-                _ => Ok(None),
-            };
-        }
         super::note_descriptor(fd);
         // SAFETY: it is new and ours.
         let stream = Stream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        // SAFETY: zeroed, and filled by the kernel as far as it had to.
-        let family = unsafe { storage.assume_init() }.ss_family;
-        let transport =
-            if i32::from(family) == libc::AF_UNIX { Transport::Unix } else { Transport::Tcp };
-        match transport {
+        match self.transport {
             Transport::Tcp => stream.prepare_tcp(),
             Transport::Unix if self.refuses_for(&stream) => {}
             Transport::Unix => stream.may_bring_descriptors(),
         }
-        Ok(Some((stream, transport)))
+        Ok(Some((stream, self.transport)))
     }
 
     /// Whether nobody can have sent descriptors to a connection: it was made
@@ -144,7 +136,7 @@ impl ListeningSocket {
     fn refuses_for(self, stream: &Stream) -> bool {
         self.refuses.is_some_and(|all| {
             all.load(Ordering::Relaxed) || {
-                let refuses = has_passing_refused(stream.as_fd());
+                let refuses = getsockopt(stream, PassRights) == Ok(false);
                 all.store(refuses, Ordering::Relaxed);
                 refuses
             }
@@ -239,7 +231,7 @@ impl Stream {
 
     /// Whether it is a UNIX socket.
     pub fn is_unix(&self) -> bool {
-        fd_query::option(self, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
+        Transport::of(self) == Transport::Unix
     }
 
     /// How many bytes the peer has not taken: over TCP its kernel, on a UNIX

@@ -26,7 +26,8 @@ fn stdout() -> BorrowedFd<'static> {
     standard_fd(OUTPUT)
 }
 
-fn stderr() -> BorrowedFd<'static> {
+/// Standard error.
+pub fn stderr() -> BorrowedFd<'static> {
     standard_fd(ERROR)
 }
 
@@ -49,22 +50,6 @@ pub fn fill_closed() {
             }
         }
     }
-}
-
-/// A copy of standard input, which stays when that becomes something else.
-///
-/// # Errors
-/// It is closed.
-pub fn stdin_copy() -> io::Result<OwnedFd> {
-    stdin().try_clone_to_owned()
-}
-
-/// A copy of standard error.
-///
-/// # Errors
-/// It is closed, or there is no descriptor left.
-pub fn stderr_copy() -> io::Result<OwnedFd> {
-    stderr().try_clone_to_owned()
 }
 
 /// Writes a line to standard error, if anybody is there. (eprintln! panics
@@ -163,7 +148,7 @@ pub fn read_input(buffer: &mut [u8]) -> ReadOutcome {
     }
     let read = match own_terminal() {
         Some(terminal) => nix::unistd::read(terminal, buffer),
-        None if !has_input() => return ReadOutcome::WouldBlock,
+        None if !fd_query::has_input(stdin()) => return ReadOutcome::WouldBlock,
         None => nix::unistd::read(stdin(), buffer),
     };
     match read {
@@ -190,18 +175,12 @@ fn own_terminal() -> Option<&'static File> {
     OWN.get_or_init(open).as_ref()
 }
 
-/// Whether a read of standard input finds something, or its end.
-fn has_input() -> bool {
-    let found = fd_query::poll_one(stdin(), PollFlags::POLLIN, Duration::ZERO);
-    found != Ok(PollFlags::empty())
-}
-
 /// Whether the terminal on standard input is our controlling one: the keys
 /// that are signals reach us. Below su(1) or setsid(1) they reach others.
 pub fn is_controlling_terminal() -> bool {
-    // SAFETY: tcgetsid(3) looks a terminal up; it fails for another's.
-    let session = unsafe { libc::tcgetsid(0) };
-    session > 0 && nix::unistd::getsid(None).is_ok_and(|ours| ours.as_raw() == session)
+    // It fails for another's.
+    nix::sys::termios::tcgetsid(stdin())
+        .is_ok_and(|session| nix::unistd::getsid(None) == Ok(session))
 }
 
 /// Whether standard input is a terminal.

@@ -29,8 +29,9 @@
 //! | `process_handle.rs` | a process that is signalled, never another that has its number later |
 //! | `process_identity.rs` | a process id with a proof, stored for a later process |
 //! | `process_lock.rs` | a file lock that ends with its process (fcntl_locking(2)) |
+//! | `process_search.rs` | processes found among all: members of groups, holders of terminals |
 //! | `process_session.rs` | POSIX sessions: their leaders, and killing all members (setsid(2)) |
-//! | `procfs.rs` | /proc: whose PID namespace it shows, fields of stat (proc(5)) |
+//! | `procfs.rs` | /proc: whose PID namespace it shows, fields of stat, all processes (proc(5)) |
 //! | `pty.rs` | pseudo-terminals: master and slave (pty(7), ioctl_tty(2)) |
 //! | `pty/untrusted.rs` | a master that others have copies of: calls on it never block |
 //! | `recvmsg.rs` | recvmsg(2) with descriptors, credentials and pidfd |
@@ -46,7 +47,6 @@
 //! | `stdio_pass.rs` | standard descriptors passed to a program elsewhere, and pipes for the others |
 //! | `termios.rs` | raw mode of the person's terminal (termios(3)) |
 //! | `tick.rs` | the processor's tick, kept running during a quick exchange |
-//! | `tty_holders.rs` | processes that have a terminal open, found in /proc and signalled |
 //! | `tty_waiters.rs` | whether a process waits for a terminal's input, found in /proc |
 
 pub mod accounts;
@@ -79,6 +79,7 @@ pub mod process_handle;
 pub mod process_identity;
 #[cfg(feature = "server")]
 pub mod process_lock;
+pub mod process_search;
 pub mod process_session;
 pub mod procfs;
 pub mod pty;
@@ -96,7 +97,6 @@ pub mod stdio;
 pub mod stdio_pass;
 pub mod termios;
 pub mod tick;
-pub mod tty_holders;
 #[cfg(feature = "server")]
 pub mod tty_waiters;
 

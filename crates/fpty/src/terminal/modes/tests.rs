@@ -21,7 +21,7 @@ fn told(tell: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn a_terminal_that_nobody_told_anything_is_told_nothing() {
     let modes = of(b"plain text\r\n\x1b[1;31mred\x1b[0m \x1b[5;6H\x1b[2J\x1b]7;file://h/d\x07");
-    assert_eq!(modes.private, DEFAULT_PRIVATE);
+    assert_eq!(modes.private, PrivateModes::default());
     assert_eq!(told(|out| modes.reset(out)), "");
     assert_eq!(told(|out| modes.restore(out)), "");
     assert_eq!(told(|out| modes.restore_unemulated(out)), "");
@@ -193,7 +193,7 @@ fn by_emulator(output: &[u8]) -> Modes {
 fn comparable(mut modes: Modes) -> Modes {
     // In the parser no field means anything between two sequences.
     modes.parser = Parser::default();
-    modes.private_saved = DEFAULT_PRIVATE;
+    modes.private_saved = PrivateModes::default();
     modes.saved = [SavedCursor::default(); 2];
     modes.da1_requested = false;
     modes.link = false;

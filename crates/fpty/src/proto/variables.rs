@@ -102,16 +102,11 @@ impl Variables {
         self.pairs.iter().rfind(|(other, _)| other == name).map(|(_, value)| value.as_slice())
     }
 
-    /// Whether some were too many or too long, and left out.
-    fn is_truncated(&self) -> bool {
-        self.truncated
-    }
-
-    /// What the client is told then.
+    /// What the client is told where some were too many or too long, and left out.
     pub fn truncation_notice(&self) -> Option<String> {
         let line =
             || format!("some variables were left out: at most {MAX_COUNT}, and {MAX_BYTES} bytes");
-        self.is_truncated().then(line)
+        self.truncated.then(line)
     }
 
     fn is_full(&self) -> bool {
@@ -180,7 +175,7 @@ mod tests {
             rest = after;
         }
         assert_eq!(variables.iter().count(), MAX_COUNT);
-        assert!(variables.is_truncated());
+        assert!(variables.truncated);
         let mut long = Variables::default();
         let mut packets = Vec::new();
         encode([(b"A".as_slice(), [b'x'; 60_000].as_slice())], &mut packets);

@@ -78,15 +78,6 @@ impl ReceivedFds {
             descriptors.into_iter().map(|fd| ReceivedFd::new(fd, UNKNOWN_USER)).collect();
         Self { descriptors, truncated: false }
     }
-
-    fn add(&mut self, received: &mut ReceivedMessage, user: impl FnOnce() -> u32) {
-        self.truncated |= received.truncated;
-        if !received.descriptors.is_empty() {
-            let user = user();
-            let new = received.descriptors.drain(..).map(|fd| ReceivedFd::new(fd, user));
-            self.descriptors.extend(new);
-        }
-    }
 }
 
 impl Stream {
@@ -127,30 +118,33 @@ impl Stream {
         passed: &mut ReceivedFds,
         peer: &mut Peer,
     ) -> ReadOutcome {
-        let received = self.receive_from(as_uninit(buffer), peer);
-        let read = received.map(|mut received| {
-            passed.add(&mut received, || self.user());
+        let read = self.receive_with_descriptors(as_uninit(buffer), passed).map(|received| {
+            if peer.sender.is_none() {
+                let number = received.sender.and_then(|(pid, _)| Pid::new(pid));
+                peer.sender = match received.pidfd {
+                    Some(pidfd) => Some(PidFd::reopened(number.unwrap_or(Pid::UNKNOWN), pidfd)),
+                    None => number.and_then(PidFd::open),
+                };
+                if peer.sender.is_some() {
+                    self.ask_for_sender(false);
+                }
+            }
             received.count
         });
         super::read_outcome(peer.note(read))
     }
 
-    fn receive_from(
+    fn receive_with_descriptors(
         &self,
         buffer: &mut [MaybeUninit<u8>],
-        peer: &mut Peer,
+        passed: &mut ReceivedFds,
     ) -> nix::Result<ReceivedMessage> {
         let mut received = receive(self.as_fd(), buffer)?;
-        if peer.sender.is_none() {
-            let number = received.sender.and_then(|(pid, _)| Pid::new(pid));
-            peer.sender = match (number, received.pidfd.take()) {
-                (Some(pid), Some(pidfd)) => Some(PidFd::reopened(pid, pidfd)),
-                (None, Some(pidfd)) => Some(PidFd::reopened(Pid::UNKNOWN, pidfd)),
-                (number, None) => number.and_then(PidFd::open),
-            };
-            if peer.sender.is_some() {
-                self.ask_for_sender(false);
-            }
+        passed.truncated |= received.truncated;
+        if !received.descriptors.is_empty() {
+            let user = self.user();
+            let new = received.descriptors.drain(..).map(|fd| ReceivedFd::new(fd, user));
+            passed.descriptors.extend(new);
         }
         Ok(received)
     }
@@ -163,13 +157,10 @@ impl Stream {
         passed: &mut ReceivedFds,
     ) -> ReadOutcome {
         buffer.clear();
-        let received = receive(self.as_fd(), buffer.spare_capacity_mut());
-        if let Ok(received) = &received {
+        let received = self.receive_with_descriptors(buffer.spare_capacity_mut(), passed);
+        super::read_outcome(received.map(|received| {
             // SAFETY: so many were just written.
             unsafe { buffer.set_len(received.count) };
-        }
-        super::read_outcome(received.map(|mut received| {
-            passed.add(&mut received, || self.user());
             received.count
         }))
     }

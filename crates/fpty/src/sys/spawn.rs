@@ -7,12 +7,13 @@ use std::cell::UnsafeCell;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
+use nix::fcntl::OFlag;
 use nix::sys::mman::MapFlags;
 
 use super::memfd::{Mapping, READ_WRITE};
@@ -31,9 +32,7 @@ struct Plan {
     streams: [libc::c_int; 3],
     highest: libc::c_int,
     has_terminal: libc::c_int,
-    own_session: libc::c_int,
-    death_signal: libc::c_int,
-    restore_nofile: libc::c_int,
+    is_job: libc::c_int,
     nofile: libc::c_ulong,
     not_default: libc::c_ulong,
     folder: *const libc::c_char,
@@ -157,7 +156,7 @@ pub struct Spawner {
     /// Low numbers are kept for the streams of the next program: a child
     /// copies the descriptors up to them, and not those of all sessions.
     low: [OwnedFd; 3],
-    nothing: File,
+    nothing: OwnedFd,
     impatient_until: Option<Instant>,
     noted: Option<&'static AtomicU64>,
 }
@@ -169,16 +168,9 @@ impl Spawner {
     /// There are none.
     pub fn new() -> Result<Self> {
         let nothing = File::options().read(true).write(true).open("/dev/null");
-        let nothing = nothing.context("cannot open /dev/null")?;
-        let one = || {
-            // SAFETY: fcntl(2) with two numbers.
-            let low = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
-            if low < 0 {
-                return Err(io::Error::last_os_error()).context("cannot keep a descriptor");
-            }
-            // SAFETY: new and ours.
-            Ok(unsafe { OwnedFd::from_raw_fd(low) })
-        };
+        let nothing: OwnedFd = nothing.context("cannot open /dev/null")?.into();
+        // Above the standard descriptors, as all that std opens or copies.
+        let one = || nothing.try_clone().context("cannot keep a descriptor");
         let low = [one()?, one()?, one()?];
         Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None, noted: None })
     }
@@ -215,9 +207,7 @@ impl Spawner {
             streams: numbers,
             highest: numbers.into_iter().max().unwrap_or(-1),
             has_terminal: (used == 1).into(),
-            own_session: (!program.job).into(),
-            death_signal: if program.job { libc::SIGHUP } else { 0 },
-            restore_nofile: program.nofile.is_some().into(),
+            is_job: program.job.into(),
             nofile: program.nofile.map_or(0, |limit| limit.before),
             not_default: program.not_default,
             folder: program.folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()),
@@ -287,25 +277,23 @@ impl Spawner {
 
     /// Puts copies of a program's streams under low numbers: which, and how
     /// many of these.
-    fn lower(&self, streams: Streams<'_>) -> Result<([libc::c_int; 3], usize)> {
-        let low = [0, 1, 2].map(|at: usize| self.low[at].as_raw_fd());
+    fn lower(&mut self, streams: Streams<'_>) -> Result<([libc::c_int; 3], usize)> {
+        let low = self.low.each_ref().map(AsRawFd::as_raw_fd);
         match streams {
             Streams::Terminal(slave) => {
-                put(slave.as_raw(), low[0])?;
+                put(slave, &mut self.low[0])?;
                 Ok(([low[0]; 3], 1))
             }
             Streams::Apart(streams) => {
-                for (stream, low) in streams.iter().zip(low) {
-                    put(stream.as_raw_fd(), low)?;
-                }
+                streams.iter().zip(&mut self.low).try_for_each(|(it, low)| put(it, low))?;
                 Ok((low, 3))
             }
         }
     }
 
     /// Takes the copies back.
-    fn raise(&self, used: usize) -> Result<()> {
-        self.low[..used].iter().try_for_each(|low| put(self.nothing.as_raw_fd(), low.as_raw_fd()))
+    fn raise(&mut self, used: usize) -> Result<()> {
+        self.low[..used].iter_mut().try_for_each(|low| put(&self.nothing, low))
     }
 
     /// Whether a program has been executed, and is neither about to be nor
@@ -352,12 +340,8 @@ impl Drop for Spawner {
 }
 
 /// Puts a copy of a descriptor under a number that is kept for it.
-fn put(fd: libc::c_int, low: libc::c_int) -> Result<()> {
-    // SAFETY: dup3(2) with two numbers; the second one stays ours.
-    if unsafe { libc::dup3(fd, low, libc::O_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error()).context("cannot pass the streams on");
-    }
-    Ok(())
+fn put(fd: impl AsFd, low: &mut OwnedFd) -> Result<()> {
+    nix::unistd::dup3(fd, low, OFlag::O_CLOEXEC).context("cannot pass the streams on")
 }
 
 /// Fills an array for execve(2), in the memory that it has: what is allocated

@@ -95,12 +95,13 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
     for listener in listeners {
         log(&format!("pty server {} enabled on {}", listener.name, slave.name()));
     }
-    let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
+    let log = config.log.then(|| Output::of(stdio::stdout()));
+    let log = log.transpose().context("cannot keep the log")?;
     let terminal = SharedTerminal::new(
         listeners.iter().map(Listener::of).collect(),
         Private::of(master),
         config.scrollback(),
-        Output::stderr().context("cannot keep the log")?,
+        Output::of(stdio::stderr()).context("cannot keep the log")?,
         log.map(|log| LogTee::new(log, server::log_packet_size())),
         config.input.then(original_input).transpose()?,
     );

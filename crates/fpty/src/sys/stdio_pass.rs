@@ -166,8 +166,7 @@ impl PassedStream {
     pub fn of(number: usize) -> Self {
         match fd_query::file_type(standard_fd(number)) {
             SFlag::S_IFIFO => {
-                let standard_fd = standard_fd(number).as_raw_fd();
-                open(standard_fd, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
+                reopen(standard_fd(number), OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
             }
             SFlag::S_IFSOCK => Self::Socket,
             _ => Self::Other,
@@ -180,7 +179,7 @@ impl PassedStream {
             return None;
         };
         // Open for a moment: whoever reads it notices nothing of that.
-        match open(pipe.as_raw_fd(), OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
+        match reopen(pipe, OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
             // A named one says so at once.
             Err(Errno::ENXIO) => Some(true),
             Err(_) => None,
@@ -190,8 +189,8 @@ impl PassedStream {
 }
 
 /// Opens what a descriptor of ours stands for once more.
-fn open(number: i32, flags: OFlag) -> nix::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{number}");
+pub(super) fn reopen(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
 }
 
@@ -213,7 +212,7 @@ mod tests {
     #[test]
     fn a_pipe_that_was_given_away_is_not_held_open() {
         let (reads, writes) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        let path = open(writes.as_raw_fd(), OFlag::O_PATH).expect("/proc");
+        let path = reopen(&writes, OFlag::O_PATH).expect("/proc");
         let away = PassedStream::Pipe(path);
         assert_eq!(away.has_no_reader(), Some(false));
         drop(writes);

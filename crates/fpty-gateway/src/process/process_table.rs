@@ -174,7 +174,7 @@ impl ProcessTable {
             // unless we are the first process of a PID namespace, whose orphans
             // are ours to reap.
             let may_be_one = self.is_init || !self.running.is_empty();
-            let Some((pid, exit)) = may_be_one.then(child::reap_any).flatten() else {
+            let Some((pid, exit)) = may_be_one.then(|| child::reap_ended(None)).flatten() else {
                 return;
             };
             reaped += usize::from(self.reaped(cx, pid, exit));
@@ -184,7 +184,7 @@ impl ProcessTable {
 
     /// Reaps a program, if it has ended.
     pub fn reap_one(&mut self, cx: &mut Context, program: Pid) {
-        if let Some((pid, exit)) = child::reap_one(program) {
+        if let Some((pid, exit)) = child::reap_ended(Some(program)) {
             self.reaped(cx, pid, exit);
         }
     }

@@ -53,31 +53,23 @@ impl Stream {
     pub fn peer_groups(&self) -> Vec<u32> {
         /// `SO_PEERGROUPS` of asm-generic/socket.h.
         const SO_PEERGROUPS: libc::c_int = 59;
-        let mut groups: Vec<libc::gid_t> = vec![0; 64];
-        for _ in 0..2 {
-            let room = groups.len() * size_of::<libc::gid_t>();
-            let mut length = room as libc::socklen_t;
-            // SAFETY: writes at most so many bytes there, and how many it has.
-            let told = unsafe {
-                libc::getsockopt(
-                    self.as_fd().as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    SO_PEERGROUPS,
-                    groups.as_mut_ptr().cast(),
-                    &mut length,
-                )
-            };
-            let count = length as usize / size_of::<libc::gid_t>();
-            if told == 0 {
-                groups.truncate(count);
-                return groups;
-            }
-            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) {
-                break;
-            }
-            groups.resize(count.min(65_536), 0);
-        }
-        Vec::new()
+        /// As many as a process can have (credentials(7)).
+        const NGROUPS_MAX: usize = 65_536;
+        let mut groups: Vec<libc::gid_t> = vec![0; NGROUPS_MAX];
+        let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: writes at most so many bytes there, and how many it has.
+        let told = unsafe {
+            libc::getsockopt(
+                self.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        let count = if told == 0 { length as usize / size_of::<libc::gid_t>() } else { 0 };
+        groups.truncate(count);
+        groups
     }
 
     /// The address of the other end; `None` of a UNIX socket. One of IPv4 is

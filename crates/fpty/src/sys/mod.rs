@@ -56,11 +56,9 @@ pub mod child;
 pub mod clock;
 pub mod closer;
 pub mod cpu_affinity;
-#[cfg(feature = "server")]
 pub(crate) mod credentialed_messages;
 pub mod credentials;
 pub mod daemonize;
-#[cfg(feature = "server")]
 pub mod dir;
 pub mod environment;
 pub(crate) mod fd_query;
@@ -72,12 +70,10 @@ pub mod peer_process;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
-#[cfg(feature = "server")]
 pub mod private_fd;
 pub mod proc_net_tcp;
 pub mod process_handle;
 pub mod process_identity;
-#[cfg(feature = "server")]
 pub mod process_lock;
 pub mod process_search;
 pub mod process_session;
@@ -85,9 +81,7 @@ pub mod procfs;
 pub mod pty;
 pub(crate) mod recvmsg;
 pub mod ring;
-#[cfg(feature = "server")]
 pub mod shm;
-#[cfg(feature = "server")]
 pub mod shm_queue;
 pub mod signal;
 pub mod socket;
@@ -97,7 +91,6 @@ pub mod stdio;
 pub mod stdio_pass;
 pub mod termios;
 pub mod tick;
-#[cfg(feature = "server")]
 pub mod tty_waiters;
 
 use std::io;
@@ -291,8 +284,6 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
 /// Whether this process would give its programs the group root without being
 /// root itself: a server that was told a uid and no gid.
 pub fn keeps_root_group() -> bool {
-    !nix::unistd::geteuid().is_root()
-        && (nix::unistd::getegid().as_raw() == 0
-            || nix::unistd::getgroups()
-                .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == 0)))
+    let has_root_group = || accounts::own_gid() == 0 || accounts::own_groups().contains(&0);
+    accounts::own_uid() != 0 && has_root_group()
 }

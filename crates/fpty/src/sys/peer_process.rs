@@ -105,9 +105,7 @@ impl Stream {
 
     /// Writes, and never raises SIGPIPE; notes a failure.
     pub fn write_to(&self, bytes: &[u8], peer: &mut Peer) -> WriteOutcome {
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        let sent = nix::sys::socket::send(self.as_fd().as_raw_fd(), bytes, flags);
-        super::write_outcome(peer.note(sent))
+        super::write_outcome(peer.note(self.send(bytes, MsgFlags::empty())))
     }
 
     /// Reads as [`Stream::read_from`] does, with the descriptors that come along

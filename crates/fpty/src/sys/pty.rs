@@ -384,14 +384,6 @@ impl AsFd for Master {
     }
 }
 
-#[cfg(feature = "server")]
-impl Slave {
-    /// For spawn.c, which gives it to the program.
-    pub(super) fn as_raw(&self) -> libc::c_int {
-        self.0.as_raw_fd()
-    }
-}
-
 impl Slave {
     /// Makes it the standard input, output and error of this process and,
     /// where the process can begin a session, its controlling terminal

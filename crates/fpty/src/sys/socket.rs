@@ -205,11 +205,13 @@ impl Stream {
 
     /// Writes, and never raises SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
-        super::write_outcome(nix::sys::socket::send(
-            self.fd.as_raw_fd(),
-            bytes,
-            MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-        ))
+        super::write_outcome(self.send(bytes, MsgFlags::empty()))
+    }
+
+    /// send(2), which neither waits nor raises SIGPIPE.
+    pub(super) fn send(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
+        let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags)
     }
 
     /// Writes the beginning of something whose rest follows at once (MSG_MORE,
@@ -218,10 +220,7 @@ impl Stream {
         if bytes.is_empty() {
             return 0;
         }
-        let flags = MsgFlags::MSG_NOSIGNAL
-            | MsgFlags::MSG_DONTWAIT
-            | MsgFlags::from_bits_retain(libc::MSG_MORE);
-        nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags).unwrap_or(0)
+        self.send(bytes, MsgFlags::from_bits_retain(libc::MSG_MORE)).unwrap_or(0)
     }
 
     /// Whether the other end was closed.
@@ -395,16 +394,10 @@ fn connect_tcp(address: &OsStr, timeout: Duration) -> Result<OwnedFd> {
     let failed = || format!("cannot connect to {}", Path::new(address).display());
     // Names of hosts have nothing else.
     let text = address.to_str().ok_or_else(|| Error::new(format!("{}: not a host", failed())))?;
-    let local;
-    let full = match text.strip_prefix(':') {
-        Some(port) => {
-            local = format!("127.0.0.1:{port}");
-            &local
-        }
-        None => text,
-    };
-    let addresses =
-        full.to_socket_addrs().map_err(|error| Error::new(format!("{}: {error}", failed())))?;
+    let host = if text.starts_with(':') { "127.0.0.1" } else { "" };
+    let addresses = format!("{host}{text}")
+        .to_socket_addrs()
+        .map_err(|error| Error::new(format!("{}: {error}", failed())))?;
     let mut last = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
     for candidate in addresses {
         match TcpStream::connect_timeout(&candidate, timeout) {

@@ -33,7 +33,7 @@ use fpty::sys::environment;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
-use fpty::sys::spawn::{Program, Spawner, Started, Streams};
+use fpty::sys::spawn::{Program, Spawner, Started, Streams, Surroundings};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 use fpty_gateway::log::log;
@@ -131,8 +131,10 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
 /// signals are for it, not for the worker, and it is hung up at the worker's
 /// end.
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
+    let environment = environment::for_sessions();
+    let surroundings = Surroundings { environment, ..Surroundings::default() };
     let program = Program::through_shell(command, &server::shell())
-        .environment(environment::for_sessions())
+        .within(Arc::new(surroundings))
         .as_foreground_job();
     let program = Arc::new(program);
     let mut spawner = Spawner::new()?;

@@ -20,8 +20,8 @@ use super::memfd::{Mapping, READ_WRITE};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
-use super::spawn::program::same_name;
-pub use super::spawn::program::{Program, with_variables};
+use super::spawn::program::name;
+pub use super::spawn::program::{Program, ProgramUser, Surroundings, with_variables};
 
 /// The program to start, as spawn.c has it.
 #[repr(C)]
@@ -193,14 +193,16 @@ impl Spawner {
         let mut room = self.room()?;
         point_to(&program.paths, &mut room.paths);
         point_to(&program.argv, &mut room.argv);
-        let kept = program.envp.iter();
-        let kept = kept.filter(|pair| !more.iter().any(|new| same_name(pair, new)));
+        let Surroundings { environment, descriptor_limit, folder, user } = &*program.surroundings;
+        let kept = environment.iter();
+        let kept = kept.filter(|pair| !more.iter().any(|new| name(pair) == name(new)));
         point_to(kept.chain(&more), &mut room.envp);
         room.more = more;
         room.program = Some(Arc::clone(program));
         room.leader = None;
         let (numbers, used) = self.lower(streams)?;
-        let plan = Plan {
+        let raised_limit = descriptor_limit.filter(|limit| limit.before != limit.now);
+        room.slot.get_mut().plan = Plan {
             paths: room.paths.as_ptr(),
             argv: room.argv.as_ptr(),
             envp: room.envp.as_ptr(),
@@ -208,16 +210,15 @@ impl Spawner {
             highest: numbers.into_iter().max().unwrap_or(-1),
             has_terminal: (used == 1).into(),
             is_job: program.job.into(),
-            nofile: program.nofile.map_or(0, |limit| limit.before),
+            nofile: raised_limit.map_or(0, |limit| limit.before),
             not_default: program.not_default,
-            folder: program.folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()),
-            as_user: program.user.is_some().into(),
-            uid: program.user.as_ref().map_or(0, |user| user.uid),
-            gid: program.user.as_ref().map_or(0, |user| user.gid),
-            count: program.user.as_ref().map_or(0, |user| user.groups.len() as libc::c_ulong),
-            groups: program.user.as_ref().map_or(std::ptr::null(), |user| user.groups.as_ptr()),
+            folder: folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()),
+            as_user: user.is_some().into(),
+            uid: user.as_ref().map_or(0, |user| user.uid),
+            gid: user.as_ref().map_or(0, |user| user.gid),
+            count: user.as_ref().map_or(0, |user| user.groups.len() as libc::c_ulong),
+            groups: user.as_ref().map_or(std::ptr::null(), |user| user.groups.as_ptr()),
         };
-        room.slot.get_mut().plan = plan;
         let now = Instant::now();
         let patience =
             if self.impatient_until.is_some_and(|until| now < until) { 0 } else { PATIENCE };

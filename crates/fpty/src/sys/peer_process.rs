@@ -118,7 +118,7 @@ impl Stream {
     ) -> ReadOutcome {
         let read = self.receive_with_descriptors(as_uninit(buffer), passed).map(|received| {
             if peer.sender.is_none() {
-                let number = received.sender.and_then(|(pid, _)| Pid::new(pid));
+                let number = received.sender.and_then(|sender| Pid::new(sender.pid));
                 peer.sender = match received.pidfd {
                     Some(pidfd) => Some(PidFd::reopened(number.unwrap_or(Pid::UNKNOWN), pidfd)),
                     None => number.and_then(PidFd::open),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -16,6 +17,7 @@ use once_cell::sync::OnceCell;
 
 use super::fd_query::{self, Query, Switch};
 use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
+use super::termios::index_of;
 use super::{ReadOutcome, Size, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
@@ -123,8 +125,8 @@ fn open_master() -> Result<OwnedFd> {
 }
 
 fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let error = match peer_of(master, flags) {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let error = match peer_of(master, flags.bits()) {
         Ok(slave) => return Ok(slave),
         Err(error) => error,
     };
@@ -134,7 +136,6 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
         return Err(error).context("cannot open the slave of the new terminal");
     }
     let path = path_of_slave(master).context("cannot name the new terminal")?;
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     nix::fcntl::open(path.as_str(), flags, Mode::empty()).context(format!("cannot open {path}"))
 }
 
@@ -304,12 +305,7 @@ impl Master {
     /// set it (termios(3)); `None` where there is none.
     pub fn signal_key(&self, signal: i32) -> Option<SignalKey> {
         let _armed = self.arm();
-        let index = match signal {
-            libc::SIGINT => libc::VINTR,
-            libc::SIGQUIT => libc::VQUIT,
-            libc::SIGTSTP => libc::VSUSP,
-            _ => return None,
-        };
+        let index = index_of(Signal::try_from(signal).ok()?)?;
         let settings = settings_of(&self.fd).ok()?;
         let byte = settings.c_cc[index];
         let flags = settings.c_lflag;

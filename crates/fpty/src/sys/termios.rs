@@ -145,7 +145,7 @@ impl Drop for RawMode {
 }
 
 /// Where a terminal's settings have this signal's key.
-fn index_of(signal: Signal) -> Option<usize> {
+pub(super) fn index_of(signal: Signal) -> Option<usize> {
     match signal {
         Signal::SIGINT => Some(libc::VINTR),
         Signal::SIGQUIT => Some(libc::VQUIT),

@@ -6,8 +6,7 @@ mod control;
 #[path = "cli/session.rs"]
 mod session;
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
@@ -58,10 +57,11 @@ pub struct Arguments {
         value_hint = ValueHint::Other)]
     pub escape: Escape,
 
+    // A value is bytes, whatever they mean here; `None`: it has none here.
     /// Send a variable, where the server accepts it
-    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|typed| variable(&typed)),
+    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|typed| request::variable(&typed)),
         value_hint = ValueHint::Other)]
-    pub environment: Vec<Variable>,
+    pub environment: Vec<(OsString, Option<OsString>)>,
 
     /// Ctrl-C, Ctrl-\ and Ctrl-Z raise no signals here
     #[arg(long)]
@@ -87,17 +87,8 @@ pub struct Arguments {
 #[derive(Clone, Copy, Debug)]
 pub struct Escape(Option<u8>);
 
-/// A variable to send; `None`: it has no value here.
-#[derive(Clone, Debug)]
-pub struct Variable(OsString, Option<OsString>);
-
 fn escape(typed: &str) -> Result<Escape, &'static str> {
     client::escape::character(typed).map(Escape)
-}
-
-/// A value is bytes, whatever they mean here.
-fn variable(typed: &OsStr) -> Result<Variable, &'static str> {
-    request::variable(typed).map(|(name, value)| Variable(name, value))
 }
 
 impl Arguments {
@@ -137,7 +128,7 @@ impl Arguments {
             .session
             .resolve(address, &mut command, usual)
             .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
-        let set = |Variable(name, value)| Some((name, value?));
+        let set = |(name, value)| Some((name, value?));
         let exec_request =
             if self.ssh { ExecRequest::from_sshd() } else { ExecRequest::from_words(command) };
         let request_tty = match (self.tty, self.no_tty, self.ssh) {
@@ -150,7 +141,7 @@ impl Arguments {
             name: "fpty:",
             exec_request,
             request_tty,
-            address: OsStr::from_bytes(address.as_bytes()).to_owned(),
+            address,
             protocol: if self.raw { Protocol::Raw } else { Protocol::Uwsgi },
             isig: !self.no_isig,
             escape: self.escape.0,

@@ -79,9 +79,9 @@ pub enum ChildEnd {
 
 impl ChildEnd {
     /// The descriptor.
-    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            ChildEnd::Pipe(fd) => Some(fd.as_fd()),
+            ChildEnd::Pipe(fd) => fd.as_fd(),
             ChildEnd::Passed(fd) => fd.as_fd(),
         }
     }
@@ -93,9 +93,7 @@ impl StdioPlan {
     pub fn new(mut passed: [Option<ReceivedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
-            let can =
-                |fd: &ReceivedFd| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
-            fd.take_if(|fd| !can(fd));
+            fd.take_if(|fd| !can_be_reopened(fd.as_fd(), number, uid));
         }
         let child_end = |end: OwnedFd| {
             if let Some(user) = user {
@@ -144,11 +142,10 @@ pub fn passed(names: &[u8], received_fds: ReceivedFds) -> Result<[Option<Receive
         let (named, came) = (names.len(), received_fds.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
-    let may_be = |fd: &ReceivedFd, number| fd.as_fd().is_some_and(|fd| can_be_passed(fd, number));
     for (name, fd) in names.iter().zip(received_fds.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {
-            Some(place @ None) if may_be(&fd, number) => *place = Some(fd),
+            Some(place @ None) if can_be_passed(fd.as_fd(), number) => *place = Some(fd),
             Some(None) => {
                 return Err(Error::new(format!(
                     "descriptor {number} is no pipe, no connected stream socket and not /dev/null"

@@ -13,6 +13,7 @@
 //! socket waits, which a signal ends.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -67,38 +68,40 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// A descriptor that a stranger has sent: it is closed where nobody waits.
 #[derive(Debug)]
 pub struct ReceivedFd {
-    /// `None` once it was taken.
-    fd: Option<OwnedFd>,
+    /// Taken out at the end.
+    fd: ManuallyDrop<OwnedFd>,
     user: u32,
 }
 
 impl ReceivedFd {
     /// A descriptor that this user has sent.
     pub fn new(fd: OwnedFd, user: u32) -> Self {
-        Self { fd: Some(fd), user }
+        Self { fd: ManuallyDrop::new(fd), user }
     }
 
     /// Accepts the descriptor: it is what it should be, and its close does not block.
-    pub fn accept(mut self) -> Option<OwnedFd> {
-        self.fd.take()
+    pub fn accept(self) -> OwnedFd {
+        let mut accepted = ManuallyDrop::new(self);
+        // SAFETY: it is not used any more, nor dropped.
+        unsafe { ManuallyDrop::take(&mut accepted.fd) }
     }
 
     /// Whether it is a socket.
     pub fn is_socket(&self) -> bool {
-        self.fd.as_ref().is_some_and(|fd| fd_query::file_type(fd) == SFlag::S_IFSOCK)
+        fd_query::file_type(self) == SFlag::S_IFSOCK
     }
+}
 
-    /// The descriptor.
-    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().map(AsFd::as_fd)
+impl AsFd for ReceivedFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
 impl Drop for ReceivedFd {
     fn drop(&mut self) {
-        if let Some(fd) = self.fd.take() {
-            close(fd, self.user);
-        }
+        // SAFETY: it is not used after this.
+        close(unsafe { ManuallyDrop::take(&mut self.fd) }, self.user);
     }
 }
 

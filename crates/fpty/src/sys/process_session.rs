@@ -124,6 +124,7 @@ const MAX_HELD: usize = 16;
 /// All sessions at once, because members are found by looking at all
 /// processes, and a network that breaks leaves hundreds behind in the same
 /// moment; in steps, because that takes a while on a large machine.
+#[derive(Default)]
 pub struct SessionKiller {
     leaders: HashMap<Pid, SessionLeader>,
     /// The listing that is under way.
@@ -147,14 +148,7 @@ impl SessionKiller {
         for leader in leaders.values() {
             leader.signal(libc::SIGSTOP);
         }
-        Self {
-            leaders,
-            processes: None,
-            members: HashSet::new(),
-            held: Vec::new(),
-            before: 0,
-            listings: 0,
-        }
+        Self { leaders, ..Self::default() }
     }
 
     /// A leader was reaped: the number is no longer its own.

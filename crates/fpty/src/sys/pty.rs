@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag};
-use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
+use nix::sys::termios::{FlushArg, LocalFlags, SetArg, SpecialCharacterIndices, tcflush};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use once_cell::sync::OnceCell;
 
@@ -333,12 +333,8 @@ impl Master {
     /// the terminal, then what has arrived there.
     pub fn flush_input(&self) {
         let _armed = self.arm();
-        // SAFETY: TCFLSH takes a number.
-        let _ = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TCFLSH, libc::TCOFLUSH) };
-        if let Ok(slave) = open_slave(&self.fd) {
-            // SAFETY: as above.
-            let _ = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TCFLSH, libc::TCIFLUSH) };
-        }
+        let _ = tcflush(&self.fd, FlushArg::TCOFLUSH);
+        let _ = open_slave(&self.fd).map(|slave| tcflush(&slave, FlushArg::TCIFLUSH));
     }
 
     /// The foreground process group; `None` where the session is over: the

@@ -340,11 +340,6 @@ impl AsFd for Stream {
     }
 }
 
-/// Whether the address of the server's notation is one of TCP.
-fn is_tcp(address: &OsStr) -> bool {
-    address.as_bytes().contains(&b':')
-}
-
 /// Connects to an address as the server writes it: a path, `@name` or
 /// `\0name` (abstract), `host:port`, `:port`, `[::1]:port`.
 ///
@@ -352,19 +347,17 @@ fn is_tcp(address: &OsStr) -> bool {
 /// Says the address and why.
 pub fn connect(address: &OsStr, timeout: Duration) -> Result<(Stream, Transport)> {
     let failed = || format!("cannot connect to {}", Path::new(address).display());
-    let tcp = is_tcp(address);
-    let fd = match tcp {
-        true => connect_tcp(address, timeout)?,
-        false => connect_unix(address).context(failed())?,
+    let (fd, transport) = match address.as_bytes().contains(&b':') {
+        true => (connect_tcp(address, timeout)?, Transport::Tcp),
+        false => (connect_unix(address).context(failed())?, Transport::Unix),
     };
     fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(failed())?;
     let stream = Stream::from(fd);
-    if tcp {
-        stream.prepare_tcp();
-        return Ok((stream, Transport::Tcp));
+    match transport {
+        Transport::Tcp => stream.prepare_tcp(),
+        Transport::Unix => stream.may_bring_descriptors(),
     }
-    stream.may_bring_descriptors();
-    Ok((stream, Transport::Unix))
+    Ok((stream, transport))
 }
 
 fn connect_unix(address: &OsStr) -> io::Result<OwnedFd> {

@@ -226,10 +226,7 @@ pub struct WriteFailure(Cell<i32>);
 impl WriteFailure {
     /// The errno's text.
     pub fn reason(&self) -> Option<String> {
-        match self.0.get() {
-            0 => None,
-            errno => Some(crate::error::errno_text(errno)),
-        }
+        Some(self.0.get()).filter(|errno| *errno != 0).map(crate::error::errno_text)
     }
 
     /// Records the failure of a write to a file, where nothing is for want of a reader.

@@ -14,20 +14,22 @@ use super::Size;
 
 /// A number that the kernel writes as an int.
 #[derive(Clone, Copy)]
-pub(super) enum Query {
+pub(super) struct Query(libc::Ioctl);
+
+impl Query {
     /// Bytes that were not read (FIONREAD).
-    Unread = libc::FIONREAD as isize,
+    pub(super) const UNREAD: Self = Self(libc::FIONREAD);
     /// Bytes that the peer has not taken (SIOCOUTQ, which is TIOCOUTQ).
-    Unsent = libc::TIOCOUTQ as isize,
+    pub(super) const UNSENT: Self = Self(libc::TIOCOUTQ);
     /// The number of a pseudo-terminal, asked of its master (TIOCGPTN).
-    PtyNumber = libc::TIOCGPTN as isize,
+    pub(super) const PTY_NUMBER: Self = Self(libc::TIOCGPTN);
     /// A terminal's foreground process group (TIOCGPGRP).
-    ForegroundGroup = libc::TIOCGPGRP as isize,
+    pub(super) const FOREGROUND_GROUP: Self = Self(libc::TIOCGPGRP);
 }
 
 /// Asks for a number.
 pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
-    let (request, mut query) = (which as libc::Ioctl, 0);
+    let (request, mut query) = (which.0, 0);
     // SAFETY: each of these requests writes one int.
     let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut query) };
     Ok(Errno::result(asked).map(|_| query)?)
@@ -35,16 +37,18 @@ pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
 
 /// What is told in an int.
 #[derive(Clone, Copy)]
-pub(super) enum Switch {
+pub(super) struct Switch(libc::Ioctl);
+
+impl Switch {
     /// A terminal's slave cannot be opened (TIOCSPTLCK).
-    Lock = libc::TIOCSPTLCK as isize,
+    pub(super) const LOCK: Self = Self(libc::TIOCSPTLCK);
     /// Each read of a terminal's master begins with a byte of its own (TIOCPKT).
-    Packets = libc::TIOCPKT as isize,
+    pub(super) const PACKETS: Self = Self(libc::TIOCPKT);
 }
 
 /// Switches something on or off.
 pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
-    let (request, on) = (which as libc::Ioctl, libc::c_int::from(on));
+    let (request, on) = (which.0, libc::c_int::from(on));
     // SAFETY: each of these requests reads one int.
     let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw const on) };
     Ok(Errno::result(told).map(drop)?)

@@ -75,7 +75,7 @@ pub fn look_up_tty_group() {
 pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = open_master()?;
     // The slave starts locked (unlockpt(3)).
-    fd_query::switch(&master, Switch::Lock, false).context("cannot unlock the new terminal")?;
+    fd_query::switch(&master, Switch::LOCK, false).context("cannot unlock the new terminal")?;
     let slave = open_slave(&master)?;
     let master = Master::of(master, false);
     master.resize(size).context("cannot set the size of the new terminal")?;
@@ -151,7 +151,7 @@ fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
 
 /// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
 fn path_of_slave(master: impl AsFd) -> io::Result<String> {
-    Ok(format!("/dev/pts/{}", fd_query::query(master, Query::PtyNumber)?))
+    Ok(format!("/dev/pts/{}", fd_query::query(master, Query::PTY_NUMBER)?))
 }
 
 impl Master {
@@ -249,9 +249,9 @@ impl Master {
         // SAFETY: TIOCVHANGUP takes nothing.
         let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
         // Whoever has a copy may have locked it.
-        let _ = fd_query::switch(self, Switch::Lock, false);
+        let _ = fd_query::switch(self, Switch::LOCK, false);
         let slave = open_slave(&self.fd);
-        let _ = fd_query::switch(self, Switch::Lock, true);
+        let _ = fd_query::switch(self, Switch::LOCK, true);
         let _ = slave.as_ref().map(hang_up);
         hang_up(&self.fd)
     }
@@ -341,7 +341,7 @@ impl Master {
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
         let _armed = self.arm();
-        fd_query::query(self, Query::ForegroundGroup).ok().filter(|group| *group > 1)
+        fd_query::query(self, Query::FOREGROUND_GROUP).ok().filter(|group| *group > 1)
     }
 
     /// Lets the program's next read see the end of file, as the terminal's

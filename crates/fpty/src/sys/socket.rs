@@ -237,7 +237,7 @@ impl Stream {
     /// socket itself, and there with what the kernel needs for them (SIOCOUTQ,
     /// tcp(7), unix(7)).
     pub fn unsent_bytes(&self) -> usize {
-        fd_query::query(self, Query::Unsent).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+        fd_query::query(self, Query::UNSENT).map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
     /// Tells the peer that no more will come.
@@ -268,7 +268,7 @@ impl Stream {
 
     /// Whether there is something to read, before the end.
     pub fn has_unread(&self) -> bool {
-        fd_query::query(self, Query::Unread).is_ok_and(|count| count > 0)
+        fd_query::query(self, Query::UNREAD).is_ok_and(|count| count > 0)
     }
 
     /// Has a TCP peer that sends no more asked whether it is there every few

@@ -127,7 +127,7 @@ pub fn keep_stderr(others_write: bool) {
 }
 
 fn unread(pipe: BorrowedFd<'_>) -> usize {
-    fd_query::query(pipe, Query::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    fd_query::query(pipe, Query::UNREAD).map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
 /// Reads from a descriptor that was inherited.

@@ -153,7 +153,8 @@ impl PrivateModes {
 }
 
 /// The modes of a terminal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub struct Modes {
     parser: Parser,
     private: PrivateModes,

@@ -76,24 +76,6 @@ pub struct Parser {
     pub(crate) title: Vec<u8>,
 }
 
-impl PartialEq for Parser {
-    /// What a sequence has left that has ended makes no difference, nor the kind
-    /// of a string that is passed by.
-    fn eq(&self, other: &Self) -> bool {
-        let under_way = |parser: &Self| {
-            let (parameters, subparameters) = parser.parameters();
-            let numbers = (parser.count, parameters.to_vec(), subparameters);
-            let is_title = parser.osc == Osc::Title && parser.osc().is_some();
-            let title = is_title.then(|| parser.title.clone());
-            (parser.marker, parser.intermediate, numbers, title)
-        };
-        let is_ground = self.is_ground() || under_way(self) == under_way(other);
-        self.state_number() == other.state_number() && is_ground
-    }
-}
-
-impl Eq for Parser {}
-
 impl Parser {
     /// Takes output off the front of `bytes` up to the end of the next thing
     /// that counts; `None`: there is none.

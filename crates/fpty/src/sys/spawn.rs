@@ -169,7 +169,7 @@ impl Spawner {
     pub fn new() -> Result<Self> {
         let nothing = File::options().read(true).write(true).open("/dev/null");
         let nothing: OwnedFd = nothing.context("cannot open /dev/null")?.into();
-        // Above the standard descriptors, as all that std opens or copies.
+        // From 3 on, as all that std copies.
         let one = || nothing.try_clone().context("cannot keep a descriptor");
         let low = [one()?, one()?, one()?];
         Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None, noted: None })

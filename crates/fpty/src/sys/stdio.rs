@@ -174,9 +174,9 @@ fn own_terminal() -> Option<&'static OwnedFd> {
 /// Whether the terminal on standard input is our controlling one: the keys
 /// that are signals reach us. Below su(1) or setsid(1) they reach others.
 pub fn is_controlling_terminal() -> bool {
-    // It fails for another's.
+    // It fails for another's; 0 is a session outside of this PID namespace.
     nix::sys::termios::tcgetsid(stdin())
-        .is_ok_and(|session| nix::unistd::getsid(None) == Ok(session))
+        .is_ok_and(|session| session.as_raw() > 0 && nix::unistd::getsid(None) == Ok(session))
 }
 
 /// Whether standard input is a terminal.

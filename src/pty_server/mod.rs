@@ -32,7 +32,7 @@ use fpty::sys::environment;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
-use fpty::sys::spawn::{Program, Spawner, Started, Streams};
+use fpty::sys::spawn::{Program, Spawner, Started, Streams, Surroundings};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 use fpty_gateway::host::{Host, Socket};
@@ -93,12 +93,13 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
     for listener in listeners {
         log(&format!("pty server {} enabled on {}", listener.name, slave.name()));
     }
-    let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
+    let log = config.log.then(|| Output::of(stdio::stdout()));
+    let log = log.transpose().context("cannot keep the log")?;
     let terminal = SharedTerminal::new(
         listeners.iter().map(Listener::of).collect(),
         Private::of(master),
         config.scrollback(),
-        Output::stderr().context("cannot keep the log")?,
+        Output::of(stdio::stderr()).context("cannot keep the log")?,
         log.map(|log| LogTee::new(log, Uwsgi.log_packet_size())),
         config.input.then(original_input).transpose()?,
     );
@@ -128,8 +129,10 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
 /// signals are for it, not for the worker, and it is hung up at the worker's
 /// end.
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
+    let environment = environment::for_sessions();
+    let surroundings = Surroundings { environment, ..Surroundings::default() };
     let program = Program::through_shell(command, &Uwsgi.shell())
-        .environment(environment::for_sessions())
+        .within(Arc::new(surroundings))
         .as_foreground_job();
     let program = Arc::new(program);
     let mut spawner = Spawner::new()?;
@@ -151,7 +154,8 @@ fn original_input() -> Result<std::os::fd::OwnedFd> {
             raw.keep();
         }
     }
-    stdio::stdin_copy().context("cannot keep the original standard input")
+    // It stays when standard input becomes something else.
+    stdio::stdin().try_clone_to_owned().context("cannot keep the original standard input")
 }
 
 /// Starts a thread that no signal reaches: those are the worker's. A panic

@@ -250,7 +250,7 @@ impl Master {
                     return Ok(());
                 }
             }
-            while let Some((ended, _)) = child::reap_any() {
+            while let Some((ended, _)) = child::reap_ended(None) {
                 if let Some(ordinal) = self.gateways.iter().position(|gateway| *gateway == ended) {
                     self.gateways[ordinal] = self.fork(ordinal, RESPAWNED)?;
                 }

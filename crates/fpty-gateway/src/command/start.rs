@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::command_state::Command;
 use super::commands::{Commands, LiveCommand};
-use super::stdio::{CommandIo, StdioPlan, passed};
+use super::stdio::{ChildEnd, CommandIo, StdioPlan, passed};
 use crate::connection::client_hello::ClientHello;
 use crate::connection::handshake::ClientRequest;
 use crate::connection::listeners::Connection;
@@ -126,12 +126,7 @@ fn execute(
     }
     let plan = StdioPlan::new(passed, program.user())
         .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
-    let [input, output, error] = &plan.child_ends;
-    let (Some(input), Some(output), Some(error)) = (input.as_fd(), output.as_fd(), error.as_fd())
-    else {
-        return Err(refused(String::from("a stream is missing")));
-    };
-    let streams = Streams::Apart([input, output, error]);
+    let streams = Streams::Apart(plan.child_ends.each_ref().map(ChildEnd::as_fd));
     let pid = cx.spawn(processes, &program, streams, environment, LeaderKind::Command)?;
     fault_injection::point("command-spawned");
     Ok((pid, plan))

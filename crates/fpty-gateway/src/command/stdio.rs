@@ -12,16 +12,16 @@ use fpty::sys::closer::ReceivedFd;
 use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
-use fpty::sys::stdio_pass::{OutputPipe, StdinPipe, can_be_passed, can_be_reopened, chown_to};
+use fpty::sys::stdio_pass::{PipeEnd, can_be_passed, can_be_reopened, chown_to};
 
 /// Descriptors of a command, and its process.
 pub struct CommandIo {
     /// The client's connection.
     pub client: Stream,
     /// Standard input, where it is relayed and open.
-    pub input: Option<StdinPipe>,
+    pub input: Option<PipeEnd>,
     /// Standard output and error, where they are relayed and open.
-    pub outputs: [Option<OutputPipe>; 2],
+    pub outputs: [Option<PipeEnd>; 2],
     /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<Pid>,
     /// Pidfd of the process group's leader: it serves when the leader was reaped.
@@ -62,9 +62,9 @@ impl CommandEffects for CommandIo {
 /// Streams of a program that is about to be spawned.
 pub struct StdioPlan {
     /// The gateway's end of the input, where it is relayed.
-    pub our_input: Option<StdinPipe>,
+    pub our_input: Option<PipeEnd>,
     /// The gateway's ends of the outputs, where they are relayed.
-    pub our_outputs: [Option<OutputPipe>; 2],
+    pub our_outputs: [Option<PipeEnd>; 2],
     /// The program's ends.
     pub child_ends: [ChildEnd; 3],
 }
@@ -79,9 +79,9 @@ pub enum ChildEnd {
 
 impl ChildEnd {
     /// The descriptor.
-    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            ChildEnd::Pipe(fd) => Some(fd.as_fd()),
+            ChildEnd::Pipe(fd) => fd.as_fd(),
             ChildEnd::Passed(fd) => fd.as_fd(),
         }
     }
@@ -93,9 +93,7 @@ impl StdioPlan {
     pub fn new(mut passed: [Option<ReceivedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
-            let can =
-                |fd: &ReceivedFd| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
-            fd.take_if(|fd| !can(fd));
+            fd.take_if(|fd| !can_be_reopened(fd.as_fd(), number, uid));
         }
         let child_end = |end: OwnedFd| {
             if let Some(user) = user {
@@ -107,14 +105,14 @@ impl StdioPlan {
         let input = match passed[0].take() {
             Some(fd) => ChildEnd::Passed(fd),
             None => {
-                let (ours, end) = StdinPipe::pipe()?;
+                let (ours, end) = PipeEnd::for_input()?;
                 our_input = Some(ours);
                 child_end(end)
             }
         };
         let mut output = |number: usize| match passed[number].take() {
             Some(fd) => Ok(ChildEnd::Passed(fd)),
-            None => OutputPipe::pipe().map(|(ours, end)| {
+            None => PipeEnd::for_output().map(|(ours, end)| {
                 our_outputs[number - 1] = Some(ours);
                 child_end(end)
             }),
@@ -144,11 +142,10 @@ pub fn passed(names: &[u8], received_fds: ReceivedFds) -> Result<[Option<Receive
         let (named, came) = (names.len(), received_fds.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
-    let may_be = |fd: &ReceivedFd, number| fd.as_fd().is_some_and(|fd| can_be_passed(fd, number));
     for (name, fd) in names.iter().zip(received_fds.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {
-            Some(place @ None) if may_be(&fd, number) => *place = Some(fd),
+            Some(place @ None) if can_be_passed(fd.as_fd(), number) => *place = Some(fd),
             Some(None) => {
                 return Err(Error::new(format!(
                     "descriptor {number} is no pipe, no connected stream socket and not /dev/null"

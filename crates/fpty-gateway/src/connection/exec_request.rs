@@ -46,7 +46,7 @@ impl Context {
                 return Err(reject("this router does not know what it asks for"));
             }
         };
-        Ok(Arc::new(program.with_surroundings_of(&place.program)))
+        Ok(Arc::new(program.within(Arc::clone(place.program.surroundings()))))
     }
 }
 

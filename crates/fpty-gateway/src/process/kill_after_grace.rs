@@ -8,11 +8,11 @@ use crate::event_loop::timers::Timer;
 use crate::log::log;
 use fpty::sys::child::Pid;
 use fpty::sys::clock;
-use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
+use fpty::sys::foreground_group::ForegroundGroup;
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::process_search::HangUpSearch;
 use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
-use fpty::sys::tty_holders::TtyHolders;
 
 /// Processes that are looked at in one turn.
 const BATCH: usize = 64;
@@ -23,10 +23,8 @@ pub struct GraceKiller {
     /// Session leaders whose sessions are to be killed.
     leaders_to_kill: Vec<SessionLeader>,
     killer: Option<SessionKiller>,
-    /// Foreground groups whose members are hung up one by one.
-    hang_ups: ForegroundHangups,
-    /// Terminals whose holders are signalled one by one.
-    tty_holders: TtyHolders,
+    /// Members of foreground groups and holders of terminals, who are hung up one by one.
+    hang_ups: HangUpSearch,
     /// Terminals whose holders are killed at this time.
     terminals_in_grace: Vec<(Instant, Master)>,
     /// Programs that are not children of ours and were hung up.
@@ -39,8 +37,7 @@ impl GraceKiller {
         Self {
             leaders_to_kill: Vec::new(),
             killer: None,
-            hang_ups: ForegroundHangups::default(),
-            tty_holders: TtyHolders::default(),
+            hang_ups: HangUpSearch::default(),
             terminals_in_grace: Vec::new(),
             grace: orphaned,
         }
@@ -60,15 +57,13 @@ impl GraceKiller {
     /// One batch: kills sessions whose grace is over, hangs up members and holders.
     pub fn step(&mut self, cx: &mut Context) {
         self.hang_ups.step(BATCH);
-        self.tty_holders.step(BATCH);
         if self.killer.is_none() && !self.leaders_to_kill.is_empty() {
             self.killer = Some(SessionKiller::new(self.leaders_to_kill.drain(..)));
         }
         if self.killer.as_mut().is_some_and(|killer| killer.step(BATCH)) {
             self.killer = None;
         }
-        let has_more = !self.hang_ups.is_empty() || !self.tty_holders.is_empty();
-        if has_more || self.killer.is_some() || !self.leaders_to_kill.is_empty() {
+        if !self.hang_ups.is_empty() || self.killer.is_some() || !self.leaders_to_kill.is_empty() {
             cx.schedule(Duration::ZERO, Timer::Kill);
         }
     }
@@ -87,7 +82,7 @@ impl GraceKiller {
             if self.hang_ups.is_empty() {
                 cx.schedule(Duration::ZERO, Timer::Kill);
             }
-            self.hang_ups.add(later);
+            self.hang_ups.add_members(later);
         }
     }
 
@@ -106,7 +101,7 @@ impl GraceKiller {
             cx.schedule(grace, Timer::TtyHoldersGrace);
         }
         if let Ok(terminal) = terminal.try_clone() {
-            self.tty_holders.add(terminal, libc::SIGHUP);
+            self.hang_ups.add_holders(terminal, libc::SIGHUP);
         }
         cx.schedule(Duration::ZERO, Timer::Kill);
     }
@@ -118,7 +113,7 @@ impl GraceKiller {
         let (due, rest): (Vec<_>, Vec<_>) = terminals_in_grace.partition(|(at, _)| now >= *at);
         self.terminals_in_grace = rest;
         for (_, terminal) in due {
-            self.tty_holders.add(terminal, libc::SIGKILL);
+            self.hang_ups.add_holders(terminal, libc::SIGKILL);
         }
         cx.schedule(Duration::ZERO, Timer::Kill);
     }

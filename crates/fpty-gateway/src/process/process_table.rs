@@ -1,6 +1,7 @@
 //! The table of the sessions' programs: which run, which were hung up, and how they ended.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kill_after_grace::GraceKiller;
@@ -14,7 +15,7 @@ use crate::event_loop::timers::Timer;
 use crate::host::host;
 use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
-use fpty::sys::spawn::Program;
+use fpty::sys::spawn::{Program, ProgramUser, Surroundings};
 
 /// Delay of the search among many for ended programs that SIGCHLD did not name.
 const REAP_DELAY: Duration = Duration::from_millis(20);
@@ -32,15 +33,13 @@ pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
         environment = fpty::sys::spawn::with_variables(environment, &identity.environment);
     }
     environment = fpty::sys::spawn::with_variables(environment, &rules.environment);
-    let program = Program::from_command(&rules.command, &host().shell())
-        .environment(environment)
-        .descriptor_limit(limit)
-        .in_folder(rules.working_dir.clone());
     // Who is it already needs no right to become it.
-    match rules.identity.as_ref().filter(|identity| !identity.is_ours()) {
-        Some(identity) => program.as_user(identity.uid, identity.gid, &identity.groups),
-        None => program,
-    }
+    let identity = rules.identity.as_ref().filter(|identity| !identity.is_ours());
+    let user =
+        identity.map(|it| ProgramUser { uid: it.uid, gid: it.gid, groups: it.groups.clone() });
+    let folder = rules.working_dir.clone();
+    let surroundings = Surroundings { environment, descriptor_limit: limit, folder, user };
+    Program::from_command(&rules.command, &host().shell()).within(Arc::new(surroundings))
 }
 
 /// A program that was not reaped. There is one for each session, so it is small.
@@ -174,7 +173,7 @@ impl ProcessTable {
             // unless we are the first process of a PID namespace, whose orphans
             // are ours to reap.
             let may_be_one = self.is_init || !self.running.is_empty();
-            let Some((pid, exit)) = may_be_one.then(child::reap_any).flatten() else {
+            let Some((pid, exit)) = may_be_one.then(|| child::reap_ended(None)).flatten() else {
                 return;
             };
             reaped += usize::from(self.reaped(cx, pid, exit));
@@ -184,7 +183,7 @@ impl ProcessTable {
 
     /// Reaps a program, if it has ended.
     pub fn reap_one(&mut self, cx: &mut Context, program: Pid) {
-        if let Some((pid, exit)) = child::reap_one(program) {
+        if let Some((pid, exit)) = child::reap_ended(Some(program)) {
             self.reaped(cx, pid, exit);
         }
     }

@@ -143,7 +143,7 @@ impl HandedOverTerminal {
         for (name, fd) in names.iter().zip(received.descriptors) {
             // Nothing that is offered is one; closing it here might take long.
             let is_socket = fd.is_socket();
-            let Some(fd) = (!is_socket).then(|| fd.accept()).flatten() else {
+            let Some(fd) = (!is_socket).then(|| fd.accept()) else {
                 return Err(Error::new("the router offered something unknown"));
             };
             match *name {

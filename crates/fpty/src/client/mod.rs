@@ -120,7 +120,7 @@ fn attach(config: &ClientConfig, typed: &mut Vec<u8>) -> Result<End> {
     }
     // Before the terminal changes, so that nothing can end us in between.
     let signals = read_signals(config, &SIGNALS)?;
-    let output = Output::stdout().context("cannot write to standard output")?;
+    let output = Output::of(stdio::stdout()).context("cannot write to standard output")?;
     let terminal = match stdio::stdin_is_a_terminal() {
         true => {
             // The signals of keys reach the whole job, or somebody else's: a

@@ -150,41 +150,35 @@ impl RouterPacketDecoder {
 /// Appends the packets that carry `bytes` as input.
 pub fn encode_input(bytes: &[u8], packets: &mut Vec<u8>) {
     for payload in bytes.chunks(u16::MAX.into()) {
-        // A chunk is no longer than u16::MAX.
-        packets.extend_from_slice(&header(INPUT, payload.len() as u16));
-        packets.extend_from_slice(payload);
+        encode_packet(INPUT, payload, packets);
     }
 }
 
 /// A packet without a payload.
 pub fn encode_bare(kind: u8, value: u16) -> [u8; HEADER] {
-    header(kind, value)
+    let [low, high] = value.to_le_bytes();
+    [0, low, high, kind]
 }
 
 /// Appends one packet; of a payload that is longer than a packet's the rest
 /// is left out.
 pub fn encode_packet(kind: u8, payload: &[u8], packets: &mut Vec<u8>) {
     let payload = &payload[..payload.len().min(u16::MAX.into())];
-    packets.extend_from_slice(&header(kind, payload.len() as u16));
+    packets.extend_from_slice(&encode_bare(kind, payload.len() as u16));
     packets.extend_from_slice(payload);
 }
 
 /// The two packets that set the terminal's size.
 pub fn encode_rows_and_cols(rows: u16, cols: u16) -> [u8; 2 * HEADER] {
     let mut packets = [0; 2 * HEADER];
-    packets[..HEADER].copy_from_slice(&header(ROWS, rows));
-    packets[HEADER..].copy_from_slice(&header(COLS, cols));
+    packets[..HEADER].copy_from_slice(&encode_bare(ROWS, rows));
+    packets[HEADER..].copy_from_slice(&encode_bare(COLS, cols));
     packets
 }
 
 /// The packet that sends a signal (1 to 99).
 pub fn encode_signal(number: u8) -> [u8; HEADER] {
-    header(number, 0)
-}
-
-fn header(modifier2: u8, size: u16) -> [u8; HEADER] {
-    let [low, high] = size.to_le_bytes();
-    [0, low, high, modifier2]
+    encode_bare(number, 0)
 }
 
 #[cfg(test)]

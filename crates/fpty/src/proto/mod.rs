@@ -21,16 +21,8 @@ pub mod session_key;
 pub mod variables;
 pub mod window;
 
-pub use crate::proto::codec::{
-    ClientPacketDecoder, RouterPacketDecoder, encode_bare, encode_input, encode_packet,
-    encode_rows_and_cols, encode_signal,
-};
-pub use crate::proto::packet::{
-    ClientPacket, DETACH, DETACH_AND_END, END, END_OF_STREAM, ERROR_OUTPUT, GO, HEADER, HELLO,
-    INPUT, NO_SUCH_SESSION, NOTICE, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, PING, PONG,
-    REQUEST, RING_PIECE, RouterPacket, SESSION_KEY, TAKEN, TOO_LATE, VARIABLES, VERSION,
-    WINDOW_ADJUST, collect_payload,
-};
+pub use crate::proto::codec::*;
+pub use crate::proto::packet::*;
 pub use crate::proto::session_end::{EndKind, MAX_TEXT, SessionEnd, bounded_text};
 
 /// The longest name of a session, in bytes.

@@ -7,7 +7,7 @@ use crate::text::shown_within;
 /// The longest text of a person's, in bytes; the rest of it is not shown.
 pub const MAX_TEXT: usize = 1024;
 
-/// The kind of a session's end.
+/// The kind of a session's end, by its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndKind {
     /// The program ended with the exit status that is the value.
@@ -33,7 +33,7 @@ pub enum EndKind {
     Detached,
 }
 
-/// By their number on the wire.
+/// All of them, in their order.
 const END_KINDS: [EndKind; 10] = [
     EndKind::Exit,
     EndKind::Signal,
@@ -74,8 +74,8 @@ impl SessionEnd {
             EndKind::Signal => 128 | (self.value & 127),
             EndKind::Refused => 255,
             EndKind::Detached if self.value == 0 => 0,
-            EndKind::Detached => 254,
-            EndKind::Idle
+            EndKind::Detached
+            | EndKind::Idle
             | EndKind::Limit
             | EndKind::Stopped
             | EndKind::Operator
@@ -85,9 +85,7 @@ impl SessionEnd {
 
     /// The whole packet.
     pub fn packet(&self) -> Vec<u8> {
-        let number = END_KINDS.iter().position(|ending| *ending == self.ending).unwrap_or(0);
-        // There are ten.
-        let mut payload = vec![number as u8, self.value];
+        let mut payload = vec![self.ending as u8, self.value];
         // Who reads it may be an older client, which shows it as it is.
         payload.extend_from_slice(shown_within(&self.text, MAX_TEXT).as_bytes());
         let mut packet = Vec::new();

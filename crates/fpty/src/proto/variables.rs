@@ -43,11 +43,6 @@ pub const TERMINAL: &[u8] = b"fpty.terminal";
 pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets: &mut Vec<u8>) {
     let mut payload = Vec::new();
     for (name, value) in pairs {
-        let (Ok(name_length), Ok(value_length)) =
-            (u16::try_from(name.len()), u16::try_from(value.len()))
-        else {
-            continue;
-        };
         let length = name.len() + value.len() + 4;
         if length > u16::MAX.into() {
             continue;
@@ -56,10 +51,11 @@ pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets
             encode_packet(VARIABLES, &payload, packets);
             payload.clear();
         }
-        payload.extend_from_slice(&name_length.to_le_bytes());
-        payload.extend_from_slice(name);
-        payload.extend_from_slice(&value_length.to_le_bytes());
-        payload.extend_from_slice(value);
+        for text in [name, value] {
+            // Shorter than a packet, as both are together.
+            payload.extend_from_slice(&(text.len() as u16).to_le_bytes());
+            payload.extend_from_slice(text);
+        }
     }
     if !payload.is_empty() {
         encode_packet(VARIABLES, &payload, packets);
@@ -102,16 +98,11 @@ impl Variables {
         self.pairs.iter().rfind(|(other, _)| other == name).map(|(_, value)| value.as_slice())
     }
 
-    /// Whether some were too many or too long, and left out.
-    fn is_truncated(&self) -> bool {
-        self.truncated
-    }
-
-    /// What the client is told then.
+    /// What the client is told where some were too many or too long, and left out.
     pub fn truncation_notice(&self) -> Option<String> {
         let line =
             || format!("some variables were left out: at most {MAX_COUNT}, and {MAX_BYTES} bytes");
-        self.is_truncated().then(line)
+        self.truncated.then(line)
     }
 
     fn is_full(&self) -> bool {
@@ -180,7 +171,7 @@ mod tests {
             rest = after;
         }
         assert_eq!(variables.iter().count(), MAX_COUNT);
-        assert!(variables.is_truncated());
+        assert!(variables.truncated);
         let mut long = Variables::default();
         let mut packets = Vec::new();
         encode([(b"A".as_slice(), [b'x'; 60_000].as_slice())], &mut packets);

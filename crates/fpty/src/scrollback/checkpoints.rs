@@ -40,10 +40,11 @@ const MAX_DIMENSION: u16 = 2000;
 /// The checkpoints' writer: follows output that goes into a ring.
 #[derive(Clone, Debug)]
 pub struct CheckpointWriter {
-    modes: Modes,
+    /// The modes in force.
+    pub(super) modes: Modes,
     size: Dimensions,
     /// How much output there was.
-    total: u64,
+    pub(super) total: u64,
     /// A note is made after each so many bytes.
     interval: u64,
     resizes: u32,
@@ -78,27 +79,11 @@ impl CheckpointWriter {
         });
         let output = read(checkpoint.from, total);
         checkpoint.replay(total, &output, |_, _| {});
-        let resizes = resize_numbers(notes).max().unwrap_or(0);
+        let resizes = resize_notes(notes).map(|(order, ..)| order).max().unwrap_or(0);
         let Checkpoint { mut modes, size, .. } = checkpoint;
         // Whoever read it has answered, or the terminal that it was shown to.
         modes.take_da1_request();
         Self { modes, size, total, interval: interval(capacity), resizes }
-    }
-
-    /// How much output there was.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// The modes in force.
-    pub fn modes(&self) -> &Modes {
-        &self.modes
-    }
-
-    /// Whether the program has asked what terminal this is; see
-    /// [`Modes::take_da1_request`].
-    pub fn take_da1_request(&mut self) -> bool {
-        self.modes.take_da1_request()
     }
 
     /// Takes output; `save` writes into the area.
@@ -216,9 +201,7 @@ impl Checkpoint {
             self.modes.resized();
         }
     }
-}
 
-impl Checkpoint {
     /// The size of the terminal behind all this output.
     pub fn size_after(&self, output: &[u8]) -> Dimensions {
         let mut checkpoint = self.clone();
@@ -233,22 +216,22 @@ impl Checkpoint {
     }
 }
 
-/// Numbers of the changes of size.
-fn resize_numbers(notes: &[u8; NOTES_LENGTH]) -> impl Iterator<Item = u32> {
+/// The changes of the size as they are noted: the number, the place and the size of each.
+fn resize_notes(
+    notes: &[u8; NOTES_LENGTH],
+) -> impl Iterator<Item = (u32, u64, Option<Dimensions>)> {
     let all = notes[RESIZES_OFFSET..].chunks_exact(RESIZE_LENGTH);
-    all.filter_map(|resize| Some(u32::from_le_bytes(resize[..4].try_into().ok()?)))
+    all.filter_map(|resize| {
+        let order = u32::from_le_bytes(resize[..4].try_into().ok()?);
+        Some((order, number(&resize[8..]), dimensions(&resize[4..8])))
+    })
 }
 
 /// The changes from one place to another, in their order.
 fn resizes(notes: &[u8; NOTES_LENGTH], from: u64, to: u64) -> VecDeque<(u64, Dimensions)> {
-    let all = notes[RESIZES_OFFSET..].chunks_exact(RESIZE_LENGTH);
-    let mut resizes: Vec<(u64, u32, Dimensions)> = all
-        .filter_map(|resize| {
-            let at = number(&resize[8..]);
-            let order = u32::from_le_bytes(resize[..4].try_into().ok()?);
-            let size = dimensions(&resize[4..8])?;
-            (order != 0 && (from..=to).contains(&at)).then_some((at, order, size))
-        })
+    let mut resizes: Vec<(u64, u32, Dimensions)> = resize_notes(notes)
+        .filter(|(order, at, _)| *order != 0 && (from..=to).contains(at))
+        .filter_map(|(order, at, size)| Some((at, order, size?)))
         .collect();
     resizes.sort_unstable();
     resizes.into_iter().map(|(at, _, size)| (at, size)).collect()
@@ -335,7 +318,7 @@ mod tests {
                 }
             }
             let total = ring.all.len() as u64;
-            prop_assert_eq!(checkpoints.total(), total);
+            prop_assert_eq!(checkpoints.total, total);
             let mut checkpoint = Checkpoint::oldest(&ring.notes, capacity, total).unwrap();
             let lost = (capacity as u64).min(total) - (total - checkpoint.from);
             prop_assert!(lost <= checkpoints.interval, "{} of {}", lost, capacity);
@@ -390,6 +373,6 @@ mod tests {
         let next = CheckpointWriter::resume(&ring.notes, 140, total, (24, 80), |from, to| {
             ring.read(from, to)
         });
-        assert_eq!(next.modes(), checkpoints.modes());
+        assert_eq!(next.modes, checkpoints.modes);
     }
 }

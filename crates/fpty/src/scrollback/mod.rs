@@ -131,12 +131,12 @@ impl ScrollbackWriter {
     #[inline]
     pub fn read(&mut self, terminal: &Master, buffer: &mut [u8]) -> ReadOutcome {
         let Self { ring, checkpoints } = self;
-        let Some(read) = ring.read_from(checkpoints.total(), terminal, buffer) else {
+        let Some(read) = ring.read_from(checkpoints.total, terminal, buffer) else {
             return ReadOutcome::WouldBlock;
         };
         if let ReadOutcome::Bytes(count) = read {
             checkpoints.follow(&buffer[..count], |at, note| ring.note(at, note));
-            ring.count(checkpoints.total());
+            ring.count(checkpoints.total);
         }
         read
     }
@@ -146,9 +146,9 @@ impl ScrollbackWriter {
     pub fn write(&mut self, output: &[u8]) {
         let Self { ring, checkpoints } = self;
         for piece in output.chunks(CHUNK) {
-            ring.write(checkpoints.total(), piece);
+            ring.write(checkpoints.total, piece);
             checkpoints.follow(piece, |at, note| ring.note(at, note));
-            ring.count(checkpoints.total());
+            ring.count(checkpoints.total);
         }
     }
 
@@ -176,18 +176,18 @@ impl ScrollbackWriter {
 
     /// The modes in force.
     pub fn modes(&self) -> &Modes {
-        self.checkpoints.modes()
+        &self.checkpoints.modes
     }
 
     /// How much output there was in all.
     pub fn total(&self) -> u64 {
-        self.checkpoints.total()
+        self.checkpoints.total
     }
 
     /// Whether the program has asked what terminal this is; see
     /// [`Modes::take_da1_request`].
     pub fn take_da1_request(&mut self) -> bool {
-        self.checkpoints.take_da1_request()
+        self.checkpoints.modes.take_da1_request()
     }
 }
 
@@ -221,14 +221,20 @@ impl ScrollbackReader {
         (is_there && to.checked_sub(from)? == output.len() as u64).then_some(output)
     }
 
+    /// How much output there was in all at this place, at the latest now, and how much
+    /// before it is kept.
+    fn kept_until(&self, until: u64) -> Option<(u64, usize)> {
+        let now = self.0.total().min(MAX_TOTAL);
+        let total = now.min(until);
+        // What was written since has taken the oldest away.
+        let lost = usize::try_from(now - total).ok()?;
+        Some((total, self.0.capacity().checked_sub(lost + CHUNK)?))
+    }
+
     /// What was in force at the first place that is known, and the output from
     /// there to the last, or to this one; `None`: nothing is known.
     pub fn output(&self, until: Option<u64>) -> Option<(Checkpoint, Vec<u8>)> {
-        let now = self.0.total().min(MAX_TOTAL);
-        let total = now.min(until.unwrap_or(MAX_TOTAL));
-        // What was written since has taken the oldest away.
-        let lost = usize::try_from(now - total).ok()?;
-        let kept = self.0.capacity().checked_sub(lost + CHUNK)?;
+        let (total, kept) = self.kept_until(until.unwrap_or(MAX_TOTAL))?;
         let checkpoint = Checkpoint::oldest(&self.0.notes::<NOTES_LENGTH>(), kept, total)?;
         let output = self.0.read(checkpoint.from, total);
         Some((checkpoint, output))
@@ -237,10 +243,7 @@ impl ScrollbackReader {
     /// The scrollback as bytes, for a client that no descriptor reaches; see
     /// [`RingPieces`].
     pub fn to_pieces(&self, until: u64) -> Option<Vec<u8>> {
-        let now = self.0.total().min(MAX_TOTAL);
-        let total = now.min(until);
-        let lost = usize::try_from(now - total).ok()?;
-        let kept = self.0.capacity().checked_sub(lost + CHUNK)?;
+        let (total, kept) = self.kept_until(until)?;
         // There is a note in each fourteenth.
         let enough = MAX_SENT_IN_PIECES.max(self.0.capacity() / 7);
         let notes = self.0.notes::<NOTES_LENGTH>();

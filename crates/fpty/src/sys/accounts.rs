@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStringExt;
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -46,8 +45,8 @@ pub fn account(uid: u32) -> Option<Account> {
         name: user.name,
         gid: user.gid.as_raw(),
         groups: groups.into_iter().map(Gid::as_raw).collect(),
-        home: OsString::from_vec(user.dir.into_os_string().into_vec()),
-        shell: OsString::from_vec(user.shell.into_os_string().into_vec()),
+        home: user.dir.into_os_string(),
+        shell: user.shell.into_os_string(),
     })
 }
 

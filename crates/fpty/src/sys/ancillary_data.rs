@@ -20,24 +20,12 @@ pub struct Item<'a> {
     pub data: &'a [u8],
 }
 
-/// The items of control data; of bytes that are none those that could be read
-/// as such, and never anything outside of them.
-#[derive(Clone, Debug)]
-pub struct ControlMessages<'a> {
-    rest: &'a [u8],
-}
-
-/// Walks control data: as much as the kernel says that it has written
-/// (`msg_controllen`).
-pub fn control_messages(control: &[u8]) -> ControlMessages<'_> {
-    ControlMessages { rest: control }
-}
-
-impl<'a> Iterator for ControlMessages<'a> {
-    type Item = Item<'a>;
-
-    fn next(&mut self) -> Option<Item<'a>> {
-        let (length, rest) = self.rest.split_first_chunk()?;
+/// The items of control data, as much as the kernel says that it has written
+/// (`msg_controllen`); of bytes that are none those that could be read as such, and never
+/// anything outside of them.
+pub fn control_messages(mut control: &[u8]) -> impl Iterator<Item = Item<'_>> {
+    std::iter::from_fn(move || {
+        let (length, rest) = control.split_first_chunk()?;
         let (level, rest) = rest.split_first_chunk()?;
         let (kind, data) = rest.split_first_chunk()?;
         let length = usize::from_ne_bytes(*length);
@@ -45,9 +33,9 @@ impl<'a> Iterator for ControlMessages<'a> {
         let wanted = length.checked_sub(HEADER_LENGTH)?;
         let data = data.get(..wanted).unwrap_or(data);
         let next = length.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
-        self.rest = self.rest.get(next..).unwrap_or_default();
+        control = control.get(next..).unwrap_or_default();
         Some(Item { level: i32::from_ne_bytes(*level), kind: i32::from_ne_bytes(*kind), data })
-    }
+    })
 }
 
 /// The whole numbers in an item's data: descriptors, of one of that kind.

@@ -1,11 +1,11 @@
 //! UNIX sockets that nobody reaches before they have their mode and owner.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
@@ -68,9 +68,7 @@ pub fn bind_unix(path: &Path, ownership: Ownership, backlog: i32) -> Result<Owne
     super::socket::refuse_descriptors(&bound);
     // Only now can anybody connect.
     // SAFETY: listen(2) with two numbers.
-    if unsafe { libc::listen(bound.as_raw_fd(), backlog) } < 0 {
-        return Err(io::Error::last_os_error()).context("listen");
-    }
+    Errno::result(unsafe { libc::listen(bound.as_raw_fd(), backlog) }).context("listen")?;
     Ok(bound)
 }
 

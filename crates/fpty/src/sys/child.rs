@@ -51,10 +51,7 @@ impl Pid {
     /// No such signal, or no permission (a set-user-ID program).
     pub fn signal(self, number: i32) -> io::Result<()> {
         // SAFETY: no memory is involved; the pid is above 1.
-        if unsafe { libc::kill(self.0.get(), number) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        Ok(Errno::result(unsafe { libc::kill(self.0.get(), number) }).map(drop)?)
     }
 
     /// The number.
@@ -92,20 +89,12 @@ pub fn signal_group(leader: Pid, number: i32) -> bool {
     unsafe { libc::kill(-leader.as_raw(), number) == 0 }
 }
 
-/// Reaps one child that has ended, whichever. The kernel looks through all of
-/// them.
-pub fn reap_any() -> Option<(Pid, Exit)> {
-    reap_by(-1)
-}
-
-/// Reaps this child, if it has ended.
-pub fn reap_one(child: Pid) -> Option<(Pid, Exit)> {
-    reap_by(child.as_raw())
-}
-
-fn reap_by(which: libc::pid_t) -> Option<(Pid, Exit)> {
+/// Reaps this child, if it has ended; `None`: one that has, whichever. The kernel looks
+/// through all of them then.
+pub fn reap_ended(child: Option<Pid>) -> Option<(Pid, Exit)> {
     loop {
         let mut status = 0;
+        let which = child.map_or(-1, Pid::as_raw);
         // SAFETY: waitpid(2) writes one int.
         let pid = unsafe { libc::waitpid(which, &mut status, libc::WNOHANG) };
         if pid < 0 && Errno::last() == Errno::EINTR {

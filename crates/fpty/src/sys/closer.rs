@@ -12,7 +12,8 @@
 //! are closed with what is unread in them: of that nothing but a lingering
 //! socket waits, which a signal ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,20 +46,20 @@ pub const UNKNOWN_USER: u32 = u32::MAX;
 
 struct State {
     jobs: VecDeque<(OwnedFd, u32)>,
-    quotas: Vec<Quota>,
+    quotas: BTreeMap<u32, Quota>,
     threads: usize,
     idle: usize,
 }
 
 /// What a user has of all.
+#[derive(Default)]
 struct Quota {
-    user: u32,
     waiting: usize,
     running: usize,
 }
 
 static STATE: Mutex<State> =
-    Mutex::new(State { jobs: VecDeque::new(), quotas: Vec::new(), threads: 0, idle: 0 });
+    Mutex::new(State { jobs: VecDeque::new(), quotas: BTreeMap::new(), threads: 0, idle: 0 });
 static MORE: Condvar = Condvar::new();
 
 /// Whether something waits: who asks for quotas needs no lock until then.
@@ -67,38 +68,40 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// A descriptor that a stranger has sent: it is closed where nobody waits.
 #[derive(Debug)]
 pub struct ReceivedFd {
-    /// `None` once it was taken.
-    fd: Option<OwnedFd>,
+    /// Taken out at the end.
+    fd: ManuallyDrop<OwnedFd>,
     user: u32,
 }
 
 impl ReceivedFd {
     /// A descriptor that this user has sent.
     pub fn new(fd: OwnedFd, user: u32) -> Self {
-        Self { fd: Some(fd), user }
+        Self { fd: ManuallyDrop::new(fd), user }
     }
 
     /// Accepts the descriptor: it is what it should be, and its close does not block.
-    pub fn accept(mut self) -> Option<OwnedFd> {
-        self.fd.take()
+    pub fn accept(self) -> OwnedFd {
+        let mut accepted = ManuallyDrop::new(self);
+        // SAFETY: it is not used any more, nor dropped.
+        unsafe { ManuallyDrop::take(&mut accepted.fd) }
     }
 
     /// Whether it is a socket.
     pub fn is_socket(&self) -> bool {
-        self.fd.as_ref().is_some_and(|fd| fd_query::file_type(fd) == SFlag::S_IFSOCK)
+        fd_query::file_type(self) == SFlag::S_IFSOCK
     }
+}
 
-    /// The descriptor.
-    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().map(AsFd::as_fd)
+impl AsFd for ReceivedFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
 impl Drop for ReceivedFd {
     fn drop(&mut self) {
-        if let Some(fd) = self.fd.take() {
-            close(fd, self.user);
-        }
+        // SAFETY: it is not used after this.
+        close(unsafe { ManuallyDrop::take(&mut self.fd) }, self.user);
     }
 }
 
@@ -155,7 +158,7 @@ pub(super) fn close_later(fd: OwnedFd, user: u32) {
 
 /// Closes a descriptor on the calling thread, with a timer that ends a wait.
 fn close_now(fd: OwnedFd) {
-    let hurried = ThreadTimer::new();
+    let hurried = ThreadTimer::start();
     if !hurried.has_timer() {
         // It is somebody else's, too, who may have his reasons for it; and who
         // may set it again.
@@ -183,7 +186,7 @@ fn run() {
                 MORE.wait_timeout(state, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
-            if wait.timed_out() && !state.has_next() {
+            if wait.timed_out() && state.next_index().is_none() {
                 state.threads -= 1;
                 return;
             }
@@ -203,30 +206,18 @@ fn lock() -> MutexGuard<'static, State> {
 
 impl State {
     fn quota(&mut self, user: u32) -> &mut Quota {
-        let at = self.quotas.iter().position(|quota| quota.user == user).unwrap_or_else(|| {
-            self.quotas.push(Quota { user, waiting: 0, running: 0 });
-            self.quotas.len() - 1
-        });
-        &mut self.quotas[at]
+        self.quotas.entry(user).or_default()
     }
 
     fn is_over_quota(&self, user: u32) -> bool {
-        let waiting = self.quotas.iter().find(|quota| quota.user == user);
-        let waiting = waiting.map_or(0, |quota| quota.waiting);
+        let waiting = self.quotas.get(&user).map_or(0, |quota| quota.waiting);
         waiting >= MAX_WAITING_PER_USER || (waiting > 0 && self.jobs.len() >= MAX_WAITING)
     }
 
     /// The next of a user who has not as many threads as one may have.
     fn next_index(&self) -> Option<usize> {
-        let may = |user| {
-            let quota = self.quotas.iter().find(|quota| quota.user == user);
-            quota.is_none_or(|quota| quota.running < MAX_THREADS_PER_USER)
-        };
-        self.jobs.iter().position(|(_, user)| may(*user))
-    }
-
-    fn has_next(&self) -> bool {
-        self.next_index().is_some()
+        let running = |user| self.quotas.get(user).map_or(0, |quota| quota.running);
+        self.jobs.iter().position(|(_, user)| running(user) < MAX_THREADS_PER_USER)
     }
 
     fn next(&mut self) -> Option<(OwnedFd, u32)> {
@@ -238,7 +229,7 @@ impl State {
     }
 
     fn tidy(&mut self) {
-        self.quotas.retain(|quota| quota.waiting + quota.running > 0);
+        self.quotas.retain(|_, quota| quota.waiting + quota.running > 0);
         BUSY.store(!self.quotas.is_empty(), Ordering::Relaxed);
     }
 }
@@ -300,7 +291,7 @@ mod tests {
     }
 
     fn has_any(user: u32) -> bool {
-        lock().quotas.iter().any(|quota| quota.user == user)
+        lock().quotas.contains_key(&user)
     }
 
     #[test]
@@ -325,7 +316,8 @@ mod tests {
     /// A share is one's own.
     #[test]
     fn quotas() {
-        let mut state = State { jobs: VecDeque::new(), quotas: Vec::new(), threads: 0, idle: 0 };
+        let mut state =
+            State { jobs: VecDeque::new(), quotas: BTreeMap::new(), threads: 0, idle: 0 };
         let nothing = || OwnedFd::from(std::fs::File::open("/dev/null").expect("it"));
         for _ in 0..MAX_THREADS_PER_USER + 2 {
             state.jobs.push_back((nothing(), 3));
@@ -337,11 +329,11 @@ mod tests {
             assert_eq!(state.next().map(|(_, user)| user), Some(3));
         }
         assert_eq!(state.next().map(|(_, user)| user), Some(4));
-        assert!(!state.has_next(), "he has all that he may have");
+        assert!(state.next_index().is_none(), "he has all that he may have");
         state.quota(3).waiting = MAX_WAITING_PER_USER;
         assert!(state.is_over_quota(3) && !state.is_over_quota(4) && !state.is_over_quota(5));
         // The one left waits for its thread alone.
         state.quota(3).running -= 1;
-        assert!(state.has_next());
+        assert!(state.next_index().is_some());
     }
 }

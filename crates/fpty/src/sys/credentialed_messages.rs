@@ -5,18 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 
-use super::recvmsg::{as_uninit, receive};
+use super::recvmsg::{MessageSender, as_uninit, receive};
 use super::socket::Stream;
 use super::{ReadOutcome, read_outcome};
-
-/// The sender of a message, as the kernel says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MessageSender {
-    /// The process; 0: one of another PID namespace.
-    pub pid: i32,
-    /// The sender's user.
-    pub uid: u32,
-}
 
 impl Stream {
     /// A connected pair of sockets, of which the second one's messages come with their
@@ -41,7 +32,7 @@ impl Stream {
         let mut sender = None;
         let read = receive(self.as_fd(), as_uninit(buffer)).map(|received| {
             descriptors.extend(received.descriptors);
-            sender = received.sender.map(|(pid, uid)| MessageSender { pid, uid });
+            sender = received.sender;
             received.count
         });
         (read_outcome(read), sender)

@@ -4,13 +4,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
 use super::child::Pid;
-use super::fd_query;
 use super::pidfd::PidFd;
 use super::procfs;
 use super::socket::Stream;
@@ -29,9 +28,6 @@ pub struct Credentials {
 /// The user `nobody`, which stands for every user of another user namespace that has no
 /// number here (user_namespaces(7), overflowuid of proc(5)).
 pub const OVERFLOW_UID: u32 = 65_534;
-
-/// `SO_PEERPIDFD` of linux/socket.h (Linux 6.5).
-const SO_PEERPIDFD: libc::c_int = 77;
 
 /// What the kernel has for "nobody has logged in".
 const LOGINUID_UNSET: u32 = u32::MAX;
@@ -57,31 +53,23 @@ impl Stream {
     pub fn peer_groups(&self) -> Vec<u32> {
         /// `SO_PEERGROUPS` of asm-generic/socket.h.
         const SO_PEERGROUPS: libc::c_int = 59;
-        let mut groups: Vec<libc::gid_t> = vec![0; 64];
-        for _ in 0..2 {
-            let room = groups.len() * size_of::<libc::gid_t>();
-            let mut length = room as libc::socklen_t;
-            // SAFETY: writes at most so many bytes there, and how many it has.
-            let told = unsafe {
-                libc::getsockopt(
-                    self.as_fd().as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    SO_PEERGROUPS,
-                    groups.as_mut_ptr().cast(),
-                    &mut length,
-                )
-            };
-            let count = length as usize / size_of::<libc::gid_t>();
-            if told == 0 {
-                groups.truncate(count);
-                return groups;
-            }
-            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) {
-                break;
-            }
-            groups.resize(count.min(65_536), 0);
-        }
-        Vec::new()
+        /// As many as a process can have (credentials(7)).
+        const NGROUPS_MAX: usize = 65_536;
+        let mut groups: Vec<libc::gid_t> = vec![0; NGROUPS_MAX];
+        let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: writes at most so many bytes there, and how many it has.
+        let told = unsafe {
+            libc::getsockopt(
+                self.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        let count = if told == 0 { length as usize / size_of::<libc::gid_t>() } else { 0 };
+        groups.truncate(count);
+        groups
     }
 
     /// The address of the other end; `None` of a UNIX socket. One of IPv4 is
@@ -94,11 +82,9 @@ impl Stream {
         Some((address.ip().to_canonical(), address.port()))
     }
 
-    /// The process itself (Linux 6.5).
+    /// The process itself (SO_PEERPIDFD, Linux 6.5).
     fn peer_pidfd(&self, pid: Pid) -> Option<PidFd> {
-        let fd = fd_query::option(self, SO_PEERPIDFD).ok().filter(|fd| *fd >= 0)?;
-        // SAFETY: it was just made for this process, and nobody else knows it.
-        Some(PidFd::reopened(pid, unsafe { OwnedFd::from_raw_fd(fd) }))
+        Some(PidFd::reopened(pid, getsockopt(self, sockopt::PeerPidfd).ok()?))
     }
 }
 
@@ -152,6 +138,7 @@ fn read_login(peer: Credentials, is_certain: bool) -> Option<u32> {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
     #[test]

@@ -13,6 +13,21 @@ use nix::unistd::{ForkResult, fork, setsid};
 use super::child::wait_for;
 use super::closer;
 
+/// Runs `body` in a child, which ends with it: with status 1 where it panics.
+fn fork_child(body: impl FnOnce()) -> nix::Result<nix::unistd::Pid> {
+    let forking = closer::lock_for_fork();
+    // SAFETY: the C library makes its allocator usable in the child of a
+    // threaded process; of other locks `body` is told to use none but the one
+    // that is held meanwhile.
+    if let ForkResult::Parent { child } = unsafe { fork() }? {
+        return Ok(child);
+    }
+    forking.reset_in_child();
+    let outcome = catch_panic(body);
+    // SAFETY: ends the process without the server's exit handlers.
+    unsafe { libc::_exit(outcome.is_err().into()) }
+}
+
 /// Runs `body` in a process of its own, of this name, in a session of its
 /// own, with no descriptor of ours but those `kept`, which it is given. It is
 /// nobody's child: whoever is asked for its end is init.
@@ -20,21 +35,14 @@ use super::closer;
 /// # Errors
 /// There can be no more processes.
 pub fn spawn(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> io::Result<()> {
-    let forking = closer::lock_for_fork();
-    // SAFETY: the C library makes its allocator usable in the child of a
-    // threaded process; of other locks `body` is told to use none but the one
-    // that is held meanwhile.
-    if let ForkResult::Parent { child } = unsafe { fork() }? {
-        drop(forking);
-        let _ = wait_for(child);
-        return Ok(());
-    }
-    forking.reset_in_child();
-    // Our descriptors are closed before whoever called goes on: a socket's
-    // address is free when it has closed its own.
-    if let Some(kept) = close_all_but(kept) {
-        // SAFETY: as above. Errors leave nobody to tell of them.
-        if let Ok(ForkResult::Child) = unsafe { fork() } {
+    let child = fork_child(|| {
+        // Our descriptors are closed before whoever called goes on: a socket's
+        // address is free when it has closed its own.
+        let Some(kept) = close_all_but(kept) else {
+            return;
+        };
+        // Errors leave nobody to tell of them.
+        let _ = fork_child(|| {
             let _ = setsid();
             let _ = nix::sys::prctl::set_name(name);
             // Who started it may read these instead.
@@ -42,11 +50,11 @@ pub fn spawn(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -
             let _ = ends.thread_unblock();
             // What a panic says would go to whatever has the number 2 here.
             std::panic::set_hook(Box::new(|_| {}));
-            let _ = catch_unwind(AssertUnwindSafe(|| body(kept)));
-        }
-    }
-    // SAFETY: ends the process without the server's exit handlers.
-    unsafe { libc::_exit(0) }
+            body(kept);
+        });
+    })?;
+    let _ = wait_for(child);
+    Ok(())
 }
 
 /// Runs `body` in a child of this name and waits for its end; returns whether it
@@ -55,21 +63,11 @@ pub fn spawn(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -
 /// # Errors
 /// There can be no more processes.
 pub fn run_and_wait(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
-    let forking = closer::lock_for_fork();
-    // SAFETY: as in run.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => {
-            drop(forking);
-            Ok(wait_for(child) == Ok(WaitStatus::Exited(child, 0)))
-        }
-        ForkResult::Child => {
-            forking.reset_in_child();
-            let _ = nix::sys::prctl::set_name(name);
-            let outcome = catch_unwind(AssertUnwindSafe(body));
-            // SAFETY: as in run.
-            unsafe { libc::_exit(outcome.is_err().into()) }
-        }
-    }
+    let child = fork_child(|| {
+        let _ = nix::sys::prctl::set_name(name);
+        body();
+    })?;
+    Ok(wait_for(child) == Ok(WaitStatus::Exited(child, 0)))
 }
 
 /// Runs `body` in a child, which ends with it. For tests: their master forks its gateways
@@ -79,19 +77,8 @@ pub fn run_and_wait(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
 /// There can be no more processes.
 #[cfg(feature = "testing")]
 pub fn child(body: impl FnOnce()) -> io::Result<super::child::Pid> {
-    let forking = closer::lock_for_fork();
-    // SAFETY: as in spawn.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => {
-            drop(forking);
-            super::child::Pid::new(child.as_raw()).ok_or_else(|| io::ErrorKind::Other.into())
-        }
-        ForkResult::Child => {
-            forking.reset_in_child();
-            let outcome = catch_unwind(AssertUnwindSafe(body));
-            exit(outcome.is_err().into())
-        }
-    }
+    let child = fork_child(body)?;
+    super::child::Pid::new(child.as_raw()).ok_or_else(|| io::ErrorKind::Other.into())
 }
 
 /// Ends this process at once, without exit handlers.

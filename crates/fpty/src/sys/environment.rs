@@ -1,11 +1,11 @@
 //! The environment of a session's program (environ(7)).
 
-use std::ffi::CString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{CStr, CString, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 /// The terminal type of a session whose server has none: everything that a
 /// person attaches from today understands it, and every terminfo has it.
-const DEFAULT_TERM: &str = "xterm";
+const DEFAULT_TERM: &CStr = c"TERM=xterm";
 
 /// What the server set for itself and its own children. A program that read
 /// it could speak to the Emperor or to the service manager in its name.
@@ -27,22 +27,15 @@ const SERVER_VARIABLES: [&str; 13] = [
 
 /// The server's environment, less what is the server's own, with a TERM.
 pub fn for_sessions() -> Vec<CString> {
-    let mut has_term = false;
-    let mut environment: Vec<CString> = std::env::vars_os()
-        .filter(|(name, _)| !SERVER_VARIABLES.iter().any(|own| name == own))
-        .filter_map(|(name, value)| {
-            has_term |= name == "TERM" && !value.is_empty();
-            if name == "TERM" && value.is_empty() {
-                return None;
-            }
-            let mut pair = name.into_vec();
-            pair.push(b'=');
-            pair.extend_from_slice(value.as_bytes());
-            CString::new(pair).ok()
-        })
-        .collect();
-    if !has_term {
-        environment.extend(CString::new(format!("TERM={DEFAULT_TERM}")).ok());
+    let is_kept = |(name, value): &(OsString, OsString)| {
+        !SERVER_VARIABLES.iter().any(|own| name == own) && (name != "TERM" || !value.is_empty())
+    };
+    let kept = std::env::vars_os().filter(is_kept).filter_map(|(name, value)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    });
+    let mut environment: Vec<CString> = kept.collect();
+    if !environment.iter().any(|pair| pair.to_bytes().starts_with(b"TERM=")) {
+        environment.push(DEFAULT_TERM.to_owned());
     }
     environment
 }

@@ -8,31 +8,28 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::{SFlag, fstat};
+use nix::{getsockopt_impl, sockopt_impl};
 
 use super::Size;
 
 /// A number that the kernel writes as an int.
 #[derive(Clone, Copy)]
-pub(super) enum Query {
+pub(super) struct Query(libc::Ioctl);
+
+impl Query {
     /// Bytes that were not read (FIONREAD).
-    Unread,
+    pub(super) const UNREAD: Self = Self(libc::FIONREAD);
     /// Bytes that the peer has not taken (SIOCOUTQ, which is TIOCOUTQ).
-    Unsent,
+    pub(super) const UNSENT: Self = Self(libc::TIOCOUTQ);
     /// The number of a pseudo-terminal, asked of its master (TIOCGPTN).
-    PtyNumber,
+    pub(super) const PTY_NUMBER: Self = Self(libc::TIOCGPTN);
     /// A terminal's foreground process group (TIOCGPGRP).
-    ForegroundGroup,
+    pub(super) const FOREGROUND_GROUP: Self = Self(libc::TIOCGPGRP);
 }
 
 /// Asks for a number.
 pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
-    let request = match which {
-        Query::Unread => libc::FIONREAD,
-        Query::Unsent => libc::TIOCOUTQ,
-        Query::PtyNumber => libc::TIOCGPTN,
-        Query::ForegroundGroup => libc::TIOCGPGRP,
-    };
-    let mut query: libc::c_int = 0;
+    let (request, mut query) = (which.0, 0);
     // SAFETY: each of these requests writes one int.
     let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut query) };
     Ok(Errno::result(asked).map(|_| query)?)
@@ -40,51 +37,27 @@ pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
 
 /// What is told in an int.
 #[derive(Clone, Copy)]
-pub(super) enum Switch {
+pub(super) struct Switch(libc::Ioctl);
+
+impl Switch {
     /// A terminal's slave cannot be opened (TIOCSPTLCK).
-    Lock,
+    pub(super) const LOCK: Self = Self(libc::TIOCSPTLCK);
     /// Each read of a terminal's master begins with a byte of its own (TIOCPKT).
-    Packets,
+    pub(super) const PACKETS: Self = Self(libc::TIOCPKT);
 }
 
 /// Switches something on or off.
 pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
-    let request = match which {
-        Switch::Lock => libc::TIOCSPTLCK,
-        Switch::Packets => libc::TIOCPKT,
-    };
-    let on = libc::c_int::from(on);
+    let (request, on) = (which.0, libc::c_int::from(on));
     // SAFETY: each of these requests reads one int.
     let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw const on) };
     Ok(Errno::result(told).map(drop)?)
 }
 
-/// Asks for an option of a socket (socket(7)) that is an int.
-pub(super) fn option(socket: impl AsFd, name: libc::c_int) -> nix::Result<libc::c_int> {
-    let mut value: libc::c_int = -1;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: writes at most as many bytes as one int has.
-    let asked = unsafe {
-        let (socket, value) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
-        libc::getsockopt(socket, libc::SOL_SOCKET, name, value, &mut length)
-    };
-    Errno::result(asked).map(|_| value)
-}
-
-/// Sets such an option.
-pub(super) fn set_option(
-    socket: impl AsFd,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> nix::Result<()> {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: reads one int.
-    let set = unsafe {
-        let (socket, value) = (socket.as_fd().as_raw_fd(), (&raw const value).cast());
-        libc::setsockopt(socket, libc::SOL_SOCKET, name, value, length)
-    };
-    Errno::result(set).map(drop)
-}
+sockopt_impl!(
+    /// The domain of a socket: `AF_UNIX` (SO_DOMAIN, socket(7)).
+    Domain, GetOnly, libc::SOL_SOCKET, libc::SO_DOMAIN, i32
+);
 
 /// What kind of file it is; empty: nobody knows.
 pub(super) fn file_type(fd: impl AsFd) -> SFlag {
@@ -118,6 +91,12 @@ pub(super) fn poll_one(
         0 => Ok(PollFlags::empty()),
         _ => Ok(polled[0].revents().unwrap_or(events)),
     }
+}
+
+/// Whether a read finds something, or its end, or fails: of a terminal also what is on its
+/// way there, which the kernel brings first (n_tty_poll in drivers/tty/n_tty.c).
+pub(super) fn has_input(fd: impl AsFd) -> bool {
+    poll_one(fd, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
 /// What it has now; nothing also where it cannot be asked.

@@ -9,9 +9,9 @@
 use nix::unistd::{Pid as Number, getpgid};
 
 use super::child::{self, Pid};
-use super::pidfd::{self, PidFd};
+use super::pidfd::PidFd;
 use super::process_handle::ProcessHandle;
-use super::process_session::{ProcessSearch, session_of};
+use super::process_session::session_of;
 use super::pty::Master;
 
 /// A terminal's foreground process group.
@@ -31,7 +31,7 @@ impl ForegroundGroup {
     }
 
     /// Sends it SIGHUP and SIGCONT. Returns it where those who are in it have to
-    /// be looked for ([`ForegroundHangups`]): the process that it is named after has ended.
+    /// be looked for ([`super::process_search::HangUpSearch`]): the process that it is named after has ended.
     pub fn hang_up(self) -> Option<Self> {
         let pidfd = PidFd::open(self.group);
         let has_one = session_of(self.group).is_some();
@@ -58,59 +58,16 @@ impl ForegroundGroup {
         session_of(process) == Some(self.leader.pid())
     }
 
-    fn has(&self, process: Pid) -> bool {
+    /// Whether it is that of the session that a child of ours leads.
+    pub(super) fn is_led_by_child(&self, leader: Pid) -> bool {
+        self.leader.is_child() && self.leader.pid() == leader
+    }
+
+    /// Whether a process is in it.
+    pub(super) fn has(&self, process: Pid) -> bool {
         let group = getpgid(Some(Number::from_raw(process.as_raw())));
         group.is_ok_and(|group| group.as_raw() == self.group.as_raw())
             && self.is_session_of(process)
             && self.leader.has_its_number()
-    }
-}
-
-/// Groups whose members are looked for: that takes a while on a large machine.
-#[derive(Default)]
-pub struct ForegroundHangups(ProcessSearch<ForegroundGroup>);
-
-impl ForegroundHangups {
-    /// Adds a group to be hung up.
-    pub fn add(&mut self, group: ForegroundGroup) {
-        self.0.add(group);
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// A leader was reaped: its number is no longer its own. (The kernel has hung
-    /// its foreground group up then.)
-    pub fn forget(&mut self, leader: Pid) {
-        self.0.retain(|one| !one.leader.is_child() || one.leader.pid() != leader);
-    }
-
-    /// Takes so many steps.
-    pub fn step(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(some) = self.0.step() else {
-                return;
-            };
-            for pid in some {
-                if self.is_one(pid) {
-                    self.hang_up(pid);
-                }
-            }
-        }
-    }
-
-    fn is_one(&self, process: Pid) -> bool {
-        self.0.targets.iter().any(|group| group.has(process))
-    }
-
-    fn hang_up(&self, member: Pid) {
-        // First taken hold of, then looked at once more.
-        let pidfd = PidFd::open(member);
-        if self.is_one(member) {
-            pidfd::signal(member, pidfd.as_ref(), libc::SIGHUP);
-            pidfd::signal(member, pidfd.as_ref(), libc::SIGCONT);
-        }
     }
 }

@@ -94,7 +94,7 @@ pub struct ThreadTimer(Option<libc::timer_t>);
 
 impl ThreadTimer {
     /// From now on.
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         if !takes_own_signal() {
             return Self(None);
         }
@@ -122,12 +122,6 @@ impl ThreadTimer {
     /// Whether it changes anything.
     pub fn has_timer(&self) -> bool {
         self.0.is_some()
-    }
-}
-
-impl Default for ThreadTimer {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -29,8 +29,9 @@
 //! | `process_handle.rs` | a process that is signalled, never another that has its number later |
 //! | `process_identity.rs` | a process id with a proof, stored for a later process |
 //! | `process_lock.rs` | a file lock that ends with its process (fcntl_locking(2)) |
+//! | `process_search.rs` | processes found among all: members of groups, holders of terminals |
 //! | `process_session.rs` | POSIX sessions: their leaders, and killing all members (setsid(2)) |
-//! | `procfs.rs` | /proc: whose PID namespace it shows, fields of stat (proc(5)) |
+//! | `procfs.rs` | /proc: whose PID namespace it shows, fields of stat, all processes (proc(5)) |
 //! | `pty.rs` | pseudo-terminals: master and slave (pty(7), ioctl_tty(2)) |
 //! | `pty/untrusted.rs` | a master that others have copies of: calls on it never block |
 //! | `recvmsg.rs` | recvmsg(2) with descriptors, credentials and pidfd |
@@ -46,7 +47,6 @@
 //! | `stdio_pass.rs` | standard descriptors passed to a program elsewhere, and pipes for the others |
 //! | `termios.rs` | raw mode of the person's terminal (termios(3)) |
 //! | `tick.rs` | the processor's tick, kept running during a quick exchange |
-//! | `tty_holders.rs` | processes that have a terminal open, found in /proc and signalled |
 //! | `tty_waiters.rs` | whether a process waits for a terminal's input, found in /proc |
 
 pub mod accounts;
@@ -56,11 +56,9 @@ pub mod child;
 pub mod clock;
 pub mod closer;
 pub mod cpu_affinity;
-#[cfg(feature = "server")]
 pub(crate) mod credentialed_messages;
 pub mod credentials;
 pub mod daemonize;
-#[cfg(feature = "server")]
 pub mod dir;
 pub mod environment;
 pub(crate) mod fd_query;
@@ -72,21 +70,18 @@ pub mod peer_process;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
-#[cfg(feature = "server")]
 pub mod private_fd;
 pub mod proc_net_tcp;
 pub mod process_handle;
 pub mod process_identity;
-#[cfg(feature = "server")]
 pub mod process_lock;
+pub mod process_search;
 pub mod process_session;
 pub mod procfs;
 pub mod pty;
 pub(crate) mod recvmsg;
 pub mod ring;
-#[cfg(feature = "server")]
 pub mod shm;
-#[cfg(feature = "server")]
 pub mod shm_queue;
 pub mod signal;
 pub mod socket;
@@ -96,8 +91,6 @@ pub mod stdio;
 pub mod stdio_pass;
 pub mod termios;
 pub mod tick;
-pub mod tty_holders;
-#[cfg(feature = "server")]
 pub mod tty_waiters;
 
 use std::io;
@@ -291,8 +284,6 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
 /// Whether this process would give its programs the group root without being
 /// root itself: a server that was told a uid and no gid.
 pub fn keeps_root_group() -> bool {
-    !nix::unistd::geteuid().is_root()
-        && (nix::unistd::getegid().as_raw() == 0
-            || nix::unistd::getgroups()
-                .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == 0)))
+    let has_root_group = || accounts::own_gid() == 0 || accounts::own_groups().contains(&0);
+    accounts::own_uid() != 0 && has_root_group()
 }

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, setsockopt, sockopt::PassCred};
+use nix::{setsockopt_impl, sockopt_impl};
 
 use super::child::Pid;
 use super::closer::{ReceivedFd, UNKNOWN_USER};
-use super::fd_query;
 use super::pidfd::PidFd;
 use super::recvmsg::{ReceivedMessage, as_uninit, receive};
 use super::socket::Stream;
@@ -52,9 +52,14 @@ impl Peer {
     }
 }
 
-/// `SO_PASSPIDFD` of linux/socket.h (Linux 6.5): the kernel sends a pidfd of the
-/// sender along, whatever PID namespace that is in.
+/// `SO_PASSPIDFD` of linux/socket.h.
 const SO_PASSPIDFD: libc::c_int = 76;
+
+sockopt_impl!(
+    /// Whether the kernel sends a pidfd of the sender along, whatever PID namespace that
+    /// is in (SO_PASSPIDFD, Linux 6.5).
+    PassPidfd, SetOnly, libc::SOL_SOCKET, SO_PASSPIDFD, bool
+);
 
 /// Descriptors that a stranger has sent: those that nobody takes are closed
 /// where nobody waits.
@@ -73,22 +78,13 @@ impl ReceivedFds {
             descriptors.into_iter().map(|fd| ReceivedFd::new(fd, UNKNOWN_USER)).collect();
         Self { descriptors, truncated: false }
     }
-
-    fn add(&mut self, received: &mut ReceivedMessage, user: impl FnOnce() -> u32) {
-        self.truncated |= received.truncated;
-        if !received.descriptors.is_empty() {
-            let user = user();
-            let new = received.descriptors.drain(..).map(|fd| ReceivedFd::new(fd, user));
-            self.descriptors.extend(new);
-        }
-    }
 }
 
 impl Stream {
     /// Has the kernel say who sends; see [`Stream::read_from`].
     pub(super) fn ask_for_sender(&self, on: bool) {
         let _ = setsockopt(self, PassCred, &on);
-        let _ = fd_query::set_option(self, SO_PASSPIDFD, on.into());
+        let _ = setsockopt(self, PassPidfd, &on);
     }
 
     /// Reads, and notes the sender once it is known; then stops asking.
@@ -109,9 +105,7 @@ impl Stream {
 
     /// Writes, and never raises SIGPIPE; notes a failure.
     pub fn write_to(&self, bytes: &[u8], peer: &mut Peer) -> WriteOutcome {
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        let sent = nix::sys::socket::send(self.as_fd().as_raw_fd(), bytes, flags);
-        super::write_outcome(peer.note(sent))
+        super::write_outcome(peer.note(self.send(bytes, MsgFlags::empty())))
     }
 
     /// Reads as [`Stream::read_from`] does, with the descriptors that come along
@@ -122,30 +116,33 @@ impl Stream {
         passed: &mut ReceivedFds,
         peer: &mut Peer,
     ) -> ReadOutcome {
-        let received = self.receive_from(as_uninit(buffer), peer);
-        let read = received.map(|mut received| {
-            passed.add(&mut received, || self.user());
+        let read = self.receive_with_descriptors(as_uninit(buffer), passed).map(|received| {
+            if peer.sender.is_none() {
+                let number = received.sender.and_then(|sender| Pid::new(sender.pid));
+                peer.sender = match received.pidfd {
+                    Some(pidfd) => Some(PidFd::reopened(number.unwrap_or(Pid::UNKNOWN), pidfd)),
+                    None => number.and_then(PidFd::open),
+                };
+                if peer.sender.is_some() {
+                    self.ask_for_sender(false);
+                }
+            }
             received.count
         });
         super::read_outcome(peer.note(read))
     }
 
-    fn receive_from(
+    fn receive_with_descriptors(
         &self,
         buffer: &mut [MaybeUninit<u8>],
-        peer: &mut Peer,
+        passed: &mut ReceivedFds,
     ) -> nix::Result<ReceivedMessage> {
         let mut received = receive(self.as_fd(), buffer)?;
-        if peer.sender.is_none() {
-            let number = received.sender.and_then(|(pid, _)| Pid::new(pid));
-            peer.sender = match (number, received.pidfd.take()) {
-                (Some(pid), Some(pidfd)) => Some(PidFd::reopened(pid, pidfd)),
-                (None, Some(pidfd)) => Some(PidFd::reopened(Pid::UNKNOWN, pidfd)),
-                (number, None) => number.and_then(PidFd::open),
-            };
-            if peer.sender.is_some() {
-                self.ask_for_sender(false);
-            }
+        passed.truncated |= received.truncated;
+        if !received.descriptors.is_empty() {
+            let user = self.user();
+            let new = received.descriptors.drain(..).map(|fd| ReceivedFd::new(fd, user));
+            passed.descriptors.extend(new);
         }
         Ok(received)
     }
@@ -158,13 +155,10 @@ impl Stream {
         passed: &mut ReceivedFds,
     ) -> ReadOutcome {
         buffer.clear();
-        let received = receive(self.as_fd(), buffer.spare_capacity_mut());
-        if let Ok(received) = &received {
+        let received = self.receive_with_descriptors(buffer.spare_capacity_mut(), passed);
+        super::read_outcome(received.map(|received| {
             // SAFETY: so many were just written.
             unsafe { buffer.set_len(received.count) };
-        }
-        super::read_outcome(received.map(|mut received| {
-            passed.add(&mut received, || self.user());
             received.count
         }))
     }

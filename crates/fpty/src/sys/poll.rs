@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 /// What one wants to be told of a descriptor. Its hang-up and its errors come
 /// uncalled for.
@@ -24,14 +24,18 @@ impl Interest {
 
     fn flags(self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
-        if self.read {
-            flags |= EpollFlags::EPOLLIN;
-        }
-        if self.write {
-            flags |= EpollFlags::EPOLLOUT;
-        }
+        flags.set(EpollFlags::EPOLLIN, self.read);
+        flags.set(EpollFlags::EPOLLOUT, self.write);
         flags
     }
+}
+
+/// A wait in whole milliseconds, no shorter than it is; `None`: for ever.
+fn rounded_up(timeout: Option<Duration>) -> PollTimeout {
+    timeout.map_or(PollTimeout::NONE, |wait| {
+        let millis = wait.as_nanos().div_ceil(1_000_000);
+        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+    })
 }
 
 /// What happened to a descriptor.
@@ -123,15 +127,7 @@ impl Poller {
     /// # Errors
     /// epoll_wait(2).
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        let timeout = match timeout {
-            None => EpollTimeout::NONE,
-            Some(timeout) => {
-                let millis = timeout.as_nanos().div_ceil(1_000_000);
-                EpollTimeout::try_from(u32::try_from(millis).unwrap_or(u32::MAX >> 1))
-                    .unwrap_or(EpollTimeout::MAX)
-            }
-        };
-        match self.epoll.wait(&mut self.events, timeout) {
+        match self.epoll.wait(&mut self.events, rounded_up(timeout)) {
             Ok(count) => Ok(count),
             Err(nix::errno::Errno::EINTR) => Ok(0),
             Err(errno) => Err(errno.into()),
@@ -141,7 +137,7 @@ impl Poller {
     /// Whether anything but `token` has something right now.
     pub fn has_others_ready(&self, token: u64) -> bool {
         let mut events = [EpollEvent::empty(); 2];
-        match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+        match self.epoll.wait(&mut events, PollTimeout::ZERO) {
             Ok(count) => events[..count].iter().any(|event| event.data() != token),
             Err(_) => false,
         }
@@ -187,11 +183,7 @@ impl<'a> PollSet<'a> {
 
     /// Waits, at most so long (rounded up to a millisecond).
     pub fn wait(mut self, timeout: Option<Duration>) -> PollResult {
-        let timeout = timeout.map_or(PollTimeout::NONE, |wait| {
-            let millis = u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
-            PollTimeout::from(millis)
-        });
-        if nix::poll::poll(&mut self.0, timeout).is_err() {
+        if nix::poll::poll(&mut self.0, rounded_up(timeout)).is_err() {
             return PollResult(Vec::new());
         }
         let events = |polled: &PollFd<'_>| polled.revents().unwrap_or(PollFlags::empty());

@@ -46,13 +46,11 @@ impl ProcNetTcp {
                 _ => return false,
             },
         };
-        let now = Instant::now();
-        let sockets = match list.take().filter(|sockets| now < sockets.until) {
-            Some(good) => list.insert(good),
-            None => match TcpTable::read(path) {
-                Some(new) => list.insert(new),
-                None => return false,
-            },
+        if list.as_ref().is_none_or(|sockets| Instant::now() >= sockets.until) {
+            *list = TcpTable::read(path);
+        }
+        let Some(sockets) = list else {
+            return false;
         };
         let ours = sockets.held.get(format!("{us} {peer}").as_str());
         let theirs = sockets.held.get(format!("{peer} {us}").as_str());

@@ -25,17 +25,6 @@ enum Proof {
     Inode(u64),
 }
 
-/// A moment, in the ticks of proc(5)'s stat; 0: it is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StartTime(pub u64);
-
-impl StartTime {
-    /// The present.
-    pub fn now() -> Self {
-        Self(ticks_since_boot().unwrap_or(0))
-    }
-}
-
 /// A process that ran when it was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessIdentity {
@@ -54,11 +43,11 @@ impl ProcessIdentity {
         Some(Self { pid, proof })
     }
 
-    /// The process that got this id within a second after this time, where that can be
-    /// proved.
-    pub fn begun_at(pid: Pid, moment: StartTime) -> Option<Self> {
-        let ran_at = moment.0.checked_add(procfs::ticks_per_second()?)?;
-        (moment.0 > 0 && procfs::is_own_namespace())
+    /// The process that got this id within a second after this time (of
+    /// [`ticks_since_boot`]; 0: it is not known), where that can be proved.
+    pub fn begun_at(pid: Pid, ticks: u64) -> Option<Self> {
+        let ran_at = ticks.checked_add(procfs::ticks_per_second()?)?;
+        (ticks > 0 && procfs::is_own_namespace())
             .then_some(Self { pid, proof: Proof::StartedBefore(ran_at) })
     }
 
@@ -118,7 +107,8 @@ fn truncated(number: u64) -> u64 {
     number & (u64::MAX >> PROOF_BITS)
 }
 
-fn ticks_since_boot() -> Option<u64> {
+/// The present, in the ticks of proc(5)'s stat.
+pub fn ticks_since_boot() -> Option<u64> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
     let per_second = procfs::ticks_per_second()?;
     let (seconds, rest) = (u64::try_from(now.tv_sec()).ok()?, u64::try_from(now.tv_nsec()).ok()?);

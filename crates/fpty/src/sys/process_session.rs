@@ -6,12 +6,11 @@
 //! moment before to be what is meant.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::ReadDir;
 
 use super::child::Pid;
 use super::pidfd::{self, PidFd};
 use super::process_identity::ProcessIdentity;
-use super::procfs;
+use super::procfs::{self, ProcessList};
 
 /// A session's leader, and no other process that gets its number later.
 #[derive(Debug)]
@@ -117,101 +116,6 @@ pub(super) fn session_of(pid: Pid) -> Option<Pid> {
         .and_then(|session| Pid::new(session.as_raw()))
 }
 
-/// The processes of this PID namespace.
-enum ProcessList {
-    /// The entries of /proc.
-    Proc(ReadDir),
-    /// Where that is not there, or another namespace's, or hides some: every
-    /// number that one could have.
-    PidRange(std::ops::Range<libc::pid_t>),
-}
-
-/// The largest number that the kernel can be told to use (PID_MAX_LIMIT in
-/// its include/linux/threads.h).
-const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
-
-/// The first number that no process has (proc(5), pid_max): the same in all
-/// namespaces of most kernels.
-fn pid_max() -> libc::pid_t {
-    let told = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
-    told.and_then(|max| max.trim().parse().ok()).map_or(PID_MAX, |max: i32| max.min(PID_MAX))
-}
-
-impl ProcessList {
-    fn new() -> Self {
-        match std::fs::read_dir("/proc") {
-            Ok(processes) if procfs::shows_all() => Self::Proc(processes),
-            _ => Self::PidRange(2..pid_max()),
-        }
-    }
-
-    /// The next processes of the list; `None`: that was the last.
-    fn next(&mut self) -> Option<Vec<Pid>> {
-        /// A number costs much less than an entry of /proc.
-        const PIDS_PER_STEP: usize = 64;
-        match self {
-            Self::Proc(processes) => {
-                let entry = processes.next()?.ok();
-                let pid = entry.and_then(|entry| entry.file_name().to_str()?.parse().ok());
-                Some(pid.and_then(Pid::new).into_iter().collect())
-            }
-            Self::PidRange(numbers) if numbers.start >= numbers.end => None,
-            Self::PidRange(numbers) => {
-                Some(numbers.by_ref().take(PIDS_PER_STEP).filter_map(Pid::new).collect())
-            }
-        }
-    }
-}
-
-/// What is looked for among all processes: for all at once, and step by step.
-pub(super) struct ProcessSearch<T> {
-    /// What the search that is under way is for.
-    pub(super) targets: Vec<T>,
-    /// Targets that came during the search that is under way.
-    next: Vec<T>,
-    processes: Option<ProcessList>,
-}
-
-impl<T> Default for ProcessSearch<T> {
-    fn default() -> Self {
-        Self { targets: Vec::new(), next: Vec::new(), processes: None }
-    }
-}
-
-impl<T> ProcessSearch<T> {
-    /// Adds a target.
-    pub(super) fn add(&mut self, one: T) {
-        self.next.push(one);
-    }
-
-    /// Whether nothing is looked for.
-    pub(super) fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.next.is_empty()
-    }
-
-    /// Looks on for those alone.
-    pub(super) fn retain(&mut self, is_one: impl Fn(&T) -> bool) {
-        self.targets.retain(&is_one);
-        self.next.retain(&is_one);
-    }
-
-    /// The next processes to look at; `None`: nothing is looked for.
-    pub(super) fn step(&mut self) -> Option<Vec<Pid>> {
-        if self.targets.is_empty() {
-            self.targets.append(&mut self.next);
-            self.processes = None;
-        }
-        if self.targets.is_empty() {
-            return None;
-        }
-        let some = self.processes.get_or_insert_with(ProcessList::new).next();
-        if some.is_none() {
-            self.targets.clear();
-        }
-        Some(some.unwrap_or_default())
-    }
-}
-
 /// Members of sessions that are held by a descriptor.
 const MAX_HELD: usize = 16;
 
@@ -220,6 +124,7 @@ const MAX_HELD: usize = 16;
 /// All sessions at once, because members are found by looking at all
 /// processes, and a network that breaks leaves hundreds behind in the same
 /// moment; in steps, because that takes a while on a large machine.
+#[derive(Default)]
 pub struct SessionKiller {
     leaders: HashMap<Pid, SessionLeader>,
     /// The listing that is under way.
@@ -243,14 +148,7 @@ impl SessionKiller {
         for leader in leaders.values() {
             leader.signal(libc::SIGSTOP);
         }
-        Self {
-            leaders,
-            processes: None,
-            members: HashSet::new(),
-            held: Vec::new(),
-            before: 0,
-            listings: 0,
-        }
+        Self { leaders, ..Self::default() }
     }
 
     /// A leader was reaped: the number is no longer its own.
@@ -388,7 +286,7 @@ mod tests {
 
     #[test]
     fn members_are_found_by_their_numbers() {
-        killed_by(Some(ProcessList::PidRange(2..pid_max())), SessionLeader::child);
+        killed_by(Some(ProcessList::by_number()), SessionLeader::child);
     }
 
     /// Its number could be another's by now: neither that one nor its session.

@@ -1,6 +1,9 @@
 //! Whether /proc tells of this process's own PID namespace (pid_namespaces(7)):
 //! a jail may have the outer one, whose numbers are other processes', or none.
 
+use std::fs::ReadDir;
+
+use super::child::Pid;
 use super::clock::BootInstant;
 use nix::unistd::{SysconfVar, sysconf};
 use once_cell::sync::OnceCell;
@@ -78,6 +81,57 @@ pub fn started(pid: i32) -> Option<BootInstant> {
     let ticks: u64 = number(pid, 22)?;
     let per_second = ticks_per_second()?;
     Some(BootInstant::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)))
+}
+
+/// The processes of this PID namespace.
+pub(super) enum ProcessList {
+    /// The entries of /proc.
+    Proc(ReadDir),
+    /// Where that is not there, or another namespace's, or hides some: every
+    /// number that one could have.
+    PidRange(std::ops::Range<libc::pid_t>),
+}
+
+/// The largest number that the kernel can be told to use (PID_MAX_LIMIT in
+/// its include/linux/threads.h).
+const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
+
+/// The first number that no process has (proc(5), pid_max): the same in all
+/// namespaces of most kernels.
+fn pid_max() -> libc::pid_t {
+    let told = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+    told.and_then(|max| max.trim().parse().ok()).map_or(PID_MAX, |max: i32| max.min(PID_MAX))
+}
+
+impl ProcessList {
+    pub(super) fn new() -> Self {
+        match std::fs::read_dir("/proc") {
+            Ok(processes) if shows_all() => Self::Proc(processes),
+            _ => Self::by_number(),
+        }
+    }
+
+    /// Every number that a process could have.
+    pub(super) fn by_number() -> Self {
+        Self::PidRange(2..pid_max())
+    }
+
+    /// The next processes of the list; `None`: that was the last.
+    pub(super) fn next(&mut self) -> Option<Vec<Pid>> {
+        /// A number costs much less than an entry of /proc.
+        const PIDS_PER_STEP: usize = 64;
+        match self {
+            Self::Proc(processes) => {
+                let entry = processes.next()?.ok();
+                let pid = entry.and_then(|entry| entry.file_name().to_str()?.parse().ok());
+                Some(pid.and_then(Pid::new).into_iter().collect())
+            }
+            Self::PidRange(numbers) if numbers.start >= numbers.end => None,
+            Self::PidRange(numbers) => {
+                Some(numbers.by_ref().take(PIDS_PER_STEP).filter_map(Pid::new).collect())
+            }
+        }
+    }
 }
 
 #[cfg(test)]

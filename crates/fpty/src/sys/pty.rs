@@ -7,14 +7,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag};
-use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
+use nix::sys::termios::{FlushArg, LocalFlags, SetArg, SpecialCharacterIndices, tcflush};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use once_cell::sync::OnceCell;
 
 use super::fd_query::{self, Query, Switch};
 use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
+use super::termios::index_of;
 use super::{ReadOutcome, Size, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
@@ -72,7 +75,7 @@ pub fn look_up_tty_group() {
 pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = open_master()?;
     // The slave starts locked (unlockpt(3)).
-    fd_query::switch(&master, Switch::Lock, false).context("cannot unlock the new terminal")?;
+    fd_query::switch(&master, Switch::LOCK, false).context("cannot unlock the new terminal")?;
     let slave = open_slave(&master)?;
     let master = Master::of(master, false);
     master.resize(size).context("cannot set the size of the new terminal")?;
@@ -90,17 +93,23 @@ fn initial_settings(terminal: &OwnedFd) -> Option<&'static libc::termios> {
     static SETTINGS: OnceCell<libc::termios> = OnceCell::new();
     SETTINGS
         .get_or_try_init(|| {
-            let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
-            // SAFETY: TCGETS writes the kernel's termios, with which the C
-            // library's begins; all zero is a valid one.
-            let mut settings = unsafe {
-                ioctl(libc::ioctl(terminal.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr()))?;
-                settings.assume_init()
-            };
+            let mut settings = settings_of(terminal)?;
             settings.c_iflag |= libc::IUTF8;
-            Ok::<_, io::Error>(settings)
+            Ok::<_, Errno>(settings)
         })
         .ok()
+}
+
+/// The settings of a terminal; asked of a master, those of its slave.
+fn settings_of(terminal: &OwnedFd) -> nix::Result<libc::termios> {
+    let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: TCGETS writes the kernel's termios, with which the C library's
+    // begins; all zero is a valid one.
+    unsafe {
+        let at = settings.as_mut_ptr();
+        Errno::result(libc::ioctl(terminal.as_raw_fd(), libc::TCGETS, at))?;
+        Ok(settings.assume_init())
+    }
 }
 
 fn open_master() -> Result<OwnedFd> {
@@ -109,17 +118,15 @@ fn open_master() -> Result<OwnedFd> {
     // A jail may have mounted a devpts of its own, without a /dev/ptmx.
     open("/dev/ptmx")
         .or_else(|errno| match errno {
-            nix::errno::Errno::ENOENT | nix::errno::Errno::EACCES => {
-                open("/dev/pts/ptmx").map_err(|_| errno)
-            }
+            Errno::ENOENT | Errno::EACCES => open("/dev/pts/ptmx").map_err(|_| errno),
             other => Err(other),
         })
         .context("cannot open a terminal (/dev/ptmx)")
 }
 
 fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let error = match peer_of(master, flags) {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let error = match peer_of(master, flags.bits()) {
         Ok(slave) => return Ok(slave),
         Err(error) => error,
     };
@@ -129,7 +136,6 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
         return Err(error).context("cannot open the slave of the new terminal");
     }
     let path = path_of_slave(master).context("cannot name the new terminal")?;
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     nix::fcntl::open(path.as_str(), flags, Mode::empty()).context(format!("cannot open {path}"))
 }
 
@@ -138,21 +144,14 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
 fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
     let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    ioctl(fd)?;
+    let fd = Errno::result(fd)?;
     // SAFETY: it is new and ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
 fn path_of_slave(master: impl AsFd) -> io::Result<String> {
-    Ok(format!("/dev/pts/{}", fd_query::query(master, Query::PtyNumber)?))
-}
-
-fn ioctl(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    Ok(format!("/dev/pts/{}", fd_query::query(master, Query::PTY_NUMBER)?))
 }
 
 impl Master {
@@ -250,9 +249,9 @@ impl Master {
         // SAFETY: TIOCVHANGUP takes nothing.
         let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
         // Whoever has a copy may have locked it.
-        let _ = fd_query::switch(self, Switch::Lock, false);
+        let _ = fd_query::switch(self, Switch::LOCK, false);
         let slave = open_slave(&self.fd);
-        let _ = fd_query::switch(self, Switch::Lock, true);
+        let _ = fd_query::switch(self, Switch::LOCK, true);
         let _ = slave.as_ref().map(hang_up);
         hang_up(&self.fd)
     }
@@ -285,7 +284,8 @@ impl Master {
         let size =
             libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
-        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &size) })
+        let set = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        Ok(Errno::result(set).map(drop)?)
     }
 
     /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group, as
@@ -297,27 +297,16 @@ impl Master {
     pub fn signal_foreground(&self, signal: i32) -> io::Result<()> {
         let _armed = self.arm();
         // SAFETY: TIOCSIG takes a number.
-        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSIG, signal) })
+        let sent = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSIG, signal) };
+        Ok(Errno::result(sent).map(drop)?)
     }
 
     /// The key that stands for SIGINT, SIGQUIT or SIGTSTP, as the program has
     /// set it (termios(3)); `None` where there is none.
     pub fn signal_key(&self, signal: i32) -> Option<SignalKey> {
         let _armed = self.arm();
-        let index = match signal {
-            libc::SIGINT => libc::VINTR,
-            libc::SIGQUIT => libc::VQUIT,
-            libc::SIGTSTP => libc::VSUSP,
-            _ => return None,
-        };
-        let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: TCGETS, asked of a master, writes the kernel's termios of
-        // the slave, with which the C library's begins; all zero is a valid
-        // one.
-        let settings = unsafe {
-            ioctl(libc::ioctl(self.fd.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr())).ok()?;
-            settings.assume_init()
-        };
+        let index = index_of(Signal::try_from(signal).ok()?)?;
+        let settings = settings_of(&self.fd).ok()?;
         let byte = settings.c_cc[index];
         let flags = settings.c_lflag;
         (byte != libc::_POSIX_VDISABLE).then_some(SignalKey {
@@ -344,19 +333,15 @@ impl Master {
     /// the terminal, then what has arrived there.
     pub fn flush_input(&self) {
         let _armed = self.arm();
-        // SAFETY: TCFLSH takes a number.
-        let _ = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TCFLSH, libc::TCOFLUSH) };
-        if let Ok(slave) = open_slave(&self.fd) {
-            // SAFETY: as above.
-            let _ = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TCFLSH, libc::TCIFLUSH) };
-        }
+        let _ = tcflush(&self.fd, FlushArg::TCOFLUSH);
+        let _ = open_slave(&self.fd).map(|slave| tcflush(&slave, FlushArg::TCIFLUSH));
     }
 
     /// The foreground process group; `None` where the session is over: the
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
         let _armed = self.arm();
-        fd_query::query(self, Query::ForegroundGroup).ok().filter(|group| *group > 1)
+        fd_query::query(self, Query::FOREGROUND_GROUP).ok().filter(|group| *group > 1)
     }
 
     /// Lets the program's next read see the end of file, as the terminal's
@@ -369,7 +354,7 @@ impl Master {
         let Ok(slave) = open_slave(&self.fd) else {
             return;
         };
-        if has_input(slave.as_fd()) {
+        if fd_query::has_input(&slave) {
             return;
         }
         let Ok(attributes) = nix::sys::termios::tcgetattr(&slave) else {
@@ -385,23 +370,9 @@ impl Master {
     }
 }
 
-/// Whether there is input that no program has read; the kernel first brings
-/// there what is on its way (n_tty_poll in drivers/tty/n_tty.c).
-fn has_input(slave: BorrowedFd<'_>) -> bool {
-    fd_query::poll_one(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
-}
-
 impl AsFd for Master {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-#[cfg(feature = "server")]
-impl Slave {
-    /// For spawn.c, which gives it to the program.
-    pub(super) fn as_raw(&self) -> libc::c_int {
-        self.0.as_raw_fd()
     }
 }
 
@@ -418,13 +389,11 @@ impl Slave {
         // it does, the process has a session and a terminal of its own.
         if nix::unistd::setsid().is_ok() {
             // SAFETY: TIOCSCTTY takes a number.
-            let _ = ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSCTTY, 0) });
+            let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSCTTY, 0) };
         }
-        for standard in 0..=2 {
-            // SAFETY: two descriptors; the three numbers are nobody's OwnedFd.
-            ioctl(unsafe { libc::dup2(self.0.as_raw_fd(), standard) })?;
-        }
-        Ok(())
+        dup2_stdin(&self.0)?;
+        dup2_stdout(&self.0)?;
+        Ok(dup2_stderr(&self.0)?)
     }
 
     /// Makes our process group the foreground one, after a job has ended, and
@@ -446,7 +415,7 @@ impl Slave {
     /// Whether there is input that no program has read: a whole line, where
     /// it is read by lines.
     pub fn has_input(&self) -> bool {
-        has_input(self.0.as_fd())
+        fd_query::has_input(self)
     }
 
     /// The slave's name (ttyname(3)), as far as this mount namespace knows it.

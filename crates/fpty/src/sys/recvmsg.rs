@@ -25,14 +25,22 @@ const CONTROL_SPACE: usize = 16 + (4 * MAX_DESCRIPTORS).next_multiple_of(8) + 51
 #[repr(align(8))]
 struct ControlBuffer(MaybeUninit<[u8; CONTROL_SPACE]>);
 
+/// The sender of a message, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageSender {
+    /// The process; 0: one of another PID namespace.
+    pub pid: i32,
+    /// The sender's user.
+    pub uid: u32,
+}
+
 /// A message of recvmsg(2) with all that came along.
 pub(super) struct ReceivedMessage {
     pub(super) count: usize,
     pub(super) descriptors: Vec<OwnedFd>,
     /// Control data was cut: for want of descriptors, as there is room.
     pub(super) truncated: bool,
-    /// Process and user; a process that is not in our PID namespace is 0.
-    pub(super) sender: Option<(i32, u32)>,
+    pub(super) sender: Option<MessageSender>,
     /// The sender, where [`SCM_PIDFD`] came along.
     pub(super) pidfd: Option<OwnedFd>,
 }
@@ -46,7 +54,7 @@ pub(super) fn receive(
     buffer: &mut [MaybeUninit<u8>],
 ) -> nix::Result<ReceivedMessage> {
     // What finds no number the kernel closes in our name.
-    let _hurried = super::may_lack_descriptors().then(ThreadTimer::new);
+    let _hurried = super::may_lack_descriptors().then(ThreadTimer::start);
     let mut control = ControlBuffer(MaybeUninit::uninit());
     let mut piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut message = MaybeUninit::<libc::msghdr>::zeroed();
@@ -86,8 +94,9 @@ pub(super) fn receive(
             // Process, user, group (struct ucred).
             libc::SCM_CREDENTIALS => {
                 let mut numbers = ancillary_data::descriptors(data);
+                let sender = numbers.next().zip(numbers.next());
                 // A user has the bits of a number without a sign.
-                received.sender = numbers.next().zip(numbers.next().map(|uid| uid as u32));
+                received.sender = sender.map(|(pid, uid)| MessageSender { pid, uid: uid as u32 });
             }
             // Negative: an errno.
             SCM_PIDFD => {

@@ -1,10 +1,8 @@
 //! Memory that a process shares with those it forks (mmap(2)).
 
 use std::io;
-use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
@@ -25,11 +23,7 @@ unsafe impl SharedWord for AtomicI32 {}
 unsafe impl SharedWord for AtomicU64 {}
 
 /// A fixed number of words, zero at first. It is never unmapped.
-pub struct SharedMemory<T: SharedWord> {
-    words: NonNull<T>,
-    count: usize,
-    of: PhantomData<T>,
-}
+pub struct SharedMemory<T: SharedWord>(&'static [T]);
 
 /// Words of 32 bits.
 pub type SharedWords = SharedMemory<AtomicI32>;
@@ -41,11 +35,6 @@ impl<T: SharedWord> Clone for SharedMemory<T> {
 }
 
 impl<T: SharedWord> Copy for SharedMemory<T> {}
-
-// SAFETY: a mapping that stays, of atomics.
-unsafe impl<T: SharedWord> Send for SharedMemory<T> {}
-// SAFETY: as above.
-unsafe impl<T: SharedWord> Sync for SharedMemory<T> {}
 
 /// All mappings of this process: where, and how long.
 static ALL: Mutex<Vec<(NonZeroUsize, NonZeroUsize)>> = Mutex::new(Vec::new());
@@ -93,18 +82,17 @@ impl<T: SharedWord> SharedMemory<T> {
             None => MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
         };
         let at = memfd::map(file, length::<T>(count), READ_WRITE, flags)?;
-        let words: NonNull<T> = at.cast();
         if let (Ok(mut all), Some(length)) = (ALL.lock(), NonZeroUsize::new(length::<T>(count))) {
-            all.push((words.addr(), length));
+            all.push((at.addr(), length));
         }
-        Ok(Self { words, count, of: PhantomData })
+        // SAFETY: a mapping of that many words, which stays; atomics may be
+        // shared, and any value is one.
+        Ok(Self(unsafe { std::slice::from_raw_parts(at.cast().as_ptr(), count) }))
     }
 
     /// The words.
     pub fn words(&self) -> &'static [T] {
-        // SAFETY: a mapping of that many words, which stays; atomics may be
-        // shared, and any value is one.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.count) }
+        self.0
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::child::Pid;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Signals that were blocked and are read instead.
@@ -50,21 +50,21 @@ pub struct Blocked(SigSet);
 impl Blocked {
     /// Blocks it for the calling thread.
     pub fn during(signal: Signal) -> Self {
-        let before = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
-        block(signal);
-        Self(before)
+        Self::set(SigSet::from(signal))
     }
 
     /// Blocks every signal, except those that a fault raises: for a thread
     /// that is started meanwhile, which inherits the mask.
     pub fn all() -> Self {
-        let before = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
         let mut set = SigSet::all();
         for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL] {
             set.remove(fault);
         }
-        let _ = set.thread_block();
-        Self(before)
+        Self::set(set)
+    }
+
+    fn set(signals: SigSet) -> Self {
+        Self(signals.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap_or(SigSet::empty()))
     }
 }
 

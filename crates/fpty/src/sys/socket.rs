@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, setsockopt, sockopt,
 };
 
 use super::fd_query::{self, Query};
@@ -25,12 +25,13 @@ use super::recvmsg::as_uninit;
 use super::{ReadOutcome, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
-use super::socket::fd_passing::{FdPassing, finish, has_passing_refused, passes_descriptors};
+use super::socket::fd_passing::{FdPassing, PassRights, finish, passes_descriptors};
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
 pub struct ListeningSocket {
     fd: BorrowedFd<'static>,
+    transport: Transport,
     /// Whether the kernel refuses descriptors for connections from here; those before
     /// that was set were accepted, too.
     refuses: Option<&'static AtomicBool>,
@@ -53,6 +54,15 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    fn of(socket: impl AsFd) -> Self {
+        match getsockopt(&socket, fd_query::Domain) {
+            Ok(libc::AF_UNIX) => Self::Unix,
+            _ => Self::Tcp,
+        }
+    }
+}
+
 /// Refuses descriptors for what is accepted there, where the kernel can
 /// (SO_PASSRIGHTS).
 pub(super) fn refuse_descriptors(listener: impl AsFd) {
@@ -72,9 +82,8 @@ impl ListeningSocket {
         // SAFETY: the caller says that the server keeps it open; if it is not
         // open at all, the next call says so.
         let listener = unsafe { BorrowedFd::borrow_raw(fd) };
-        match nix::sys::socket::getsockopt(&listener, sockopt::AcceptConn) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return Err(not()),
+        if getsockopt(&listener, sockopt::AcceptConn) != Ok(true) {
+            return Err(not());
         }
         let flags = fcntl(listener, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         flags
@@ -83,15 +92,12 @@ impl ListeningSocket {
         // There are dozens, for as long as the process lives.
         let refuses = passes_descriptors(listener, false)
             .then(|| &*Box::leak(Box::new(AtomicBool::new(false))));
-        Ok(Self { fd: listener, refuses })
+        Ok(Self { fd: listener, transport: Transport::of(listener), refuses })
     }
 
     /// What connections come over.
     pub fn transport(self) -> Transport {
-        match fd_query::option(self.fd, libc::SO_DOMAIN) {
-            Ok(libc::AF_UNIX) => Transport::Unix,
-            _ => Transport::Tcp,
-        }
+        self.transport
     }
 
     /// Keeps it from what this process executes.
@@ -105,37 +111,23 @@ impl ListeningSocket {
     /// # Errors
     /// Out of descriptors or memory.
     pub fn accept(self) -> io::Result<Option<(Stream, Transport)>> {
-        let mut storage = std::mem::MaybeUninit::<libc::sockaddr_storage>::zeroed();
-        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        // SAFETY: storage has room for every address, and length says so.
-        let fd = unsafe {
-            libc::accept4(
-                self.fd.as_raw_fd(),
-                storage.as_mut_ptr().cast(),
-                &mut length,
-                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            )
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = match nix::sys::socket::accept4(self.fd.as_raw_fd(), flags) {
+            Ok(fd) => fd,
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
+                return Err(errno.into());
+            }
+            Err(_) => return Ok(None),
         };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Err(error),
-                _ => Ok(None),
-            };
-        }
         super::note_descriptor(fd);
         // SAFETY: it is new and ours.
         let stream = Stream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        // SAFETY: zeroed, and filled by the kernel as far as it had to.
-        let family = unsafe { storage.assume_init() }.ss_family;
-        let transport =
-            if i32::from(family) == libc::AF_UNIX { Transport::Unix } else { Transport::Tcp };
-        match transport {
+        match self.transport {
             Transport::Tcp => stream.prepare_tcp(),
             Transport::Unix if self.refuses_for(&stream) => {}
             Transport::Unix => stream.may_bring_descriptors(),
         }
-        Ok(Some((stream, transport)))
+        Ok(Some((stream, self.transport)))
     }
 
     /// Whether nobody can have sent descriptors to a connection: it was made
@@ -144,7 +136,7 @@ impl ListeningSocket {
     fn refuses_for(self, stream: &Stream) -> bool {
         self.refuses.is_some_and(|all| {
             all.load(Ordering::Relaxed) || {
-                let refuses = has_passing_refused(stream.as_fd());
+                let refuses = getsockopt(stream, PassRights) == Ok(false);
                 all.store(refuses, Ordering::Relaxed);
                 refuses
             }
@@ -213,11 +205,13 @@ impl Stream {
 
     /// Writes, and never raises SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
-        super::write_outcome(nix::sys::socket::send(
-            self.fd.as_raw_fd(),
-            bytes,
-            MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-        ))
+        super::write_outcome(self.send(bytes, MsgFlags::empty()))
+    }
+
+    /// send(2), which neither waits nor raises SIGPIPE.
+    pub(super) fn send(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
+        let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags)
     }
 
     /// Writes the beginning of something whose rest follows at once (MSG_MORE,
@@ -226,10 +220,7 @@ impl Stream {
         if bytes.is_empty() {
             return 0;
         }
-        let flags = MsgFlags::MSG_NOSIGNAL
-            | MsgFlags::MSG_DONTWAIT
-            | MsgFlags::from_bits_retain(libc::MSG_MORE);
-        nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags).unwrap_or(0)
+        self.send(bytes, MsgFlags::from_bits_retain(libc::MSG_MORE)).unwrap_or(0)
     }
 
     /// Whether the other end was closed.
@@ -239,14 +230,14 @@ impl Stream {
 
     /// Whether it is a UNIX socket.
     pub fn is_unix(&self) -> bool {
-        fd_query::option(self, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
+        Transport::of(self) == Transport::Unix
     }
 
     /// How many bytes the peer has not taken: over TCP its kernel, on a UNIX
     /// socket itself, and there with what the kernel needs for them (SIOCOUTQ,
     /// tcp(7), unix(7)).
     pub fn unsent_bytes(&self) -> usize {
-        fd_query::query(self, Query::Unsent).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+        fd_query::query(self, Query::UNSENT).map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
     /// Tells the peer that no more will come.
@@ -277,7 +268,7 @@ impl Stream {
 
     /// Whether there is something to read, before the end.
     pub fn has_unread(&self) -> bool {
-        fd_query::query(self, Query::Unread).is_ok_and(|count| count > 0)
+        fd_query::query(self, Query::UNREAD).is_ok_and(|count| count > 0)
     }
 
     /// Has a TCP peer that sends no more asked whether it is there every few
@@ -349,11 +340,6 @@ impl AsFd for Stream {
     }
 }
 
-/// Whether the address of the server's notation is one of TCP.
-fn is_tcp(address: &OsStr) -> bool {
-    address.as_bytes().contains(&b':')
-}
-
 /// Connects to an address as the server writes it: a path, `@name` or
 /// `\0name` (abstract), `host:port`, `:port`, `[::1]:port`.
 ///
@@ -361,19 +347,17 @@ fn is_tcp(address: &OsStr) -> bool {
 /// Says the address and why.
 pub fn connect(address: &OsStr, timeout: Duration) -> Result<(Stream, Transport)> {
     let failed = || format!("cannot connect to {}", Path::new(address).display());
-    let tcp = is_tcp(address);
-    let fd = match tcp {
-        true => connect_tcp(address, timeout)?,
-        false => connect_unix(address).context(failed())?,
+    let (fd, transport) = match address.as_bytes().contains(&b':') {
+        true => (connect_tcp(address, timeout)?, Transport::Tcp),
+        false => (connect_unix(address).context(failed())?, Transport::Unix),
     };
     fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(failed())?;
     let stream = Stream::from(fd);
-    if tcp {
-        stream.prepare_tcp();
-        return Ok((stream, Transport::Tcp));
+    match transport {
+        Transport::Tcp => stream.prepare_tcp(),
+        Transport::Unix => stream.may_bring_descriptors(),
     }
-    stream.may_bring_descriptors();
-    Ok((stream, Transport::Unix))
+    Ok((stream, transport))
 }
 
 fn connect_unix(address: &OsStr) -> io::Result<OwnedFd> {
@@ -403,16 +387,10 @@ fn connect_tcp(address: &OsStr, timeout: Duration) -> Result<OwnedFd> {
     let failed = || format!("cannot connect to {}", Path::new(address).display());
     // Names of hosts have nothing else.
     let text = address.to_str().ok_or_else(|| Error::new(format!("{}: not a host", failed())))?;
-    let local;
-    let full = match text.strip_prefix(':') {
-        Some(port) => {
-            local = format!("127.0.0.1:{port}");
-            &local
-        }
-        None => text,
-    };
-    let addresses =
-        full.to_socket_addrs().map_err(|error| Error::new(format!("{}: {error}", failed())))?;
+    let host = if text.starts_with(':') { "127.0.0.1" } else { "" };
+    let addresses = format!("{host}{text}")
+        .to_socket_addrs()
+        .map_err(|error| Error::new(format!("{}: {error}", failed())))?;
     let mut last = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
     for candidate in addresses {
         match TcpStream::connect_timeout(&candidate, timeout) {

@@ -42,10 +42,8 @@ struct forkpty_plan {
 	int streams[3]; /* what becomes 0, 1 and 2: low numbers, from 3 on */
 	int highest; /* of these */
 	int has_terminal; /* it is the first of them, and the others, too */
-	int own_session; /* or the foreground job of the parent's */
-	int death_signal; /* sent when the parent's thread ends; 0: none */
-	int restore_nofile; /* whether to set the soft limit below */
-	unsigned long nofile;
+	int is_job; /* the foreground job of the parent's session, not a session */
+	unsigned long nofile; /* the soft limit of descriptors; 0: the parent's */
 	unsigned long not_default; /* a bit for each signal to set back */
 	const char *folder; /* where it runs; NULL: where the parent is */
 	int as_user; /* whether to become another */
@@ -200,7 +198,7 @@ static long become(struct forkpty_slot *slot)
 		if (plan->not_default >> (signal & 63) & 1)
 			call(SYS_rt_sigaction, signal, (long)by_default, 0, NSIG / 8);
 
-	if (plan->own_session) {
+	if (!plan->is_job) {
 		if ((failed = call(SYS_setsid, 0, 0, 0, 0)) < 0)
 			return -failed;
 		if (plan->has_terminal &&
@@ -211,17 +209,15 @@ static long become(struct forkpty_slot *slot)
 
 		/* SIGTTOU, which this would raise, is blocked. */
 		if ((failed = call(SYS_setpgid, 0, 0, 0, 0)) < 0 ||
-		    (failed = call(SYS_ioctl, terminal, TIOCSPGRP, (long)&group, 0)) < 0)
+		    (failed = call(SYS_ioctl, terminal, TIOCSPGRP, (long)&group, 0)) < 0 ||
+		    (failed = call(SYS_prctl, PR_SET_PDEATHSIG, SIGHUP, 0, 0)) < 0)
 			return -failed;
 	}
-	if (plan->death_signal &&
-	    (failed = call(SYS_prctl, PR_SET_PDEATHSIG, plan->death_signal, 0, 0)) < 0)
-		return -failed;
 	for (number = 0; number < 3; number++)
 		if ((failed = call(SYS_dup3, plan->streams[number], number, 0, 0)) < 0)
 			return -failed;
 	close_the_rest();
-	if (plan->restore_nofile) {
+	if (plan->nofile) {
 		struct rlimit limit;
 
 		if (call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&limit) == 0) {

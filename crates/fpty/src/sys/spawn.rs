@@ -7,20 +7,21 @@ use std::cell::UnsafeCell;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
+use nix::fcntl::OFlag;
 use nix::sys::mman::MapFlags;
 
 use super::memfd::{Mapping, READ_WRITE};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
-use super::spawn::program::same_name;
-pub use super::spawn::program::{Program, with_variables};
+use super::spawn::program::name;
+pub use super::spawn::program::{Program, ProgramUser, Surroundings, with_variables};
 
 /// The program to start, as spawn.c has it.
 #[repr(C)]
@@ -31,9 +32,7 @@ struct Plan {
     streams: [libc::c_int; 3],
     highest: libc::c_int,
     has_terminal: libc::c_int,
-    own_session: libc::c_int,
-    death_signal: libc::c_int,
-    restore_nofile: libc::c_int,
+    is_job: libc::c_int,
     nofile: libc::c_ulong,
     not_default: libc::c_ulong,
     folder: *const libc::c_char,
@@ -66,23 +65,6 @@ unsafe extern "C" {
 
 /// Bytes of a child's stack, of which it uses a few hundred.
 const STACK: usize = 8 * 1024;
-
-/// A child's stack, in pages of its own: they are given back at once.
-struct Stack(Mapping);
-
-impl Stack {
-    fn new() -> Result<Self> {
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
-        Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
-            .map(Self)
-            .context("cannot start a process")
-    }
-
-    /// Where it begins: it grows down from its end.
-    fn top(&self) -> *mut libc::c_void {
-        self.0.at(STACK, 0).cast()
-    }
-}
 
 /// Rooms that are kept for later programs.
 const MAX_SPARE: usize = 2;
@@ -117,7 +99,8 @@ struct ChildSlot {
     envp: Vec<*const libc::c_char>,
     more: Vec<CString>,
     program: Option<Arc<Program>>,
-    stack: Stack,
+    /// The child's stack, in pages of its own: they are given back at once.
+    stack: Mapping,
     /// The child, until it is known whether it was executed.
     leader: Option<Pid>,
 }
@@ -126,6 +109,7 @@ impl ChildSlot {
     fn new() -> Result<Box<Self>> {
         // SAFETY: numbers and pointers, which may be zero; the child is given others.
         let slot = UnsafeCell::new(unsafe { std::mem::zeroed() });
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
         Ok(Box::new(Self {
             slot,
             paths: Vec::new(),
@@ -133,7 +117,8 @@ impl ChildSlot {
             envp: Vec::new(),
             more: Vec::new(),
             program: None,
-            stack: Stack::new()?,
+            stack: Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
+                .context("cannot start a process")?,
             leader: None,
         }))
     }
@@ -171,7 +156,7 @@ pub struct Spawner {
     /// Low numbers are kept for the streams of the next program: a child
     /// copies the descriptors up to them, and not those of all sessions.
     low: [OwnedFd; 3],
-    nothing: File,
+    nothing: OwnedFd,
     impatient_until: Option<Instant>,
     noted: Option<&'static AtomicU64>,
 }
@@ -183,16 +168,9 @@ impl Spawner {
     /// There are none.
     pub fn new() -> Result<Self> {
         let nothing = File::options().read(true).write(true).open("/dev/null");
-        let nothing = nothing.context("cannot open /dev/null")?;
-        let one = || {
-            // SAFETY: fcntl(2) with two numbers.
-            let low = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
-            if low < 0 {
-                return Err(io::Error::last_os_error()).context("cannot keep a descriptor");
-            }
-            // SAFETY: new and ours.
-            Ok(unsafe { OwnedFd::from_raw_fd(low) })
-        };
+        let nothing: OwnedFd = nothing.context("cannot open /dev/null")?.into();
+        // From 3 on, as all that std copies.
+        let one = || nothing.try_clone().context("cannot keep a descriptor");
         let low = [one()?, one()?, one()?];
         Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None, noted: None })
     }
@@ -215,42 +193,42 @@ impl Spawner {
         let mut room = self.room()?;
         point_to(&program.paths, &mut room.paths);
         point_to(&program.argv, &mut room.argv);
-        let kept = program.envp.iter();
-        let kept = kept.filter(|pair| !more.iter().any(|new| same_name(pair, new)));
+        let Surroundings { environment, descriptor_limit, folder, user } = &*program.surroundings;
+        let kept = environment.iter();
+        let kept = kept.filter(|pair| !more.iter().any(|new| name(pair) == name(new)));
         point_to(kept.chain(&more), &mut room.envp);
         room.more = more;
         room.program = Some(Arc::clone(program));
         room.leader = None;
         let (numbers, used) = self.lower(streams)?;
-        let plan = Plan {
+        let raised_limit = descriptor_limit.filter(|limit| limit.before != limit.now);
+        room.slot.get_mut().plan = Plan {
             paths: room.paths.as_ptr(),
             argv: room.argv.as_ptr(),
             envp: room.envp.as_ptr(),
             streams: numbers,
             highest: numbers.into_iter().max().unwrap_or(-1),
             has_terminal: (used == 1).into(),
-            own_session: (!program.job).into(),
-            death_signal: if program.job { libc::SIGHUP } else { 0 },
-            restore_nofile: program.nofile.is_some().into(),
-            nofile: program.nofile.map_or(0, |limit| limit.before),
+            is_job: program.job.into(),
+            nofile: raised_limit.map_or(0, |limit| limit.before),
             not_default: program.not_default,
-            folder: program.folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()),
-            as_user: program.user.is_some().into(),
-            uid: program.user.as_ref().map_or(0, |user| user.uid),
-            gid: program.user.as_ref().map_or(0, |user| user.gid),
-            count: program.user.as_ref().map_or(0, |user| user.groups.len() as libc::c_ulong),
-            groups: program.user.as_ref().map_or(std::ptr::null(), |user| user.groups.as_ptr()),
+            folder: folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()),
+            as_user: user.is_some().into(),
+            uid: user.as_ref().map_or(0, |user| user.uid),
+            gid: user.as_ref().map_or(0, |user| user.gid),
+            count: user.as_ref().map_or(0, |user| user.groups.len() as libc::c_ulong),
+            groups: user.as_ref().map_or(std::ptr::null(), |user| user.groups.as_ptr()),
         };
-        room.slot.get_mut().plan = plan;
         let now = Instant::now();
         let patience =
             if self.impatient_until.is_some_and(|until| now < until) { 0 } else { PATIENCE };
         let noted = self.noted.map_or(std::ptr::null_mut(), |word| word.as_ptr().cast());
+        let top = room.stack.at(STACK, 0).cast();
         // SAFETY: the room, in a box, with all strings that the plan points
         // to, is kept until the child has left our memory. The stack is the
         // child's alone until then, and grows down from its end. The word that
         // the kernel writes to is there for good, and is an atomic.
-        let pid = unsafe { forkpty_spawn(room.slot.get(), room.stack.top(), patience, noted) };
+        let pid = unsafe { forkpty_spawn(room.slot.get(), top, patience, noted) };
         let raised = self.raise(used);
         if patience > 0 {
             self.impatient_until = room.is_in_use().then(|| now + IMPATIENT);
@@ -300,25 +278,23 @@ impl Spawner {
 
     /// Puts copies of a program's streams under low numbers: which, and how
     /// many of these.
-    fn lower(&self, streams: Streams<'_>) -> Result<([libc::c_int; 3], usize)> {
-        let low = [0, 1, 2].map(|at: usize| self.low[at].as_raw_fd());
+    fn lower(&mut self, streams: Streams<'_>) -> Result<([libc::c_int; 3], usize)> {
+        let low = self.low.each_ref().map(AsRawFd::as_raw_fd);
         match streams {
             Streams::Terminal(slave) => {
-                put(slave.as_raw(), low[0])?;
+                put(slave, &mut self.low[0])?;
                 Ok(([low[0]; 3], 1))
             }
             Streams::Apart(streams) => {
-                for (stream, low) in streams.iter().zip(low) {
-                    put(stream.as_raw_fd(), low)?;
-                }
+                streams.iter().zip(&mut self.low).try_for_each(|(it, low)| put(it, low))?;
                 Ok((low, 3))
             }
         }
     }
 
     /// Takes the copies back.
-    fn raise(&self, used: usize) -> Result<()> {
-        self.low[..used].iter().try_for_each(|low| put(self.nothing.as_raw_fd(), low.as_raw_fd()))
+    fn raise(&mut self, used: usize) -> Result<()> {
+        self.low[..used].iter_mut().try_for_each(|low| put(&self.nothing, low))
     }
 
     /// Whether a program has been executed, and is neither about to be nor
@@ -365,12 +341,8 @@ impl Drop for Spawner {
 }
 
 /// Puts a copy of a descriptor under a number that is kept for it.
-fn put(fd: libc::c_int, low: libc::c_int) -> Result<()> {
-    // SAFETY: dup3(2) with two numbers; the second one stays ours.
-    if unsafe { libc::dup3(fd, low, libc::O_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error()).context("cannot pass the streams on");
-    }
-    Ok(())
+fn put(fd: impl AsFd, low: &mut OwnedFd) -> Result<()> {
+    nix::unistd::dup3(fd, low, OFlag::O_CLOEXEC).context("cannot pass the streams on")
 }
 
 /// Fills an array for execve(2), in the memory that it has: what is allocated

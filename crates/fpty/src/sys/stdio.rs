@@ -1,20 +1,20 @@
 //! The standard descriptors of a process that a person or a pipe is at.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
+use nix::sys::socket::MsgFlags;
 use nix::sys::stat::{SFlag, fstat};
 use once_cell::sync::OnceCell;
 
 use super::fd_query::{self, Query, file_type_of};
-use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
+use super::stdio_pass::{ERROR, INPUT, OUTPUT, reopen, standard_fd};
 use super::{ReadOutcome, WriteOutcome};
 
 /// Standard input. Reads wait, unless a poll said that there is something.
@@ -22,11 +22,13 @@ pub fn stdin() -> BorrowedFd<'static> {
     standard_fd(INPUT)
 }
 
-fn stdout() -> BorrowedFd<'static> {
+/// Standard output.
+pub fn stdout() -> BorrowedFd<'static> {
     standard_fd(OUTPUT)
 }
 
-fn stderr() -> BorrowedFd<'static> {
+/// Standard error.
+pub fn stderr() -> BorrowedFd<'static> {
     standard_fd(ERROR)
 }
 
@@ -49,22 +51,6 @@ pub fn fill_closed() {
             }
         }
     }
-}
-
-/// A copy of standard input, which stays when that becomes something else.
-///
-/// # Errors
-/// It is closed.
-pub fn stdin_copy() -> io::Result<OwnedFd> {
-    stdin().try_clone_to_owned()
-}
-
-/// A copy of standard error.
-///
-/// # Errors
-/// It is closed, or there is no descriptor left.
-pub fn stderr_copy() -> io::Result<OwnedFd> {
-    stderr().try_clone_to_owned()
 }
 
 /// Writes a line to standard error, if anybody is there. (eprintln! panics
@@ -141,7 +127,7 @@ pub fn keep_stderr(others_write: bool) {
 }
 
 fn unread(pipe: BorrowedFd<'_>) -> usize {
-    fd_query::query(pipe, Query::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    fd_query::query(pipe, Query::UNREAD).map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
 /// Reads from a descriptor that was inherited.
@@ -163,7 +149,7 @@ pub fn read_input(buffer: &mut [u8]) -> ReadOutcome {
     }
     let read = match own_terminal() {
         Some(terminal) => nix::unistd::read(terminal, buffer),
-        None if !has_input() => return ReadOutcome::WouldBlock,
+        None if !fd_query::has_input(stdin()) => return ReadOutcome::WouldBlock,
         None => nix::unistd::read(stdin(), buffer),
     };
     match read {
@@ -179,29 +165,18 @@ pub fn read_input(buffer: &mut [u8]) -> ReadOutcome {
 /// A description of our own of the terminal on standard input, which does not
 /// wait; to make the inherited one so would make it so for the shell, too. `None`:
 /// it is none, or cannot be opened again.
-fn own_terminal() -> Option<&'static File> {
-    static OWN: OnceCell<Option<File>> = OnceCell::new();
-    let open = || {
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let standard_fd =
-            || OpenOptions::new().read(true).custom_flags(flags).open("/proc/self/fd/0");
-        stdin_is_a_terminal().then(standard_fd)?.ok()
-    };
-    OWN.get_or_init(open).as_ref()
-}
-
-/// Whether a read of standard input finds something, or its end.
-fn has_input() -> bool {
-    let found = fd_query::poll_one(stdin(), PollFlags::POLLIN, Duration::ZERO);
-    found != Ok(PollFlags::empty())
+fn own_terminal() -> Option<&'static OwnedFd> {
+    static OWN: OnceCell<Option<OwnedFd>> = OnceCell::new();
+    let open = || reopen(stdin(), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).ok();
+    OWN.get_or_init(|| stdin_is_a_terminal().then(open)?).as_ref()
 }
 
 /// Whether the terminal on standard input is our controlling one: the keys
 /// that are signals reach us. Below su(1) or setsid(1) they reach others.
 pub fn is_controlling_terminal() -> bool {
-    // SAFETY: tcgetsid(3) looks a terminal up; it fails for another's.
-    let session = unsafe { libc::tcgetsid(0) };
-    session > 0 && nix::unistd::getsid(None).is_ok_and(|ours| ours.as_raw() == session)
+    // It fails for another's; 0 is a session outside of this PID namespace.
+    nix::sys::termios::tcgetsid(stdin())
+        .is_ok_and(|session| session.as_raw() > 0 && nix::unistd::getsid(None) == Ok(session))
 }
 
 /// Whether standard input is a terminal.
@@ -223,17 +198,24 @@ pub fn in_foreground() -> bool {
 }
 
 /// An output that was inherited and is not to be waited for.
-pub enum Output {
+pub struct Output {
+    fd: OwnedFd,
+    kind: OutputKind,
+}
+
+/// How an output is written to.
+#[derive(Clone, Copy)]
+enum OutputKind {
     /// A description of our own, which does not wait. (To make the inherited
     /// one so would make it so for everyone who shares it, the shell too.)
-    Reopened(File),
+    Reopened,
     /// The inherited one: a terminal or pipe that cannot be opened again,
     /// written to in pieces that a poll has found room for.
-    Inherited(OwnedFd),
+    Inherited,
     /// The inherited one: a file, where a write never waits for anybody.
-    File(OwnedFd),
+    File,
     /// A socket.
-    Socket(OwnedFd),
+    Socket,
 }
 
 /// Why an output takes no more, where that is not for want of a reader: a full
@@ -244,10 +226,7 @@ pub struct WriteFailure(Cell<i32>);
 impl WriteFailure {
     /// The errno's text.
     pub fn reason(&self) -> Option<String> {
-        match self.0.get() {
-            0 => None,
-            errno => Some(crate::error::errno_text(errno)),
-        }
+        Some(self.0.get()).filter(|errno| *errno != 0).map(crate::error::errno_text)
     }
 
     /// Records the failure of a write to a file, where nothing is for want of a reader.
@@ -273,42 +252,24 @@ impl WriteFailure {
 const PIECE: usize = 4096;
 
 impl Output {
-    /// Standard output.
-    ///
-    /// # Errors
-    /// It is closed.
-    pub fn stdout() -> io::Result<Self> {
-        Self::of(stdout())
-    }
-
-    /// Standard error.
-    ///
-    /// # Errors
-    /// It is closed.
-    pub fn stderr() -> io::Result<Self> {
-        Self::of(stderr())
-    }
-
     /// A copy of any descriptor for output; it is not passed to children.
     ///
     /// # Errors
     /// It is closed.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let kind = file_type_of(fstat(fd)?.st_mode);
-        if kind == SFlag::S_IFSOCK {
-            return Ok(Self::Socket(fd.try_clone_to_owned()?));
-        }
-        if kind == SFlag::S_IFIFO || nix::unistd::isatty(fd).unwrap_or(false) {
-            let standard_fd = OpenOptions::new()
-                .write(true)
-                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-                .open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            if let Ok(standard_fd) = standard_fd {
-                return Ok(Self::Reopened(standard_fd));
+        let file_type = file_type_of(fstat(fd)?.st_mode);
+        if file_type == SFlag::S_IFIFO || nix::unistd::isatty(fd).unwrap_or(false) {
+            let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+            if let Ok(fd) = reopen(fd, flags) {
+                return Ok(Self { fd, kind: OutputKind::Reopened });
             }
         }
-        let copy = fd.try_clone_to_owned()?;
-        Ok(if kind == SFlag::S_IFREG { Self::File(copy) } else { Self::Inherited(copy) })
+        let kind = match file_type {
+            SFlag::S_IFSOCK => OutputKind::Socket,
+            SFlag::S_IFREG => OutputKind::File,
+            _ => OutputKind::Inherited,
+        };
+        Ok(Self { fd: fd.try_clone_to_owned()?, kind })
     }
 
     /// Writes what there is room for. [`WriteOutcome::Closed`]: nobody reads it.
@@ -318,15 +279,15 @@ impl Output {
 
     /// Writes as [`Output::write`] does, and records why no more is taken.
     pub fn write_recording_failure(&self, bytes: &[u8], failure: &WriteFailure) -> WriteOutcome {
-        match self {
-            Self::Reopened(file) => failure.note_unless_gone(nix::unistd::write(file, bytes)),
-            Self::File(file) => failure.note(nix::unistd::write(file, bytes)),
-            Self::Socket(socket) => failure.note_unless_gone(nix::sys::socket::send(
-                socket.as_raw_fd(),
-                bytes,
-                nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
-            )),
-            Self::Inherited(fd) => {
+        let fd = &self.fd;
+        match self.kind {
+            OutputKind::Reopened => failure.note_unless_gone(nix::unistd::write(fd, bytes)),
+            OutputKind::File => failure.note(nix::unistd::write(fd, bytes)),
+            OutputKind::Socket => {
+                let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+                failure.note_unless_gone(nix::sys::socket::send(fd.as_raw_fd(), bytes, flags))
+            }
+            OutputKind::Inherited => {
                 if fd_query::poll_now(fd, PollFlags::POLLOUT).is_empty() {
                     return WriteOutcome::WouldBlock;
                 }
@@ -339,9 +300,6 @@ impl Output {
 
 impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Reopened(file) => file.as_fd(),
-            Self::Inherited(fd) | Self::File(fd) | Self::Socket(fd) => fd.as_fd(),
-        }
+        self.fd.as_fd()
     }
 }

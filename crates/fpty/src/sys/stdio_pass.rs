@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{SockType, SockaddrStorage, getpeername, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::pipe2;
 
 use super::fd_query::{self, file_type_of};
 use super::poll::HANG_UP;
@@ -76,56 +77,44 @@ pub fn chown_to(pipe: &OwnedFd, uid: u32) {
 /// connections a program could take, and none without another end.
 fn is_connected_stream(fd: BorrowedFd<'_>) -> bool {
     let is_one = |domain| matches!(domain, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
-    fd_query::option(fd, libc::SO_DOMAIN).is_ok_and(is_one)
+    getsockopt(&fd, fd_query::Domain).is_ok_and(is_one)
         && getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
         && getsockopt(&fd, sockopt::AcceptConn) == Ok(false)
         && getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
 }
 
-/// Where a program's standard input comes from; writes do not wait.
-pub struct StdinPipe(OwnedFd);
+/// Our end of the pipe that a program has for a stream: it does not wait, the program's
+/// does.
+pub struct PipeEnd(OwnedFd);
 
-/// Where a program's output goes; reads do not wait.
-pub struct OutputPipe(OwnedFd);
-
-/// A pipe's two ends: ours does not wait, the program's does.
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
-}
-
-fn do_not_wait(fd: &OwnedFd) -> io::Result<()> {
-    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
-impl StdinPipe {
-    /// A new pipe, and its end for the program.
+impl PipeEnd {
+    /// A new pipe for a standard input, and its end for the program.
     ///
     /// # Errors
     /// Out of descriptors or memory.
-    pub fn pipe() -> io::Result<(Self, OwnedFd)> {
-        let (reads, writes) = pipe()?;
-        do_not_wait(&writes)?;
+    pub fn for_input() -> io::Result<(Self, OwnedFd)> {
+        let (reads, writes) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&writes, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok((Self(writes), reads))
+    }
+
+    /// A new pipe for an output, and its end for the program.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn for_output() -> io::Result<(Self, OwnedFd)> {
+        /// Bytes that the pipe holds.
+        const CAPACITY: libc::c_int = 256 * 1024;
+        let (reads, writes) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&reads, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // Fewer wake-ups for a stream, where the user may have so much.
+        let _ = fcntl(&writes, FcntlArg::F_SETPIPE_SZ(CAPACITY));
+        Ok((Self(reads), writes))
     }
 
     /// Writes what there is room for. SIGPIPE must be blocked or ignored.
     pub fn write(&self, bytes: &[u8]) -> WriteOutcome {
         super::write_outcome(nix::unistd::write(&self.0, bytes))
-    }
-}
-
-impl OutputPipe {
-    /// A new pipe, and its end for the program.
-    ///
-    /// # Errors
-    /// Out of descriptors or memory.
-    pub fn pipe() -> io::Result<(Self, OwnedFd)> {
-        let (reads, writes) = pipe()?;
-        do_not_wait(&reads)?;
-        // Fewer wake-ups for a stream, where the user may have so much.
-        let _ = fcntl(&writes, FcntlArg::F_SETPIPE_SZ(PIPE));
-        Ok((Self(reads), writes))
     }
 
     /// Reads what there is.
@@ -134,16 +123,7 @@ impl OutputPipe {
     }
 }
 
-/// Bytes that the pipe of an output holds.
-const PIPE: libc::c_int = 256 * 1024;
-
-impl AsFd for StdinPipe {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsFd for OutputPipe {
+impl AsFd for PipeEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -186,8 +166,7 @@ impl PassedStream {
     pub fn of(number: usize) -> Self {
         match fd_query::file_type(standard_fd(number)) {
             SFlag::S_IFIFO => {
-                let standard_fd = standard_fd(number).as_raw_fd();
-                open(standard_fd, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
+                reopen(standard_fd(number), OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
             }
             SFlag::S_IFSOCK => Self::Socket,
             _ => Self::Other,
@@ -200,7 +179,7 @@ impl PassedStream {
             return None;
         };
         // Open for a moment: whoever reads it notices nothing of that.
-        match open(pipe.as_raw_fd(), OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
+        match reopen(pipe, OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
             // A named one says so at once.
             Err(Errno::ENXIO) => Some(true),
             Err(_) => None,
@@ -210,8 +189,8 @@ impl PassedStream {
 }
 
 /// Opens what a descriptor of ours stands for once more.
-fn open(number: i32, flags: OFlag) -> nix::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{number}");
+pub(super) fn reopen(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
 }
 
@@ -232,8 +211,8 @@ mod tests {
 
     #[test]
     fn a_pipe_that_was_given_away_is_not_held_open() {
-        let (reads, writes) = pipe().expect("a pipe");
-        let path = open(writes.as_raw_fd(), OFlag::O_PATH).expect("/proc");
+        let (reads, writes) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let path = reopen(&writes, OFlag::O_PATH).expect("/proc");
         let away = PassedStream::Pipe(path);
         assert_eq!(away.has_no_reader(), Some(false));
         drop(writes);
@@ -246,7 +225,7 @@ mod tests {
 
     #[test]
     fn only_what_leads_nowhere_is_passed() {
-        let (reads, writes) = pipe().expect("a pipe");
+        let (reads, writes) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         assert!(can_be_passed(reads.as_fd(), INPUT) && !can_be_passed(reads.as_fd(), OUTPUT));
         assert!(can_be_passed(writes.as_fd(), ERROR) && !can_be_passed(writes.as_fd(), INPUT));
         let (stream, _other) = UnixStream::pair().expect("a socket");

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::signal::{self, Blocked};
@@ -144,7 +145,7 @@ impl Drop for RawMode {
 }
 
 /// Where a terminal's settings have this signal's key.
-fn index_of(signal: Signal) -> Option<usize> {
+pub(super) fn index_of(signal: Signal) -> Option<usize> {
     match signal {
         Signal::SIGINT => Some(libc::VINTR),
         Signal::SIGQUIT => Some(libc::VQUIT),
@@ -184,17 +185,12 @@ fn get() -> io::Result<libc::termios> {
     let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
     // SAFETY: tcgetattr(3) fills one termios.
     unsafe {
-        if libc::tcgetattr(0, settings.as_mut_ptr()) < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        Errno::result(libc::tcgetattr(0, settings.as_mut_ptr()))?;
         Ok(settings.assume_init())
     }
 }
 
 fn set(settings: &libc::termios) -> io::Result<()> {
     // SAFETY: tcsetattr(3) reads one termios.
-    if unsafe { libc::tcsetattr(0, libc::TCSANOW, settings) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    Ok(Errno::result(unsafe { libc::tcsetattr(0, libc::TCSANOW, settings) }).map(drop)?)
 }

@@ -124,14 +124,42 @@ struct Region {
     last: u16,
 }
 
+impl Region {
+    /// The region that parameters say; `None`: they say none.
+    fn of(parameters: &[u16]) -> Option<Self> {
+        let [first, last] = [0, 1].map(|at| parameters.get(at).copied().unwrap_or(0));
+        (last == 0 || first.max(1) < last).then_some(Self { first, last })
+    }
+}
+
+/// Which of [`PRIVATE_MODES`] are set: a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PrivateModes(u32);
+
+impl Default for PrivateModes {
+    fn default() -> Self {
+        Self(DEFAULT_PRIVATE)
+    }
+}
+
+impl PrivateModes {
+    fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+
+    fn set(&mut self, bit: u32, on: bool) {
+        self.0 = if on { self.0 | bit } else { self.0 & !bit };
+    }
+}
+
 /// The modes of a terminal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub struct Modes {
     parser: Parser,
-    /// A bit for each of [`PRIVATE_MODES`].
-    private: u32,
-    /// The saved cursor of the main and of the alternate screen.
-    private_saved: u32,
+    private: PrivateModes,
+    /// Those that were saved (`CSI ? N s`).
+    private_saved: PrivateModes,
     insert: bool,
     /// A line feed returns the carriage, too.
     newline: bool,
@@ -157,31 +185,6 @@ pub struct Modes {
     /// Whether the program has requested device attributes (DA1), and nobody has taken
     /// note.
     da1_requested: bool,
-}
-
-impl Default for Modes {
-    fn default() -> Self {
-        Self {
-            parser: Parser::default(),
-            private: DEFAULT_PRIVATE,
-            private_saved: DEFAULT_PRIVATE,
-            insert: false,
-            newline: false,
-            alternate: 0,
-            cursor_shape: 0,
-            region: Region::default(),
-            margins: Region::default(),
-            charsets: Charsets::default(),
-            rendition: Rendition::default(),
-            saved: [SavedCursor::default(); 2],
-            keyboards: [Keyboard::default(); 2],
-            other_keys: 0,
-            link: false,
-            colours: 0,
-            title: Vec::new(),
-            da1_requested: false,
-        }
-    }
 }
 
 impl Modes {
@@ -220,7 +223,7 @@ impl Modes {
 
     /// Whether pastes are told from what is typed.
     pub fn has_bracketed_paste(&self) -> bool {
-        self.private & BRACKETED_PASTE != 0
+        self.private.has(BRACKETED_PASTE)
     }
 
     /// Whether the output so far ends within a sequence.
@@ -243,7 +246,7 @@ impl Modes {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Rendition(_) => {}
-            Event::Csi(b'm') if self.parser.is_plain() => {
+            Event::Csi(b'm') if (self.parser.marker, self.parser.intermediate) == (0, 0) => {
                 let (parameters, subparameters) = self.parser.parameters();
                 self.rendition.apply_sgr(parameters, subparameters);
             }
@@ -266,8 +269,8 @@ impl Modes {
         let (parameters, _) = self.parser.parameters();
         let first = parameters[0];
         let low = |number: u16| u8::try_from(number).unwrap_or(0);
-        let parameter_count = self.parser.parameter_count();
-        match (self.parser.marker(), self.parser.intermediate(), last) {
+        let parameter_count = usize::from(self.parser.count);
+        match (self.parser.marker, self.parser.intermediate, last) {
             (b'?', 0, b'h' | b'l' | b's' | b'r') => self.private_modes(last),
             (0, 0, b'h' | b'l') => {
                 let parameters = parameters.iter();
@@ -279,17 +282,9 @@ impl Modes {
                     }
                 }
             }
-            (0, 0, b'r') => {
-                let region = Region { first, last: parameters.get(1).copied().unwrap_or(0) };
-                if region.last == 0 || region.first.max(1) < region.last {
-                    self.region = region;
-                }
-            }
-            (0, 0, b's') if self.private & MARGINS != 0 => {
-                let margins = Region { first, last: parameters.get(1).copied().unwrap_or(0) };
-                if margins.last == 0 || margins.first.max(1) < margins.last {
-                    self.margins = margins;
-                }
+            (0, 0, b'r') => self.region = Region::of(parameters).unwrap_or(self.region),
+            (0, 0, b's') if self.private.has(MARGINS) => {
+                self.margins = Region::of(parameters).unwrap_or(self.margins);
             }
             (0, 0, b's') => self.save(),
             (0, 0, b'u') => self.restore_saved(),
@@ -323,7 +318,7 @@ impl Modes {
     }
 
     fn private_modes(&mut self, last: u8) {
-        for at in 0..self.parser.parameter_count() {
+        for at in 0..self.parser.count.into() {
             let (parameters, subparameters) = self.parser.parameters();
             let mode = parameters[at];
             if subparameters >> at & 1 == 1 || subparameters >> (at + 1) & 1 == 1 {
@@ -352,23 +347,22 @@ impl Modes {
     }
 
     fn private_mode(&mut self, last: u8, bit: u32) {
-        let put = |to: &mut u32, on: bool| *to = if on { *to | bit } else { *to & !bit };
         match last {
-            b's' => put(&mut self.private_saved, self.private & bit != 0),
-            b'r' => put(&mut self.private, self.private_saved & bit != 0),
-            last => put(&mut self.private, last == b'h'),
+            b's' => self.private_saved.set(bit, self.private.has(bit)),
+            b'r' => self.private.set(bit, self.private_saved.has(bit)),
+            last => self.private.set(bit, last == b'h'),
         }
-        if self.private & MARGINS == 0 {
+        if !self.private.has(MARGINS) {
             self.margins = Region::default();
         }
     }
 
     fn escape(&mut self, last: u8) {
-        match (self.parser.intermediate(), last) {
+        match (self.parser.intermediate, last) {
             (0, b'7') => self.save(),
             (0, b'8') => self.restore_saved(),
-            (0, b'=') => self.private |= KEYPAD,
-            (0, b'>') => self.private &= !KEYPAD,
+            (0, b'=') => self.private.set(KEYPAD, true),
+            (0, b'>') => self.private.set(KEYPAD, false),
             (0, b'n') => self.charsets.shifted = 2,
             (0, b'o') => self.charsets.shifted = 3,
             (0, b'c') => {
@@ -392,7 +386,7 @@ impl Modes {
         let saved = SavedCursor {
             rendition: self.rendition,
             charsets: self.charsets,
-            origin: self.private & ORIGIN != 0,
+            origin: self.private.has(ORIGIN),
         };
         let screen = self.screen();
         self.saved[screen] = saved;
@@ -402,14 +396,14 @@ impl Modes {
         let saved = self.saved[self.screen()];
         self.rendition = saved.rendition;
         self.charsets = saved.charsets;
-        self.private = self.private & !ORIGIN | if saved.origin { ORIGIN } else { 0 };
+        self.private.set(ORIGIN, saved.origin);
     }
 
     /// What xterm resets at a soft reset (DECSTR).
     fn soft_reset(&mut self) {
         let reset =
             CURSOR_VISIBLE | CURSOR_BLINK | AUTOWRAP | CURSOR_KEYS | KEYPAD | ORIGIN | MARGINS;
-        self.private = self.private & !reset | DEFAULT_PRIVATE & reset;
+        self.private.0 = self.private.0 & !reset | DEFAULT_PRIVATE & reset;
         self.insert = false;
         self.cursor_shape = 0;
         self.rendition = Rendition::default();

@@ -378,16 +378,12 @@ fn first_number(parameters: &[u8]) -> u32 {
 
 /// Whether an operating system command sets the clipboard or is answered.
 fn is_osc_answered(held: &[u8]) -> bool {
-    let body = body(held);
-    let (command, value) = match body.iter().position(|byte| *byte == b';') {
-        Some(at) => (&body[..at], &body[at + 1..]),
-        None => (body, [].as_slice()),
-    };
-    let number = match command.iter().all(u8::is_ascii_digit) && !command.is_empty() {
-        true => first_number(command),
-        false => return false,
-    };
-    match number {
+    let mut parts = body(held).splitn(2, |byte| *byte == b';');
+    let [command, value] = [parts.next(), parts.next()].map(Option::unwrap_or_default);
+    if command.is_empty() || !command.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    match first_number(command) {
         // The clipboard, xterm's and kitty's.
         52 | 5522 => true,
         // What may be asked for (XTQALLOWED).

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fpty::sys::clock;
-use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
+use fpty::sys::foreground_group::ForegroundGroup;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::process_handle::ProcessHandle;
+use fpty::sys::process_search::HangUpSearch;
 use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
 
@@ -20,8 +21,8 @@ pub fn hang_up_foreground(terminal: &Master, leader: &PidFd) {
     let leader = leader.try_clone().ok().map(ProcessHandle::from_pidfd);
     let foreground = leader.and_then(|leader| ForegroundGroup::of(terminal, leader));
     if let Some(later) = foreground.and_then(ForegroundGroup::hang_up) {
-        let mut members = ForegroundHangups::default();
-        members.add(later);
+        let mut members = HangUpSearch::default();
+        members.add_members(later);
         members.step(usize::MAX);
     }
 }

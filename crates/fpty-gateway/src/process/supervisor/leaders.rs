@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::shared_memory::{self, Region};
 use fpty::sys::child::Pid;
-use fpty::sys::process_identity::{ProcessIdentity, StartTime};
+use fpty::sys::process_identity::{ProcessIdentity, ticks_since_boot};
 use fpty::sys::process_session::SessionLeader;
 
 /// The most sessions of a gateway; memory is used only for as many as there are.
@@ -70,7 +70,7 @@ impl Leaders {
 
     /// Before a program is started.
     pub fn before_start(&self) {
-        self.head[SINCE].store(StartTime::now().0, Ordering::Release);
+        self.head[SINCE].store(ticks_since_boot().unwrap_or(0), Ordering::Release);
     }
 
     /// After the start: the program has a slot, or failed.
@@ -139,7 +139,7 @@ fn take_starting(head: &[AtomicU64]) -> Option<ProcessIdentity> {
     let word = head[STARTS].swap(0, Ordering::AcqRel);
     // The kernel has written half of it: which one is the machine's.
     let number = i32::try_from((word >> 32) | (word & u64::from(u32::MAX))).ok()?;
-    let since = StartTime(head[SINCE].load(Ordering::Acquire));
+    let since = head[SINCE].load(Ordering::Acquire);
     ProcessIdentity::begun_at(Pid::new(number)?, since)
 }
 

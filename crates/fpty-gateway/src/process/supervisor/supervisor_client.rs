@@ -88,7 +88,7 @@ impl SupervisorClient {
     fn handshake(&mut self) -> Option<RestoredSessions> {
         let to = supervisor_link::gateway_end()?;
         let (ours, theirs) = Stream::pair().ok()?;
-        let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
+        let log = stdio::stderr().try_clone_to_owned().ok().filter(|_| self.has_audit);
         let log = log.as_ref().map(AsFd::as_fd);
         let WriteOutcome::Bytes(_) = supervisor_protocol::send_hello(&to, self.hello, &theirs, log)
         else {

@@ -44,7 +44,7 @@ impl Master {
     /// which each read begins with a byte of its own).
     pub fn take_back(&self) {
         self.set_nonblocking();
-        let _ = fd_query::switch(self, Switch::Packets, false);
+        let _ = fd_query::switch(self, Switch::PACKETS, false);
     }
 
     /// A read or a write that is ended where it waits. Whoever has taken

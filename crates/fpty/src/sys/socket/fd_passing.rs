@@ -6,11 +6,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 use super::Stream;
 use crate::sys::closer::{self, UNKNOWN_USER};
-use crate::sys::fd_query;
 use crate::sys::recvmsg::receive;
 
 /// Whether a stranger can send descriptors along. What he sends may not be
@@ -26,18 +26,18 @@ pub(super) enum FdPassing {
     Possible,
 }
 
-/// `SO_PASSRIGHTS` of asm-generic/socket.h (Linux 6.16): whether others may send
-/// descriptors to a UNIX socket; to what is accepted, of one that listens. Who
-/// tries gets EPERM.
+/// `SO_PASSRIGHTS` of asm-generic/socket.h.
 const SO_PASSRIGHTS: libc::c_int = 83;
+
+sockopt_impl!(
+    /// Whether others may send descriptors to a UNIX socket; to what is accepted, of one
+    /// that listens (SO_PASSRIGHTS, Linux 6.16). Who tries gets EPERM.
+    PassRights, Both, libc::SOL_SOCKET, SO_PASSRIGHTS, bool
+);
 
 /// Says whether others may send descriptors; whether the kernel knows that.
 pub(super) fn passes_descriptors(socket: impl AsFd, passes: bool) -> bool {
-    fd_query::set_option(socket, SO_PASSRIGHTS, passes.into()).is_ok()
-}
-
-pub(super) fn has_passing_refused(socket: impl AsFd) -> bool {
-    fd_query::option(socket, SO_PASSRIGHTS) == Ok(0)
+    setsockopt(&socket, PassRights, &passes).is_ok()
 }
 
 impl Stream {
@@ -54,7 +54,7 @@ impl Stream {
     pub(super) fn may_bring_descriptors(&self) {
         // A byte out of band would be dropped by a read that comes to it, and
         // what was sent along with it.
-        let _ = fd_query::set_option(self, libc::SO_OOBINLINE, 1);
+        let _ = setsockopt(self, sockopt::OobInline, &true);
         self.passing.set(FdPassing::Possible);
     }
 

@@ -22,20 +22,33 @@ pub struct Program {
     /// Where it may be: the first one that there is.
     pub(super) paths: Vec<CString>,
     pub(super) argv: Vec<CString>,
-    pub(super) envp: Arc<Vec<CString>>,
-    pub(super) nofile: Option<DescriptorLimit>,
     pub(super) job: bool,
     pub(super) not_default: libc::c_ulong,
-    pub(super) folder: Option<CString>,
-    pub(super) user: Option<Arc<Credentials>>,
+    pub(super) surroundings: Arc<Surroundings>,
 }
 
-/// The user and the groups that a program runs as.
+/// What a program finds itself in: where nothing is said of it, what this process is in.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// The whole environment (`NAME=value`).
+    pub environment: Vec<CString>,
+    /// The limit of descriptors, of which the program gets the soft one from before.
+    pub descriptor_limit: Option<DescriptorLimit>,
+    /// The working directory.
+    pub folder: Option<CString>,
+    /// The user.
+    pub user: Option<ProgramUser>,
+}
+
+/// The user and the groups that a program runs as; it has no other groups.
 #[derive(Debug)]
-pub(super) struct Credentials {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) groups: Vec<u32>,
+pub struct ProgramUser {
+    /// The uid.
+    pub uid: u32,
+    /// The gid.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
 }
 
 /// What failed, by its number above the errno; the same in spawn.c.
@@ -82,16 +95,7 @@ impl Program {
     fn of(paths: Vec<CString>, argv: Vec<CString>) -> Self {
         // SAFETY: only asks; no memory of ours is involved.
         let not_default = unsafe { forkpty_signals_not_default() };
-        Self {
-            paths,
-            argv,
-            envp: Arc::default(),
-            nofile: None,
-            job: false,
-            not_default,
-            folder: None,
-            user: None,
-        }
+        Self { paths, argv, job: false, not_default, surroundings: Arc::default() }
     }
 
     /// Makes the program the foreground job of our session, instead of a session of its
@@ -101,48 +105,26 @@ impl Program {
         self
     }
 
-    /// Sets the whole environment (`NAME=value`).
-    pub fn environment(mut self, envp: Vec<CString>) -> Self {
-        self.envp = Arc::new(envp);
+    /// Puts it into surroundings, which many programs may share.
+    pub fn within(mut self, surroundings: Arc<Surroundings>) -> Self {
+        self.surroundings = surroundings;
         self
     }
 
-    /// Runs it in another folder.
-    pub fn in_folder(mut self, folder: Option<CString>) -> Self {
-        self.folder = folder;
-        self
-    }
-
-    /// Runs it as another user, with these groups and no others.
-    pub fn as_user(mut self, uid: u32, gid: u32, groups: &[u32]) -> Self {
-        self.user = Some(Arc::new(Credentials { uid, gid, groups: groups.to_vec() }));
-        self
+    /// What it finds itself in.
+    pub fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
     }
 
     /// The user that it runs as, where that is another one.
     pub fn user(&self) -> Option<u32> {
-        self.user.as_ref().map(|user| user.uid)
-    }
-
-    /// Gives it environment and limits of another one, its folder and user.
-    pub fn with_surroundings_of(mut self, other: &Self) -> Self {
-        self.envp = Arc::clone(&other.envp);
-        self.nofile = other.nofile;
-        self.folder.clone_from(&other.folder);
-        self.user.clone_from(&other.user);
-        self
+        self.surroundings.user.as_ref().map(|user| user.uid)
     }
 
     /// A variable of its environment.
     pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
-        let mut pairs = self.envp.iter().map(|pair| pair.to_bytes());
+        let mut pairs = self.surroundings.environment.iter().map(|pair| pair.to_bytes());
         pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
-    }
-
-    /// Gives the program the soft limit of descriptors from before it was raised.
-    pub fn descriptor_limit(mut self, limit: Option<DescriptorLimit>) -> Self {
-        self.nofile = limit.filter(|limit| limit.before != limit.now);
-        self
     }
 
     /// Why it could not be executed.
@@ -154,7 +136,7 @@ impl Program {
             return Error::new(format!("cannot become user {uid}: {reason}"));
         }
         if step == STEP_FOLDER {
-            let folder = self.folder.as_ref().map(|folder| folder.to_string_lossy());
+            let folder = self.surroundings.folder.as_ref().map(|folder| folder.to_string_lossy());
             let folder = folder.unwrap_or_default();
             return Error::new(format!("cannot change to folder {folder}: {reason}"));
         }
@@ -177,15 +159,12 @@ impl Program {
 /// An environment in which some variables (`NAME=value`) take the place of
 /// those of the same name.
 pub fn with_variables(mut environment: Vec<CString>, more: &[CString]) -> Vec<CString> {
-    environment.retain(|pair| !more.iter().any(|new| same_name(pair, new)));
+    environment.retain(|pair| !more.iter().any(|new| name(pair) == name(new)));
     environment.extend(more.iter().cloned());
     environment
 }
 
-/// Whether two variables (`NAME=value`) have one name.
-pub(super) fn same_name(one: &CStr, other: &CStr) -> bool {
-    let name = |pair: &CStr| pair.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::len);
-    let (one_length, other_length) = (name(one), name(other));
-    one_length == other_length
-        && one_length.is_some_and(|end| one.to_bytes()[..end] == other.to_bytes()[..end])
+/// The name of a variable (`NAME=value`).
+pub(super) fn name(pair: &CStr) -> Option<&[u8]> {
+    pair.to_bytes().split(|byte| *byte == b'=').next()
 }

@@ -82,8 +82,8 @@ impl FieldCursor<'_> {
 
     fn modes(&mut self, modes: &mut Modes) {
         for private in [&mut modes.private, &mut modes.private_saved] {
-            self.word(private);
-            *private &= (1 << PRIVATE_MODES.len()) - 1;
+            self.word(&mut private.0);
+            private.0 &= (1 << PRIVATE_MODES.len()) - 1;
         }
         for flag in
             [&mut modes.insert, &mut modes.newline, &mut modes.link, &mut modes.da1_requested]

@@ -40,15 +40,14 @@ pub enum Osc {
 pub enum Event<'a> {
     /// Attributes: the numbers of a `CSI m`; see [`parse_numbers`].
     Rendition(&'a [u8]),
-    /// A control sequence that ends with this byte; see [`Parser::marker`],
-    /// [`Parser::intermediate`] and [`Parser::parameters`].
+    /// A control sequence that ends with this byte, of the parser's marker, intermediate
+    /// and [`Parser::parameters`].
     Csi(u8),
-    /// An escape sequence that ends with this byte; see
-    /// [`Parser::intermediate`].
+    /// An escape sequence that ends with this byte, of the parser's intermediate.
     Escape(u8),
     /// The shift to the character set G1, or back to G0.
     Shift(u8),
-    /// A title; see [`Parser::title`].
+    /// The parser's title has ended.
     Title,
     /// A link begins, or one ends.
     Link(bool),
@@ -76,24 +75,6 @@ pub struct Parser {
     /// No longer than TITLE.
     pub(crate) title: Vec<u8>,
 }
-
-impl PartialEq for Parser {
-    /// What a sequence has left that has ended makes no difference, nor the kind
-    /// of a string that is passed by.
-    fn eq(&self, other: &Self) -> bool {
-        let under_way = |parser: &Self| {
-            let (parameters, subparameters) = parser.parameters();
-            let numbers = (parser.count, parameters.to_vec(), subparameters);
-            let is_title = parser.osc == Osc::Title && parser.osc().is_some();
-            let title = is_title.then(|| parser.title().to_vec());
-            (parser.marker, parser.intermediate, numbers, title)
-        };
-        let is_ground = self.is_ground() || under_way(self) == under_way(other);
-        self.state_number() == other.state_number() && is_ground
-    }
-}
-
-impl Eq for Parser {}
 
 impl Parser {
     /// Takes output off the front of `bytes` up to the end of the next thing
@@ -270,32 +251,6 @@ impl Parser {
     pub fn parameters(&self) -> (&[u16], u32) {
         // A sequence without any has one, which is 0.
         (&self.parameters[..usize::from(self.count.max(1))], self.subparameters)
-    }
-
-    /// How many parameters were written.
-    pub fn parameter_count(&self) -> usize {
-        self.count.into()
-    }
-
-    /// Whether there is neither a mark nor anything before the last byte.
-    #[inline]
-    pub fn is_plain(&self) -> bool {
-        self.marker == 0 && self.intermediate == 0
-    }
-
-    /// The mark before the parameters, or 0.
-    pub fn marker(&self) -> u8 {
-        self.marker
-    }
-
-    /// What stands before the last byte, or 0.
-    pub fn intermediate(&self) -> u8 {
-        self.intermediate
-    }
-
-    /// The title that has ended.
-    pub fn title(&self) -> &[u8] {
-        &self.title
     }
 }
 

@@ -53,14 +53,14 @@ impl Modes {
             write_if(saved.origin, b"\x1b[?6l", out);
         }
         restore_region(&self.region, 'r', out);
-        if self.private & MARGINS != 0 {
+        if self.private.has(MARGINS) {
             out.extend_from_slice(b"\x1b[?69h");
             restore_region(&self.margins, 's', out);
         }
-        write_if(self.private & ORIGIN != 0, b"\x1b[?6h", out);
+        write_if(self.private.has(ORIGIN), b"\x1b[?6h", out);
         self.restore_private(!IN_ORDER, out);
-        write_if(self.private & CURSOR_KEYS != 0, b"\x1b[?1h", out);
-        write_if(self.private & KEYPAD != 0, b"\x1b=", out);
+        write_if(self.private.has(CURSOR_KEYS), b"\x1b[?1h", out);
+        write_if(self.private.has(KEYPAD), b"\x1b=", out);
         write_if(self.insert, b"\x1b[4h", out);
         if self.cursor_shape != 0 {
             write(out, format_args!("\x1b[{} q", self.cursor_shape));
@@ -101,8 +101,7 @@ impl Modes {
                 out.extend_from_slice(b"\x1b[");
                 out.extend((parser.marker != 0).then_some(parser.marker));
                 let (parameters, subparameters) = parser.parameters();
-                for (at, parameter) in parameters.iter().take(parser.parameter_count()).enumerate()
-                {
+                for (at, parameter) in parameters.iter().take(parser.count.into()).enumerate() {
                     match (at, subparameters >> at & 1) {
                         (0, _) => {}
                         (_, 0) => out.push(b';'),
@@ -133,14 +132,14 @@ impl Modes {
     fn resume_osc(&self, osc: Osc, out: &mut Vec<u8>) {
         let parser = &self.parser;
         match osc {
-            Osc::Number => match parser.parameter_count() {
+            Osc::Number => match parser.count {
                 0 => out.extend_from_slice(b"\x1b]"),
                 // One digit of two, maybe.
                 _ => write(out, format_args!("\x1b]{}", parser.parameters[0])),
             },
             Osc::Title => {
                 out.extend_from_slice(b"\x1b]2;");
-                let title = String::from_utf8_lossy(parser.title());
+                let title = String::from_utf8_lossy(&parser.title);
                 out.extend(title.chars().filter(|c| !is_control(*c)).collect::<String>().bytes());
             }
             Osc::LinkParameters => out.extend_from_slice(b"\x1b]8;"),
@@ -154,17 +153,8 @@ impl Modes {
     }
 
     fn restore_private(&self, of: u32, out: &mut Vec<u8>) {
-        let changed = (self.private ^ DEFAULT_PRIVATE) & of;
-        self.write_private(changed, self.private, out);
-    }
-
-    fn write_private(&self, which: u32, values: u32, out: &mut Vec<u8>) {
-        for (at, mode) in PRIVATE_MODES.iter().enumerate() {
-            if which >> at & 1 == 1 {
-                let last = if values >> at & 1 == 1 { 'h' } else { 'l' };
-                write(out, format_args!("\x1b[?{mode}{last}"));
-            }
-        }
+        let changed = (self.private.0 ^ DEFAULT_PRIVATE) & of;
+        write_private(changed, self.private.0, out);
     }
 
     /// Appends what gives a terminal back to whoever had it before: what is
@@ -175,7 +165,7 @@ impl Modes {
             // Whatever it is, it is none any more.
             out.extend_from_slice(b"\x18\x1b\\");
         }
-        let changed = self.private ^ DEFAULT_PRIVATE;
+        let changed = self.private.0 ^ DEFAULT_PRIVATE;
         write_if(changed & SYNCHRONIZED != 0, b"\x1b[?2026l", out);
         write_if(self.link, b"\x1b]8;;\x1b\\", out);
         for at in (0..11).filter(|at| self.colours >> at & 1 == 1) {
@@ -186,7 +176,7 @@ impl Modes {
         write_if(self.other_keys != 0, b"\x1b[>4m", out);
         write_if(self.region != Region::default(), b"\x1b[r", out);
         // Of margins the mode itself is undone.
-        self.write_private(changed & !SYNCHRONIZED & !KEYPAD, DEFAULT_PRIVATE, out);
+        write_private(changed & !SYNCHRONIZED & !KEYPAD, DEFAULT_PRIVATE, out);
         write_if(changed & KEYPAD != 0, b"\x1b>", out);
         write_if(self.insert, b"\x1b[4l", out);
         write_if(self.newline, b"\x1b[20l", out);
@@ -218,6 +208,15 @@ impl Modes {
             write(out, format_args!("\x1b[<{}u", keyboard.depth));
         }
         write_if(keyboard.base != 0, b"\x1b[=0u", out);
+    }
+}
+
+fn write_private(which: u32, values: u32, out: &mut Vec<u8>) {
+    for (at, mode) in PRIVATE_MODES.iter().enumerate() {
+        if which >> at & 1 == 1 {
+            let last = if values >> at & 1 == 1 { 'h' } else { 'l' };
+            write(out, format_args!("\x1b[?{mode}{last}"));
+        }
     }
 }
 

@@ -113,42 +113,54 @@ impl Mapping {
         unsafe { AtomicU64::from_ptr(self.at(offset, WORD).cast()) }
     }
 
-    /// The bytes from `offset` on as atomics: up to the first word, words, the rest.
-    #[inline]
-    fn atomics(&self, offset: usize, length: usize) -> (&[AtomicU8], &[AtomicU64], &[AtomicU8]) {
-        // SAFETY: so many bytes are mapped there for as long as this value lives; atomics
-        // may be shared with other processes, and an aligned word of eight is one, too.
-        unsafe { std::slice::from_raw_parts(self.at(offset, length).cast(), length).align_to() }
-    }
-
     /// Copies bytes out of the mapping. What another process writes meanwhile may come
     /// in part.
     #[inline]
     pub(super) fn read(&self, offset: usize, into: &mut [u8]) {
-        let (head, words, tail) = self.atomics(offset, into.len());
-        let (into_head, rest) = into.split_at_mut(head.len());
-        let (into_words, into_tail) = rest.split_at_mut(words.len() * WORD);
-        for (word, atomic) in into_words.chunks_exact_mut(WORD).zip(words) {
-            word.copy_from_slice(&atomic.load(Relaxed).to_ne_bytes());
-        }
-        for (bytes, atomics) in [(into_head, head), (into_tail, tail)] {
-            bytes.iter_mut().zip(atomics).for_each(|(byte, atomic)| *byte = atomic.load(Relaxed));
+        let mut at = self.at(offset, into.len());
+        let (head, rest) = into.split_at_mut(at.align_offset(WORD).min(into.len()));
+        let mut words = rest.chunks_exact_mut(WORD);
+        // SAFETY: as many bytes as `into` has are mapped from here on; what is read as a
+        // word is aligned, as the head ends where the first such word begins.
+        unsafe {
+            for byte in head {
+                *byte = AtomicU8::from_ptr(at).load(Relaxed);
+                at = at.add(1);
+            }
+            for word in &mut words {
+                let number = AtomicU64::from_ptr(at.cast()).load(Relaxed);
+                word.copy_from_slice(&number.to_ne_bytes());
+                at = at.add(WORD);
+            }
+            for byte in words.into_remainder() {
+                *byte = AtomicU8::from_ptr(at).load(Relaxed);
+                at = at.add(1);
+            }
         }
     }
 
     /// Copies bytes into the mapping, which must have been mapped to be written.
     #[inline]
     pub(super) fn write(&self, offset: usize, bytes: &[u8]) {
-        let (head, words, tail) = self.atomics(offset, bytes.len());
-        let (of_head, rest) = bytes.split_at(head.len());
-        let (of_words, of_tail) = rest.split_at(words.len() * WORD);
-        for (word, atomic) in of_words.chunks_exact(WORD).zip(words) {
-            let mut number = [0; WORD];
-            number.copy_from_slice(word);
-            atomic.store(u64::from_ne_bytes(number), Relaxed);
-        }
-        for (bytes, atomics) in [(of_head, head), (of_tail, tail)] {
-            bytes.iter().zip(atomics).for_each(|(byte, atomic)| atomic.store(*byte, Relaxed));
+        let mut at = self.at(offset, bytes.len());
+        let (head, rest) = bytes.split_at(at.align_offset(WORD).min(bytes.len()));
+        let mut words = rest.chunks_exact(WORD);
+        // SAFETY: as in `read`.
+        unsafe {
+            for byte in head {
+                AtomicU8::from_ptr(at).store(*byte, Relaxed);
+                at = at.add(1);
+            }
+            for word in &mut words {
+                let mut number = [0; WORD];
+                number.copy_from_slice(word);
+                AtomicU64::from_ptr(at.cast()).store(u64::from_ne_bytes(number), Relaxed);
+                at = at.add(WORD);
+            }
+            for byte in words.remainder() {
+                AtomicU8::from_ptr(at).store(*byte, Relaxed);
+                at = at.add(1);
+            }
         }
     }
 }

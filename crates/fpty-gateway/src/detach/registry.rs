@@ -106,12 +106,9 @@ impl DetachRegistry {
         self.entries.get(entry).map_or(0, |entry| entry.viewers)
     }
 
-    /// Drops an entry or a viewer as it is.
-    pub fn discard(&mut self, key: Key, watches: bool) {
-        match watches {
-            true => drop(self.viewers.remove(key)),
-            false => drop(self.take(key)),
-        }
+    /// Drops a viewer as it is.
+    pub fn discard_viewer(&mut self, key: Key) {
+        self.viewers.remove(key);
     }
 
     /// The command of a session, where it is known.
@@ -147,6 +144,7 @@ impl DetachRegistry {
         Some(outcome)
     }
 
+    /// Takes an entry out; the supervisor still has it.
     pub(crate) fn take(&mut self, key: Key) -> Option<Box<RegistryEntry>> {
         let entry = self.entries.remove(key)?;
         self.index.remove(key, &entry);

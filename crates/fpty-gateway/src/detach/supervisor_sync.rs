@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 
+use super::no_detach;
 use super::registry::{DetachRegistry, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
@@ -14,10 +15,11 @@ use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::supervisor_protocol::{BorrowedFds, SessionFds, SessionRecord};
 use crate::session::relay::Sessions;
 use fpty::sys::WriteOutcome;
-use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
-use fpty::sys::socket::Stream;
+
+/// Log line of a session that the supervisor has no room for.
+const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 impl RegistryEntry {
     pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
@@ -90,29 +92,41 @@ impl DetachRegistry {
         }
     }
 
-    /// The next process whose session the supervisor could not keep.
-    pub fn next_rejected(&self) -> Option<Pid> {
-        self.supervisor.next_rejected()
-    }
-
-    /// Whether the supervisor has ended.
-    pub fn supervisor_is_gone(&self) -> bool {
-        self.supervisor.stream().is_none_or(Stream::has_hung_up)
-    }
-
-    /// Connects to the new supervisor.
-    pub fn reconnect(&mut self) {
-        if let Some(stream) = self.supervisor.stream() {
+    /// Handles an event of the supervisor: a session that it could not keep, or its death, after
+    /// which a new supervisor is told of everything.
+    pub fn supervisor_ready(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        processes: &mut ProcessTable,
+    ) {
+        while let Some(program) = self.supervisor.next_rejected() {
+            let session = processes.set_unsupervised(program).map(SessionRef::Session);
+            let detached = self.index.by_program(program).map(SessionRef::Detached);
+            if let Some(session_ref) = detached.or(session) {
+                cx.audit.entrusted(session_ref, false);
+            }
+            cx.listeners.log_rejection(NOT_SUPERVISED);
+        }
+        let stream = self.supervisor.stream();
+        if stream.is_some_and(|stream| !stream.has_hung_up()) {
+            return;
+        }
+        processes.supervisor_lost();
+        cx.audit.supervisor_lost();
+        if let Some(stream) = stream {
             let _ = self.poller.remove(stream.as_fd());
         }
         // This gateway still has all sessions that the supervisor could return.
         let _ = self.supervisor.connect();
         self.watch_supervisor();
-    }
-
-    /// Keys of all entries.
-    pub fn keys(&self) -> Vec<Key> {
-        self.entries.iter().map(|(key, _)| key).collect()
+        let keys: Vec<Key> = self.entries.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.sync_supervisor(cx, sessions, processes, key);
+        }
+        for key in no_detach::handed_over_no_detach(sessions) {
+            cx.push_outcome(Outcome::Supervise(key));
+        }
     }
 
     /// Tells the supervisor that a session is over, now or when it reads again.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::context::{Context, ContextParts};
+use super::fault_domain::FaultDomain;
+use super::fault_injection;
 use super::gateway_loop::GatewayLoop;
 use super::slab::{Slab, Token};
 use crate::command::commands::Commands;
@@ -21,7 +23,7 @@ use crate::connection::shared_counts::SharedCounts;
 use crate::control::ControlClients;
 use crate::control::attach_elsewhere::AttachSearches;
 use crate::control::peers::Peers;
-use crate::detach::DetachRegistry;
+use crate::detach::{DetachRegistry, RETRY_DELAY};
 use crate::host::{SocketRole, host};
 use crate::log::log;
 use crate::observe::Observers;
@@ -31,6 +33,7 @@ use crate::process::ipc::Hello;
 use crate::process::process_table::{self, ProcessTable};
 use crate::process::supervisor::after_gateway::OrphanedSessions;
 use crate::process::supervisor::leaders::{self, Leaders};
+use crate::process::supervisor::supervisor_client::RestoredSessions;
 use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
@@ -134,7 +137,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         attach_searches: AttachSearches::default(),
     };
     orphaned.lines.into_iter().for_each(|line| event_loop.transitions().write_end_line(line));
-    event_loop.restore(found);
+    restore(&mut event_loop, found);
     if let Some(recorder) = &mut event_loop.recorder {
         recorder.all_restored(&mut event_loop.cx);
     }
@@ -154,4 +157,24 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         ));
     }
     Ok(event_loop)
+}
+
+/// Takes up the sessions of a gateway that was here before.
+fn restore(event_loop: &mut GatewayLoop, found: RestoredSessions) {
+    for (record, held) in found {
+        let (id, mut is_done) = (record.id.clone(), false);
+        event_loop.guarded(FaultDomain::Nobody, |event_loop| {
+            fault_injection::strike("adoption", || record.name.clone());
+            event_loop.transitions().restore(record, held);
+            is_done = true;
+        });
+        // Or the next gateway would panic as well.
+        if let Some(registry) = event_loop.registry.as_mut().filter(|_| !is_done) {
+            registry.unregister(&mut event_loop.cx, id);
+        }
+        event_loop.handle_outcomes();
+    }
+    if let Some(registry) = &mut event_loop.registry {
+        registry.wake_in(&mut event_loop.cx, RETRY_DELAY);
+    }
 }

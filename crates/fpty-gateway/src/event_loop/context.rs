@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::deferred_queue::DeferredInput;
 use super::fault_domain::SessionRef;
 use super::outcome::Outcome;
-use super::panic_recovery::PanicState;
+use super::panic_recovery::{PanicState, RETRY_DELAY};
 use super::tick_policy::TickPolicy;
 use super::timers::{Timer, Timers};
 use crate::config::gateway_config::GatewayConfig;
@@ -212,6 +212,23 @@ impl Context {
             self.log_flush_is_scheduled = true;
             self.schedule(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Timer::LogFlush);
         }
+    }
+
+    /// Flushes the log, and again later where lines are left.
+    pub fn flush_log(&mut self) {
+        self.log_flush_is_scheduled = false;
+        log::flush();
+        let took_some = self.audit.flush();
+        self.schedule_log_flush(took_some);
+    }
+
+    /// After a panic of the whole gateway: looks for work that was cut short, and waits for nothing
+    /// else.
+    pub fn recover_unattributed(&mut self) {
+        self.panics.count_unattributed(clock::now());
+        self.pause_accepting();
+        self.schedule(RETRY_DELAY, Timer::Reap);
+        self.schedule(RETRY_DELAY, Timer::Kill);
     }
 
     /// Emits an outcome: the loop handles it when the running part has finished.

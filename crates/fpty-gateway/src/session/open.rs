@@ -11,6 +11,7 @@ use super::relay::{LiveSession, SessionAction, SessionIo, Sessions};
 use super::state::Session;
 use super::timeouts::TimeLimited;
 use crate::connection::client_hello::ClientHello;
+use crate::connection::handshake::ClientRequest;
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::{AcceptError, Connection};
 use crate::event_loop::context::Context;
@@ -113,14 +114,18 @@ impl Context {
         Accepted::Nobody
     }
 
-    /// Acquires the permit of a session, which counts over all gateways.
-    pub fn with_session_permit(&mut self, connection: Connection) -> Connection {
-        let Some(rules) = self.listeners.rules(connection.listener) else {
-            return connection;
+    /// Acquires the permit of a new session, which counts over all gateways, and notes the command
+    /// that the client has requested.
+    pub fn admit_session(&mut self, client_request: ClientRequest) -> ClientRequest {
+        let Connection { permit, origin, listener, .. } = client_request.connection;
+        let permit = match self.listeners.rules(listener) {
+            Some(rules) => permit.and_then(|permit| self.limits.acquire_session(rules, permit)),
+            None => permit,
         };
-        let permit =
-            connection.permit.and_then(|permit| self.limits.acquire_session(rules, permit));
-        Connection { permit, ..connection }
+        let shown = || client_request.hello.request.shown();
+        let origin = self.audit.with_command(origin, shown);
+        let connection = Connection { permit, origin, ..client_request.connection };
+        ClientRequest { connection, ..client_request }
     }
 
     /// Rejects a connection that may hold a permit.
@@ -167,6 +172,14 @@ impl Context {
         let environment = rules.environment_of(&hello.variables);
         let session = Session::from_hello(hello, size);
         Ok(SessionPlan { session, program, size, environment, shown })
+    }
+
+    /// The plan of a session of raw mode; `None`: the listener is gone.
+    pub fn plan_raw(&self, listener: u16) -> Option<SessionPlan> {
+        let place = self.listeners.get(listener)?;
+        let (size, program) = (place.rules.size, Arc::clone(&place.program));
+        let (environment, shown) = (Vec::new(), None);
+        Some(SessionPlan { session: Session::raw(size), program, size, environment, shown })
     }
 
     /// Schedules the release of memory that slow spawns needed.

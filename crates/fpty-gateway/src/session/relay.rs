@@ -184,8 +184,6 @@ pub enum ClientEvent {
     FirstBytes,
     /// The input ended before the first bytes were known.
     FirstEof,
-    /// There is no such session.
-    NoSession,
 }
 
 /// What a session needs from the parts above it.
@@ -233,7 +231,7 @@ impl Sessions {
     /// Handles an event of the client's connection: input, room for output, hang-up.
     pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> ClientEvent {
         let Some(live) = self.get_mut(key) else {
-            return ClientEvent::NoSession;
+            return ClientEvent::Settle;
         };
         let LiveSession { session, io, last_input, .. } = live;
         let _armed = io.master.arm();

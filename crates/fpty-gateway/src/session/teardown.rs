@@ -11,6 +11,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::panic_recovery::INTERNAL_ERROR;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
+use crate::observe::audit::{RejectReason, Rejection};
 use crate::process::process_table::ProcessTable;
 use crate::process::supervisor;
 use fpty::proto::{EndKind, SessionEnd};
@@ -197,8 +198,15 @@ impl Sessions {
         self.close(cx, processes, key);
     }
 
+    /// Rejects a pending session that a panic was about.
+    pub fn reject_panicked(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        self.forget_reaped(processes, key);
+        let why = Rejection::because(RejectReason::Resources, INTERNAL_ERROR);
+        self.reject(cx, processes, key, &why);
+    }
+
     /// Forgets a program that was reaped: its number may be another process's.
-    pub fn forget_reaped(&mut self, processes: &ProcessTable, key: Key) {
+    fn forget_reaped(&mut self, processes: &ProcessTable, key: Key) {
         let Some(live) = self.get_mut(key) else {
             return;
         };

@@ -1,15 +1,16 @@
 //! Transitions of sessions: open, attach, detach, restore, close. A transition has all parts at
 //! hand that take part in it, and no other.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::open::SessionPlan;
+use super::open::{SessionPlan, exec_error};
 use super::relay::{LiveSession, SessionAction, Sessions};
 use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
+use crate::command::commands::Commands;
 use crate::connection::handshake::ClientRequest;
 use crate::connection::listeners::Connection;
-use crate::detach::no_detach;
 use crate::detach::restore::{Restored, UNPOLLABLE};
 use crate::detach::viewers::end_for_viewers;
 use crate::detach::{self, AttachResult, DetachCause, DetachPlan, DetachRegistry};
@@ -20,18 +21,17 @@ use crate::event_loop::outcome::Closed;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
+use crate::host::host;
 use crate::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
 use crate::process::hang_up::MasterCopies;
 use crate::process::process_table::ProcessTable;
+use crate::process::shared_memory;
 use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord};
 use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, SessionEnd, variables};
 use fpty::sys::child::{Exit, Pid};
-
-/// Log line of a session that the supervisor has no room for.
-const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 /// Age at which a terminal is offered to its client: a short session ends without that effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
@@ -42,6 +42,8 @@ pub struct Transitions<'a> {
     pub cx: &'a mut Context,
     /// Live sessions: those with a client.
     pub sessions: &'a mut Sessions,
+    /// Commands without a terminal.
+    pub commands: &'a mut Commands,
     /// Processes of the gateway.
     pub processes: &'a mut ProcessTable,
     /// Sessions that wait for their teardown.
@@ -53,7 +55,17 @@ pub struct Transitions<'a> {
 }
 
 impl Transitions<'_> {
+    /// Opens a session, or a command, for a client that has not come back to an old one.
     pub fn open(&mut self, client_request: ClientRequest) {
+        let client_request = self.cx.admit_session(client_request);
+        if !client_request.hello.wants_terminal() {
+            let recorder = self.recorder.as_deref();
+            let listener = client_request.connection.listener;
+            return match recorder.and_then(|it| it.command_rejection_reason(listener)) {
+                Some(why) => self.cx.reject(client_request.connection, true, why),
+                None => self.commands.start(self.cx, self.processes, client_request),
+            };
+        }
         let ClientRequest { connection, mut hello, ended, name, .. } = client_request;
         let plan = match self.cx.plan(connection.listener, &mut hello) {
             Ok(plan) => plan,
@@ -94,8 +106,15 @@ impl Transitions<'_> {
         self.settle(key);
     }
 
+    /// Opens a session of raw mode.
+    pub fn open_raw(&mut self, connection: Connection) {
+        if let Some(plan) = self.cx.plan_raw(connection.listener) {
+            self.open_terminal(connection, plan);
+        }
+    }
+
     /// Opens a terminal with the program on it, or rejects the client.
-    pub fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
+    fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
         let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
         if let Some(why) = recorder.and_then(|it| it.rejection_reason(self.cx, connection.listener))
         {
@@ -161,26 +180,46 @@ impl Transitions<'_> {
         }
     }
 
-    /// The program of a session was reaped; `failure`: it was not executed.
-    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<SessionEnd>) {
-        match failure {
-            Some(why) => {
-                if let Some(live) = self.sessions.get_mut(key) {
-                    live.io.program = None;
-                }
-                self.sessions.reject(self.cx, self.processes, key, &why.into());
-            }
-            None => {
-                self.sessions.exited(self.cx, key, exit);
-                self.announce_exit(key, session_end(exit));
-            }
-        }
+    /// What a program was the program of.
+    pub fn session_of_program(&self, program: Pid, session: Option<Key>) -> Option<SessionRef> {
+        let session = session.filter(|key| self.sessions.has(*key)).map(SessionRef::Session);
+        let command = || self.commands.by_program(program).map(SessionRef::Command);
+        let registry = || self.registry.as_ref()?.by_program(program).map(SessionRef::Detached);
+        session.or_else(command).or_else(registry)
     }
 
-    /// Announces the program's end to viewers and to the client.
-    pub fn announce_exit(&mut self, key: Key, ended: SessionEnd) {
-        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
-        self.sessions.program_ended(self.cx, key, ended);
+    /// A program was reaped, which was the `session`'s where it is that of a session with a client.
+    pub fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
+        fault_injection::point("reaped");
+        let failure = self.cx.spawner.failure(program);
+        let failure = failure.map(|(program, errno)| exec_error(&program, errno));
+        match self.session_of_program(program, session) {
+            Some(SessionRef::Session(key)) => match failure {
+                Some(why) => {
+                    if let Some(live) = self.sessions.get_mut(key) {
+                        live.io.program = None;
+                    }
+                    self.sessions.reject(self.cx, self.processes, key, &why.into());
+                }
+                None => {
+                    self.sessions.exited(self.cx, key, exit);
+                    let ended = session_end(exit);
+                    self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
+                    self.sessions.program_ended(self.cx, key, ended);
+                }
+            },
+            Some(SessionRef::Detached(entry)) => {
+                let (exit, ended) = (Some(exit), session_end(exit));
+                self.with_registry(|registry, cx, sessions, processes| {
+                    registry.detached_exited(cx, sessions, processes, entry, exit, ended);
+                });
+            }
+            Some(SessionRef::Command(key)) => {
+                self.commands.program_ended(self.cx, key, exit, failure);
+            }
+            // Its client has left.
+            None => {}
+        }
     }
 
     /// Announces the end of a session to viewers, who may have read the program's end already.
@@ -219,10 +258,16 @@ impl Transitions<'_> {
     }
 
     /// Ends a session at the operator's wish.
-    pub fn end_by_operator(&mut self, key: Key) {
-        if let Some(live) = self.sessions.get_mut(key) {
-            live.terminate_with(self.cx, key, EndKind::Operator, ENDED_BY_OPERATOR);
-            self.settle(key);
+    pub fn end_by_operator(&mut self, session_ref: SessionRef) {
+        match session_ref {
+            SessionRef::Session(key) => {
+                if let Some(live) = self.sessions.get_mut(key) {
+                    live.terminate_with(self.cx, key, EndKind::Operator, ENDED_BY_OPERATOR);
+                    self.settle(key);
+                }
+            }
+            SessionRef::Detached(key) => self.end_detached(key, EndReason::Operator),
+            SessionRef::Command(key) => self.commands.end_by_operator(self.cx, self.processes, key),
         }
     }
 
@@ -232,36 +277,6 @@ impl Transitions<'_> {
             listener.and_then(|listener| self.cx.command_of(SessionRef::Session(key), listener));
         if let Some(registry) = self.registry.as_deref_mut() {
             registry.supervise(self.cx, self.sessions, self.processes, key, command);
-        }
-    }
-
-    /// Handles an event of the supervisor: a session that it could not keep, or its death, after
-    /// which a new supervisor is told of everything.
-    pub fn supervisor_ready(&mut self) {
-        while let Some(program) =
-            self.registry.as_ref().and_then(|registry| registry.next_rejected())
-        {
-            let session = self.processes.set_unsupervised(program).map(SessionRef::Session);
-            let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
-            if let Some(session_ref) = alone.map(SessionRef::Detached).or(session) {
-                self.cx.audit.entrusted(session_ref, false);
-            }
-            self.cx.listeners.log_rejection(NOT_SUPERVISED);
-        }
-        if !self.registry.as_ref().is_some_and(|registry| registry.supervisor_is_gone()) {
-            return;
-        }
-        self.processes.supervisor_lost();
-        self.cx.audit.supervisor_lost();
-        let Some(registry) = self.registry.as_deref_mut() else {
-            return;
-        };
-        registry.reconnect();
-        for key in registry.keys() {
-            self.sync_supervisor(key);
-        }
-        for key in no_detach::handed_over_no_detach(self.sessions) {
-            self.cx.push_outcome(Outcome::Supervise(key));
         }
     }
 
@@ -344,21 +359,18 @@ impl Transitions<'_> {
         }
     }
 
-    /// Attaches a client to an existing session. Input after the request stands in the buffer. A
-    /// request for a new session is returned.
-    pub fn attach(&mut self, client_request: ClientRequest) -> Option<ClientRequest> {
+    /// Attaches a client to an existing session, or opens the new one that its request asks for.
+    /// Input after the request stands in the buffer.
+    pub fn attach(&mut self, client_request: ClientRequest) {
         let ClientRequest { connection, hello, received_fds, ended, name } = client_request;
         let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
         let registry = self.registry.as_deref_mut();
         match detach::attach(registry, cx, sessions, processes, connection, hello) {
-            AttachResult::Handled => None,
+            AttachResult::Handled => {}
             AttachResult::StartNew(connection, hello) => {
-                Some(ClientRequest { connection, hello, received_fds, ended, name })
+                self.open(ClientRequest { connection, hello, received_fds, ended, name });
             }
-            AttachResult::Rejected(connection, why) => {
-                cx.reject(connection, true, why);
-                None
-            }
+            AttachResult::Rejected(connection, why) => cx.reject(connection, true, why),
         }
     }
 
@@ -429,10 +441,57 @@ impl Transitions<'_> {
         });
     }
 
-    /// The program of a detached session has ended.
-    pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
+    /// The gateway is to end: whoever it relays for is told so; the audit's lines are the master's
+    /// to write, as of a gateway that was killed.
+    pub fn stop(&mut self, instance_stops: bool) -> ! {
+        let (why, line) = match instance_stops {
+            true => (EndKind::Stopped, "session ended: the instance has stopped"),
+            false => (EndKind::Lost, "the gateway was ended by a signal"),
+        };
+        self.sessions.stop(why, line);
+        self.commands.stop(why, line);
+        self.with_registry(|registry, _, _, _| registry.stop(why, line));
+        log::flush();
+        self.cx.audit.flush();
+        shared_memory::note_told(self.cx.ordinal);
+        host().exit(0)
+    }
+
+    /// Ends a session that can be detached and that a panic was about.
+    pub fn end_panicked(&mut self, entry: Key) {
+        match self.registry.as_ref().and_then(|registry| registry.session_of(entry)) {
+            Some(session) => self.sessions.end_panicked(self.cx, self.processes, session),
+            None => self.end_detached(entry, EndReason::Lost),
+        }
+    }
+
+    /// After a panic: what belongs to nobody is given back, and what says that somebody is there
+    /// who is not. Programs that run for nobody lose their client.
+    pub fn clean_up(&mut self) {
+        self.cx.clear();
         self.with_registry(|registry, cx, sessions, processes| {
-            registry.detached_exited(cx, sessions, processes, entry, Some(exit), session_end(exit));
+            registry.drop_orphaned_entries(cx, sessions, processes);
         });
+        let (cx, sessions, commands) = (&mut *self.cx, &*self.sessions, &*self.commands);
+        let registry = self.registry.as_deref();
+        let exists = |session_ref: SessionRef| match session_ref {
+            SessionRef::Session(key) => sessions.has(key),
+            SessionRef::Detached(key) => registry.is_some_and(|registry| registry.has_entry(key)),
+            SessionRef::Command(key) => commands.has(key),
+        };
+        let gone: Vec<_> =
+            cx.audit.subjects().filter(|session_ref| !exists(*session_ref)).collect();
+        gone.into_iter().for_each(|session_ref| cx.lost(session_ref));
+        cx.requested_commands.retain(exists);
+        cx.limits.retain(exists);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.retain();
+        }
+        let detached = registry.iter().flat_map(|registry| registry.processes());
+        let owned: HashSet<Pid> =
+            commands.processes().chain(detached).chain(self.teardowns.processes()).collect();
+        for program in self.processes.orphans(|key| sessions.has(key), &owned) {
+            self.processes.hang_up_group(cx, program);
+        }
     }
 }

@@ -35,19 +35,24 @@ fn detach_in_a_flood_works() {
     in_process(|flavor| {
         let script =
             "stty -echo; echo here; read x; seq 100000 999999 & read x; echo e''nd; read x";
-        let instance = Detachable::new(flavor, script);
-        let mut person = instance.connect(&[], (24, 200));
-        person.sees("here");
-        instance.wait_for_handover(&person);
-        person.send("\r");
-        person.sees("10");
-        person.send("~d");
-        assert_eq!(person.status(), 0);
-        let id = instance.id();
-        person.sees(&format!("fpty: detached: {id} (come back with: fpty -a {id}"));
-        // It goes on.
-        instance.wait_for_end_of("seq");
-        instance.attach(&[], SIZE).sees("999998\n999999\n");
+        // A relayed session's socket is full at that moment.
+        for hands_over in [true, false] {
+            let instance = Detachable::of(flavor, script, hands_over);
+            let mut person = instance.connect(&[], (24, 200));
+            person.sees("here");
+            if hands_over {
+                instance.wait_for_handover(&person);
+            }
+            person.send("\r");
+            person.sees("10");
+            person.send("~d");
+            assert_eq!(person.status(), 0);
+            let id = instance.id();
+            person.sees(&format!("fpty: detached: {id} (come back with: fpty -a {id}"));
+            // It goes on.
+            instance.wait_for_end_of("seq");
+            instance.attach(&[], SIZE).sees("999998\n999999\n");
+        }
     });
 }
 

@@ -19,6 +19,7 @@ use crate::observe::audit;
 use crate::process::hang_up::MasterCopies;
 use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
+use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::proto::SessionEnd;
 use fpty::scrollback::ScrollbackWriter;
@@ -194,7 +195,7 @@ impl DetachRegistry {
         Ok(remains)
     }
 
-    /// Detaches the client. Returns its connection, where it can be told: after the supervisor.
+    /// Detaches the client. Returns its connection, with output that it has not read.
     pub fn detach(
         &mut self,
         cx: &mut Context,
@@ -203,7 +204,7 @@ impl DetachRegistry {
         session: Key,
         detach_as: DetachAs,
         how: audit::DetachReason,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Backlog)> {
         let key = self.index.by_session(session)?;
         match detach_as {
             DetachAs::Running(remains) => {
@@ -227,8 +228,8 @@ impl DetachRegistry {
                     }
                     None => self.forget_entry(cx, key),
                 }
-                let LiveSession { mut session, mut io, .. } = *live?;
-                session.release_client(&mut io).then_some(io.client)
+                let LiveSession { mut session, io, .. } = *live?;
+                Some((io.client, session.take_output()))
             }
         }
     }
@@ -241,13 +242,12 @@ impl DetachRegistry {
         key: Key,
         live: LiveSession,
         remains: Option<Box<ScrollbackWriter>>,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Backlog)> {
         let was_handed_over = live.session.is_handed_over();
         let LiveSession { mut session, mut io, .. } = live;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
             entry.secrets.confirm();
         }
-        let can_notify = session.release_client(&mut io);
         // The recording goes on with the terminal.
         let recording =
             io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
@@ -298,7 +298,7 @@ impl DetachRegistry {
             }
             None => {}
         }
-        can_notify.then_some(io.client)
+        Some((io.client, session.take_output()))
     }
 
     /// The program of a session has ended: the session is kept as exited.

@@ -210,7 +210,8 @@ impl DetachRegistry {
             drop(self.remove(cx, viewer.entry));
         }
         let _ = self.poller.remove(viewer.client.as_fd());
-        cx.close_lingering(viewer.client, CloseNotice::Packet { is_answered: false });
+        let last = CloseNotice::Packet { is_answered: false };
+        cx.close_flushing(viewer.client, viewer.backlog, last);
     }
 
     /// The subject of an entry: the live session or the detached one.

@@ -20,6 +20,7 @@ use crate::observe::Observers;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
+use fpty::backlog::Backlog;
 use fpty::sys::clock;
 use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::pipe::Pipe;
@@ -189,7 +190,12 @@ impl Context {
 
     /// Hands a connection whose last byte is written to the lingering close.
     pub fn close_lingering(&mut self, client: Stream, last: CloseNotice) {
-        if self.lingering.add(client, last, &self.poller, &mut self.buffer[..]) {
+        self.close_flushing(client, Backlog::default(), last);
+    }
+
+    /// Hands a connection with output that its client has not read to the lingering close.
+    pub fn close_flushing(&mut self, client: Stream, output: Backlog, last: CloseNotice) {
+        if self.lingering.add(client, output, last, &self.poller, &mut self.buffer[..]) {
             self.schedule(lingering_close::CHECK_INTERVAL, Timer::LingeringClose);
         }
     }

@@ -186,7 +186,9 @@ impl GatewayLoop {
                 self.commands.stream_ready(cx, key, number, ready);
                 self.commands.settle(cx, &mut self.processes, key);
             }
-            Token::LingeringClose(key) => cx.lingering.ready(key, ready, &mut cx.buffer[..]),
+            Token::LingeringClose(key) => {
+                cx.lingering.ready(key, ready, &cx.poller, &mut cx.buffer[..])
+            }
             Token::Detached => {
                 self.transitions().with_registry(|registry, cx, _, _| registry.poll_ready(cx))
             }

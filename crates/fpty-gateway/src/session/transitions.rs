@@ -10,6 +10,7 @@ use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use crate::command::commands::Commands;
 use crate::connection::handshake::ClientRequest;
+use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::Connection;
 use crate::detach::restore::{Restored, UNPOLLABLE};
 use crate::detach::viewers::end_for_viewers;
@@ -411,9 +412,16 @@ impl Transitions<'_> {
         let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
         let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
         let client = registry.detach(cx, sessions, processes, key, detach_as, how);
-        // The supervisor has the session, whatever becomes of this gateway: now the client is told.
-        if let (Some(id), Some(client)) = (id, client) {
-            let _ = client.write(&SessionEnd::new(EndKind::Detached, id).packet());
+        let Some((client, mut output)) = client.filter(|_| why != DetachCause::Lost) else {
+            return true;
+        };
+        // The supervisor has the session, whatever becomes of this gateway: now the client is told,
+        // who may not have read all output yet.
+        if let Some(id) = id {
+            output.push(&SessionEnd::new(EndKind::Detached, id).packet());
+        }
+        if !output.is_empty() {
+            cx.close_flushing(client, output, CloseNotice::Packet { is_answered: false });
         }
         true
     }

@@ -1,6 +1,7 @@
 //! Detachable sessions: the scrollback is kept, and a client that attaches sees no output before
 //! GO.
 
+use fpty::backlog::Backlog;
 use fpty::proto::session_key::SessionKey;
 use fpty::proto::{ClientPacketDecoder, GO, SESSION_KEY, SessionEnd, encode_bare};
 use fpty::sys::Size;
@@ -92,21 +93,17 @@ impl Session {
         self.notice(&format!("cannot detach: {why}"), effects);
     }
 
-    /// Detaches the client: it gets the reason, unless pending output that it does not read is in
-    /// the way.
+    /// Detaches the client: it gets the reason, behind all pending output.
     pub fn detach_client(&mut self, why: &SessionEnd, effects: &mut impl SessionEffects) {
-        if self.release_client(effects) {
-            let _ = effects.write_client(&why.packet());
-        }
-    }
-
-    /// Prepares the client's connection to be told by others. Whether no pending output is in the
-    /// way.
-    pub fn release_client(&mut self, effects: &mut impl SessionEffects) -> bool {
         if let Some(extended) = &mut self.extended {
             extended.end_sent = true;
         }
-        self.output.flush(|bytes| effects.write_client(bytes).taken()) && self.output.is_empty()
+        self.send_output(&why.packet(), effects);
+    }
+
+    /// Takes output that the client has not read, for the lingering close of its connection.
+    pub fn take_output(&mut self) -> Backlog {
+        std::mem::take(&mut self.output)
     }
 
     /// Whether GO is to be sent yet for a terminal that is the client's.

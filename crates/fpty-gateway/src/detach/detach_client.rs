@@ -12,12 +12,12 @@ use super::registry_entry::{
 };
 use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit;
 use crate::process::hang_up::MasterCopies;
-use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
@@ -100,15 +100,10 @@ impl DetachRegistry {
 
     /// Plans the detach of a client. Everything that the session needs to go on is reserved before
     /// anybody is told that it does.
-    pub fn plan_detach(
-        &mut self,
-        cx: &Context,
-        sessions: &mut Sessions,
-        session: Key,
-        why: DetachCause,
-    ) -> DetachPlan {
+    pub fn plan_detach(&mut self, core: &mut Core, session: Key, why: DetachCause) -> DetachPlan {
         let key = self.index.by_session(session);
         let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.no_detach.is_none());
+        let Core { cx, sessions, .. } = core;
         let Some(live) = sessions.get_mut(session) else {
             return DetachPlan::End;
         };
@@ -198,9 +193,7 @@ impl DetachRegistry {
     /// Detaches the client. Returns its connection, with output that it has not read.
     pub fn detach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         session: Key,
         detach_as: DetachAs,
         how: audit::DetachReason,
@@ -208,12 +201,13 @@ impl DetachRegistry {
         let key = self.index.by_session(session)?;
         match detach_as {
             DetachAs::Running(remains) => {
-                let mut live = sessions.detach(cx, session, key, how)?;
+                let mut live = core.sessions.detach(&mut core.cx, session, key, how)?;
                 fault_injection::point("leaving");
-                live.unregister_both(cx);
-                self.finish_detach(cx, sessions, processes, key, *live, remains)
+                live.unregister_both(&core.cx);
+                self.finish_detach(core, key, *live, remains)
             }
             DetachAs::Exited(ended) => {
+                let Core { cx, sessions, .. } = &mut *core;
                 let ring = final_output(cx, sessions, session);
                 let command = self.command_of(cx, key);
                 self.end_viewers(cx, key, &ended);
@@ -224,9 +218,9 @@ impl DetachRegistry {
                 match ring {
                     Some(ring) => {
                         let last = ExitedSession { ring, ended, command };
-                        self.set_exited(cx, sessions, processes, key, last);
+                        self.set_exited(core, key, last);
                     }
-                    None => self.forget_entry(cx, key),
+                    None => self.forget_entry(&mut core.cx, key),
                 }
                 let LiveSession { mut session, io, .. } = *live?;
                 Some((io.client, session.take_output()))
@@ -236,9 +230,7 @@ impl DetachRegistry {
 
     fn finish_detach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         key: Key,
         live: LiveSession,
         remains: Option<Box<ScrollbackWriter>>,
@@ -258,7 +250,7 @@ impl DetachRegistry {
         let detach_state = remains.map(|remains| *remains);
         let Some(mut remains) = detach_state.or_else(|| Some(session.take_detach_state()?.remains))
         else {
-            self.forget_entry(cx, key);
+            self.forget_entry(&mut core.cx, key);
             return None;
         };
         if was_handed_over {
@@ -271,25 +263,25 @@ impl DetachRegistry {
             remains.take_da1_request();
         }
         let detached = Box::new(DetachedTerminal::new(master, remains, recording));
-        let next = sessions.vacant_key();
+        let next = core.sessions.vacant_key();
         let left = self.update(key, |entry| {
             let client = |uid: u32| Client { session: next, uid };
             entry.state.detach(detached, |pending| client(pending.uid), Timestamp::now())
         });
         match left {
             Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
-                self.complete_attach(cx, sessions, processes, key, detached, *pending);
+                self.complete_attach(core, key, detached, *pending);
             }
             Some(attach_state::DetachResult::Detached) => {
-                self.sync_supervisor(cx, sessions, processes, key);
-                self.schedule(cx, key);
+                self.sync_supervisor(core, key);
+                self.schedule(&mut core.cx, key);
             }
             // The session is gone.
             Some(attach_state::DetachResult::NotAttached(detached)) => {
                 let _ = self.poller.remove(&detached.master);
                 if let Some(program) = io.program {
-                    processes.hang_up_terminal(
-                        cx,
+                    core.processes.hang_up_terminal(
+                        &mut core.cx,
                         &detached.master,
                         program,
                         MasterCopies::Revoked,
@@ -302,20 +294,13 @@ impl DetachRegistry {
     }
 
     /// The program of a session has ended: the session is kept as exited.
-    pub(crate) fn set_exited(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-        last: ExitedSession,
-    ) {
+    pub(crate) fn set_exited(&mut self, core: &mut Core, key: Key, last: ExitedSession) {
         let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
-        self.trim_exited(cx);
-        self.sync_supervisor(cx, sessions, processes, key);
-        self.schedule(cx, key);
+        self.trim_exited(&mut core.cx);
+        self.sync_supervisor(core, key);
+        self.schedule(&mut core.cx, key);
         if let Some(Some(pending)) = waited {
-            self.add_viewer(cx, sessions, processes, key, *pending);
+            self.add_viewer(core, key, *pending);
         }
     }
 
@@ -336,12 +321,8 @@ impl DetachRegistry {
     }
 
     /// Drops the entries of live sessions that a panic has removed.
-    pub fn drop_orphaned_entries(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-    ) {
+    pub fn drop_orphaned_entries(&mut self, core: &mut Core) {
+        let Core { cx, sessions, processes } = core;
         let is_lost = |entry: &RegistryEntry| {
             entry.state.client().is_some_and(|it| !sessions.has(it.session))
         };

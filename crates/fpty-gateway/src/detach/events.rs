@@ -6,12 +6,11 @@ use std::time::Duration;
 use super::attach_state::Overdue;
 use super::registry::{DetachRegistry, RETRY_DELAY};
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::observe::audit::EndReason;
-use crate::process::process_table::ProcessTable;
-use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
 
@@ -25,18 +24,12 @@ impl DetachRegistry {
     }
 
     /// Handles one event.
-    pub fn handle_event(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        ready: Ready,
-    ) {
+    pub fn handle_event(&mut self, core: &mut Core, ready: Ready) {
         match Token::of(ready.token) {
-            Token::Terminal(entry) => self.terminal_ready(cx, processes, entry),
-            Token::PendingConnection(entry) => self.restored_exited(cx, sessions, processes, entry),
-            Token::Client(viewer) => self.viewer_ready(cx, viewer, ready),
-            Token::Children => cx.push_outcome(Outcome::SupervisorReady),
+            Token::Terminal(entry) => self.terminal_ready(core, entry),
+            Token::PendingConnection(entry) => self.restored_exited(core, entry),
+            Token::Client(viewer) => self.viewer_ready(&mut core.cx, viewer, ready),
+            Token::Children => core.cx.push_outcome(Outcome::SupervisorReady),
             _ => {}
         }
     }
@@ -66,15 +59,9 @@ impl DetachRegistry {
     }
 
     /// Handles a session's deadline.
-    pub fn handle_deadline(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
+    pub fn handle_deadline(&mut self, core: &mut Core, key: Key) {
         fault_injection::point("left");
-        self.note_confirmed(sessions, key);
+        self.note_confirmed(&core.sessions, key);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -83,22 +70,22 @@ impl DetachRegistry {
         let closed = entry.state.terminal().and_then(|detached| detached.closed);
         let is_closed = closed.is_some_and(|at| now >= at);
         if entry.dirty {
-            self.sync_supervisor(cx, sessions, processes, key);
+            self.sync_supervisor(core, key);
         }
         if ends {
-            self.check_restored_exit(cx, sessions, processes, key);
+            self.check_restored_exit(core, key);
         } else if is_closed {
-            self.slave_reopened(cx, processes, key);
+            self.slave_reopened(core, key);
         }
         let Some(entry) = self.entries.get(key) else {
             return;
         };
-        match entry.state.overdue(entry.time_limits(cx), now) {
+        match entry.state.overdue(entry.time_limits(&core.cx), now) {
             Some(Overdue::DropClient(client)) => {
-                cx.push_outcome(Outcome::DropClient(client.session))
+                core.cx.push_outcome(Outcome::DropClient(client.session))
             }
-            Some(Overdue::Expired) => self.end_detached(cx, processes, key, EndReason::Limit),
-            None => self.schedule(cx, key),
+            Some(Overdue::Expired) => self.end_detached(core, key, EndReason::Limit),
+            None => self.schedule(&mut core.cx, key),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) mod supervisor_sync;
 pub(crate) mod viewer;
 pub mod viewers;
 
-pub use crate::detach::attach_client::{AttachResult, attach};
+pub use crate::detach::attach_client::attach;
 pub use crate::detach::detach_client::{DETACH_NOT_ALLOWED, DetachCause, DetachPlan};
 pub use crate::detach::entry_view::EntryView;
 pub use crate::detach::registry::{DetachRegistry, RETRY_DELAY};

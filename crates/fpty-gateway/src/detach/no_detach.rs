@@ -8,15 +8,15 @@ use std::time::Duration;
 use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::{Client, NoDetach, Program, RegistryEntry, terminal_size};
-use super::restore::{Restored, check_recording, restored_entry};
+use super::restore::{check_recording, hang_up, restored_entry};
 use crate::connection::session_access::{UNKNOWN_UID, uid_of};
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::SessionRef;
-use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;
 use crate::observe::audit::EndReason;
-use crate::process::process_table::ProcessTable;
+use crate::observe::recording::Recordings;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::supervisor_protocol::{BorrowedFds, SessionFds, SessionRecord};
 use crate::session::lifecycle::RestoredInfo;
@@ -26,7 +26,6 @@ use fpty::fair_share::Principal;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::Interest;
 use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
@@ -60,14 +59,8 @@ pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
 impl DetachRegistry {
     /// Hands a session to the supervisor whose terminal was handed over for good. The supervisor is
     /// started by now where it was not worth it before.
-    pub fn supervise(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-        session: Key,
-        command: Option<String>,
-    ) {
+    pub fn supervise(&mut self, core: &mut Core, session: Key, command: Option<String>) {
+        let Core { cx, sessions, processes } = core;
         let Some(record) = self.no_detach_record(cx, sessions, session, command) else {
             return;
         };
@@ -142,11 +135,12 @@ impl DetachRegistry {
     /// Restores a session: its client goes on with the terminal, and notices nothing.
     pub(crate) fn restore_no_detach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
+        core: &mut Core,
+        recorder: Option<&mut Recordings>,
         record: SessionRecord,
         held: SessionFds,
-    ) -> Option<Restored> {
+    ) -> Option<()> {
+        let cx = &mut core.cx;
         let info = restored_info(&record);
         let SessionRecord { id, uid, listener: socket, nth, pid, mut last, .. } = record;
         let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&socket, nth));
@@ -167,11 +161,13 @@ impl DetachRegistry {
         if let Some(why) = check_recording(cx, at, &id) {
             let _ = client.write(&why.packet());
             self.unregister(cx, id);
-            return Some(Restored::HangUp(master, process, last.take(EndReason::Lost, None)));
+            let last = last.take(EndReason::Lost, None);
+            hang_up(core, recorder, &master, process, last);
+            return Some(());
         }
         let io = SessionIo::new(client, master, Some(process));
         let session = Session::restored(size, None);
-        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
+        let session = core.sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
         let client = Client { session, uid };
         let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
         let prepared_line = match (listener, last.prepared_end()) {
@@ -184,30 +180,8 @@ impl DetachRegistry {
             ..restored_entry(&info, pid, state)
         };
         let key = self.insert(entry);
-        self.watch_restored(cx, sessions, key, session);
-        Some(Restored::Attached { entry: key, session, info: Box::new(info) })
-    }
-
-    /// Registers the client and the process of a restored session. Where the poller refuses the
-    /// session ends (see [`Outcome::Unpollable`]).
-    pub(crate) fn watch_restored(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        key: Key,
-        session: Key,
-    ) {
-        let pidfd = self.entries.get(key).and_then(RegistryEntry::restored_pidfd);
-        let (Some(pidfd), Some(live)) = (pidfd, sessions.get(session)) else {
-            return;
-        };
-        let token = Token::PendingConnection(key).token();
-        let heard = self.poller.add(pidfd, token, Interest::READ);
-        let client = live.io.client.as_fd();
-        let token = Token::Client(session).token();
-        if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
-            cx.push_outcome(Outcome::Unpollable(session));
-        }
+        self.resume_attached(core, key, session, pid, info);
+        Some(())
     }
 
     /// Writes the end line of a session whose socket exists no more.

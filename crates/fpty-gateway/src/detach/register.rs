@@ -10,9 +10,9 @@ use crate::connection::session_access::{self, Secrets, UNKNOWN_UID};
 use crate::connection::shared_counts::SharedCount;
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::slab::Key;
-use crate::process::process_table::ProcessTable;
-use crate::session::relay::{LiveSession, Sessions};
+use crate::session::relay::LiveSession;
 use crate::session::selector::SessionSelector;
 use crate::session::state::extended_state::DetachState;
 use fpty::error::reason;
@@ -85,17 +85,15 @@ impl DetachRegistry {
     }
 
     /// Makes a new session detachable, where there is memory for its scrollback. Whether it is.
-    #[allow(clippy::too_many_arguments)]
     pub fn register(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         key: Key,
         registration: Registration,
         size: Size,
         relay_only: bool,
     ) -> bool {
+        let Core { cx, sessions, .. } = core;
         let Some(live) = sessions.get_mut(key) else {
             return false;
         };
@@ -131,7 +129,7 @@ impl DetachRegistry {
         let state = AttachState::attached(program, Client { session: key, uid }, began);
         let entry = RegistryEntry::new((&id, began), (uid, principal), listener, pid, state);
         let entry = self.insert(RegistryEntry { name, secrets, name_claim, ..entry });
-        self.sync_supervisor(cx, sessions, processes, entry);
+        self.sync_supervisor(core, entry);
         true
     }
 }

@@ -7,13 +7,13 @@ use super::no_detach;
 use super::registry::{DetachRegistry, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::process::process_table::ProcessTable;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::supervisor_protocol::{BorrowedFds, SessionFds, SessionRecord};
-use crate::session::relay::Sessions;
 use fpty::sys::WriteOutcome;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
@@ -94,12 +94,8 @@ impl DetachRegistry {
 
     /// Handles an event of the supervisor: a session that it could not keep, or its death, after
     /// which a new supervisor is told of everything.
-    pub fn supervisor_ready(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-    ) {
+    pub fn supervisor_ready(&mut self, core: &mut Core) {
+        let Core { cx, sessions, processes } = core;
         while let Some(program) = self.supervisor.next_rejected() {
             let session = processes.set_unsupervised(program).map(SessionRef::Session);
             let detached = self.index.by_program(program).map(SessionRef::Detached);
@@ -120,12 +116,13 @@ impl DetachRegistry {
         // This gateway still has all sessions that the supervisor could return.
         let _ = self.supervisor.connect();
         self.watch_supervisor();
+        let handed_over = no_detach::handed_over_no_detach(sessions);
         let keys: Vec<Key> = self.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
-            self.sync_supervisor(cx, sessions, processes, key);
+            self.sync_supervisor(core, key);
         }
-        for key in no_detach::handed_over_no_detach(sessions) {
-            cx.push_outcome(Outcome::Supervise(key));
+        for key in handed_over {
+            core.cx.push_outcome(Outcome::Supervise(key));
         }
     }
 
@@ -137,13 +134,8 @@ impl DetachRegistry {
     }
 
     /// Stores the current state of a session at the supervisor.
-    pub fn sync_supervisor(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-        entry: Key,
-    ) {
+    pub fn sync_supervisor(&mut self, core: &mut Core, entry: Key) {
+        let Core { cx, sessions, processes } = core;
         let Some(found) = self.entries.get_mut(entry).filter(|found| found.no_detach.is_none())
         else {
             return;
@@ -212,13 +204,7 @@ impl DetachRegistry {
 
     /// Stores a detachable session at the supervisor whose terminal was handed over, then sends GO.
     /// Whether the session is detachable.
-    pub fn hand_over_detachable(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        session: Key,
-    ) -> bool {
+    pub fn hand_over_detachable(&mut self, core: &mut Core, session: Key) -> bool {
         let Some(entry) = self.index.by_session(session) else {
             return false;
         };
@@ -226,9 +212,9 @@ impl DetachRegistry {
             found.state.confirm_attach();
             found.secrets.confirm();
         }
-        self.sync_supervisor(cx, sessions, processes, entry);
-        sessions.send_go(session);
-        cx.push_outcome(Outcome::Settle(session));
+        self.sync_supervisor(core, entry);
+        core.sessions.send_go(session);
+        core.cx.push_outcome(Outcome::Settle(session));
         true
     }
 }

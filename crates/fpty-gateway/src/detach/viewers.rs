@@ -13,12 +13,12 @@ use super::viewer::Viewer;
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::observe::audit::EndReason;
-use crate::process::process_table::ProcessTable;
 use crate::session::relay::Sessions;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
@@ -60,15 +60,9 @@ pub fn end_for_viewers(why: EndReason) -> SessionEnd {
 
 impl DetachRegistry {
     /// Adds a viewer to a session.
-    pub(crate) fn add_viewer(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-        pending: PendingAttach,
-    ) {
+    pub(crate) fn add_viewer(&mut self, core: &mut Core, key: Key, pending: PendingAttach) {
         let PendingAttach { connection, hello, early_data, .. } = pending;
+        let cx = &mut core.cx;
         let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         let principal = Principal::of(&connection.client);
         if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
@@ -90,7 +84,7 @@ impl DetachRegistry {
         let is_another = detached.is_some_and(|detached| {
             detached.remains.shared_file().is_none() && detached.remains.open_file().is_ok()
         });
-        let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
+        let Some((ring, seen, end)) = self.open_scrollback(&core.sessions, key) else {
             return cx.reject(connection, true, refused("out of descriptors or memory"));
         };
         // The viewer's permit is free: a viewer is no session.
@@ -141,8 +135,9 @@ impl DetachRegistry {
         }
         if is_another {
             // The supervisor gets the file that output goes to from now on.
-            self.sync_supervisor(cx, sessions, processes, key);
+            self.sync_supervisor(core, key);
         }
+        let cx = &mut core.cx;
         let Some(there) = self.viewers.get_mut(viewer) else {
             return;
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::context::{Context, ContextParts};
+use super::core::Core;
 use super::fault_domain::FaultDomain;
 use super::fault_injection;
 use super::gateway_loop::GatewayLoop;
@@ -23,6 +24,7 @@ use crate::connection::shared_counts::SharedCounts;
 use crate::control::ControlClients;
 use crate::control::attach_elsewhere::AttachSearches;
 use crate::control::peers::Peers;
+use crate::detach::restore::write_end_line;
 use crate::detach::{DetachRegistry, RETRY_DELAY};
 use crate::host::{SocketRole, host};
 use crate::log::log;
@@ -112,47 +114,51 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let mut spawner = Spawner::new()?;
     spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
     let mut event_loop = GatewayLoop {
-        cx: Context::new(ContextParts {
-            shared_counts,
-            ordinal,
-            config,
-            spawner,
-            listeners: Listeners::new(listeners, statistics),
-            audit,
-            observers,
-            lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
-            poller,
-        }),
+        core: Core {
+            cx: Context::new(ContextParts {
+                shared_counts,
+                ordinal,
+                config,
+                spawner,
+                listeners: Listeners::new(listeners, statistics),
+                audit,
+                observers,
+                lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
+                poller,
+            }),
+            sessions: Slab::new(),
+            processes: ProcessTable::new(leaders, orphaned.grace(grace)),
+        },
         pending: PendingConnections::default(),
-        sessions: Slab::new(),
         http_probes: HttpProbes::default(),
         commands: Commands::default(),
         control_clients: ControlClients::new(host().statistics_by_http()),
         registry,
         teardowns: TeardownQueue::default(),
-        processes: ProcessTable::new(leaders, orphaned.grace(grace)),
         children,
         recorder,
         peers: Peers::of(ordinal),
         attach_searches: AttachSearches::default(),
     };
-    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().write_end_line(line));
+    orphaned.lines.into_iter().for_each(|line| {
+        write_end_line(&mut event_loop.core.cx, event_loop.recorder.as_deref_mut(), line)
+    });
     restore(&mut event_loop, found);
     if let Some(recorder) = &mut event_loop.recorder {
-        recorder.all_restored(&mut event_loop.cx);
+        recorder.all_restored(&mut event_loop.core.cx);
     }
-    event_loop.cx.shared_counts.drop_unrestored();
-    event_loop.processes.killer.schedule_grace(&mut event_loop.cx);
+    event_loop.core.cx.shared_counts.drop_unrestored();
+    event_loop.core.processes.killer.schedule_grace(&mut event_loop.core.cx);
     for remark in fpty::sys::missing_features() {
         log(&format!("forkptyrouter: {remark}"));
     }
-    event_loop.peers.listen(&event_loop.cx);
-    event_loop.cx.start_accepting();
+    event_loop.peers.listen(&event_loop.core.cx);
+    event_loop.core.cx.start_accepting();
     if let Some(limit) = limit {
         // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / event_loop.cx.config.descriptors_of_a_session(),
+            limit.now.saturating_sub(64) / event_loop.core.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }
@@ -170,11 +176,11 @@ fn restore(event_loop: &mut GatewayLoop, found: RestoredSessions) {
         });
         // Or the next gateway would panic as well.
         if let Some(registry) = event_loop.registry.as_mut().filter(|_| !is_done) {
-            registry.unregister(&mut event_loop.cx, id);
+            registry.unregister(&mut event_loop.core.cx, id);
         }
         event_loop.handle_outcomes();
     }
     if let Some(registry) = &mut event_loop.registry {
-        registry.wake_in(&mut event_loop.cx, RETRY_DELAY);
+        registry.wake_in(&mut event_loop.core.cx, RETRY_DELAY);
     }
 }

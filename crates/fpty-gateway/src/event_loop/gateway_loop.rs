@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::context::Context;
+use super::core::Core;
 use super::fault_domain::FaultDomain;
 use super::fault_injection;
 use super::outcome::Outcome;
@@ -29,9 +29,8 @@ use crate::host::host;
 use crate::log::log;
 use crate::observe::recording::Recordings;
 use crate::process::ipc;
-use crate::process::process_table::ProcessTable;
 use crate::session::open::Accepted;
-use crate::session::relay::{ClientEvent, Sessions};
+use crate::session::relay::ClientEvent;
 use crate::session::teardown::TeardownQueue;
 use crate::session::transitions::Transitions;
 use fpty::error::{Context as _, Result};
@@ -44,16 +43,14 @@ use fpty::text::panic_message;
 
 /// One gateway process, and its parts.
 pub struct GatewayLoop {
-    pub(super) cx: Context,
+    pub(super) core: Core,
     pub(super) pending: PendingConnections,
-    pub(super) sessions: Sessions,
     pub(super) http_probes: HttpProbes,
     pub(super) commands: Commands,
     pub(super) control_clients: ControlClients,
     /// `None`: no session can outlive the gateway.
     pub(super) registry: Option<Box<DetachRegistry>>,
     pub(super) teardowns: TeardownQueue,
-    pub(super) processes: ProcessTable,
     pub(super) children: Signals,
     pub(super) recorder: Option<Box<Recordings>>,
     pub(super) peers: Peers,
@@ -76,56 +73,56 @@ impl GatewayLoop {
 
     fn turn(&mut self) -> Result<()> {
         // A timer of no time would be over in the turn that set it.
-        let wait = match self.cx.deferred_input.is_empty() && self.teardowns.is_empty() {
-            true => self.cx.timers.wait(clock::now()),
+        let wait = match self.core.cx.deferred_input.is_empty() && self.teardowns.is_empty() {
+            true => self.core.cx.timers.wait(clock::now()),
             false => Some(Duration::ZERO),
         };
         host().disarm_watchdog();
-        let count = self.cx.poller.wait(wait).context("cannot wait for events")?;
+        let count = self.core.cx.poller.wait(wait).context("cannot wait for events")?;
         host().arm_watchdog();
         for index in 0..count {
-            let ready = self.cx.poller.ready(index);
-            if self.sessions.is_deferrable(ready) {
-                self.cx.deferred_events.push(ready);
+            let ready = self.core.cx.poller.ready(index);
+            if self.core.sessions.is_deferrable(ready) {
+                self.core.cx.deferred_events.push(ready);
             } else {
                 self.dispatch(ready);
             }
         }
-        let streams = !self.cx.deferred_events.is_empty();
+        let streams = !self.core.cx.deferred_events.is_empty();
         // A key that is typed does not wait for the megabytes of others.
-        for index in 0..self.cx.deferred_events.len() {
-            self.dispatch(self.cx.deferred_events[index]);
+        for index in 0..self.core.cx.deferred_events.len() {
+            self.dispatch(self.core.cx.deferred_events[index]);
         }
-        self.cx.deferred_events.clear();
+        self.core.cx.deferred_events.clear();
         // What comes due meanwhile is for the next turn, and no wait comes
         // before that: what had to wait for its turn is looked for in each.
         let now = clock::now();
-        self.cx.resume_deferred();
+        self.core.cx.resume_deferred();
         self.handle_outcomes();
-        self.cx.deferred_input.reset_budget();
+        self.core.cx.deferred_input.reset_budget();
         self.guarded(FaultDomain::Gateway, |event_loop| {
             fault_injection::point("turn");
-            event_loop.teardowns.run_teardowns(&mut event_loop.cx, count);
-            event_loop.transitions().with_recorder(|recorder, cx, _| recorder.flush_soon(cx));
-            event_loop.cx.schedule_log_flush(false);
+            event_loop.teardowns.run_teardowns(&mut event_loop.core.cx, count);
+            event_loop
+                .transitions()
+                .with_recorder(|recorder, core| recorder.flush_soon(&mut core.cx));
+            event_loop.core.cx.schedule_log_flush(false);
         });
         self.handle_outcomes();
-        self.cx.end_turn(now, streams);
-        while let Some(timer) = self.cx.timers.next(now) {
+        self.core.cx.end_turn(now, streams);
+        while let Some(timer) = self.core.cx.timers.next(now) {
             self.guarded(timer.fault_domain(), |event_loop| event_loop.timer_fired(timer));
             self.handle_outcomes();
         }
         self.prune_timers();
-        self.cx.panics.check()
+        self.core.cx.panics.check()
     }
 
     /// The parts that a session's life concerns.
     pub(super) fn transitions(&mut self) -> Transitions<'_> {
         Transitions {
-            cx: &mut self.cx,
-            sessions: &mut self.sessions,
+            core: &mut self.core,
             commands: &mut self.commands,
-            processes: &mut self.processes,
             teardowns: &mut self.teardowns,
             registry: self.registry.as_deref_mut(),
             recorder: self.recorder.as_deref_mut(),
@@ -140,21 +137,21 @@ impl GatewayLoop {
     }
 
     fn handle_event(&mut self, source: Token, ready: Ready) {
-        let cx = &mut self.cx;
+        let Core { cx, sessions, processes } = &mut self.core;
         match source {
             Token::Client(key) => {
-                match self.sessions.client_ready(cx, key, ready) {
+                match sessions.client_ready(cx, key, ready) {
                     ClientEvent::Settle => {}
                     ClientEvent::FirstBytes => {
-                        let next = self.http_probes.probe(&mut self.sessions, cx, key);
+                        let next = self.http_probes.probe(sessions, cx, key);
                         return self.transitions().apply(key, next);
                     }
-                    ClientEvent::FirstEof => self.http_probes.input_ended(&mut self.sessions, key),
+                    ClientEvent::FirstEof => self.http_probes.input_ended(sessions, key),
                 }
                 self.transitions().settle(key);
             }
             Token::Terminal(key) => {
-                self.sessions.terminal_ready(cx, key, ready);
+                sessions.terminal_ready(cx, key, ready);
                 self.transitions().settle(key);
             }
             Token::Listener(index) => match cx.accept(index) {
@@ -168,29 +165,28 @@ impl GatewayLoop {
             Token::StatsListener => self.control_clients.accept_statistics(cx),
             Token::Children => self.signal_arrived(),
             Token::Peers => self.peers.ready(cx),
-            Token::Recorder => self.transitions().with_recorder(|it, cx, _| it.ready(cx)),
+            Token::Recorder => self.transitions().with_recorder(|it, core| it.ready(&mut core.cx)),
             Token::PendingConnection(key) => {
                 let handshake_result = self.pending.readable(cx, key, ready.hang_up);
                 self.handshake_result(handshake_result);
             }
             Token::ControlClient(key) => {
-                let view =
-                    AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+                let view = AllSessions::of(sessions, &self.commands, self.registry.as_deref());
                 self.control_clients.ready(cx, &mut self.peers, view, key, ready);
             }
             Token::CommandClient(key) => {
                 self.commands.client_ready(cx, key, ready);
-                self.commands.settle(cx, &mut self.processes, key);
+                self.commands.settle(cx, processes, key);
             }
             Token::CommandStream(key, number) => {
                 self.commands.stream_ready(cx, key, number, ready);
-                self.commands.settle(cx, &mut self.processes, key);
+                self.commands.settle(cx, processes, key);
             }
             Token::LingeringClose(key) => {
                 cx.lingering.ready(key, ready, &cx.poller, &mut cx.buffer[..])
             }
             Token::Detached => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.poll_ready(cx))
+                self.transitions().with_registry(|registry, core| registry.poll_ready(&mut core.cx))
             }
             Token::Alarm => cx.timers.alarm_fired(),
         }
@@ -200,18 +196,18 @@ impl GatewayLoop {
         if timer.fault_domain() == FaultDomain::Gateway {
             fault_injection::point("timer");
         }
-        let (cx, processes) = (&mut self.cx, &mut self.processes);
+        let Core { cx, sessions, processes } = &mut self.core;
         match timer {
             Timer::Session(key, timer) => {
-                let next = self.sessions.timer_fired(cx, key, timer);
+                let next = sessions.timer_fired(cx, key, timer);
                 self.transitions().apply(key, next);
             }
             Timer::Terminal(key, timer) => {
-                let next = self.sessions.terminal_timer_fired(cx, key, timer);
+                let next = sessions.terminal_timer_fired(cx, key, timer);
                 self.transitions().apply(key, next);
             }
             Timer::HttpProbe(key) => {
-                let next = self.http_probes.release(&mut self.sessions, cx, key);
+                let next = self.http_probes.release(sessions, cx, key);
                 self.transitions().apply(key, next);
             }
             Timer::Entrust(key) => self.transitions().supervise(key),
@@ -221,8 +217,7 @@ impl GatewayLoop {
                 self.handshake_result(handshake_result);
             }
             Timer::ControlClient(key) => {
-                let view =
-                    AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+                let view = AllSessions::of(sessions, &self.commands, self.registry.as_deref());
                 self.control_clients.timed_out(cx, &mut self.peers, view, key);
             }
             Timer::PeerReply(number) => self.peers.timed_out(cx, number),
@@ -233,25 +228,26 @@ impl GatewayLoop {
                 cx.tidy_up();
             }
             Timer::LogFlush => cx.flush_log(),
-            Timer::RecordingFlush => self.transitions().with_recorder(|it, _, _| it.flush()),
+            Timer::RecordingFlush => self.transitions().with_recorder(|it, _| it.flush()),
             Timer::RecorderCheck => {
-                self.transitions().with_recorder(|it, cx, _| it.check_progress(cx))
+                self.transitions().with_recorder(|it, core| it.check_progress(&mut core.cx))
             }
             Timer::HangUpGrace(pid) => processes.hang_up_grace_over(cx, pid),
             Timer::Kill => processes.killer.step(cx),
             Timer::TtyHoldersGrace => processes.killer.kill_tty_holders(cx),
             Timer::OrphanGrace => processes.killer.kill_orphans(cx),
             Timer::Accept => cx.start_accepting(),
-            Timer::Detached => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.run_deadlines(cx))
-            }
+            Timer::Detached => self
+                .transitions()
+                .with_registry(|registry, core| registry.run_deadlines(&mut core.cx)),
             Timer::Listener(listener) => cx.listeners.resume(listener, &cx.poller),
         }
     }
 
     /// Prunes timers of those who are not there any more.
     fn prune_timers(&mut self) {
-        let Self { cx, sessions, processes, commands, control_clients, pending, .. } = self;
+        let Self { core, commands, control_clients, pending, .. } = self;
+        let Core { cx, sessions, processes } = core;
         if cx.timers.needs_pruning() {
             cx.timers.retain(|timer| match (timer, timer.fault_domain()) {
                 (Timer::HangUpGrace(pid), _) => processes.has(pid),
@@ -266,7 +262,7 @@ impl GatewayLoop {
 
     /// Does what parts have come to, after the part has finished.
     pub(super) fn handle_outcomes(&mut self) {
-        while let Some(outcome) = self.cx.next_outcome() {
+        while let Some(outcome) = self.core.cx.next_outcome() {
             let fault_domain = match outcome {
                 Outcome::Reaped(program, session, _) => self
                     .transitions()
@@ -279,19 +275,18 @@ impl GatewayLoop {
     }
 
     fn handle_outcome(&mut self, outcome: Outcome) {
-        let (cx, processes) = (&mut self.cx, &mut self.processes);
+        let Core { cx, sessions, processes } = &mut self.core;
         match outcome {
             Outcome::Settle(key) => self.transitions().settle(key),
             Outcome::SettleCommand(key) => self.commands.settle(cx, processes, key),
-            Outcome::ResumeInput(rest) => {
-                cx.deliver_deferred(*rest, &mut self.sessions, &mut self.commands)
-            }
+            Outcome::ResumeInput(rest) => cx.deliver_deferred(*rest, sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => {
                 self.transitions().program_ended(program, session, exit)
             }
             Outcome::RunTeardown => self.teardowns.release_next(cx, processes),
             Outcome::Started(key) => {
-                self.transitions().with_recorder(|it, cx, sessions| it.begin(cx, sessions, key));
+                self.transitions()
+                    .with_recorder(|it, core| it.begin(&mut core.cx, &mut core.sessions, key));
             }
             Outcome::Aborted(session_ref, recording) => {
                 self.transitions().aborted(session_ref, recording.as_deref());
@@ -321,34 +316,28 @@ impl GatewayLoop {
             Outcome::PeerReply(Requester::ControlClient(key), answer) => {
                 self.control_clients.answered(cx, key, answer.as_deref());
             }
-            Outcome::ResumeReading(key) => self
-                .transitions()
-                .with_registry(|it, cx, _, processes| it.resume_reading(cx, processes, key)),
+            Outcome::ResumeReading(key) => {
+                self.transitions().with_registry(|it, core| it.resume_reading(core, key))
+            }
             Outcome::TerminateDetached(key, why) => self.transitions().end_detached(key, why),
             Outcome::SupervisorReady => {
-                self.transitions().with_registry(|it, cx, sessions, processes| {
-                    it.supervisor_ready(cx, sessions, processes)
-                })
+                self.transitions().with_registry(|it, core| it.supervisor_ready(core))
             }
             Outcome::DropClient(key) => {
                 self.transitions().detach_or_hang_up(key, DetachCause::Dropped)
             }
             Outcome::DetachedReady(ready) => {
-                self.transitions().with_registry(|it, cx, sessions, processes| {
-                    it.handle_event(cx, sessions, processes, ready)
-                })
+                self.transitions().with_registry(|it, core| it.handle_event(core, ready))
             }
             Outcome::DetachedDeadline(key) => {
-                self.transitions().with_registry(|it, cx, sessions, processes| {
-                    it.handle_deadline(cx, sessions, processes, key)
-                })
+                self.transitions().with_registry(|it, core| it.handle_deadline(core, key))
             }
             Outcome::FeedViewer(key) => {
-                self.transitions().with_registry(|it, cx, _, _| it.feed_viewer(cx, key))
+                self.transitions().with_registry(|it, core| it.feed_viewer(&mut core.cx, key))
             }
-            Outcome::Recorder(_, event) => self
-                .transitions()
-                .with_recorder(|it, cx, sessions| it.handle_event(cx, sessions, *event)),
+            Outcome::Recorder(_, event) => self.transitions().with_recorder(|it, core| {
+                it.handle_event(&mut core.cx, &mut core.sessions, *event)
+            }),
         }
     }
 
@@ -360,7 +349,9 @@ impl GatewayLoop {
                 arrived.sender.map(Pid::as_raw) == Some(nix::unistd::getppid().as_raw());
             self.transitions().stop(by_master || arrived.by_terminal);
         }
-        self.processes.children_ended(&mut self.cx, arrived.and_then(|arrived| arrived.sender));
+        self.core
+            .processes
+            .children_ended(&mut self.core.cx, arrived.and_then(|arrived| arrived.sender));
     }
 
     /// Hands a client to whom its request concerns, where that is complete.
@@ -372,7 +363,7 @@ impl GatewayLoop {
             Some(RequestKind::Attach) => self.find_session(client_request, 0),
             _ if is_control_request(&client_request.hello) => {
                 let ClientRequest { connection, hello, .. } = *client_request;
-                self.control_clients.add_request(&mut self.cx, connection, hello);
+                self.control_clients.add_request(&mut self.core.cx, connection, hello);
             }
             _ => self.transitions().open(*client_request),
         }
@@ -380,9 +371,9 @@ impl GatewayLoop {
 
     /// A client wants a session that was left; so many gateways have had it before.
     fn find_session(&mut self, client_request: Box<ClientRequest>, hops: u8) {
-        let (cx, peers, registry) = (&mut self.cx, &mut self.peers, self.registry.as_deref_mut());
-        let here = registry.map(|registry| (registry, &self.sessions));
-        let goes = self.attach_searches.start(cx, peers, here, client_request, hops);
+        let Core { cx, sessions, .. } = &mut self.core;
+        let here = self.registry.as_deref_mut().map(|registry| (registry, &*sessions));
+        let goes = self.attach_searches.start(cx, &mut self.peers, here, client_request, hops);
         if let AttachRoute::Here(client_request) = goes {
             self.transitions().attach(*client_request);
         }
@@ -391,8 +382,8 @@ impl GatewayLoop {
     /// Another gateway asks something.
     fn peer_request(&mut self, mut incoming: IncomingRequest) {
         fault_injection::point("question");
-        let cx = &mut self.cx;
-        let view = AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+        let Core { cx, sessions, .. } = &mut self.core;
+        let view = AllSessions::of(sessions, &self.commands, self.registry.as_deref());
         let answer = match &incoming.request {
             PeerRequest::TakeClient(forwarded) => {
                 let (forwarded, hops) = (*forwarded, forwarded.hops);
@@ -408,7 +399,7 @@ impl GatewayLoop {
                 let found = self
                     .registry
                     .as_mut()
-                    .and_then(|registry| registry.find_for_peer(&self.sessions, query));
+                    .and_then(|registry| registry.find_for_peer(sessions, query));
                 found.as_ref().map(ipc::encode).unwrap_or_default()
             }
             PeerRequest::Page(asking) => view.page(cx, *asking).encode(),
@@ -422,9 +413,9 @@ impl GatewayLoop {
 
     /// Does something in a fault domain, which ends if that panics.
     pub(super) fn guarded(&mut self, fault_domain: FaultDomain, body: impl FnOnce(&mut Self)) {
-        let before = self.cx.panics.in_progress.take();
+        let before = self.core.cx.panics.in_progress.take();
         let outcome = catch_unwind(AssertUnwindSafe(|| body(self)));
-        let in_progress = std::mem::replace(&mut self.cx.panics.in_progress, before);
+        let in_progress = std::mem::replace(&mut self.core.cx.panics.in_progress, before);
         if let Err(payload) = outcome {
             self.recover([Some(fault_domain), in_progress], &*payload);
         }
@@ -437,24 +428,24 @@ impl GatewayLoop {
             if catch_unwind(AssertUnwindSafe(|| self.end_fault_domain(fault_domain))).is_err() {
                 log("forkptyrouter: internal error: what it was about is dropped as it is");
                 if catch_unwind(AssertUnwindSafe(|| self.discard(fault_domain))).is_err() {
-                    self.cx.panics.set_fatal();
+                    self.core.cx.panics.set_fatal();
                 }
             }
         }
         if catch_unwind(AssertUnwindSafe(|| self.transitions().clean_up())).is_err() {
-            self.cx.panics.set_fatal();
+            self.core.cx.panics.set_fatal();
         }
     }
 
     /// Ends whom a panic was about.
     fn end_fault_domain(&mut self, fault_domain: FaultDomain) {
         fault_injection::point("end");
-        let (cx, processes) = (&mut self.cx, &mut self.processes);
+        let cx = &mut self.core.cx;
         match fault_domain {
-            FaultDomain::Session(key) => self.sessions.end_panicked(cx, processes, key),
-            FaultDomain::PendingSession(key) => self.sessions.reject_panicked(cx, processes, key),
+            FaultDomain::Session(key) => self.core.end_panicked(key),
+            FaultDomain::PendingSession(key) => self.core.reject_panicked(key),
             FaultDomain::Command(key) => {
-                self.commands.end_panicked(cx, processes, key, INTERNAL_ERROR)
+                self.commands.end_panicked(cx, &mut self.core.processes, key, INTERNAL_ERROR)
             }
             FaultDomain::PendingConnection(key) => {
                 drop(self.pending.reject(cx, key, INTERNAL_ERROR))
@@ -462,16 +453,16 @@ impl GatewayLoop {
             FaultDomain::ControlClient(key) => self.control_clients.end(cx, key, INTERNAL_ERROR),
             FaultDomain::AttachSearch(key) => self.attach_searches.end(cx, key, INTERNAL_ERROR),
             FaultDomain::Detached(key) => self.transitions().end_panicked(key),
-            FaultDomain::Viewer(key) => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.end_viewer(cx, key))
-            }
+            FaultDomain::Viewer(key) => self
+                .transitions()
+                .with_registry(|registry, core| registry.end_viewer(&mut core.cx, key)),
             FaultDomain::LingeringClose(key) => cx.lingering.discard(key),
             FaultDomain::Nobody => {}
             FaultDomain::Listener => cx.pause_accepting(),
             FaultDomain::Gateway => {
                 cx.recover_unattributed();
                 self.transitions()
-                    .with_registry(|registry, cx, _, _| registry.wake_in(cx, RETRY_DELAY));
+                    .with_registry(|registry, core| registry.wake_in(&mut core.cx, RETRY_DELAY));
             }
         }
     }
@@ -480,7 +471,7 @@ impl GatewayLoop {
     fn discard(&mut self, fault_domain: FaultDomain) {
         match fault_domain {
             FaultDomain::Session(key) | FaultDomain::PendingSession(key) => {
-                drop(self.sessions.remove(key))
+                drop(self.core.sessions.remove(key))
             }
             FaultDomain::Command(key) => self.commands.discard(key),
             FaultDomain::PendingConnection(key) => self.pending.discard(key),
@@ -492,9 +483,9 @@ impl GatewayLoop {
             FaultDomain::Viewer(key) => {
                 self.registry.iter_mut().for_each(|it| it.discard_viewer(key))
             }
-            FaultDomain::LingeringClose(key) => self.cx.lingering.discard(key),
+            FaultDomain::LingeringClose(key) => self.core.cx.lingering.discard(key),
             FaultDomain::Nobody => {}
-            FaultDomain::Listener | FaultDomain::Gateway => self.cx.panics.set_fatal(),
+            FaultDomain::Listener | FaultDomain::Gateway => self.core.cx.panics.set_fatal(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! | `assemble.rs` | the parts at the start, and sessions of the gateway before |
 //! | `outcome.rs` | outcomes that parts emit, for the loop to handle |
 //! | `context.rs` | what every part is given: poller, timers, buffers, audit, limits |
+//! | `core.rs` | context, live sessions and processes together: what each transition takes |
 //! | `slab.rs` | slabs with generation keys; tokens of the poller |
 //! | `timers.rs` | timers, by the monotonic clock and by that which counts suspend |
 //! | `deferred_queue.rs`, `deferred_input.rs` | input that exceeds the budget of a turn |
@@ -17,6 +18,7 @@
 
 pub(crate) mod assemble;
 pub(crate) mod context;
+pub(crate) mod core;
 pub(crate) mod deferred_input;
 pub(crate) mod deferred_queue;
 pub(crate) mod fault_domain;

@@ -15,6 +15,7 @@ use crate::connection::handshake::ClientRequest;
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::{AcceptError, Connection};
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
@@ -258,15 +259,10 @@ impl LiveSession {
     }
 }
 
-impl Sessions {
+impl Core {
     /// Opens a terminal with the program on it, or rejects the client.
-    pub fn open_terminal(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        connection: Connection,
-        plan: SessionPlan,
-    ) -> Option<Key> {
+    pub fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
+        let Self { cx, sessions, processes } = self;
         let SessionPlan { session, program, size, environment, shown } = plan;
         let started = cx
             .check_limits(&connection)
@@ -279,7 +275,7 @@ impl Sessions {
             }
         };
         let Connection { client, transport, listener, permit, origin } = connection;
-        let key = self.insert(LiveSession::new(
+        let key = sessions.insert(LiveSession::new(
             session,
             SessionIo::new(client, master, Some(ProcessHandle::child(pid))),
             transport,
@@ -288,7 +284,7 @@ impl Sessions {
         cx.panics.in_progress = Some(FaultDomain::PendingSession(key));
         fault_injection::point("inserted");
         processes.assign(pid, key);
-        let live = self.get_mut(key)?;
+        let live = sessions.get_mut(key)?;
         live.set_pending(cx, key, permit.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
@@ -297,6 +293,19 @@ impl Sessions {
         Some(key)
     }
 
+    /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
+    pub fn reject(&mut self, key: Key, why: &Rejection) {
+        let Self { cx, sessions, processes } = self;
+        if let Some(mut live) = sessions.remove(key) {
+            let origin = live.abort(cx, key);
+            let extended = live.session.is_extended();
+            let client = processes.release(cx, key, *live);
+            cx.reject_client(client, origin, extended, why);
+        }
+    }
+}
+
+impl Sessions {
     /// Feeds a new session the input that came with the request, and what stands in the buffer.
     pub fn feed_early_input(
         &mut self,
@@ -350,22 +359,6 @@ impl Sessions {
         }
         live.start_timers(cx, key, Duration::ZERO);
         Ok(())
-    }
-
-    /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
-    pub fn reject(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-        why: &Rejection,
-    ) {
-        if let Some(mut live) = self.remove(key) {
-            let origin = live.abort(cx, key);
-            let extended = live.session.is_extended();
-            let client = processes.release(cx, key, *live);
-            cx.reject_client(client, origin, extended, why);
-        }
     }
 }
 

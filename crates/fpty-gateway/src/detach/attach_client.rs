@@ -22,7 +22,7 @@ use crate::event_loop::slab::{Key, Token};
 use crate::observe::audit::timestamp;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::extended_state::DetachState;
+use crate::session::state::extended::DetachState;
 use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
@@ -33,9 +33,6 @@ use fpty::sys::process_handle::ProcessHandle;
 
 /// Text for a client whose session was attached by another connection of its own.
 const TAKEN_OVER: &str = "its client has come back by another connection";
-
-/// Text for a client that waited for a session.
-pub(crate) const SESSION_ENDED: &str = "the session has ended";
 
 /// Added to the rank of a running session with the name: above the rank of any exited one.
 const RUNNING_BONUS: u8 = 4;

@@ -2,13 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::attach_client::SESSION_ENDED;
 use super::attach_state::{self, Released};
 use super::detached::drain_terminal;
 use super::registry::DetachRegistry;
 use super::registry_entry::{
-    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
-    terminal_size,
+    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, SESSION_ENDED,
+    claim_detached, terminal_size,
 };
 use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;

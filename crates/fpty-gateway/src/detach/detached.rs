@@ -72,26 +72,30 @@ impl DetachRegistry {
     /// Resumes reading when the recorder has room again.
     pub fn resume_reading(&mut self, core: &mut Core, key: Key) {
         let entry = self.entries.get_mut(key);
-        let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
-            return;
-        };
-        if !std::mem::take(&mut detached.is_throttled) {
-            return;
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        if detached.is_some_and(|detached| std::mem::take(&mut detached.is_throttled)) {
+            self.register_again(core, key);
         }
-        let token = Token::Terminal(key).token();
-        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(core, key);
-        }
-        self.terminal_ready(core, key);
     }
 
-    /// Ends a session whose terminal the poller refuses.
-    fn end_terminal_unpollable(&mut self, core: &mut Core, key: Key) {
-        if let Some(entry) = self.entries.get(key) {
+    /// Registers a terminal again that was not read, and reads it. A session whose terminal the
+    /// poller refuses ends.
+    pub(crate) fn register_again(&mut self, core: &mut Core, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let Some(detached) = entry.state.terminal_mut() else {
+            return;
+        };
+        // A slave that was closed may be open by now.
+        detached.closed = None;
+        let token = Token::Terminal(key).token();
+        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
+            return self.end_detached(core, key, EndReason::Lost);
         }
-        self.end_detached(core, key, EndReason::Lost);
+        self.terminal_ready(core, key);
     }
 
     /// Reads a detached terminal, at most this often.
@@ -152,22 +156,6 @@ impl DetachRegistry {
         }
     }
 
-    /// Registers a terminal again whose slave was closed.
-    pub(crate) fn slave_reopened(&mut self, core: &mut Core, key: Key) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        let Some(detached) = entry.state.terminal_mut() else {
-            return;
-        };
-        detached.closed = None;
-        let token = Token::Terminal(key).token();
-        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(core, key);
-        }
-        self.terminal_ready(core, key);
-    }
-
     /// The program of a detached session has ended: the session is kept as exited.
     pub fn detached_exited(
         &mut self,
@@ -178,10 +166,8 @@ impl DetachRegistry {
     ) {
         // The program's last output is in the terminal by now.
         self.read_terminal(core, key, LAST_READS);
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        let Some(detached) = entry.state.terminal_mut() else {
+        let entry = self.entries.get_mut(key);
+        let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
         let _ = self.poller.remove(&detached.master);

@@ -59,12 +59,12 @@ pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
 impl DetachRegistry {
     /// Hands a session to the supervisor whose terminal was handed over for good. The supervisor is
     /// started by now where it was not worth it before.
-    pub fn supervise(&mut self, core: &mut Core, session: Key, command: Option<String>) {
+    pub fn supervise(&mut self, core: &mut Core, session: Key) {
         let Core { cx, sessions, processes } = core;
-        let Some(record) = self.no_detach_record(cx, sessions, session, command) else {
+        let Some(live) = sessions.get(session) else {
             return;
         };
-        let Some(live) = sessions.get(session) else {
+        let Some(record) = self.no_detach_record(cx, live, session) else {
             return;
         };
         if self.supervisor.connect_if_needed() {
@@ -96,7 +96,7 @@ impl DetachRegistry {
     /// Tells the supervisor that a session is closed.
     pub fn no_longer_supervised(&mut self, cx: &mut Context, session: Key) {
         // Registered sessions tell the supervisor themselves.
-        if !self.has_session(session) {
+        if self.index.by_session(session).is_none() {
             self.unregister(cx, cx.ids.of(session));
         }
     }
@@ -104,11 +104,9 @@ impl DetachRegistry {
     fn no_detach_record(
         &self,
         cx: &Context,
-        sessions: &Sessions,
+        live: &LiveSession,
         session: Key,
-        command: Option<String>,
     ) -> Option<SessionRecord> {
-        let live = sessions.get(session)?;
         let session_ref = SessionRef::Session(session);
         let info = cx.audit.of(session_ref);
         let pid = live.io.program.as_ref()?.pid().as_raw();
@@ -126,7 +124,7 @@ impl DetachRegistry {
             since: started.unwrap_or_else(Timestamp::now).into(),
             history: cx.audit.history(session_ref),
             last: EndRecord::new(cx.audit.prepared_end(session_ref)),
-            command,
+            command: cx.command_of(session_ref, live.listener),
             bound: true,
             ..SessionRecord::default()
         })

@@ -14,7 +14,7 @@ use crate::event_loop::core::Core;
 use crate::event_loop::slab::Key;
 use crate::session::relay::LiveSession;
 use crate::session::selector::SessionSelector;
-use crate::session::state::extended_state::DetachState;
+use crate::session::state::extended::DetachState;
 use fpty::error::reason;
 use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::process::ipc::Hello;
 use crate::process::supervisor::supervisor_client::{self, RestoredSessions};
@@ -18,7 +17,7 @@ use fpty::sys::poll::{Interest, Poller};
 
 use super::index::Index;
 use super::registry_entry::RegistryEntry;
-use super::viewer::Viewer;
+use super::viewers::Viewer;
 
 /// Most exited sessions that are kept.
 pub(crate) const MAX_EXITED: usize = 100;
@@ -81,11 +80,6 @@ impl DetachRegistry {
         Ok((Some(Box::new(left)), found))
     }
 
-    /// Whether a live session has an entry: it is detachable, or was restored.
-    pub fn has_session(&self, session: Key) -> bool {
-        self.index.by_session(session).is_some()
-    }
-
     /// The detached session that this process belongs to.
     pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.index.by_program(program)
@@ -101,11 +95,6 @@ impl DetachRegistry {
         self.index.processes()
     }
 
-    /// Number of a session's viewers.
-    pub fn viewers_of(&self, entry: Key) -> u32 {
-        self.entries.get(entry).map_or(0, |entry| entry.viewers)
-    }
-
     /// Drops a viewer as it is.
     pub fn discard_viewer(&mut self, key: Key) {
         self.viewers.remove(key);
@@ -113,11 +102,8 @@ impl DetachRegistry {
 
     /// The command of a session, where it is known.
     pub(crate) fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
-        let entry = self.entries.get(key)?;
-        let client = entry.state.client();
-        let session_ref =
-            client.map_or(SessionRef::Detached(key), |it| SessionRef::Session(it.session));
-        cx.command_of(session_ref, entry.listener).map(Into::into)
+        let listener = self.entries.get(key)?.listener;
+        cx.command_of(self.session_ref_of(key), listener).map(Into::into)
     }
 
     /// Adds an entry: a new session, or a restored one.

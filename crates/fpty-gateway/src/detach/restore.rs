@@ -24,7 +24,7 @@ use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord}
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo};
 use crate::session::state::Session;
-use crate::session::state::extended_state::DetachState;
+use crate::session::state::extended::DetachState;
 use crate::session::timeouts::TimeLimited;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;

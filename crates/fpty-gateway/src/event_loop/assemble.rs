@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::context::{Context, ContextParts};
+use super::context::Context;
 use super::core::Core;
 use super::fault_domain::FaultDomain;
 use super::fault_injection;
@@ -18,7 +18,6 @@ use crate::config::gateway_config::GatewayConfig;
 use crate::config::rules::Rules;
 use crate::connection::handshake::PendingConnections;
 use crate::connection::http_probe::HttpProbes;
-use crate::connection::lingering_close::LingeringCloses;
 use crate::connection::listeners::{Listener, Listeners};
 use crate::connection::shared_counts::SharedCounts;
 use crate::control::ControlClients;
@@ -28,7 +27,6 @@ use crate::detach::restore::write_end_line;
 use crate::detach::{DetachRegistry, RETRY_DELAY};
 use crate::host::{SocketRole, host};
 use crate::log::log;
-use crate::observe::Observers;
 use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
@@ -40,7 +38,7 @@ use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::{Signals, block, own_dispositions};
-use fpty::sys::spawn::{Program, Spawner};
+use fpty::sys::spawn::Program;
 
 /// A gateway as it begins.
 ///
@@ -98,7 +96,6 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
-    let observers = Observers::new(ordinal);
     let audit = Audit::new(
         &config,
         ordinal,
@@ -111,21 +108,14 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let hello = Hello::of(ordinal, config.processes);
     let recorder = Recordings::new(listeners.iter().map(|listener| &*listener.rules), hello);
     let leaders = Leaders::of(ordinal);
-    let mut spawner = Spawner::new()?;
-    spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
+    let listeners = Listeners::new(listeners, statistics);
+    let descriptors = limit.map(|limit| limit.now);
+    let mut cx =
+        Context::new(config, ordinal, shared_counts, listeners, audit, descriptors, poller)?;
+    cx.spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
     let mut event_loop = GatewayLoop {
         core: Core {
-            cx: Context::new(ContextParts {
-                shared_counts,
-                ordinal,
-                config,
-                spawner,
-                listeners: Listeners::new(listeners, statistics),
-                audit,
-                observers,
-                lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
-                poller,
-            }),
+            cx,
             sessions: Slab::new(),
             processes: ProcessTable::new(leaders, orphaned.grace(grace)),
         },

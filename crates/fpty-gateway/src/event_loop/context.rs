@@ -21,6 +21,7 @@ use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
 use fpty::backlog::Backlog;
+use fpty::error::Result;
 use fpty::sys::clock;
 use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::pipe::Pipe;
@@ -92,46 +93,32 @@ pub struct Context {
     pub pipe: Option<Pipe>,
 }
 
-/// The parts of a [`Context`] that are made elsewhere.
-pub struct ContextParts {
-    /// See [`Context`], all of them.
-    pub config: GatewayConfig,
-    pub ordinal: usize,
-    pub shared_counts: SharedCounts,
-    pub spawner: Spawner,
-    pub listeners: Listeners,
-    pub audit: Audit,
-    pub observers: Observers,
-    pub lingering: LingeringCloses,
-    pub poller: Poller,
-}
-
 impl Context {
-    /// The context of a gateway that starts.
-    pub fn new(parts: ContextParts) -> Self {
-        let ContextParts {
+    /// The context of a gateway that starts, with this limit of descriptors.
+    ///
+    /// # Errors
+    /// Programs cannot be spawned.
+    pub fn new(
+        config: GatewayConfig,
+        ordinal: usize,
+        shared_counts: SharedCounts,
+        listeners: Listeners,
+        audit: Audit,
+        descriptors: Option<u64>,
+        poller: Poller,
+    ) -> Result<Self> {
+        Ok(Self {
             config,
             ordinal,
-            shared_counts,
-            spawner,
-            listeners,
-            audit,
-            observers,
-            lingering,
-            poller,
-        } = parts;
-        Self {
-            config,
-            ordinal,
-            spawner,
+            spawner: Spawner::new()?,
             listeners,
             limits: Limits::new(shared_counts.clone()),
             audit,
-            observers,
+            observers: Observers::new(ordinal),
             shared_counts,
             ids: SessionIds::new(),
             requested_commands: RequestedCommands::default(),
-            lingering,
+            lingering: LingeringCloses::new(descriptors),
             panics: PanicState::default(),
             local_tcp: ProcNetTcp::default(),
             outcomes: VecDeque::new(),
@@ -147,7 +134,7 @@ impl Context {
             input: Vec::with_capacity(BUFFER),
             coalesced: Vec::with_capacity(BUFFER),
             pipe: Pipe::new().ok(),
-        }
+        })
     }
 
     /// After a panic: makes pipe and buffers anew, which may hold something of the failed

@@ -194,9 +194,7 @@ impl<T> Slab<T> {
 
     /// Whether the value of a key is still there.
     pub fn has(&self, key: Key) -> bool {
-        self.slots
-            .get(key.index as usize)
-            .is_some_and(|slot| slot.generation == key.generation && slot.value.is_some())
+        self.get(key).is_some()
     }
 
     /// Takes the value of a key out; the key is then no longer valid.

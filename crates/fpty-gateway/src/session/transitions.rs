@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::open::{SessionPlan, exec_error};
-use super::relay::{LiveSession, SessionAction};
+use super::relay::SessionAction;
 use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use crate::command::commands::Commands;
@@ -81,16 +81,16 @@ impl Transitions<'_> {
             return;
         };
         self.core.sessions.feed_early_input(&mut self.core.cx, key, &hello, ended);
-        let Some(LiveSession { session, io, .. }) = self.core.sessions.get_mut(key) else {
+        let Some(live) = self.core.sessions.get_mut(key) else {
             return;
         };
         let is_named = hello.variables.get(variables::SESSION_NAME).is_some();
         if is_named && registration.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
-            session.notice(line, io);
+            live.session.notice(line, &mut live.io);
         }
         fault_injection::point("opened");
-        let hands_over = self.core.sessions.may_be_handed_over(&self.core.cx, key);
+        let hands_over = live.may_be_handed_over(&self.core.cx);
         let Self { registry, core, .. } = &mut *self;
         let kept = registration.zip(registry.as_mut()).map(|(registration, registry)| {
             registry.register(core, key, registration, size, !hands_over)
@@ -282,13 +282,9 @@ impl Transitions<'_> {
         }
     }
 
+    /// Hands a session to the supervisor whose terminal is its client's for good.
     pub fn supervise(&mut self, key: Key) {
-        let listener = self.core.sessions.get(key).map(|live| live.listener);
-        let command = listener
-            .and_then(|listener| self.core.cx.command_of(SessionRef::Session(key), listener));
-        if let Some(registry) = self.registry.as_deref_mut() {
-            registry.supervise(self.core, key, command);
-        }
+        self.with_registry(|registry, core| registry.supervise(core, key));
     }
 
     /// Ends a session that the poller refuses.

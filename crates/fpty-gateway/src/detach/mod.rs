@@ -14,12 +14,11 @@
 //! | `entry_view.rs` | what lists show of a detachable session |
 //! | `events.rs` | events of the registry's own epoll, and deadlines by one timer of the loop |
 //! | `index.rs` | lookup by client, process, id, name and user |
-//! | `no_detach.rs` | handed-over sessions that end with their client, and outlive the gateway |
 //! | `register.rs` | a new session becomes detachable |
 //! | `registry.rs` | all detachable sessions |
 //! | `registry_entry.rs` | one detachable session: identity, state, descriptors |
 //! | `restore.rs` | sessions of an earlier gateway go on |
-//! | `supervisor_sync.rs` | the state of each session is stored at the supervisor |
+//! | `supervisor_sync.rs` | the state of each session is stored at the supervisor; handed-over sessions are, too |
 //! | `viewers.rs` | viewers of a session, and clients that read the end of an exited one |
 //!
 //! The registry has an epoll of its own, which is one token of the loop's: a flood of output of a
@@ -32,7 +31,6 @@ pub(crate) mod detached;
 pub(crate) mod entry_view;
 pub(crate) mod events;
 pub(crate) mod index;
-pub mod no_detach;
 pub(crate) mod register;
 pub(crate) mod registry;
 pub(crate) mod registry_entry;
@@ -41,6 +39,6 @@ pub(crate) mod supervisor_sync;
 pub mod viewers;
 
 pub use crate::detach::attach_client::attach;
-pub use crate::detach::detach_client::{DETACH_NOT_ALLOWED, DetachCause, DetachPlan};
+pub use crate::detach::detach_client::{DETACH_NOT_ALLOWED, DetachCause};
 pub use crate::detach::entry_view::EntryView;
 pub use crate::detach::registry::{DetachRegistry, RETRY_DELAY};

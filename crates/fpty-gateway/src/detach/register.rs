@@ -62,26 +62,23 @@ impl DetachRegistry {
         if uid == UNKNOWN_UID && hello.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        let key = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
-        let name_claim = match key.map(|name| attach_request::name(connection.listener, uid, name))
-        {
-            None => None,
-            // The request may hold the claim already.
-            Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
-                None => Some(self.shared_counts.claim(key, 1)),
-                name_claim => name_claim.map(Ok),
-            },
-        };
+        let selector = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
+        let key = selector.map(|name| attach_request::name(connection.listener, uid, name));
         let name = String::from_utf8_lossy(name).into_owned();
-        match name_claim.transpose() {
-            Ok(name_claim) => Ok(Some(Registration {
-                uid,
-                principal: Principal::of(&connection.client),
-                name,
-                name_claim,
-            })),
-            Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
-        }
+        // The request may hold the claim already.
+        let held = name_claim.filter(|name_claim| key.is_some_and(|key| name_claim.is(key)));
+        let name_claim = match (held, key) {
+            (None, Some(key)) => match self.shared_counts.claim(key, 1) {
+                Ok(name_claim) => Some(name_claim),
+                Err(_) => {
+                    let why = format!("there is a session {name} of yours (fpty -a {name})");
+                    return refused(&why);
+                }
+            },
+            (held, _) => held,
+        };
+        let principal = Principal::of(&connection.client);
+        Ok(Some(Registration { uid, principal, name, name_claim }))
     }
 
     /// Makes a new session detachable, where there is memory for its scrollback. Whether it is.

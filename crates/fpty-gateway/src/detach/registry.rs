@@ -19,9 +19,6 @@ use super::index::Index;
 use super::registry_entry::RegistryEntry;
 use super::viewers::Viewer;
 
-/// Most exited sessions that are kept.
-pub(crate) const MAX_EXITED: usize = 100;
-
 /// Delay before another try, and interval of polling for what epoll does not report.
 pub const RETRY_DELAY: Duration = Duration::from_millis(10);
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -149,12 +146,5 @@ impl DetachRegistry {
         let entry = self.take(key)?;
         self.unregister(cx, entry.id.as_ref().to_owned());
         Some(entry)
-    }
-
-    /// Forgets exited sessions above the limit, the oldest of the user that has most of them.
-    pub(crate) fn trim_exited(&mut self, cx: &mut Context) {
-        while let Some(key) = self.index.oldest_exited(MAX_EXITED) {
-            drop(self.remove(cx, key));
-        }
     }
 }

@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::attach_state::{AttachState, Released};
 use super::detached::drain_terminal;
-use super::no_detach::restored_info;
 use super::registry::DetachRegistry;
 use super::registry_entry::{
-    Client, DetachResources, DetachedTerminal, ExitedSession, Program, RegistryEntry, terminal_size,
+    Client, DetachResources, DetachedTerminal, ExitedSession, NoDetach, Program, RegistryEntry,
+    terminal_size,
 };
 use crate::config::recording_options::OnError;
-use crate::connection::session_access::Secrets;
+use crate::connection::session_access::{Secrets, UNKNOWN_UID};
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
@@ -26,6 +26,7 @@ use crate::session::relay::{LiveSession, SessionIo};
 use crate::session::state::Session;
 use crate::session::state::extended::DetachState;
 use crate::session::timeouts::TimeLimited;
+use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
@@ -41,6 +42,9 @@ const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Text for a client whose session the poller refuses.
 pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
+
+/// Index of no socket.
+const NO_LISTENER: u16 = u16::MAX;
 
 impl DetachRegistry {
     /// Restores a session from the supervisor's record and descriptors, where anything is left of it.
@@ -182,9 +186,62 @@ impl DetachRegistry {
         Some(())
     }
 
+    /// Restores a session that cannot be detached, and whose terminal its client has for good: it
+    /// ends with the client, which goes on with the terminal, and notices nothing.
+    fn restore_no_detach(
+        &mut self,
+        core: &mut Core,
+        recorder: Option<&mut Recordings>,
+        record: SessionRecord,
+        held: SessionFds,
+    ) -> Option<()> {
+        let cx = &mut core.cx;
+        let info = restored_info(&record);
+        let SessionRecord { id, uid, listener: socket, nth, pid, mut last, .. } = record;
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&socket, nth));
+        let SessionFds {
+            master: Some(master), program: Some(program), client: Some(client), ..
+        } = held
+        else {
+            self.unregister(cx, id);
+            return None;
+        };
+        let master = Master::returned(master, true).ok()?;
+        let program = PidFd::reopened(pid, program);
+        let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
+        let size = terminal_size(Some(&master));
+        let client = Stream::of_stranger(client);
+        let at = listener.unwrap_or(NO_LISTENER);
+        let info = RestoredInfo { listener: at, size, ..info };
+        if let Some(why) = check_recording(cx, at, &id) {
+            let _ = client.write(&why.packet());
+            self.unregister(cx, id);
+            let last = last.take(EndReason::Lost, None);
+            hang_up(core, recorder, &master, process, last);
+            return Some(());
+        }
+        let io = SessionIo::new(client, master, Some(process));
+        let session = Session::restored(size, None);
+        let session = core.sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
+        let client = Client { session, uid };
+        let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
+        let prepared_line = match (listener, last.prepared_end()) {
+            (None, Some((line, started))) => cx.audit.put_prepared(line, started),
+            _ => None,
+        };
+        let origin = NoDetach { socket: listener.is_none().then_some(socket), last, prepared_line };
+        let entry = RegistryEntry {
+            no_detach: Some(Box::new(origin)),
+            ..restored_entry(&info, pid, state)
+        };
+        let key = self.insert(entry);
+        self.resume_attached(core, key, session, pid, info);
+        Some(())
+    }
+
     /// A restored session goes on with its client. Where the poller refuses client or process it
     /// ends (see [`Outcome::Unpollable`]).
-    pub(crate) fn resume_attached(
+    fn resume_attached(
         &mut self,
         core: &mut Core,
         key: Key,
@@ -230,7 +287,7 @@ impl DetachRegistry {
 }
 
 /// Hangs a session up that cannot go on; `last`: its end line, where no other process writes it.
-pub(crate) fn hang_up(
+fn hang_up(
     core: &mut Core,
     recorder: Option<&mut Recordings>,
     master: &Master,
@@ -276,7 +333,7 @@ fn exit_of(ended: &SessionEnd) -> Option<Exit> {
 
 /// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
 /// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
-pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<SessionEnd> {
+fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<SessionEnd> {
     let record = &cx.listeners.rules(listener)?.record;
     record.dir.as_ref()?;
     match record.on_error {
@@ -292,8 +349,27 @@ pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<S
     }
 }
 
+/// Information of a session's record, without socket and size.
+fn restored_info(record: &SessionRecord) -> RestoredInfo {
+    RestoredInfo {
+        history: record.history.clone(),
+        command: record.command.clone(),
+        started: Timestamp::from(record.since),
+        listener: NO_LISTENER,
+        size: terminal_size(None),
+        uid: record.uid,
+        // The field is missing in records of an earlier version.
+        principal: record.principal.unwrap_or(match record.uid {
+            UNKNOWN_UID => Principal::Unknown,
+            uid => Principal::User(uid),
+        }),
+        id: record.id.clone(),
+        pid: Pid::new(record.pid),
+    }
+}
+
 /// Entry of a restored session, without its name.
-pub(crate) fn restored_entry(
+fn restored_entry(
     info: &RestoredInfo,
     pid: Pid,
     state: AttachState<DetachResources>,

@@ -1,22 +1,33 @@
 //! Synchronisation with the supervisor, which keeps each session's record and descriptors for the
-//! next gateway.
+//! next gateway: of sessions that can be detached, and of those that end with their client, but
+//! whose client has their terminal for good.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use super::no_detach;
 use super::registry::{DetachRegistry, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
+use crate::connection::session_access::uid_of;
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::timers::Timer;
+use crate::observe::audit::EndReason;
 use crate::process::process_table::ProcessTable;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::supervisor_protocol::{BorrowedFds, SessionFds, SessionRecord};
-use fpty::sys::WriteOutcome;
+use crate::session::relay::{LiveSession, SessionIo};
+use fpty::fair_share::Principal;
+use fpty::sys::child::Exit;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::{WriteOutcome, procfs};
+
+/// Delay before a busy supervisor is asked again.
+const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 
 /// Log line of a session that the supervisor has no room for.
 const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
@@ -116,13 +127,16 @@ impl DetachRegistry {
         // This gateway still has all sessions that the supervisor could return.
         let _ = self.supervisor.connect();
         self.watch_supervisor();
-        let handed_over = no_detach::handed_over_no_detach(sessions);
+        let is_one = |live: &LiveSession| {
+            live.session.is_handed_over() && live.session.detach_state().is_none()
+        };
+        let handed_over = sessions.iter().filter(|(_, live)| is_one(live));
+        for (key, _) in handed_over {
+            cx.push_outcome(Outcome::Supervise(key));
+        }
         let keys: Vec<Key> = self.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.sync_supervisor(core, key);
-        }
-        for key in handed_over {
-            core.cx.push_outcome(Outcome::Supervise(key));
         }
     }
 
@@ -216,5 +230,98 @@ impl DetachRegistry {
         core.sessions.send_go(session);
         core.cx.push_outcome(Outcome::Settle(session));
         true
+    }
+
+    /// Hands a session to the supervisor whose terminal was handed over for good. The supervisor is
+    /// started by now where it was not worth it before.
+    pub fn supervise(&mut self, core: &mut Core, session: Key) {
+        let Core { cx, sessions, processes } = core;
+        let Some(live) = sessions.get(session) else {
+            return;
+        };
+        let Some(record) = self.no_detach_record(cx, live, session) else {
+            return;
+        };
+        if self.supervisor.connect_if_needed() {
+            self.watch_supervisor();
+        }
+        let SessionIo { client, master, program: Some(program), .. } = &live.io else {
+            return;
+        };
+        let Some(pidfd) = program.pidfd() else {
+            return;
+        };
+        let held = BorrowedFds {
+            master: Some(master.as_fd()),
+            program: Some(pidfd.as_fd()),
+            client: Some(client.as_fd()),
+            ..SessionFds::default()
+        };
+        match self.supervisor.send_session(&record, &held) {
+            WriteOutcome::Bytes(_) => {
+                processes.set_supervised(pidfd.pid());
+                cx.audit.entrusted(SessionRef::Session(session), true);
+            }
+            WriteOutcome::WouldBlock => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
+            // The session ends with this gateway, as without a supervisor.
+            WriteOutcome::Closed => {}
+        }
+    }
+
+    fn no_detach_record(
+        &self,
+        cx: &Context,
+        live: &LiveSession,
+        session: Key,
+    ) -> Option<SessionRecord> {
+        let session_ref = SessionRef::Session(session);
+        let info = cx.audit.of(session_ref);
+        let pid = live.io.program.as_ref()?.pid().as_raw();
+        let started = info.map(|info| info.started);
+        let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
+        let (listener, nth) = cx.listeners.address(live.listener).unwrap_or_default();
+        let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
+        Some(SessionRecord {
+            id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
+            uid: uid_of(&live.io.client),
+            principal: Some(Principal::of(&live.io.client)),
+            listener: listener.to_owned(),
+            nth,
+            pid,
+            since: started.unwrap_or_else(Timestamp::now).into(),
+            history: cx.audit.history(session_ref),
+            last: EndRecord::new(cx.audit.prepared_end(session_ref)),
+            command: cx.command_of(session_ref, live.listener),
+            bound: true,
+            ..SessionRecord::default()
+        })
+    }
+
+    /// A session with a client is closed. Its end line is written here where its socket exists no
+    /// more.
+    pub fn session_closed(
+        &mut self,
+        cx: &mut Context,
+        session: Key,
+        (why, exit): (EndReason, Option<Exit>),
+        was_supervised: bool,
+    ) {
+        let Some(key) = self.index.by_session(session) else {
+            // Registered sessions tell the supervisor themselves.
+            if was_supervised {
+                self.unregister(cx, cx.ids.of(session));
+            }
+            return;
+        };
+        let entry = self.entries.get_mut(key);
+        if let Some(bound) = entry.and_then(|entry| entry.no_detach.as_mut()) {
+            if let Some(prepared_line) = bound.prepared_line.take() {
+                cx.audit.remove_prepared(prepared_line);
+            }
+            if bound.socket.is_some() {
+                bound.last.take(why, exit).into_iter().for_each(|line| cx.audit.write_raw(line));
+            }
+        }
+        self.forget_entry(cx, key);
     }
 }

@@ -320,15 +320,6 @@ impl DetachRegistry {
         self.session_of(entry).map_or(SessionRef::Detached(entry), SessionRef::Session)
     }
 
-    /// Keys of a session's viewers.
-    fn viewer_keys(&self, entry: Key) -> Vec<Key> {
-        if self.entries.get(entry).is_none_or(|entry| entry.viewers == 0) {
-            return Vec::new();
-        }
-        let at = self.viewers.iter().filter(|(_, viewer)| viewer.entry == entry);
-        at.map(|(key, _)| key).collect()
-    }
-
     /// Tells the viewers of a live session how it ended.
     pub fn tell_viewers(&mut self, cx: &mut Context, session: Key, ended: &SessionEnd) {
         if let Some(entry) = self.index.by_session(session) {
@@ -338,7 +329,11 @@ impl DetachRegistry {
 
     /// Tells the viewers of a session how it ended, unless they know already.
     pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &SessionEnd) {
-        for key in self.viewer_keys(entry) {
+        if self.entries.get(entry).is_none_or(|entry| entry.viewers == 0) {
+            return;
+        }
+        let all = self.viewers.iter().filter(|(_, viewer)| viewer.entry == entry);
+        for key in all.map(|(key, _)| key).collect::<Vec<_>>() {
             if let Some(viewer) = self.viewers.get_mut(key) {
                 viewer.end.get_or_insert_with(|| ended.clone());
             }
@@ -349,10 +344,11 @@ impl DetachRegistry {
     /// Notifies the viewers that the gateway ends, as far as their connections take it at once. A
     /// client that can attach again reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: EndKind, line: &str) {
-        let told = (why == EndKind::Stopped).then(|| SessionEnd::new(why, line).packet());
-        let keys: Vec<Key> = self.viewers.iter().map(|(key, _)| key).collect();
-        for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
-            self.viewers.get_mut(key).map(|viewer| viewer.send(told));
+        if why == EndKind::Stopped {
+            let told = SessionEnd::new(why, line).packet();
+            for viewer in self.viewers.values_mut() {
+                viewer.send(&told);
+            }
         }
     }
 

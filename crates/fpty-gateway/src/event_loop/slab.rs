@@ -177,6 +177,11 @@ impl<T> Slab<T> {
         })
     }
 
+    /// All values, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_deref_mut())
+    }
+
     /// The value of a key, to look at.
     pub fn get(&self, key: Key) -> Option<&T> {
         let slot = self.slots.get(key.index as usize)?;

@@ -60,27 +60,21 @@ impl LiveSession {
         if let Some(detach_state) = self.session.detach_state_mut().filter(|_| !may) {
             detach_state.relay_only = true;
         }
-        let (mut names, mut descriptors) = (Vec::new(), Vec::new());
         let detach_state = self.session.detach_state();
         let relay_only = !may || detach_state.is_some_and(|detach_state| detach_state.relay_only);
         if relay_only && detach_state.is_none() {
             return;
         }
         let pidfd = program.pidfd().filter(|_| !relay_only);
-        if !relay_only {
-            names.push(OFFER_MASTER);
-            descriptors.push(self.io.master.as_fd());
-        }
-        if let Some(pidfd) = &pidfd {
-            names.push(OFFER_PIDFD);
-            descriptors.push(pidfd.as_fd());
-        }
         // Whoever reads the terminal writes the scrollback.
-        if let Some(ring) = detach_state.and_then(|detach_state| detach_state.remains.shared_file())
-        {
-            names.push(OFFER_RING);
-            descriptors.push(ring);
-        }
+        let ring = detach_state.and_then(|detach_state| detach_state.remains.shared_file());
+        let parts = [
+            (OFFER_MASTER, Some(self.io.master.as_fd()).filter(|_| !relay_only)),
+            (OFFER_PIDFD, pidfd.as_ref().map(AsFd::as_fd)),
+            (OFFER_RING, ring),
+        ];
+        let offered = parts.into_iter().filter_map(|(name, offered)| Some((name, offered?)));
+        let (names, descriptors): (Vec<_>, Vec<_>) = offered.unzip();
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);
         if self.transport == Transport::Tcp {

@@ -244,6 +244,16 @@ impl Context {
 }
 
 impl LiveSession {
+    /// Feeds a new session the input that came with the request, and what stands in the buffer.
+    pub fn feed_early_input(&mut self, cx: &mut Context, key: Key, hello: &ClientHello) {
+        let Self { session, io, .. } = self;
+        session.early_input(&hello.input, io);
+        if !cx.input.is_empty() {
+            fault_injection::strike("input", || &cx.input);
+            cx.deliver_input(key, session, io);
+        }
+    }
+
     /// Checks whether the program has been executed. Until then the terminal is not read: it echoes
     /// what the client typed, and a rejected client is to read one line alone.
     pub fn check_started(&mut self, cx: &mut Context, key: Key) -> SessionAction {
@@ -306,30 +316,6 @@ impl Core {
 }
 
 impl Sessions {
-    /// Feeds a new session the input that came with the request, and what stands in the buffer.
-    pub fn feed_early_input(
-        &mut self,
-        cx: &mut Context,
-        key: Key,
-        hello: &ClientHello,
-        ended: bool,
-    ) {
-        let Some(LiveSession { session, io, .. }) = self.get_mut(key) else {
-            return;
-        };
-        session.early_input(&hello.input, io);
-        if !cx.input.is_empty() {
-            fault_injection::strike("input", || &cx.input);
-            cx.deliver_input(key, session, io);
-        }
-        if ended {
-            session.client_half_closed();
-        }
-        if let Some(line) = hello.variables.truncation_notice() {
-            session.notice(&line, io);
-        }
-    }
-
     /// Registers both ends of a new session with the poller.
     ///
     /// # Errors

@@ -137,18 +137,12 @@ impl Sessions {
     /// handed-over terminal has the supervisor, which does that, and a client that can attach again
     /// reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: EndKind, line: &str) {
-        let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::supervisor_link::is_running();
-        for key in keys {
-            let is_ours = |live: &&mut LiveSession| {
-                let session = &live.session;
-                let comes_back = why == EndKind::Lost && session.detach_state().is_some();
-                !is_held || !(comes_back || session.is_handed_over())
-            };
-            if let Some(live) = self.get_mut(key).filter(is_ours) {
-                if live.session.termination().is_none() {
-                    live.session.terminate(why, line, &mut live.io);
-                }
+        for LiveSession { session, io, .. } in self.values_mut() {
+            let comes_back = why == EndKind::Lost && session.detach_state().is_some();
+            let is_ours = !is_held || !(comes_back || session.is_handed_over());
+            if is_ours && session.termination().is_none() {
+                session.terminate(why, line, io);
             }
         }
     }

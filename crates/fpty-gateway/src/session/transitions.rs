@@ -10,11 +10,10 @@ use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use crate::command::commands::Commands;
 use crate::connection::handshake::ClientRequest;
-use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::Connection;
 use crate::detach::restore::UNPOLLABLE;
 use crate::detach::viewers::end_for_viewers;
-use crate::detach::{self, DetachCause, DetachPlan, DetachRegistry};
+use crate::detach::{self, DetachCause, DetachRegistry};
 use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::fault_injection;
@@ -29,7 +28,7 @@ use crate::observe::recording::{RecordingTap, Recordings};
 use crate::process::shared_memory;
 use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord};
 use fpty::exit_status::session_end;
-use fpty::proto::{EndKind, SessionEnd, variables};
+use fpty::proto::{EndKind, variables};
 use fpty::sys::child::{Exit, Pid};
 
 /// Age at which a terminal is offered to its client: a short session ends without that effort.
@@ -80,10 +79,16 @@ impl Transitions<'_> {
         let Some(key) = self.open_terminal(connection, plan) else {
             return;
         };
-        self.core.sessions.feed_early_input(&mut self.core.cx, key, &hello, ended);
         let Some(live) = self.core.sessions.get_mut(key) else {
             return;
         };
+        live.feed_early_input(&mut self.core.cx, key, &hello);
+        if ended {
+            live.session.client_half_closed();
+        }
+        if let Some(line) = hello.variables.truncation_notice() {
+            live.session.notice(&line, &mut live.io);
+        }
         let is_named = hello.variables.get(variables::SESSION_NAME).is_some();
         if is_named && registration.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
@@ -241,12 +246,8 @@ impl Transitions<'_> {
             None => self.core.cx.audit.write_end(last.as_deref(), None),
         }
         if let SessionRef::Session(key) = session_ref {
-            self.with_registry(|registry, Core { cx, .. }| {
-                registry.write_end_line(cx, key, why, exit);
-                if was_supervised {
-                    registry.no_longer_supervised(cx, key);
-                }
-                registry.forget_session(cx, key);
+            self.with_registry(|registry, core| {
+                registry.session_closed(&mut core.cx, key, (why, exit), was_supervised);
             });
         }
     }
@@ -349,40 +350,19 @@ impl Transitions<'_> {
 
     /// Detaches the client if the session may go on without it. Whether the session goes on.
     pub fn try_detach(&mut self, key: Key, why: DetachCause) -> bool {
-        let Some(registry) = self.registry.as_deref_mut() else {
-            return why == DetachCause::Requested
-                && self.refuse_detach(key, detach::DETACH_NOT_ALLOWED);
+        let goes_on = match self.registry.as_deref_mut() {
+            Some(registry) => registry.try_detach(self.core, key, why),
+            None if why == DetachCause::Requested => Err(detach::DETACH_NOT_ALLOWED.to_owned()),
+            None => Ok(false),
         };
-        let (detach_as, how) = match registry.plan_detach(self.core, key, why) {
-            DetachPlan::End => return false,
-            DetachPlan::Refuse(rejection_reason) => {
-                return self.refuse_detach(key, &rejection_reason);
+        goes_on.unwrap_or_else(|why_not| {
+            if let Some(live) = self.core.sessions.get_mut(key) {
+                let behind = self.core.cx.deferred_input.has(key);
+                live.session.refuse_detach(&why_not, behind, &mut live.io);
             }
-            DetachPlan::Detach(detach_as, how) => (detach_as, how),
-        };
-        let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
-        let client = registry.detach(self.core, key, detach_as, how);
-        let Some((client, mut output)) = client.filter(|_| why != DetachCause::Lost) else {
-            return true;
-        };
-        // The supervisor has the session, whatever becomes of this gateway: now the client is told,
-        // who may not have read all output yet.
-        if let Some(id) = id {
-            output.push(&SessionEnd::new(EndKind::Detached, id).packet());
-        }
-        if !output.is_empty() {
-            self.core.cx.close_flushing(client, output, CloseNotice::Packet { is_answered: false });
-        }
-        true
-    }
-
-    fn refuse_detach(&mut self, key: Key, rejection_reason: &str) -> bool {
-        if let Some(live) = self.core.sessions.get_mut(key) {
-            let behind = self.core.cx.deferred_input.has(key);
-            live.session.refuse_detach(rejection_reason, behind, &mut live.io);
-        }
-        self.settle(key);
-        true
+            self.settle(key);
+            true
+        })
     }
 
     /// Ends a detached session.

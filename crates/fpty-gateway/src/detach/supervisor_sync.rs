@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::registry::{DetachRegistry, RETRY_DELAY};
-use super::registry_entry::RegistryEntry;
+use super::registry_entry::{ExitedSession, RegistryEntry};
 use crate::connection::session_access::uid_of;
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
@@ -35,18 +35,8 @@ const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it
 impl RegistryEntry {
     pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
         let since = self.state.since().into();
-        let (mut attached, mut left, mut ended) = (None, None, None);
-        if let Some(client) = self.state.client() {
-            attached = Some((client.uid, since));
-        }
-        if self.state.terminal().is_some() {
-            left = Some(since);
-        }
-        if let Some(over) = self.state.exited() {
-            left = Some(since);
-            let payload = over.ended.packet().split_off(fpty::proto::HEADER);
-            ended = Some((payload, since));
-        }
+        let client = self.state.client();
+        let payload = |over: &ExitedSession| over.ended.packet().split_off(fpty::proto::HEADER);
         SessionRecord {
             id: self.id.as_ref().to_owned(),
             name: self.name.clone(),
@@ -57,17 +47,15 @@ impl RegistryEntry {
             nth,
             pid: self.pid.as_raw(),
             since: self.since.into(),
-            attached,
-            left,
-            ended,
+            attached: client.map(|client| (client.uid, since)),
+            left: client.is_none().then_some(since),
+            ended: self.state.exited().map(|over| (payload(over), since)),
             changed_at: self.state.since().boot.as_nanos(),
             shared: true,
             ..SessionRecord::default()
         }
     }
-}
 
-impl RegistryEntry {
     /// Opens the descriptors for the supervisor that were not worth it before: the pidfd of a child
     /// that was not reaped, and the scrollback's file.
     ///

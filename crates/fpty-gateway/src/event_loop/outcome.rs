@@ -93,7 +93,7 @@ impl Outcome {
             | Self::Started(key)
             | Self::Unpollable(key) => FaultDomain::Session(*key),
             Self::SettleCommand(key) => FaultDomain::Command(*key),
-            Self::ResumeInput(rest) => rest.fault_domain(),
+            Self::ResumeInput(rest) => rest.fault_domain,
             // Nobody finds them any more.
             Self::RunTeardown | Self::LateHello(_) | Self::Aborted(..) | Self::Closed(_) => {
                 FaultDomain::Nobody

@@ -49,9 +49,7 @@ impl TeardownQueue {
         let program = |live: &LiveSession| live.io.program.as_ref().map(ProcessHandle::pid);
         self.waiting.iter().filter_map(move |(_, live)| program(live))
     }
-}
 
-impl TeardownQueue {
     /// Tears a session down whose client is lost, now or in its turn.
     pub fn teardown(&mut self, core: &mut Core, key: Key) {
         let Core { cx, sessions, processes } = core;

@@ -365,6 +365,32 @@ mod tests {
     }
 
     #[test]
+    fn output_that_waits_is_written_when_there_is_room() {
+        use std::io::Read as _;
+        let (one, mut theirs) = connection(PeerKey::Nobody);
+        let mut filled = 0;
+        while let fpty::sys::WriteOutcome::Bytes(count) = one.client.write(&[7; 4096]) {
+            filled += count;
+        }
+        let mut output = Backlog::default();
+        output.push(b"the end");
+        let mut poller = Poller::new(4).expect("an epoll");
+        let mut closing = LingeringCloses::new(None);
+        let last = CloseNotice::Packet { is_answered: false };
+        assert!(closing.add(one.client, output, last, &poller, &mut [0; 64]));
+        assert_eq!(poller.wait(Some(Duration::ZERO)).ok(), Some(0), "there is no room");
+        let mut taken = vec![0; filled];
+        theirs.read_exact(&mut taken).expect("what was written before");
+        assert_eq!(poller.wait(Some(IDLE_TIMEOUT)).ok(), Some(1));
+        let ready = poller.ready(0);
+        let Token::LingeringClose(key) = Token::of(ready.token) else { panic!("{ready:?}") };
+        closing.ready(key, ready, &poller, &mut [0; 64]);
+        theirs.read_exact(&mut taken[..7]).expect("what waited");
+        assert_eq!(&taken[..7], b"the end");
+        assert_eq!(poller.wait(Some(Duration::ZERO)).ok(), Some(0), "room alone is no event");
+    }
+
+    #[test]
     fn one_that_takes_what_there_is_has_longer() {
         use std::io::Read as _;
         let (mut one, mut theirs) = connection(PeerKey::Nobody);

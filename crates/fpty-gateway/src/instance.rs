@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::config::options::GatewayConfig;
 use crate::control::peers;
-use crate::event_loop::{assemble, run};
+use crate::event_loop::assemble;
 use crate::observe::metrics::counters;
 use crate::observe::recording::launcher;
 use crate::process::shared_memory::{self, MemoryOptions, Region};
@@ -52,7 +52,7 @@ pub fn stop_words() -> Option<&'static [AtomicU64]> {
 /// It cannot wait for anything.
 pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
     proof::register_gateway(ordinal);
-    run::run(assemble::assemble(ordinal, config)?)
+    assemble::assemble(ordinal, config)?.run()
 }
 
 /// At the end of the master, or before it executes itself: the gateways are gone.

@@ -53,10 +53,11 @@ pub struct Arguments {
         value_hint = ValueHint::Other)]
     pub escape: Escape,
 
+    // A value is bytes, whatever they mean here; `None`: it has none here.
     /// Send a variable, where the server accepts it
-    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|typed| variable(&typed)),
+    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|typed| config::variable(&typed)),
         value_hint = ValueHint::Other)]
-    pub environment: Vec<Variable>,
+    pub environment: Vec<(OsString, Option<OsString>)>,
 
     /// Ctrl-C, Ctrl-\ and Ctrl-Z raise no signals here
     #[arg(long)]
@@ -92,10 +93,6 @@ pub struct Arguments {
 #[derive(Clone, Copy, Debug)]
 pub struct Escape(Option<u8>);
 
-/// A variable to send; `None`: it has no value here.
-#[derive(Clone, Debug)]
-pub struct Variable(OsString, Option<OsString>);
-
 fn id(typed: &str) -> Result<String, &'static str> {
     let is_one = is_session_name(typed.as_bytes());
     is_one.then(|| typed.to_owned()).ok_or("neither a session's id nor its name")
@@ -103,11 +100,6 @@ fn id(typed: &str) -> Result<String, &'static str> {
 
 fn escape(typed: &str) -> Result<Escape, &'static str> {
     client::escape::character(typed).map(Escape)
-}
-
-/// A value is bytes, whatever they mean here.
-fn variable(typed: &OsStr) -> Result<Variable, &'static str> {
-    config::variable(typed).map(|(name, value)| Variable(name, value))
 }
 
 impl Arguments {
@@ -152,7 +144,7 @@ impl Arguments {
             .session
             .resolve(address, &mut command, usual)
             .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
-        let set = |Variable(name, value)| Some((name, value?));
+        let set = |(name, value)| Some((name, value?));
         let exec_request =
             if self.ssh { ExecRequest::from_sshd() } else { ExecRequest::from_words(command) };
         Ok(ClientConfig {

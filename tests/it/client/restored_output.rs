@@ -1,6 +1,7 @@
 //! Output, input and the scrollback of a session that is left in the midst: floods,
 //! pastes, terminal queries, and a scrollback that a hostile client has written.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -35,19 +36,32 @@ fn detach_in_a_flood_works() {
     in_process(|flavor| {
         let script =
             "stty -echo; echo here; read x; seq 100000 999999 & read x; echo e''nd; read x";
-        let instance = Detachable::new(flavor, script);
-        let mut person = instance.connect(&[], (24, 200));
-        person.sees("here");
-        instance.wait_for_handover(&person);
-        person.send("\r");
-        person.sees("10");
-        person.send("~d");
-        assert_eq!(person.status(), 0);
-        let id = instance.id();
-        person.sees(&format!("fpty: detached: {id} (come back with: fpty -a {id}"));
-        // It goes on.
-        instance.wait_for_end_of("seq");
-        instance.attach(&[], SIZE).sees("999998\n999999\n");
+        for hands_over in [true, false] {
+            let instance = Detachable::of(flavor, script, hands_over);
+            let mut person = instance.connect(&[], (24, 200));
+            person.sees("here");
+            if hands_over {
+                instance.wait_for_handover(&person);
+            }
+            person.send("\r");
+            person.sees("10");
+            // Nobody reads: everything on the way is full.
+            let mut before = String::new();
+            wait_until("the flood stands still", || {
+                std::thread::sleep(Duration::from_millis(50));
+                let processes = instance.server.session_processes();
+                let seq = processes.iter().find(|process| process.name == "seq").unwrap();
+                let written = fs::read_to_string(format!("/proc/{}/io", seq.pid)).unwrap();
+                std::mem::replace(&mut before, written.clone()) == written
+            });
+            person.send("~d");
+            assert_eq!(person.status(), 0);
+            let id = instance.id();
+            person.sees(&format!("fpty: detached: {id} (come back with: fpty -a {id}"));
+            // It goes on.
+            instance.wait_for_end_of("seq");
+            instance.attach(&[], SIZE).sees("999998\n999999\n");
+        }
     });
 }
 

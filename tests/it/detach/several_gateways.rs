@@ -370,7 +370,8 @@ fn a_forwarded_connection_leaves_nothing_open() {
                 _ => assert_eq!(client.takes().leaves(), id),
             }
         }
-        wait_until("nothing is left", || open() == before);
+        // The connections from before may still have been closing when they were counted.
+        wait_until("nothing is left", || open().iter().zip(&before).all(|(now, then)| now <= then));
     });
 }
 

@@ -1,5 +1,5 @@
-//! Connections to which the last word was said: they stay open until the
-//! client has closed, for a while.
+//! Connections to which the last word was said, or waits behind output that the client has not
+//! read yet: they stay open until the client has closed, for a while.
 //!
 //! Who closes a TCP connection while something is still on its way to him has
 //! the kernel answer it with a reset, and a reset throws away what the other
@@ -19,6 +19,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::event_loop::slab::{Key, Slab, Token};
+use fpty::backlog::Backlog;
 use fpty::sys::ReadOutcome;
 use fpty::sys::clock;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -69,6 +70,8 @@ pub struct LingeringCloses {
 
 struct LingeringConnection {
     client: Stream,
+    /// Bytes that the connection has no room for yet, the END packet last.
+    output: Backlog,
     since: Instant,
     /// The last byte from the client.
     last_read: Instant,
@@ -125,15 +128,20 @@ impl LingeringCloses {
         self.remove(key);
     }
 
-    /// Adds a connection whose last byte is written, until its client has closed, or the
-    /// timeout. Returns whether a check is to be scheduled, after [`CHECK_INTERVAL`].
+    /// Adds a connection whose last byte is written, or stands in `output` where its client is to
+    /// learn of the end by a packet, until its client has closed, or the timeout. Returns whether a
+    /// check is to be scheduled, after [`CHECK_INTERVAL`].
     pub fn add(
         &mut self,
         client: Stream,
+        mut output: Backlog,
         last: CloseNotice,
         poller: &Poller,
         buffer: &mut [u8],
     ) -> bool {
+        if !output.flush(|bytes| client.write(bytes).taken()) {
+            return false;
+        }
         if last == CloseNotice::Eof {
             client.end();
         }
@@ -144,7 +152,8 @@ impl LingeringCloses {
             ReadOutcome::Eof | ReadOutcome::Closed => return false,
         };
         let mut ended = matches!(last, CloseNotice::Eof | CloseNotice::EofSent);
-        if last == (CloseNotice::Packet { is_answered: false }) && !is_heard && client.is_unix() {
+        let is_last = last == (CloseNotice::Packet { is_answered: false }) && output.is_empty();
+        if is_last && !is_heard && client.is_unix() {
             // Nothing is lost by that at such a socket.
             client.end();
             ended = true;
@@ -152,6 +161,7 @@ impl LingeringCloses {
         let now = clock::now();
         let key = self.insert(LingeringConnection {
             client,
+            output,
             since: now,
             last_read: now,
             last_progress: now,
@@ -161,11 +171,11 @@ impl LingeringCloses {
             counted: false,
         });
         let Some(one) = self.connections.get_mut(key) else { return false };
-        let token = Token::LingeringClose(key).token();
+        let (client, token) = (one.client.as_fd(), Token::LingeringClose(key).token());
+        let interest = one.interest();
         // A session's is waited for already.
-        let waits = poller
-            .change(one.client.as_fd(), token, Interest::READ)
-            .or_else(|_| poller.add(one.client.as_fd(), token, Interest::READ));
+        let waits =
+            poller.change(client, token, interest).or_else(|_| poller.add(client, token, interest));
         if waits.is_err() {
             self.remove(key);
             return false;
@@ -173,9 +183,17 @@ impl LingeringCloses {
         !std::mem::replace(&mut self.is_scheduled, true)
     }
 
-    /// A lingering connection is readable, or hung up.
-    pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
+    /// A lingering connection is readable or writable, or hung up.
+    pub fn ready(&mut self, key: Key, ready: Ready, poller: &Poller, buffer: &mut [u8]) {
         let Some(one) = self.connections.get_mut(key) else { return };
+        if ready.write {
+            let is_open = one.output.flush(|bytes| one.client.write(bytes).taken());
+            let token = Token::LingeringClose(key).token();
+            let changed = poller.change(one.client.as_fd(), token, one.interest());
+            if !is_open || changed.is_err() {
+                return self.remove(key);
+            }
+        }
         match one.client.read(buffer) {
             ReadOutcome::Bytes(_) => one.last_read = clock::now(),
             ReadOutcome::WouldBlock if !ready.hang_up => {}
@@ -262,8 +280,12 @@ impl LingeringConnection {
         *self.peer.get_or_insert_with(|| PeerKey::of(&self.client))
     }
 
+    fn interest(&self) -> Interest {
+        Interest { read: true, write: !self.output.is_empty() }
+    }
+
     fn check_time(&mut self, now: Instant) -> bool {
-        let untaken = self.client.unsent_bytes();
+        let untaken = self.client.unsent_bytes() + self.output.len();
         if self.untaken.replace(untaken).is_some_and(|before| untaken < before) {
             self.last_progress = now;
         }
@@ -287,6 +309,7 @@ mod tests {
         let now = Instant::now();
         let one = LingeringConnection {
             client: Stream::from(OwnedFd::from(ours)),
+            output: Backlog::default(),
             since: now,
             last_read: now,
             last_progress: now,
@@ -339,6 +362,32 @@ mod tests {
             closing.remove(key);
         }
         assert!(closing.counts.is_empty());
+    }
+
+    #[test]
+    fn output_that_waits_is_written_when_there_is_room() {
+        use std::io::Read as _;
+        let (one, mut theirs) = connection(PeerKey::Nobody);
+        let mut filled = 0;
+        while let fpty::sys::WriteOutcome::Bytes(count) = one.client.write(&[7; 4096]) {
+            filled += count;
+        }
+        let mut output = Backlog::default();
+        output.push(b"the end");
+        let mut poller = Poller::new(4).expect("an epoll");
+        let mut closing = LingeringCloses::new(None);
+        let last = CloseNotice::Packet { is_answered: false };
+        assert!(closing.add(one.client, output, last, &poller, &mut [0; 64]));
+        assert_eq!(poller.wait(Some(Duration::ZERO)).ok(), Some(0), "there is no room");
+        let mut taken = vec![0; filled];
+        theirs.read_exact(&mut taken).expect("what was written before");
+        assert_eq!(poller.wait(Some(IDLE_TIMEOUT)).ok(), Some(1));
+        let ready = poller.ready(0);
+        let Token::LingeringClose(key) = Token::of(ready.token) else { panic!("{ready:?}") };
+        closing.ready(key, ready, &poller, &mut [0; 64]);
+        theirs.read_exact(&mut taken[..7]).expect("what waited");
+        assert_eq!(&taken[..7], b"the end");
+        assert_eq!(poller.wait(Some(Duration::ZERO)).ok(), Some(0), "room alone is no event");
     }
 
     #[test]

@@ -9,19 +9,20 @@ use super::registry_entry::{
 };
 use crate::config::rules::Rules;
 use crate::connection::client_hello::ClientHello;
+use crate::connection::handshake::ClientRequest;
 use crate::connection::listeners::Connection;
 use crate::connection::session_access::{self, UNKNOWN_UID};
 use crate::control::peers::attach_request::{AttachMatch, AttachQuery, MatchQuality};
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::FaultDomain;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::observe::audit::timestamp;
-use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::extended_state::DetachState;
+use crate::session::state::extended::DetachState;
 use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
@@ -33,22 +34,8 @@ use fpty::sys::process_handle::ProcessHandle;
 /// Text for a client whose session was attached by another connection of its own.
 const TAKEN_OVER: &str = "its client has come back by another connection";
 
-/// Text for a client that waited for a session.
-pub(crate) const SESSION_ENDED: &str = "the session has ended";
-
 /// Added to the rank of a running session with the name: above the rank of any exited one.
 const RUNNING_BONUS: u8 = 4;
-
-/// Result of a request to attach.
-#[must_use]
-pub enum AttachResult {
-    /// The client has the session, waits for it, or views it.
-    Handled,
-    /// There is no such session: a new one is to be opened.
-    StartNew(Connection, ClientHello),
-    /// The client is rejected.
-    Rejected(Connection, SessionEnd),
-}
 
 /// Options of a request to attach.
 struct AttachOptions {
@@ -70,34 +57,34 @@ impl AttachOptions {
     }
 }
 
-/// Attaches a client to an existing session. Input after the request stands in the turn's buffer.
+/// Attaches a client to an existing session, or rejects it. Input after the request stands in the
+/// turn's buffer. Returns a request for a new session.
 pub fn attach(
     registry: Option<&mut DetachRegistry>,
-    cx: &mut Context,
-    sessions: &mut Sessions,
-    processes: &mut ProcessTable,
-    connection: Connection,
-    mut hello: ClientHello,
-) -> AttachResult {
-    let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
-    let target = match std::mem::take(&mut hello.request).read() {
-        Ok(Some((_, target))) => target,
-        Ok(None) | Err(_) => return AttachResult::Rejected(connection, refused("bad request")),
+    core: &mut Core,
+    mut client_request: ClientRequest,
+) -> Option<ClientRequest> {
+    let ClientRequest { connection, hello, .. } = &mut client_request;
+    let options = match std::mem::take(&mut hello.request).read() {
+        Ok(Some((_, target))) => AttachOptions::of(hello, target),
+        Ok(None) | Err(_) => return reject(core, client_request, "bad request"),
     };
-    let options = AttachOptions::of(&hello, target);
     if options.create && !is_session_name(options.target.as_bytes()) {
-        return AttachResult::Rejected(connection, refused("bad request: no name"));
+        return reject(core, client_request, "bad request: no name");
     }
     let allows = |rules: &Rules| rules.detach.sessions > 0;
-    let is_allowed = cx.listeners.rules(connection.listener).is_some_and(allows);
+    let is_allowed = core.cx.listeners.rules(connection.listener).is_some_and(allows);
     match registry.filter(|_| is_allowed) {
-        Some(registry) => registry.attach(cx, sessions, processes, connection, hello, options),
-        None if options.create => AttachResult::StartNew(connection, hello),
-        None => AttachResult::Rejected(
-            connection,
-            refused("sessions cannot be left here (forkptyrouter-detach)"),
-        ),
+        Some(registry) => registry.attach(core, client_request, options),
+        None if options.create => Some(client_request),
+        None => reject(core, client_request, "sessions cannot be left here (forkptyrouter-detach)"),
     }
+}
+
+fn reject(core: &mut Core, client_request: ClientRequest, why: &str) -> Option<ClientRequest> {
+    let refused = SessionEnd::new(EndKind::Refused, why);
+    core.cx.reject(client_request.connection, true, refused);
+    None
 }
 
 /// Name of a user for a text, where it is known without a lookup that could block; else the number.
@@ -118,29 +105,24 @@ fn stolen_by(cx: &Context, uid: u32) -> String {
 impl DetachRegistry {
     fn attach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        connection: Connection,
-        hello: ClientHello,
+        core: &mut Core,
+        client_request: ClientRequest,
         options: AttachOptions,
-    ) -> AttachResult {
+    ) -> Option<ClientRequest> {
+        let ClientRequest { connection, hello, .. } = &client_request;
         let uid = session_access::uid_of(&connection.client);
         let presented_secret = hello.variables.get(variables::SECRET).and_then(Secret::from_slice);
-        let client_request = presented_secret.as_ref().and_then(|secret| {
-            self.find_by_secret(sessions, connection.listener, &options.target, secret)
+        let by_secret = presented_secret.as_ref().and_then(|secret| {
+            self.find_by_secret(&core.sessions, connection.listener, &options.target, secret)
         });
-        let presented_secret = presented_secret.filter(|_| client_request.is_some());
+        let presented_secret = presented_secret.filter(|_| by_secret.is_some());
         let find_target =
             || self.find_target(connection.listener, uid, &options.target, options.create);
-        let found = client_request.or_else(|| find_target().map(|(_, key)| key));
+        let found = by_secret.or_else(|| find_target().map(|(_, key)| key));
         let Some(key) = found else {
             return match options.create {
-                true => AttachResult::StartNew(connection, hello),
-                false => AttachResult::Rejected(
-                    connection,
-                    SessionEnd::new(EndKind::Refused, NO_SUCH_SESSION),
-                ),
+                true => Some(client_request),
+                false => reject(core, client_request, NO_SUCH_SESSION),
             };
         };
         let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
@@ -148,21 +130,17 @@ impl DetachRegistry {
         let entry = self.entries.get_mut(key).filter(|_| !options.read_only);
         let detached = entry.and_then(|entry| entry.state.terminal_mut());
         if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
-            return AttachResult::Rejected(
-                connection,
-                SessionEnd::new(EndKind::Refused, error.to_string()),
-            );
+            return reject(core, client_request, &error.to_string());
         }
-        let early_data = std::mem::take(&mut cx.input);
-        // The buffer has the capacity of a turn.
-        cx.input.reserve_exact(crate::event_loop::context::BUFFER);
+        let ClientRequest { connection, hello, .. } = client_request;
+        let early_data = core.cx.take_input();
         let pending =
             Box::new(PendingAttach { connection, hello, uid, presented_secret, early_data });
         if options.read_only || has_exited {
-            self.add_viewer(cx, sessions, processes, key, *pending);
-            return AttachResult::Handled;
+            self.add_viewer(core, key, *pending);
+            return None;
         }
-        let session = sessions.vacant_key();
+        let session = core.sessions.vacant_key();
         let client = |_: &_| Client { session, uid };
         // The session's own client may have lost its earlier connection.
         let is_its_client = pending.presented_secret.is_some();
@@ -172,42 +150,40 @@ impl DetachRegistry {
         });
         match answer {
             Some(AttachDecision::Granted(detached, pending)) => {
-                self.complete_attach(cx, sessions, processes, key, detached, *pending);
+                self.complete_attach(core, key, detached, *pending);
             }
-            Some(AttachDecision::ShowExited(pending)) => {
-                self.add_viewer(cx, sessions, processes, key, *pending)
-            }
+            Some(AttachDecision::ShowExited(pending)) => self.add_viewer(core, key, *pending),
             Some(AttachDecision::InUse(pending)) => {
-                return AttachResult::Rejected(pending.connection, self.in_use(cx, key));
+                let why = self.in_use(&core.cx, key);
+                pending.reject(&mut core.cx, &why);
             }
             Some(AttachDecision::Wait { must_notify, displaced }) => {
                 let stolen_by = match is_its_client {
                     true => TAKEN_OVER.to_owned(),
-                    false => stolen_by(cx, uid),
+                    false => stolen_by(&core.cx, uid),
                 };
                 if let Some(displaced) = displaced {
-                    displaced.reject(cx, &stolen_by);
+                    displaced.reject(&mut core.cx, &stolen_by);
                 }
                 if must_notify {
-                    self.ask_to_detach(sessions, key, stolen_by);
+                    self.ask_to_detach(&mut core.sessions, key, stolen_by);
                 }
-                self.schedule(cx, key);
+                self.schedule(&mut core.cx, key);
             }
             None => {}
         }
-        AttachResult::Handled
+        None
     }
 
-    /// END for a client that does not get a session in use.
-    fn in_use(&self, cx: &Context, key: Key) -> SessionEnd {
+    /// Why a client does not get a session in use.
+    fn in_use(&self, cx: &Context, key: Key) -> String {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
-        let why = client.map(|(client, since)| {
+        client.map_or(NO_SUCH_SESSION.to_owned(), |(client, since)| {
             let (principal, since) =
                 (user_label(cx, client.uid), timestamp::rfc3339_seconds(since.wall));
             format!("{principal} is attached since {since} (--steal takes it, --read-only watches)")
-        });
-        SessionEnd::new(EndKind::Refused, why.unwrap_or_else(|| NO_SUCH_SESSION.to_owned()))
+        })
     }
 
     /// Asks the attached client to detach.
@@ -223,9 +199,7 @@ impl DetachRegistry {
     /// client wait for GO.
     pub(crate) fn complete_attach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         key: Key,
         detached: Box<DetachedTerminal>,
         pending: PendingAttach,
@@ -256,14 +230,15 @@ impl DetachRegistry {
         });
         let mut io = SessionIo::new(client, detached.master, program);
         io.set_recording(detached.recording);
-        let session = sessions.insert(LiveSession::new(session, io, transport, listener));
-        cx.panics.in_progress = Some(FaultDomain::Session(session));
+        let session = core.sessions.insert(LiveSession::new(session, io, transport, listener));
+        core.cx.panics.in_progress = Some(FaultDomain::Session(session));
         fault_injection::point("back");
         // The session holds a permit of its own.
         drop(permit);
         if !is_restored {
-            processes.assign(pid, session);
+            core.processes.assign(pid, session);
         }
+        let Core { cx, sessions, .. } = &mut *core;
         let Some(live) = sessions.get_mut(session) else {
             return;
         };
@@ -292,7 +267,8 @@ impl DetachRegistry {
             cx.deliver_input(session, state, io);
         }
         drop(armed);
-        self.sync_supervisor(cx, sessions, processes, key);
+        self.sync_supervisor(core, key);
+        let Core { cx, sessions, .. } = core;
         self.schedule(cx, key);
         if let Some(live) = sessions.get_mut(session) {
             live.start_timers(cx, session, since.elapsed());

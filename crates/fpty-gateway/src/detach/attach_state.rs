@@ -171,14 +171,18 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The attached client.
-    pub fn client(&self) -> Option<T::Client> {
+    fn attached_client(&self) -> Option<&AttachedClient<T>> {
         match self {
             Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
-                Some(attached.client)
+                Some(attached)
             }
             _ => None,
         }
+    }
+
+    /// The attached client.
+    pub fn client(&self) -> Option<T::Client> {
+        self.attached_client().map(|attached| attached.client)
     }
 
     /// The terminal of a detached session.
@@ -211,12 +215,7 @@ impl<T: AttachTypes> AttachState<T> {
 
     /// The client that waits to attach.
     pub fn pending(&self) -> Option<&T::Pending> {
-        match self {
-            Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
-                attached.pending.as_ref().map(|(pending, _)| pending)
-            }
-            _ => None,
-        }
+        self.attached_client()?.pending.as_ref().map(|(pending, _)| pending)
     }
 
     /// Decides on a client that asks to attach, or to `steal` the session from another one; if it
@@ -287,28 +286,19 @@ impl<T: AttachTypes> AttachState<T> {
         if self.has_exited() {
             return None;
         }
-        match std::mem::replace(self, Self::Exited(exited, now)) {
-            Self::Running(running) => running.holder.pending(),
-            Self::Exited(..) => None,
-        }
+        std::mem::replace(self, Self::Exited(exited, now)).release().pending
     }
 
     /// Releases all resources of a session that is over.
     pub fn release(self) -> Released<T> {
-        let (mut terminal, mut pending) = (None, None);
-        let program = match self {
-            Self::Exited(..) => None,
-            Self::Running(Running { program, holder, .. }) => {
-                match holder {
-                    TerminalHolder::Detached(detached) => terminal = Some(detached),
-                    TerminalHolder::Attached(attached) => {
-                        pending = attached.pending.map(|(next, _)| next)
-                    }
-                }
-                Some(program)
-            }
+        let Self::Running(Running { program, holder, .. }) = self else {
+            return Released { program: None, terminal: None, pending: None };
         };
-        Released { program, terminal, pending }
+        let (terminal, pending) = match holder {
+            TerminalHolder::Detached(terminal) => (Some(terminal), None),
+            TerminalHolder::Attached(attached) => (None, attached.pending.map(|(next, _)| next)),
+        };
+        Released { program: Some(program), terminal, pending }
     }
 
     /// The next deadline.
@@ -348,15 +338,6 @@ impl<T: AttachTypes> AttachedClient<T> {
         let until = self.pending.as_ref().map_or(now.boot + DETACH_TIMEOUT, |(_, until)| *until);
         let displaced = self.pending.replace((pending, until)).map(|(pending, _)| pending);
         AttachDecision::Wait { must_notify: displaced.is_none(), displaced }
-    }
-}
-
-impl<T: AttachTypes> TerminalHolder<T> {
-    fn pending(self) -> Option<T::Pending> {
-        match self {
-            Self::Attached(AttachedClient { pending: Some((pending, _)), .. }) => Some(pending),
-            _ => None,
-        }
     }
 }
 

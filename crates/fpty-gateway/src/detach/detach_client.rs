@@ -2,29 +2,33 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::attach_client::SESSION_ENDED;
 use super::attach_state::{self, Released};
 use super::detached::drain_terminal;
 use super::registry::DetachRegistry;
 use super::registry_entry::{
-    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
-    terminal_size,
+    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, SESSION_ENDED,
+    claim_detached, terminal_size,
 };
+use crate::connection::lingering_close::CloseNotice;
 use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit;
 use crate::process::hang_up::MasterCopies;
-use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
+use fpty::backlog::Backlog;
 use fpty::error::reason;
-use fpty::proto::SessionEnd;
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
+
+/// Most exited sessions that are kept.
+const MAX_EXITED: usize = 100;
 
 /// Text for a client that may not detach.
 pub const DETACH_NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
@@ -42,19 +46,8 @@ pub enum DetachCause {
     Closing,
 }
 
-/// What is to be done with a session whose client goes.
-#[must_use]
-pub enum DetachPlan {
-    /// The session ends.
-    End,
-    /// The client stays, with this reason.
-    Refuse(String),
-    /// The session goes on; all resources for that are reserved.
-    Detach(DetachAs, audit::DetachReason),
-}
-
 /// State in which a session goes on without its client.
-pub enum DetachAs {
+enum DetachAs {
     /// The program runs. A new scrollback, where another process has corrupted the one that was
     /// shared.
     Running(Option<Box<ScrollbackWriter>>),
@@ -63,10 +56,35 @@ pub enum DetachAs {
 }
 
 impl DetachRegistry {
-    /// Id of a session's entry, by which a client attaches again.
-    pub fn id_of(&self, session: Key) -> Option<String> {
-        let entry = self.index.by_session(session)?;
-        self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
+    /// Detaches the client if the session may go on without it. Whether the session goes on.
+    ///
+    /// # Errors
+    /// The client may not detach, and stays.
+    pub fn try_detach(
+        &mut self,
+        core: &mut Core,
+        session: Key,
+        why: DetachCause,
+    ) -> Result<bool, String> {
+        let Some((key, detach_as, how)) = self.plan_detach(core, session, why)? else {
+            return Ok(false);
+        };
+        // By the id a client attaches again.
+        let id = self.entries.get(key).map(|entry| entry.id.clone());
+        let client = self.detach(core, session, key, detach_as, how);
+        let Some((client, mut output)) = client.filter(|_| why != DetachCause::Lost) else {
+            return Ok(true);
+        };
+        // The supervisor has the session, whatever becomes of this gateway: now the client is told,
+        // who may not have read all output yet.
+        if let Some(id) = id.filter(|_| why == DetachCause::Requested) {
+            output.push(&SessionEnd::new(EndKind::Detached, &*id).packet());
+        }
+        if !output.is_empty() {
+            let last = CloseNotice::Packet { is_answered: false };
+            core.cx.close_flushing(client, output, last);
+        }
+        Ok(true)
     }
 
     /// Claims a place in the quota of detached sessions, or says why there is none.
@@ -97,19 +115,22 @@ impl DetachRegistry {
         Ok([all, own])
     }
 
-    /// Plans the detach of a client. Everything that the session needs to go on is reserved before
-    /// anybody is told that it does.
-    pub fn plan_detach(
+    /// Plans the detach of a client; `None`: the session ends. Everything that the session needs to
+    /// go on is reserved before anybody is told that it does.
+    ///
+    /// # Errors
+    /// The client may not detach, and stays.
+    fn plan_detach(
         &mut self,
-        cx: &Context,
-        sessions: &mut Sessions,
+        core: &mut Core,
         session: Key,
         why: DetachCause,
-    ) -> DetachPlan {
+    ) -> Result<Option<(Key, DetachAs, audit::DetachReason)>, String> {
         let key = self.index.by_session(session);
         let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.no_detach.is_none());
+        let Core { cx, sessions, .. } = core;
         let Some(live) = sessions.get_mut(session) else {
-            return DetachPlan::End;
+            return Ok(None);
         };
         let next = entry.and_then(|entry| entry.state.pending());
         let has_pending = next.is_some();
@@ -127,40 +148,37 @@ impl DetachRegistry {
             (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
                 Some(claim_detached(&self.shared_counts, entry.listener, entry.uid))
             }
-            (_, DetachCause::Requested) => match self.claim_quota(cx, live.listener, entry) {
-                Ok(place) => Some(place),
-                Err(why_not) => return DetachPlan::Refuse(why_not),
-            },
+            (_, DetachCause::Requested) => Some(self.claim_quota(cx, live.listener, entry)?),
             (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.listener, entry).ok(),
             (None, DetachCause::Lost) | (_, DetachCause::Dropped | DetachCause::Closing) => None,
         };
         let (Some(key), Some(entry)) = (key, entry) else {
-            return DetachPlan::End;
+            return Ok(None);
         };
         // Who terminated the session meant the program.
         if live.session.termination().is_some() {
-            return DetachPlan::End;
+            return Ok(None);
         }
         if let Some(ended) = live.session.take_unsent_end(has_pending) {
-            return DetachPlan::Detach(DetachAs::Exited(ended), how);
+            return Ok(Some((key, DetachAs::Exited(ended), how)));
         }
         let may_not =
             why == DetachCause::Lost && !has_pending && !live.session.may_outlive_client();
         if why == DetachCause::Closing || may_not || place.is_none() || live.io.program.is_none() {
-            return DetachPlan::End;
+            return Ok(None);
         }
         match self.reserve(cx, live, key) {
             Ok(remains) => {
                 if let Some(entry) = self.entries.get_mut(key) {
                     entry.detached_claims = place;
                 }
-                DetachPlan::Detach(DetachAs::Running(remains), how)
+                Ok(Some((key, DetachAs::Running(remains), how)))
             }
-            Err(error) if why == DetachCause::Requested => DetachPlan::Refuse(error),
+            Err(error) if why == DetachCause::Requested => Err(error),
             Err(error) => {
                 let id = &entry.id;
                 log(&format!("forkptyrouter: session {id} cannot go on without a client: {error}"));
-                DetachPlan::End
+                Ok(None)
             }
         }
     }
@@ -194,25 +212,24 @@ impl DetachRegistry {
         Ok(remains)
     }
 
-    /// Detaches the client. Returns its connection, where it can be told: after the supervisor.
-    pub fn detach(
+    /// Detaches the client. Returns its connection, with output that it has not read.
+    fn detach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         session: Key,
+        key: Key,
         detach_as: DetachAs,
         how: audit::DetachReason,
-    ) -> Option<Stream> {
-        let key = self.index.by_session(session)?;
+    ) -> Option<(Stream, Backlog)> {
         match detach_as {
             DetachAs::Running(remains) => {
-                let mut live = sessions.detach(cx, session, key, how)?;
+                let mut live = core.sessions.detach(&mut core.cx, session, key, how)?;
                 fault_injection::point("leaving");
-                live.unregister_both(cx);
-                self.finish_detach(cx, sessions, processes, key, *live, remains)
+                live.unregister_both(&core.cx);
+                self.finish_detach(core, key, *live, remains)
             }
             DetachAs::Exited(ended) => {
+                let Core { cx, sessions, .. } = &mut *core;
                 let ring = final_output(cx, sessions, session);
                 let command = self.command_of(cx, key);
                 self.end_viewers(cx, key, &ended);
@@ -223,31 +240,28 @@ impl DetachRegistry {
                 match ring {
                     Some(ring) => {
                         let last = ExitedSession { ring, ended, command };
-                        self.set_exited(cx, sessions, processes, key, last);
+                        self.set_exited(core, key, last);
                     }
-                    None => self.forget_entry(cx, key),
+                    None => self.forget_entry(&mut core.cx, key),
                 }
-                let LiveSession { mut session, mut io, .. } = *live?;
-                session.release_client(&mut io).then_some(io.client)
+                let LiveSession { mut session, io, .. } = *live?;
+                Some((io.client, session.take_output()))
             }
         }
     }
 
     fn finish_detach(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         key: Key,
         live: LiveSession,
         remains: Option<Box<ScrollbackWriter>>,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Backlog)> {
         let was_handed_over = live.session.is_handed_over();
         let LiveSession { mut session, mut io, .. } = live;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
             entry.secrets.confirm();
         }
-        let can_notify = session.release_client(&mut io);
         // The recording goes on with the terminal.
         let recording =
             io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
@@ -258,7 +272,7 @@ impl DetachRegistry {
         let detach_state = remains.map(|remains| *remains);
         let Some(mut remains) = detach_state.or_else(|| Some(session.take_detach_state()?.remains))
         else {
-            self.forget_entry(cx, key);
+            self.forget_entry(&mut core.cx, key);
             return None;
         };
         if was_handed_over {
@@ -271,25 +285,25 @@ impl DetachRegistry {
             remains.take_da1_request();
         }
         let detached = Box::new(DetachedTerminal::new(master, remains, recording));
-        let next = sessions.vacant_key();
+        let next = core.sessions.vacant_key();
         let left = self.update(key, |entry| {
             let client = |uid: u32| Client { session: next, uid };
             entry.state.detach(detached, |pending| client(pending.uid), Timestamp::now())
         });
         match left {
             Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
-                self.complete_attach(cx, sessions, processes, key, detached, *pending);
+                self.complete_attach(core, key, detached, *pending);
             }
             Some(attach_state::DetachResult::Detached) => {
-                self.sync_supervisor(cx, sessions, processes, key);
-                self.schedule(cx, key);
+                self.sync_supervisor(core, key);
+                self.schedule(&mut core.cx, key);
             }
             // The session is gone.
             Some(attach_state::DetachResult::NotAttached(detached)) => {
                 let _ = self.poller.remove(&detached.master);
                 if let Some(program) = io.program {
-                    processes.hang_up_terminal(
-                        cx,
+                    core.processes.hang_up_terminal(
+                        &mut core.cx,
                         &detached.master,
                         program,
                         MasterCopies::Revoked,
@@ -298,24 +312,19 @@ impl DetachRegistry {
             }
             None => {}
         }
-        can_notify.then_some(io.client)
+        Some((io.client, session.take_output()))
     }
 
     /// The program of a session has ended: the session is kept as exited.
-    pub(crate) fn set_exited(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-        last: ExitedSession,
-    ) {
+    pub(crate) fn set_exited(&mut self, core: &mut Core, key: Key, last: ExitedSession) {
         let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
-        self.trim_exited(cx);
-        self.sync_supervisor(cx, sessions, processes, key);
-        self.schedule(cx, key);
+        while let Some(key) = self.index.oldest_exited(MAX_EXITED) {
+            drop(self.remove(&mut core.cx, key));
+        }
+        self.sync_supervisor(core, key);
+        self.schedule(&mut core.cx, key);
         if let Some(Some(pending)) = waited {
-            self.add_viewer(cx, sessions, processes, key, *pending);
+            self.add_viewer(core, key, *pending);
         }
     }
 
@@ -326,7 +335,8 @@ impl DetachRegistry {
         }
     }
 
-    fn forget_entry(&mut self, cx: &mut Context, key: Key) {
+    /// Forgets an entry; a client that waits for it is rejected.
+    pub(crate) fn forget_entry(&mut self, cx: &mut Context, key: Key) {
         let Some(entry) = self.remove(cx, key) else {
             return;
         };
@@ -336,12 +346,8 @@ impl DetachRegistry {
     }
 
     /// Drops the entries of live sessions that a panic has removed.
-    pub fn drop_orphaned_entries(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-    ) {
+    pub fn drop_orphaned_entries(&mut self, core: &mut Core) {
+        let Core { cx, sessions, processes } = core;
         let is_lost = |entry: &RegistryEntry| {
             entry.state.client().is_some_and(|it| !sessions.has(it.session))
         };

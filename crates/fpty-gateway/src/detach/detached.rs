@@ -5,16 +5,15 @@ use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
 use super::registry_entry::ExitedSession;
 use super::viewers::end_for_viewers;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::RecordingTap;
 use crate::process::hang_up::MasterCopies;
-use crate::process::process_table::ProcessTable;
 use crate::process::supervisor::orphan_sessions::{REAP_TIMEOUT, end_for_client};
 use crate::session::handover::TERMINAL_BLOCKED;
-use crate::session::relay::Sessions;
 use fpty::proto::SessionEnd;
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::Exit;
@@ -56,12 +55,7 @@ pub(crate) fn drain_terminal(
 
 impl DetachRegistry {
     /// Handles an event of a detached terminal, unless the recorder may have no room for output.
-    pub(crate) fn terminal_ready(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
+    pub(crate) fn terminal_ready(&mut self, core: &mut Core, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
@@ -72,51 +66,45 @@ impl DetachRegistry {
             detached.is_throttled = true;
             return;
         }
-        self.read_terminal(cx, processes, key, READS);
+        self.read_terminal(core, key, READS);
     }
 
     /// Resumes reading when the recorder has room again.
-    pub fn resume_reading(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+    pub fn resume_reading(&mut self, core: &mut Core, key: Key) {
         let entry = self.entries.get_mut(key);
-        let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
-            return;
-        };
-        if !std::mem::take(&mut detached.is_throttled) {
-            return;
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        if detached.is_some_and(|detached| std::mem::take(&mut detached.is_throttled)) {
+            self.register_again(core, key);
         }
-        let token = Token::Terminal(key).token();
-        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(cx, processes, key);
-        }
-        self.terminal_ready(cx, processes, key);
     }
 
-    /// Ends a session whose terminal the poller refuses.
-    fn end_terminal_unpollable(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
-        if let Some(entry) = self.entries.get(key) {
+    /// Registers a terminal again that was not read, and reads it. A session whose terminal the
+    /// poller refuses ends.
+    pub(crate) fn register_again(&mut self, core: &mut Core, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let Some(detached) = entry.state.terminal_mut() else {
+            return;
+        };
+        // A slave that was closed may be open by now.
+        detached.closed = None;
+        let token = Token::Terminal(key).token();
+        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
+            return self.end_detached(core, key, EndReason::Lost);
         }
-        self.end_detached(cx, processes, key, EndReason::Lost);
+        self.terminal_ready(core, key);
     }
 
     /// Reads a detached terminal, at most this often.
-    pub(crate) fn read_terminal(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-        reads: usize,
-    ) {
+    pub(crate) fn read_terminal(&mut self, core: &mut Core, key: Key, reads: usize) {
         let Self { entries, poller, bytes_read, .. } = self;
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
+        let cx = &mut core.cx;
         let answers = cx.listeners.rules(entry.listener).is_some_and(|rules| rules.detach.answer);
         let Some(detached) = entry.state.terminal_mut() else {
             return;
@@ -151,13 +139,13 @@ impl DetachRegistry {
         let (is_closed, is_stalled) = (detached.closed.is_some(), detached.master.is_stalled());
         drop(armed);
         if is_stalled {
-            cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
-            return self.end_detached(cx, processes, key, EndReason::Operator);
+            core.cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            return self.end_detached(core, key, EndReason::Operator);
         }
         if is_closed {
-            self.schedule(cx, key);
+            self.schedule(&mut core.cx, key);
         }
-        self.throttle_floods(cx);
+        self.throttle_floods(&mut core.cx);
     }
 
     /// Throttles floods of output, so that live sessions have their time.
@@ -168,49 +156,25 @@ impl DetachRegistry {
         }
     }
 
-    /// Registers a terminal again whose slave was closed.
-    pub(crate) fn slave_reopened(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        let Some(detached) = entry.state.terminal_mut() else {
-            return;
-        };
-        detached.closed = None;
-        let token = Token::Terminal(key).token();
-        if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(cx, processes, key);
-        }
-        self.terminal_ready(cx, processes, key);
-    }
-
     /// The program of a detached session has ended: the session is kept as exited.
     pub fn detached_exited(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         key: Key,
         exit: Option<Exit>,
         ended: SessionEnd,
     ) {
         // The program's last output is in the terminal by now.
-        self.read_terminal(cx, processes, key, LAST_READS);
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        let Some(detached) = entry.state.terminal_mut() else {
+        self.read_terminal(core, key, LAST_READS);
+        let entry = self.entries.get_mut(key);
+        let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
         let _ = self.poller.remove(&detached.master);
         let recording = detached.recording.take();
         let ring = detached.remains.share_file();
         let why = exit.map_or(EndReason::Lost, EndReason::of_exit);
+        let cx = &mut core.cx;
         let command = self.command_of(cx, key);
         self.end_viewers(cx, key, &ended);
         cx.closed_without_client(key, why, exit, recording);
@@ -218,17 +182,12 @@ impl DetachRegistry {
             drop(self.remove(cx, key));
             return;
         };
-        self.set_exited(cx, sessions, processes, key, ExitedSession { ring, ended, command });
+        self.set_exited(core, key, ExitedSession { ring, ended, command });
     }
 
     /// Ends a detached session; an exited one is forgotten.
-    pub fn end_detached(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-        why: EndReason,
-    ) {
+    pub fn end_detached(&mut self, core: &mut Core, key: Key, why: EndReason) {
+        let cx = &mut core.cx;
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
             self.end_viewers(cx, key, &end_for_viewers(why));
@@ -247,18 +206,12 @@ impl DetachRegistry {
         let program = program.process(pid);
         cx.closed_without_client(key, why, None, detached.recording);
         // Clients that had the terminal may have kept a copy.
-        processes.hang_up_terminal(cx, &detached.master, program, MasterCopies::Revoked);
+        core.processes.hang_up_terminal(cx, &detached.master, program, MasterCopies::Revoked);
     }
 
     /// The process of a restored session has ended: it is no child of this gateway, so whoever
     /// inherited it reaps it.
-    pub(crate) fn restored_exited(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
+    pub(crate) fn restored_exited(&mut self, core: &mut Core, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
@@ -267,17 +220,11 @@ impl DetachRegistry {
             let _ = self.poller.remove(pidfd);
         }
         program.status_deadline.get_or_insert_with(|| BootInstant::now() + REAP_TIMEOUT);
-        self.check_restored_exit(cx, sessions, processes, key);
+        self.check_restored_exit(core, key);
     }
 
     /// Reads the status of such a process, which may be known by now (PIDFD_INFO_EXIT).
-    pub(crate) fn check_restored_exit(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
+    pub(crate) fn check_restored_exit(&mut self, core: &mut Core, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
@@ -285,19 +232,20 @@ impl DetachRegistry {
         let exit = program.pidfd.as_ref().and_then(PidFd::exit);
         let is_late = program.status_deadline.is_some_and(|until| BootInstant::now() >= until);
         if exit.is_none() && !is_late {
-            return self.schedule(cx, key);
+            return self.schedule(&mut core.cx, key);
         }
         program.status_deadline = None;
         let ended = end_for_client(exit);
         match self.session_of(key) {
             Some(session) => {
+                let Core { cx, sessions, .. } = core;
                 if let Some(exit) = exit {
                     sessions.exited(cx, session, exit);
                 }
                 self.tell_viewers(cx, session, &ended);
                 sessions.program_ended(cx, session, ended);
             }
-            None => self.detached_exited(cx, sessions, processes, key, exit, ended),
+            None => self.detached_exited(core, key, exit, ended),
         }
     }
 }

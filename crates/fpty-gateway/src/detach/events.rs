@@ -1,19 +1,43 @@
-//! Events of the registry's epoll, and deadlines: each is handed to the loop, which handles one
-//! after the other and guards each against a panic.
+//! Events of the registry's epoll, and deadlines of its sessions: each is handed to the loop, which
+//! handles one after the other and guards each against a panic. A session is looked at when one of
+//! its deadlines is over, and not before.
 
 use std::time::Duration;
 
-use super::attach_state::Overdue;
-use super::registry::{DetachRegistry, RETRY_DELAY};
+use super::attach_state::{Overdue, TimeLimits};
+use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
+use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::timers::Timer;
 use crate::observe::audit::EndReason;
-use crate::process::process_table::ProcessTable;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
+
+impl RegistryEntry {
+    /// Time limits, by the rules of the session's socket.
+    pub(crate) fn time_limits(&self, cx: &Context) -> TimeLimits {
+        let rules = cx.listeners.rules(self.listener);
+        TimeLimits {
+            detached: rules.map_or(Duration::MAX, |rules| rules.detach.time),
+            end: rules.and_then(|rules| rules.max_time).map(|whole| self.since.boot + whole),
+        }
+    }
+
+    /// The session's next deadline.
+    fn next_deadline(&self, cx: &Context) -> Option<BootInstant> {
+        let program = self.state.program().filter(|program| program.status_deadline.is_some());
+        let dirty = self.dirty.then(|| BootInstant::now() + RETRY_DELAY);
+        let status_deadline = program.map(|_| BootInstant::now() + POLL_INTERVAL);
+        let closed = self.state.terminal().and_then(|detached| detached.closed);
+        let due = self.state.due(self.time_limits(cx));
+        due.into_iter().chain(dirty).chain(status_deadline).chain(closed).min()
+    }
+}
 
 impl DetachRegistry {
     /// Hands all events of the registry's epoll to the loop.
@@ -25,18 +49,12 @@ impl DetachRegistry {
     }
 
     /// Handles one event.
-    pub fn handle_event(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        ready: Ready,
-    ) {
+    pub fn handle_event(&mut self, core: &mut Core, ready: Ready) {
         match Token::of(ready.token) {
-            Token::Terminal(entry) => self.terminal_ready(cx, processes, entry),
-            Token::PendingConnection(entry) => self.restored_exited(cx, sessions, processes, entry),
-            Token::Client(viewer) => self.viewer_ready(cx, viewer, ready),
-            Token::Children => cx.push_outcome(Outcome::SupervisorReady),
+            Token::Terminal(entry) => self.terminal_ready(core, entry),
+            Token::PendingConnection(entry) => self.restored_exited(core, entry),
+            Token::Client(viewer) => self.viewer_ready(&mut core.cx, viewer, ready),
+            Token::Children => core.cx.push_outcome(Outcome::SupervisorReady),
             _ => {}
         }
     }
@@ -66,15 +84,9 @@ impl DetachRegistry {
     }
 
     /// Handles a session's deadline.
-    pub fn handle_deadline(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
+    pub fn handle_deadline(&mut self, core: &mut Core, key: Key) {
         fault_injection::point("left");
-        self.note_confirmed(sessions, key);
+        self.note_confirmed(&core.sessions, key);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -83,22 +95,61 @@ impl DetachRegistry {
         let closed = entry.state.terminal().and_then(|detached| detached.closed);
         let is_closed = closed.is_some_and(|at| now >= at);
         if entry.dirty {
-            self.sync_supervisor(cx, sessions, processes, key);
+            self.sync_supervisor(core, key);
         }
         if ends {
-            self.check_restored_exit(cx, sessions, processes, key);
+            self.check_restored_exit(core, key);
         } else if is_closed {
-            self.slave_reopened(cx, processes, key);
+            self.register_again(core, key);
         }
         let Some(entry) = self.entries.get(key) else {
             return;
         };
-        match entry.state.overdue(entry.time_limits(cx), now) {
+        match entry.state.overdue(entry.time_limits(&core.cx), now) {
             Some(Overdue::DropClient(client)) => {
-                cx.push_outcome(Outcome::DropClient(client.session))
+                core.cx.push_outcome(Outcome::DropClient(client.session))
             }
-            Some(Overdue::Expired) => self.end_detached(cx, processes, key, EndReason::Limit),
-            None => self.schedule(cx, key),
+            Some(Overdue::Expired) => self.end_detached(core, key, EndReason::Limit),
+            None => self.schedule(&mut core.cx, key),
+        }
+    }
+
+    /// Schedules the session's next deadline.
+    pub(crate) fn schedule(&mut self, cx: &mut Context, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let due = entry.next_deadline(cx);
+        if due == entry.scheduled {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut entry.scheduled, due) {
+            self.due.remove(&(before, key));
+        }
+        if let Some(due) = due {
+            self.due.insert((due, key));
+            self.wake_in(cx, due.since(BootInstant::now()));
+        }
+    }
+
+    /// Confirms the attach of a client that was sent GO: it has answered, and knows its secret.
+    pub(crate) fn note_confirmed(&mut self, sessions: &Sessions, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let client = entry.state.client().and_then(|client| sessions.get(client.session));
+        if client.is_some_and(|attached| !attached.session.is_awaiting_go()) {
+            entry.state.confirm_attach();
+            entry.dirty |= entry.secrets.confirm();
+        }
+    }
+
+    /// Sets the loop's timer, unless it fires before that time already.
+    pub fn wake_in(&mut self, cx: &mut Context, wait: Duration) {
+        let at = BootInstant::now() + wait;
+        if self.wakeups.last().is_none_or(|next| at < *next) {
+            self.wakeups.push(at);
+            cx.schedule(wait, Timer::Detached);
         }
     }
 }

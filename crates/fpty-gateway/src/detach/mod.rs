@@ -9,19 +9,16 @@
 //! | --- | --- |
 //! | `attach_client.rs` | a client attaches: target, steal, offer of the terminal |
 //! | `attach_state.rs` | attached, detached, exited: a state machine without descriptors |
-//! | `deadlines.rs` | deadlines of each session, by one timer of the loop |
 //! | `detach_client.rs` | a client detaches or is lost: quota, END, what the session keeps |
 //! | `detached.rs` | a terminal without a client; its program's end |
 //! | `entry_view.rs` | what lists show of a detachable session |
-//! | `events.rs` | events of the registry's own epoll, and what is due |
+//! | `events.rs` | events of the registry's own epoll, and deadlines by one timer of the loop |
 //! | `index.rs` | lookup by client, process, id, name and user |
-//! | `no_detach.rs` | handed-over sessions that end with their client, and outlive the gateway |
 //! | `register.rs` | a new session becomes detachable |
 //! | `registry.rs` | all detachable sessions |
 //! | `registry_entry.rs` | one detachable session: identity, state, descriptors |
 //! | `restore.rs` | sessions of an earlier gateway go on |
-//! | `supervisor_sync.rs` | the state of each session is stored at the supervisor |
-//! | `viewer.rs` | one viewer: reads the scrollback, sends nothing |
+//! | `supervisor_sync.rs` | the state of each session is stored at the supervisor; handed-over sessions are, too |
 //! | `viewers.rs` | viewers of a session, and clients that read the end of an exited one |
 //!
 //! The registry has an epoll of its own, which is one token of the loop's: a flood of output of a
@@ -29,22 +26,19 @@
 
 pub(crate) mod attach_client;
 pub(crate) mod attach_state;
-pub(crate) mod deadlines;
 pub(crate) mod detach_client;
 pub(crate) mod detached;
 pub(crate) mod entry_view;
 pub(crate) mod events;
 pub(crate) mod index;
-pub mod no_detach;
 pub(crate) mod register;
 pub(crate) mod registry;
 pub(crate) mod registry_entry;
 pub mod restore;
 pub(crate) mod supervisor_sync;
-pub(crate) mod viewer;
 pub mod viewers;
 
-pub use crate::detach::attach_client::{AttachResult, attach};
-pub use crate::detach::detach_client::{DETACH_NOT_ALLOWED, DetachCause, DetachPlan};
+pub use crate::detach::attach_client::attach;
+pub use crate::detach::detach_client::{DETACH_NOT_ALLOWED, DetachCause};
 pub use crate::detach::entry_view::EntryView;
 pub use crate::detach::registry::{DetachRegistry, RETRY_DELAY};

@@ -10,11 +10,11 @@ use crate::connection::session_access::{self, Secrets, UNKNOWN_UID};
 use crate::connection::shared_counts::SharedCount;
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::slab::Key;
-use crate::process::process_table::ProcessTable;
-use crate::session::relay::{LiveSession, Sessions};
+use crate::session::relay::LiveSession;
 use crate::session::selector::SessionSelector;
-use crate::session::state::extended_state::DetachState;
+use crate::session::state::extended::DetachState;
 use fpty::error::reason;
 use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
@@ -62,40 +62,35 @@ impl DetachRegistry {
         if uid == UNKNOWN_UID && hello.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        let key = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
-        let name_claim = match key.map(|name| attach_request::name(connection.listener, uid, name))
-        {
-            None => None,
-            // The request may hold the claim already.
-            Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
-                None => Some(self.shared_counts.claim(key, 1)),
-                name_claim => name_claim.map(Ok),
-            },
-        };
+        let selector = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
+        let key = selector.map(|name| attach_request::name(connection.listener, uid, name));
         let name = String::from_utf8_lossy(name).into_owned();
-        match name_claim.transpose() {
-            Ok(name_claim) => Ok(Some(Registration {
-                uid,
-                principal: Principal::of(&connection.client),
-                name,
-                name_claim,
-            })),
-            Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
-        }
+        // The request may hold the claim already.
+        let held = name_claim.filter(|name_claim| key.is_some_and(|key| name_claim.is(key)));
+        let name_claim = match (held, key) {
+            (None, Some(key)) => match self.shared_counts.claim(key, 1) {
+                Ok(name_claim) => Some(name_claim),
+                Err(_) => {
+                    let why = format!("there is a session {name} of yours (fpty -a {name})");
+                    return refused(&why);
+                }
+            },
+            (held, _) => held,
+        };
+        let principal = Principal::of(&connection.client);
+        Ok(Some(Registration { uid, principal, name, name_claim }))
     }
 
     /// Makes a new session detachable, where there is memory for its scrollback. Whether it is.
-    #[allow(clippy::too_many_arguments)]
     pub fn register(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
+        core: &mut Core,
         key: Key,
         registration: Registration,
         size: Size,
         relay_only: bool,
     ) -> bool {
+        let Core { cx, sessions, .. } = core;
         let Some(live) = sessions.get_mut(key) else {
             return false;
         };
@@ -131,7 +126,7 @@ impl DetachRegistry {
         let state = AttachState::attached(program, Client { session: key, uid }, began);
         let entry = RegistryEntry::new((&id, began), (uid, principal), listener, pid, state);
         let entry = self.insert(RegistryEntry { name, secrets, name_claim, ..entry });
-        self.sync_supervisor(cx, sessions, processes, entry);
+        self.sync_supervisor(core, entry);
         true
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::config::options::GatewayConfig;
 use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::process::ipc::Hello;
 use crate::process::supervisor::supervisor_client::{self, RestoredSessions};
@@ -18,10 +17,7 @@ use fpty::sys::poll::{Interest, Poller};
 
 use super::index::Index;
 use super::registry_entry::RegistryEntry;
-use super::viewer::Viewer;
-
-/// Most exited sessions that are kept.
-pub(crate) const MAX_EXITED: usize = 100;
+use super::viewers::Viewer;
 
 /// Delay before another try, and interval of polling for what epoll does not report.
 pub const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -81,11 +77,6 @@ impl DetachRegistry {
         Ok((Some(Box::new(left)), found))
     }
 
-    /// Whether a live session has an entry: it is detachable, or was restored.
-    pub fn has_session(&self, session: Key) -> bool {
-        self.index.by_session(session).is_some()
-    }
-
     /// The detached session that this process belongs to.
     pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.index.by_program(program)
@@ -101,26 +92,15 @@ impl DetachRegistry {
         self.index.processes()
     }
 
-    /// Number of a session's viewers.
-    pub fn viewers_of(&self, entry: Key) -> u32 {
-        self.entries.get(entry).map_or(0, |entry| entry.viewers)
-    }
-
-    /// Drops an entry or a viewer as it is.
-    pub fn discard(&mut self, key: Key, watches: bool) {
-        match watches {
-            true => drop(self.viewers.remove(key)),
-            false => drop(self.take(key)),
-        }
+    /// Drops a viewer as it is.
+    pub fn discard_viewer(&mut self, key: Key) {
+        self.viewers.remove(key);
     }
 
     /// The command of a session, where it is known.
     pub(crate) fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
-        let entry = self.entries.get(key)?;
-        let client = entry.state.client();
-        let session_ref =
-            client.map_or(SessionRef::Detached(key), |it| SessionRef::Session(it.session));
-        cx.command_of(session_ref, entry.listener).map(Into::into)
+        let listener = self.entries.get(key)?.listener;
+        cx.command_of(self.session_ref_of(key), listener).map(Into::into)
     }
 
     /// Adds an entry: a new session, or a restored one.
@@ -147,6 +127,7 @@ impl DetachRegistry {
         Some(outcome)
     }
 
+    /// Takes an entry out; the supervisor still has it.
     pub(crate) fn take(&mut self, key: Key) -> Option<Box<RegistryEntry>> {
         let entry = self.entries.remove(key)?;
         self.index.remove(key, &entry);
@@ -165,12 +146,5 @@ impl DetachRegistry {
         let entry = self.take(key)?;
         self.unregister(cx, entry.id.as_ref().to_owned());
         Some(entry)
-    }
-
-    /// Forgets exited sessions above the limit, the oldest of the user that has most of them.
-    pub(crate) fn trim_exited(&mut self, cx: &mut Context) {
-        while let Some(key) = self.index.oldest_exited(MAX_EXITED) {
-            drop(self.remove(cx, key));
-        }
     }
 }

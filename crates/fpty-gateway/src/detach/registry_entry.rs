@@ -159,6 +159,9 @@ pub struct PendingAttach {
     pub(crate) early_data: Vec<u8>,
 }
 
+/// Text for a client that waited for a session, or viewed it.
+pub(crate) const SESSION_ENDED: &str = "the session has ended";
+
 impl PendingAttach {
     /// Rejects the client.
     pub(crate) fn reject(self, cx: &mut Context, why: &str) {

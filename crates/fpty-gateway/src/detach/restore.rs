@@ -1,27 +1,32 @@
 //! Restore: sessions of an earlier gateway, which was killed or whose instance was reloaded, go on.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::attach_state::{AttachState, Released};
 use super::detached::drain_terminal;
-use super::no_detach::restored_info;
 use super::registry::DetachRegistry;
 use super::registry_entry::{
-    Client, DetachResources, DetachedTerminal, ExitedSession, Program, RegistryEntry, terminal_size,
+    Client, DetachResources, DetachedTerminal, ExitedSession, NoDetach, Program, RegistryEntry,
+    terminal_size,
 };
 use crate::config::recording_options::OnError;
-use crate::connection::session_access::Secrets;
+use crate::connection::session_access::{Secrets, UNKNOWN_UID};
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
+use crate::event_loop::core::Core;
+use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
+use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
+use crate::process::hang_up::MasterCopies;
 use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord};
 use crate::session::lifecycle::RestoredInfo;
-use crate::session::relay::{LiveSession, SessionIo, Sessions};
+use crate::session::relay::{LiveSession, SessionIo};
 use crate::session::state::Session;
-use crate::session::state::extended_state::DetachState;
+use crate::session::state::extended::DetachState;
+use crate::session::timeouts::TimeLimited;
+use fpty::fair_share::Principal;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
@@ -38,63 +43,31 @@ const NOT_RECORDED: &str = "it began before recordings did";
 /// Text for a client whose session the poller refuses.
 pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
 
-/// Result of restoring a session.
-#[must_use]
-pub enum Restored {
-    /// Nothing of the session is left.
-    Nothing,
-    /// The session has exited, and no client was told so far.
-    Exited(Key),
-    /// The session goes on detached.
-    Detached {
-        /// The session's entry.
-        entry: Key,
-        /// What was known of the session.
-        info: Box<RestoredInfo>,
-        /// Since when it had a client, which was lost with the gateway.
-        lost: Option<Timestamp>,
-    },
-    /// The session goes on with its client.
-    Attached {
-        /// The session's entry.
-        entry: Key,
-        /// The live session.
-        session: Key,
-        /// What was known of the session.
-        info: Box<RestoredInfo>,
-    },
-    /// The session is to be hung up; with the end line, where no other process writes it.
-    HangUp(Master, ProcessHandle, Option<String>),
-}
+/// Index of no socket.
+const NO_LISTENER: u16 = u16::MAX;
 
 impl DetachRegistry {
-    /// Restores a session from the supervisor's record and descriptors.
+    /// Restores a session from the supervisor's record and descriptors, where anything is left of it.
     pub fn restore(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
+        core: &mut Core,
         recorder: Option<&mut Recordings>,
         (record, held): (SessionRecord, SessionFds),
-    ) -> Restored {
-        let restored = match record.bound {
-            true => self.restore_no_detach(cx, sessions, record, held),
-            false => self.restore_one(cx, sessions, recorder, (record, held)),
+    ) {
+        let _ = match record.bound {
+            true => self.restore_no_detach(core, recorder, record, held),
+            false => self.restore_detachable(core, recorder, record, held),
         };
-        restored.unwrap_or(Restored::Nothing)
     }
 
-    /// The recording of a detached session.
-    pub fn recording(&self, key: Key) -> Option<&RecordingTap> {
-        self.entries.get(key)?.state.terminal()?.recording.as_deref()
-    }
-
-    fn restore_one(
+    fn restore_detachable(
         &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
+        core: &mut Core,
         mut recorder: Option<&mut Recordings>,
-        (record, held): (SessionRecord, SessionFds),
-    ) -> Option<Restored> {
+        record: SessionRecord,
+        held: SessionFds,
+    ) -> Option<()> {
+        let cx = &mut core.cx;
         let info = restored_info(&record);
         let SessionRecord { id, name, listener, nth, pid, attached, left: at, .. } = record;
         let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
@@ -130,7 +103,9 @@ impl DetachRegistry {
             );
             let key = self.insert(entry(&RestoredInfo { listener: listener?, ..info }, state));
             self.schedule(cx, key);
-            return Some(Restored::Exited(key));
+            // The supervisor need not end the recording any more.
+            self.sync_supervisor(core, key);
+            return Some(());
         }
         let master = Master::returned(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
@@ -144,7 +119,7 @@ impl DetachRegistry {
             listener.filter(allows).ok_or_else(|| SessionEnd::new(EndKind::Stopped, why));
         let size = terminal_size(Some(&master));
         let goes_on = listener.and_then(|listener| {
-            let recording = match (recording, recorder) {
+            let recording = match (recording, &mut recorder) {
                 (Some(kept), Some(recorder)) => recorder.go_on(cx, listener, kept, size)?,
                 _ => check_recording(cx, listener, &id).map_or(Ok(None), Err)?,
             };
@@ -156,7 +131,9 @@ impl DetachRegistry {
                 client.map(|client| client.write(&why.packet()));
                 self.unregister(cx, id);
                 let last = last.take(EndReason::Lost, None);
-                return Some(Restored::HangUp(master, ProcessHandle::from_pidfd(program), last));
+                let program = ProcessHandle::from_pidfd(program);
+                hang_up(core, recorder, &master, program, last);
+                return Some(());
             }
         };
         let buffer = cx.listeners.rules(listener).map_or(0, |rules| rules.detach.buffer);
@@ -175,29 +152,119 @@ impl DetachRegistry {
             let key = self.insert(entry(&info, AttachState::detached(program, detached, left)));
             self.schedule(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
-            return match self.watch_detached(key) {
-                true => Some(Restored::Detached { entry: key, info: Box::new(info), lost }),
-                false => self.end_unpollable(cx, key),
-            };
+            if !self.watch_detached(key) {
+                log(&format!("forkptyrouter: {UNPOLLABLE}"));
+                let Released { program, terminal, .. } = self.remove(cx, key)?.state.release();
+                let program = ProcessHandle::from_pidfd(program?.pidfd?);
+                hang_up(core, recorder, &terminal?.master, program, None);
+                return Some(());
+            }
+            core.processes.restored(pid);
+            cx.panics.in_progress = Some(FaultDomain::Detached(key));
+            cx.restored_detached(key, info, lost);
+            let detached = self.entries.get(key).and_then(|entry| entry.state.terminal());
+            if let Some(recording) = detached.and_then(|detached| detached.recording.as_deref()) {
+                Recordings::tell(cx, recording);
+            }
+            self.sync_supervisor(core, key);
+            return Some(());
         };
         // The client goes on with the terminal, and notices nothing.
-        let session = Session::restored(
-            size,
-            Some(DetachState { remains, awaiting_go: false, relay_only: false }),
-        );
+        let detach_state = DetachState { remains, awaiting_go: false, relay_only: false };
+        let mut session = Session::restored(size, Some(detach_state));
         let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
-        let program = Program::restored(program);
         let mut io = SessionIo::new(client, master, Some(process));
         io.set_recording(recording);
-        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, listener));
-        let client = Client { session, uid: principal };
-        let key =
-            self.insert(entry(&info, AttachState::attached(program, client, since_then.into())));
-        self.watch_restored(cx, sessions, key, session);
-        let attached = sessions.get_mut(session)?;
         // The earlier gateway may have been killed before it sent GO.
-        attached.session.send_go(&mut attached.io);
-        Some(Restored::Attached { entry: key, session, info: Box::new(info) })
+        session.send_go(&mut io);
+        let live = LiveSession::new(session, io, Transport::Unix, listener);
+        let session = core.sessions.insert(live);
+        let client = Client { session, uid: principal };
+        let state = AttachState::attached(Program::restored(program), client, since_then.into());
+        let key = self.insert(entry(&info, state));
+        self.resume_attached(core, key, session, pid, info);
+        Some(())
+    }
+
+    /// Restores a session that cannot be detached, and whose terminal its client has for good: it
+    /// ends with the client, which goes on with the terminal, and notices nothing.
+    fn restore_no_detach(
+        &mut self,
+        core: &mut Core,
+        recorder: Option<&mut Recordings>,
+        record: SessionRecord,
+        held: SessionFds,
+    ) -> Option<()> {
+        let cx = &mut core.cx;
+        let info = restored_info(&record);
+        let SessionRecord { id, uid, listener: socket, nth, pid, mut last, .. } = record;
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&socket, nth));
+        let SessionFds {
+            master: Some(master), program: Some(program), client: Some(client), ..
+        } = held
+        else {
+            self.unregister(cx, id);
+            return None;
+        };
+        let master = Master::returned(master, true).ok()?;
+        let program = PidFd::reopened(pid, program);
+        let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
+        let size = terminal_size(Some(&master));
+        let client = Stream::of_stranger(client);
+        let at = listener.unwrap_or(NO_LISTENER);
+        let info = RestoredInfo { listener: at, size, ..info };
+        if let Some(why) = check_recording(cx, at, &id) {
+            let _ = client.write(&why.packet());
+            self.unregister(cx, id);
+            let last = last.take(EndReason::Lost, None);
+            hang_up(core, recorder, &master, process, last);
+            return Some(());
+        }
+        let io = SessionIo::new(client, master, Some(process));
+        let session = Session::restored(size, None);
+        let session = core.sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
+        let client = Client { session, uid };
+        let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
+        let prepared_line = match (listener, last.prepared_end()) {
+            (None, Some((line, started))) => cx.audit.put_prepared(line, started),
+            _ => None,
+        };
+        let origin = NoDetach { socket: listener.is_none().then_some(socket), last, prepared_line };
+        let entry = RegistryEntry {
+            no_detach: Some(Box::new(origin)),
+            ..restored_entry(&info, pid, state)
+        };
+        let key = self.insert(entry);
+        self.resume_attached(core, key, session, pid, info);
+        Some(())
+    }
+
+    /// A restored session goes on with its client. Where the poller refuses client or process it
+    /// ends (see [`Outcome::Unpollable`]).
+    fn resume_attached(
+        &mut self,
+        core: &mut Core,
+        key: Key,
+        session: Key,
+        pid: Pid,
+        info: RestoredInfo,
+    ) {
+        let Core { cx, sessions, processes } = &mut *core;
+        processes.restored(pid);
+        cx.panics.in_progress = Some(FaultDomain::Session(session));
+        let pidfd = self.entries.get(key).and_then(RegistryEntry::restored_pidfd);
+        let (Some(pidfd), Some(live)) = (pidfd, sessions.get_mut(session)) else {
+            return;
+        };
+        let heard = self.poller.add(pidfd, Token::PendingConnection(key).token(), Interest::READ);
+        let (client, token) = (live.io.client.as_fd(), Token::Client(session).token());
+        if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
+            cx.push_outcome(Outcome::Unpollable(session));
+        }
+        let started = info.started;
+        live.set_restored(cx, session, info);
+        live.start_timers(cx, session, started.elapsed());
+        self.sync_supervisor(core, key);
     }
 
     /// Registers the terminal and the process of a restored detached session. Whether the poller
@@ -217,14 +284,30 @@ impl DetachRegistry {
         let token = Token::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
     }
+}
 
-    /// Ends a restored session that the poller refuses.
-    fn end_unpollable(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
-        let entry = self.remove(cx, key)?;
-        log(&format!("forkptyrouter: {UNPOLLABLE}"));
-        let Released { program, terminal, .. } = entry.state.release();
-        Some(Restored::HangUp(terminal?.master, ProcessHandle::from_pidfd(program?.pidfd?), None))
+/// Hangs a session up that cannot go on; `last`: its end line, where no other process writes it.
+fn hang_up(
+    core: &mut Core,
+    recorder: Option<&mut Recordings>,
+    master: &Master,
+    program: ProcessHandle,
+    last: Option<String>,
+) {
+    if let Some(line) = last {
+        write_end_line(&mut core.cx, recorder, line);
     }
+    core.processes.hang_up_terminal(&mut core.cx, master, program, MasterCopies::Revoked);
+}
+
+/// Writes the end line of an earlier gateway's session, as soon as the result of its recording is
+/// known.
+pub fn write_end_line(cx: &mut Context, recorder: Option<&mut Recordings>, line: String) {
+    let line = match recorder {
+        Some(recorder) => recorder.await_recording(line),
+        None => Some(line),
+    };
+    line.into_iter().for_each(|line| cx.audit.write_raw(line));
 }
 
 /// Scrollback of an ended program, with the output that nobody has read.
@@ -250,7 +333,7 @@ fn exit_of(ended: &SessionEnd) -> Option<Exit> {
 
 /// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
 /// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
-pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<SessionEnd> {
+fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<SessionEnd> {
     let record = &cx.listeners.rules(listener)?.record;
     record.dir.as_ref()?;
     match record.on_error {
@@ -266,8 +349,27 @@ pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<S
     }
 }
 
+/// Information of a session's record, without socket and size.
+fn restored_info(record: &SessionRecord) -> RestoredInfo {
+    RestoredInfo {
+        history: record.history.clone(),
+        command: record.command.clone(),
+        started: Timestamp::from(record.since),
+        listener: NO_LISTENER,
+        size: terminal_size(None),
+        uid: record.uid,
+        // The field is missing in records of an earlier version.
+        principal: record.principal.unwrap_or(match record.uid {
+            UNKNOWN_UID => Principal::Unknown,
+            uid => Principal::User(uid),
+        }),
+        id: record.id.clone(),
+        pid: Pid::new(record.pid),
+    }
+}
+
 /// Entry of a restored session, without its name.
-pub(crate) fn restored_entry(
+fn restored_entry(
     info: &RestoredInfo,
     pid: Pid,
     state: AttachState<DetachResources>,

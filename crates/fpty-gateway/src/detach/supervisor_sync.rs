@@ -1,39 +1,42 @@
 //! Synchronisation with the supervisor, which keeps each session's record and descriptors for the
-//! next gateway.
+//! next gateway: of sessions that can be detached, and of those that end with their client, but
+//! whose client has their terminal for good.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use super::registry::{DetachRegistry, RETRY_DELAY};
-use super::registry_entry::RegistryEntry;
+use super::registry_entry::{ExitedSession, RegistryEntry};
+use crate::connection::session_access::uid_of;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::timers::Timer;
+use crate::observe::audit::EndReason;
 use crate::process::process_table::ProcessTable;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::supervisor_protocol::{BorrowedFds, SessionFds, SessionRecord};
-use crate::session::relay::Sessions;
-use fpty::sys::WriteOutcome;
-use fpty::sys::child::Pid;
+use crate::session::relay::{LiveSession, SessionIo};
+use fpty::fair_share::Principal;
+use fpty::sys::child::Exit;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
-use fpty::sys::socket::Stream;
+use fpty::sys::{WriteOutcome, procfs};
+
+/// Delay before a busy supervisor is asked again.
+const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
+
+/// Log line of a session that the supervisor has no room for.
+const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 impl RegistryEntry {
     pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
         let since = self.state.since().into();
-        let (mut attached, mut left, mut ended) = (None, None, None);
-        if let Some(client) = self.state.client() {
-            attached = Some((client.uid, since));
-        }
-        if self.state.terminal().is_some() {
-            left = Some(since);
-        }
-        if let Some(over) = self.state.exited() {
-            left = Some(since);
-            let payload = over.ended.packet().split_off(fpty::proto::HEADER);
-            ended = Some((payload, since));
-        }
+        let client = self.state.client();
+        let payload = |over: &ExitedSession| over.ended.packet().split_off(fpty::proto::HEADER);
         SessionRecord {
             id: self.id.as_ref().to_owned(),
             name: self.name.clone(),
@@ -44,17 +47,15 @@ impl RegistryEntry {
             nth,
             pid: self.pid.as_raw(),
             since: self.since.into(),
-            attached,
-            left,
-            ended,
+            attached: client.map(|client| (client.uid, since)),
+            left: client.is_none().then_some(since),
+            ended: self.state.exited().map(|over| (payload(over), since)),
             changed_at: self.state.since().boot.as_nanos(),
             shared: true,
             ..SessionRecord::default()
         }
     }
-}
 
-impl RegistryEntry {
     /// Opens the descriptors for the supervisor that were not worth it before: the pidfd of a child
     /// that was not reaped, and the scrollback's file.
     ///
@@ -90,29 +91,41 @@ impl DetachRegistry {
         }
     }
 
-    /// The next process whose session the supervisor could not keep.
-    pub fn next_rejected(&self) -> Option<Pid> {
-        self.supervisor.next_rejected()
-    }
-
-    /// Whether the supervisor has ended.
-    pub fn supervisor_is_gone(&self) -> bool {
-        self.supervisor.stream().is_none_or(Stream::has_hung_up)
-    }
-
-    /// Connects to the new supervisor.
-    pub fn reconnect(&mut self) {
-        if let Some(stream) = self.supervisor.stream() {
+    /// Handles an event of the supervisor: a session that it could not keep, or its death, after
+    /// which a new supervisor is told of everything.
+    pub fn supervisor_ready(&mut self, core: &mut Core) {
+        let Core { cx, sessions, processes } = core;
+        while let Some(program) = self.supervisor.next_rejected() {
+            let session = processes.set_unsupervised(program).map(SessionRef::Session);
+            let detached = self.index.by_program(program).map(SessionRef::Detached);
+            if let Some(session_ref) = detached.or(session) {
+                cx.audit.entrusted(session_ref, false);
+            }
+            cx.listeners.log_rejection(NOT_SUPERVISED);
+        }
+        let stream = self.supervisor.stream();
+        if stream.is_some_and(|stream| !stream.has_hung_up()) {
+            return;
+        }
+        processes.supervisor_lost();
+        cx.audit.supervisor_lost();
+        if let Some(stream) = stream {
             let _ = self.poller.remove(stream.as_fd());
         }
         // This gateway still has all sessions that the supervisor could return.
         let _ = self.supervisor.connect();
         self.watch_supervisor();
-    }
-
-    /// Keys of all entries.
-    pub fn keys(&self) -> Vec<Key> {
-        self.entries.iter().map(|(key, _)| key).collect()
+        let is_one = |live: &LiveSession| {
+            live.session.is_handed_over() && live.session.detach_state().is_none()
+        };
+        let handed_over = sessions.iter().filter(|(_, live)| is_one(live));
+        for (key, _) in handed_over {
+            cx.push_outcome(Outcome::Supervise(key));
+        }
+        let keys: Vec<Key> = self.entries.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.sync_supervisor(core, key);
+        }
     }
 
     /// Tells the supervisor that a session is over, now or when it reads again.
@@ -123,13 +136,8 @@ impl DetachRegistry {
     }
 
     /// Stores the current state of a session at the supervisor.
-    pub fn sync_supervisor(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-        entry: Key,
-    ) {
+    pub fn sync_supervisor(&mut self, core: &mut Core, entry: Key) {
+        let Core { cx, sessions, processes } = core;
         let Some(found) = self.entries.get_mut(entry).filter(|found| found.no_detach.is_none())
         else {
             return;
@@ -198,13 +206,7 @@ impl DetachRegistry {
 
     /// Stores a detachable session at the supervisor whose terminal was handed over, then sends GO.
     /// Whether the session is detachable.
-    pub fn hand_over_detachable(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        processes: &mut ProcessTable,
-        session: Key,
-    ) -> bool {
+    pub fn hand_over_detachable(&mut self, core: &mut Core, session: Key) -> bool {
         let Some(entry) = self.index.by_session(session) else {
             return false;
         };
@@ -212,9 +214,102 @@ impl DetachRegistry {
             found.state.confirm_attach();
             found.secrets.confirm();
         }
-        self.sync_supervisor(cx, sessions, processes, entry);
-        sessions.send_go(session);
-        cx.push_outcome(Outcome::Settle(session));
+        self.sync_supervisor(core, entry);
+        core.sessions.send_go(session);
+        core.cx.push_outcome(Outcome::Settle(session));
         true
+    }
+
+    /// Hands a session to the supervisor whose terminal was handed over for good. The supervisor is
+    /// started by now where it was not worth it before.
+    pub fn supervise(&mut self, core: &mut Core, session: Key) {
+        let Core { cx, sessions, processes } = core;
+        let Some(live) = sessions.get(session) else {
+            return;
+        };
+        let Some(record) = self.no_detach_record(cx, live, session) else {
+            return;
+        };
+        if self.supervisor.connect_if_needed() {
+            self.watch_supervisor();
+        }
+        let SessionIo { client, master, program: Some(program), .. } = &live.io else {
+            return;
+        };
+        let Some(pidfd) = program.pidfd() else {
+            return;
+        };
+        let held = BorrowedFds {
+            master: Some(master.as_fd()),
+            program: Some(pidfd.as_fd()),
+            client: Some(client.as_fd()),
+            ..SessionFds::default()
+        };
+        match self.supervisor.send_session(&record, &held) {
+            WriteOutcome::Bytes(_) => {
+                processes.set_supervised(pidfd.pid());
+                cx.audit.entrusted(SessionRef::Session(session), true);
+            }
+            WriteOutcome::WouldBlock => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
+            // The session ends with this gateway, as without a supervisor.
+            WriteOutcome::Closed => {}
+        }
+    }
+
+    fn no_detach_record(
+        &self,
+        cx: &Context,
+        live: &LiveSession,
+        session: Key,
+    ) -> Option<SessionRecord> {
+        let session_ref = SessionRef::Session(session);
+        let info = cx.audit.of(session_ref);
+        let pid = live.io.program.as_ref()?.pid().as_raw();
+        let started = info.map(|info| info.started);
+        let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
+        let (listener, nth) = cx.listeners.address(live.listener).unwrap_or_default();
+        let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
+        Some(SessionRecord {
+            id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
+            uid: uid_of(&live.io.client),
+            principal: Some(Principal::of(&live.io.client)),
+            listener: listener.to_owned(),
+            nth,
+            pid,
+            since: started.unwrap_or_else(Timestamp::now).into(),
+            history: cx.audit.history(session_ref),
+            last: EndRecord::new(cx.audit.prepared_end(session_ref)),
+            command: cx.command_of(session_ref, live.listener),
+            bound: true,
+            ..SessionRecord::default()
+        })
+    }
+
+    /// A session with a client is closed. Its end line is written here where its socket exists no
+    /// more.
+    pub fn session_closed(
+        &mut self,
+        cx: &mut Context,
+        session: Key,
+        (why, exit): (EndReason, Option<Exit>),
+        was_supervised: bool,
+    ) {
+        let Some(key) = self.index.by_session(session) else {
+            // Registered sessions tell the supervisor themselves.
+            if was_supervised {
+                self.unregister(cx, cx.ids.of(session));
+            }
+            return;
+        };
+        let entry = self.entries.get_mut(key);
+        if let Some(bound) = entry.and_then(|entry| entry.no_detach.as_mut()) {
+            if let Some(prepared_line) = bound.prepared_line.take() {
+                cx.audit.remove_prepared(prepared_line);
+            }
+            if bound.socket.is_some() {
+                bound.last.take(why, exit).into_iter().for_each(|line| cx.audit.write_raw(line));
+            }
+        }
+        self.forget_entry(cx, key);
     }
 }

@@ -3,33 +3,35 @@
 //! that has the terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::attach_client::SESSION_ENDED;
 use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
-use super::registry_entry::PendingAttach;
-use super::viewer::Viewer;
+use super::registry_entry::{PendingAttach, SESSION_ENDED};
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::observe::audit::EndReason;
-use crate::process::process_table::ProcessTable;
+use crate::process::supervisor::end_lines::EndLineSlot;
 use crate::session::relay::Sessions;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
-use fpty::backlog::Backlog;
+use fpty::backlog::{Backlog, SendOutcome};
 use fpty::error::reason;
 use fpty::fair_share::{self, Principal};
 use fpty::proto::session_key::{FoundBy, SessionKey};
-use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_packet, variables};
+use fpty::proto::{
+    ClientPacket, ClientPacketDecoder, EndKind, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG,
+    RING_PIECE, SESSION_KEY, SessionEnd, TAKEN, encode_bare, encode_packet, variables,
+};
 use fpty::scrollback::ScrollbackReader;
 use fpty::sys::clock;
 use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::Transport;
+use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{ReadOutcome, WriteOutcome};
 
 /// Interval of looking for more output.
@@ -44,6 +46,110 @@ const DISPLACED: &str = "others watch that have fewer places, and there are no m
 
 /// Most bytes of one read: each of the few packets of a viewer may be worth an answer.
 const ONE_READ: usize = 256;
+
+/// Most bytes of output that a viewer gets at once.
+const PIECE: u64 = 32 * 1024;
+
+/// One viewer.
+pub struct Viewer {
+    pub(crate) client: Stream,
+    pub(crate) principal: Principal,
+    pub(crate) decoder: ClientPacketDecoder,
+    pub(crate) seen: ScrollbackReader,
+    /// Position in the output; `None`: GO was not sent.
+    pub(crate) at: Option<u64>,
+    pub(crate) entry: Key,
+    /// Bytes that the viewer has not taken.
+    pub(crate) backlog: Backlog,
+    /// The session's end: sent behind all output.
+    pub(crate) end: Option<SessionEnd>,
+    /// The viewer is the client that an exited session was kept for.
+    pub(crate) takes_exit_notice: bool,
+    /// Time of the connection.
+    pub(crate) since: Instant,
+    /// The audit was told that the viewer has come, and not yet that it has gone.
+    pub(crate) is_announced: bool,
+    /// Line for the audit in case that this gateway is killed.
+    pub(crate) prepared_line: Option<EndLineSlot>,
+}
+
+impl Viewer {
+    /// Sends what there is. Whether the viewer stays.
+    pub(crate) fn feed(&mut self) -> bool {
+        let Self { client, seen, at, backlog, .. } = self;
+        if !backlog.flush(|bytes| client.write(bytes).taken()) {
+            return false;
+        }
+        let Some(at) = at.as_mut().filter(|_| backlog.is_empty()) else {
+            return true;
+        };
+        let total = seen.total().filter(|total| total >= at);
+        let Some(total) = total else {
+            return self.fail("what is kept of the session's output makes no sense");
+        };
+        let to = total.min(*at + PIECE);
+        if to > *at {
+            let Some(output) = seen.range(*at, to) else {
+                return self.fail("its output came too fast");
+            };
+            *at = to;
+            let mut packet = Vec::with_capacity(HEADER + output.len());
+            encode_packet(INPUT, &output, &mut packet);
+            return self.send(&packet);
+        }
+        match self.end.take() {
+            Some(ended) => {
+                self.send(&ended.packet());
+                false
+            }
+            None => true,
+        }
+    }
+
+    pub(crate) fn fail(&mut self, why: &str) -> bool {
+        self.send(&SessionEnd::new(EndKind::Lost, why).packet());
+        false
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
+        let given = self.backlog.send(bytes, |bytes| self.client.write(bytes).taken());
+        matches!(given, SendOutcome::Sent(_))
+    }
+
+    /// Handles the viewer's packets: that it has the scrollback. Whether the viewer stays.
+    pub(crate) fn on_input(&mut self, mut bytes: &[u8]) -> bool {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let mut lives = true;
+        while let Some(packet) = decoder.next(&mut bytes) {
+            match packet {
+                ClientPacket::Part(kind @ (TAKEN | OFFER), part, true)
+                    if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
+                {
+                    let Some(total) = self.seen.total() else {
+                        return self.fail("what is kept of the session's output makes no sense");
+                    };
+                    self.at = Some(total);
+                    let mut go = Vec::new();
+                    // The descriptor did not arrive: the scrollback goes in packets.
+                    if kind == OFFER {
+                        let kept = self.seen.to_pieces(total).unwrap_or_default();
+                        for piece in kept.chunks(u16::MAX.into()) {
+                            encode_packet(RING_PIECE, piece, &mut go);
+                        }
+                    }
+                    encode_packet(GO, &total.to_le_bytes(), &mut go);
+                    lives &= self.send(&go);
+                }
+                ClientPacket::Part(PING, _, true) if self.backlog.is_empty() => {
+                    lives &= self.send(&encode_bare(PONG, 0));
+                }
+                _ => {}
+            }
+        }
+        self.decoder = decoder;
+        lives && self.feed()
+    }
+}
 
 /// END for viewers of a session whose end is not the program's own.
 pub fn end_for_viewers(why: EndReason) -> SessionEnd {
@@ -60,15 +166,9 @@ pub fn end_for_viewers(why: EndReason) -> SessionEnd {
 
 impl DetachRegistry {
     /// Adds a viewer to a session.
-    pub(crate) fn add_viewer(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        processes: &mut ProcessTable,
-        key: Key,
-        pending: PendingAttach,
-    ) {
+    pub(crate) fn add_viewer(&mut self, core: &mut Core, key: Key, pending: PendingAttach) {
         let PendingAttach { connection, hello, early_data, .. } = pending;
+        let cx = &mut core.cx;
         let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         let principal = Principal::of(&connection.client);
         if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
@@ -90,7 +190,7 @@ impl DetachRegistry {
         let is_another = detached.is_some_and(|detached| {
             detached.remains.shared_file().is_none() && detached.remains.open_file().is_ok()
         });
-        let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
+        let Some((ring, seen, end)) = self.open_scrollback(&core.sessions, key) else {
             return cx.reject(connection, true, refused("out of descriptors or memory"));
         };
         // The viewer's permit is free: a viewer is no session.
@@ -141,8 +241,9 @@ impl DetachRegistry {
         }
         if is_another {
             // The supervisor gets the file that output goes to from now on.
-            self.sync_supervisor(cx, sessions, processes, key);
+            self.sync_supervisor(core, key);
         }
+        let cx = &mut core.cx;
         let Some(there) = self.viewers.get_mut(viewer) else {
             return;
         };
@@ -210,23 +311,13 @@ impl DetachRegistry {
             drop(self.remove(cx, viewer.entry));
         }
         let _ = self.poller.remove(viewer.client.as_fd());
-        cx.close_lingering(viewer.client, CloseNotice::Packet { is_answered: false });
+        let last = CloseNotice::Packet { is_answered: false };
+        cx.close_flushing(viewer.client, viewer.backlog, last);
     }
 
     /// The subject of an entry: the live session or the detached one.
     pub(crate) fn session_ref_of(&self, entry: Key) -> SessionRef {
         self.session_of(entry).map_or(SessionRef::Detached(entry), SessionRef::Session)
-    }
-
-    /// Keys of a session's viewers.
-    fn viewer_keys(&self, entry: Key) -> Vec<Key> {
-        match self.viewers_of(entry) {
-            0 => Vec::new(),
-            _ => {
-                let at = self.viewers.iter().filter(|(_, viewer)| viewer.entry == entry);
-                at.map(|(key, _)| key).collect()
-            }
-        }
     }
 
     /// Tells the viewers of a live session how it ended.
@@ -238,7 +329,11 @@ impl DetachRegistry {
 
     /// Tells the viewers of a session how it ended, unless they know already.
     pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &SessionEnd) {
-        for key in self.viewer_keys(entry) {
+        if self.entries.get(entry).is_none_or(|entry| entry.viewers == 0) {
+            return;
+        }
+        let all = self.viewers.iter().filter(|(_, viewer)| viewer.entry == entry);
+        for key in all.map(|(key, _)| key).collect::<Vec<_>>() {
             if let Some(viewer) = self.viewers.get_mut(key) {
                 viewer.end.get_or_insert_with(|| ended.clone());
             }
@@ -249,10 +344,11 @@ impl DetachRegistry {
     /// Notifies the viewers that the gateway ends, as far as their connections take it at once. A
     /// client that can attach again reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: EndKind, line: &str) {
-        let told = (why == EndKind::Stopped).then(|| SessionEnd::new(why, line).packet());
-        let keys: Vec<Key> = self.viewers.iter().map(|(key, _)| key).collect();
-        for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
-            self.viewers.get_mut(key).map(|viewer| viewer.send(told));
+        if why == EndKind::Stopped {
+            let told = SessionEnd::new(why, line).packet();
+            for viewer in self.viewers.values_mut() {
+                viewer.send(&told);
+            }
         }
     }
 

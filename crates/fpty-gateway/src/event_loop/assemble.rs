@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::context::{Context, ContextParts};
+use super::context::Context;
+use super::core::Core;
+use super::fault_domain::FaultDomain;
+use super::fault_injection;
 use super::gateway_loop::GatewayLoop;
 use super::slab::{Slab, Token};
 use crate::command::commands::Commands;
@@ -15,27 +18,27 @@ use crate::config::options::GatewayConfig;
 use crate::config::rules::Rules;
 use crate::connection::handshake::PendingConnections;
 use crate::connection::http_probe::HttpProbes;
-use crate::connection::lingering_close::LingeringCloses;
 use crate::connection::listeners::{Listener, Listeners};
 use crate::connection::shared_counts::SharedCounts;
 use crate::control::ControlClients;
 use crate::control::attach_elsewhere::AttachSearches;
 use crate::control::peers::Peers;
-use crate::detach::DetachRegistry;
+use crate::detach::restore::write_end_line;
+use crate::detach::{DetachRegistry, RETRY_DELAY};
 use crate::host::{SocketRole, host};
 use crate::log::log;
-use crate::observe::Observers;
 use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
 use crate::process::process_table::{self, ProcessTable};
 use crate::process::supervisor::after_gateway::OrphanedSessions;
 use crate::process::supervisor::leaders::{self, Leaders};
+use crate::process::supervisor::supervisor_client::RestoredSessions;
 use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::{Signals, block, own_dispositions};
-use fpty::sys::spawn::{Program, Spawner};
+use fpty::sys::spawn::Program;
 
 /// A gateway as it begins.
 ///
@@ -93,7 +96,6 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
-    let observers = Observers::new(&config, ordinal);
     let audit = Audit::new(
         &config,
         ordinal,
@@ -106,52 +108,69 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let hello = Hello::of(ordinal, config.processes);
     let recorder = Recordings::new(listeners.iter().map(|listener| &*listener.rules), hello);
     let leaders = Leaders::of(ordinal);
-    let mut spawner = Spawner::new()?;
-    spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
+    let listeners = Listeners::new(listeners, statistics);
+    let descriptors = limit.map(|limit| limit.now);
+    let mut cx =
+        Context::new(config, ordinal, shared_counts, listeners, audit, descriptors, poller)?;
+    cx.spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
     let mut event_loop = GatewayLoop {
-        cx: Context::new(ContextParts {
-            shared_counts,
-            ordinal,
-            config,
-            spawner,
-            listeners: Listeners::new(listeners, statistics),
-            audit,
-            observers,
-            lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
-            poller,
-        }),
+        core: Core {
+            cx,
+            sessions: Slab::new(),
+            processes: ProcessTable::new(leaders, orphaned.grace(grace)),
+        },
         pending: PendingConnections::default(),
-        sessions: Slab::new(),
         http_probes: HttpProbes::default(),
         commands: Commands::default(),
         control_clients: ControlClients::new(host().statistics_by_http()),
         registry,
         teardowns: TeardownQueue::default(),
-        processes: ProcessTable::new(leaders, orphaned.grace(grace)),
         children,
         recorder,
         peers: Peers::of(ordinal),
         attach_searches: AttachSearches::default(),
     };
-    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().write_end_line(line));
-    event_loop.restore(found);
+    orphaned.lines.into_iter().for_each(|line| {
+        write_end_line(&mut event_loop.core.cx, event_loop.recorder.as_deref_mut(), line)
+    });
+    restore(&mut event_loop, found);
     if let Some(recorder) = &mut event_loop.recorder {
-        recorder.all_restored(&mut event_loop.cx);
+        recorder.all_restored(&mut event_loop.core.cx);
     }
-    event_loop.cx.shared_counts.drop_unrestored();
-    event_loop.processes.killer.schedule_grace(&mut event_loop.cx);
+    event_loop.core.cx.shared_counts.drop_unrestored();
+    event_loop.core.processes.killer.schedule_grace(&mut event_loop.core.cx);
     for remark in fpty::sys::missing_features() {
         log(&format!("forkptyrouter: {remark}"));
     }
-    event_loop.peers.listen(&event_loop.cx);
-    event_loop.cx.start_accepting();
+    event_loop.peers.listen(&event_loop.core.cx);
+    event_loop.core.cx.start_accepting();
     if let Some(limit) = limit {
         // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / event_loop.cx.config.descriptors_of_a_session(),
+            limit.now.saturating_sub(64) / event_loop.core.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }
     Ok(event_loop)
+}
+
+/// Takes up the sessions of a gateway that was here before.
+fn restore(event_loop: &mut GatewayLoop, found: RestoredSessions) {
+    for (record, held) in found {
+        let (id, mut is_done) = (record.id.clone(), false);
+        event_loop.guarded(FaultDomain::Nobody, |event_loop| {
+            fault_injection::strike("adoption", || record.name.clone());
+            event_loop.transitions().restore(record, held);
+            is_done = true;
+        });
+        // Or the next gateway would panic as well.
+        if let Some(registry) = event_loop.registry.as_mut().filter(|_| !is_done) {
+            registry.unregister(&mut event_loop.core.cx, id);
+        }
+        event_loop.handle_outcomes();
+    }
+    if let Some(registry) = &mut event_loop.registry {
+        registry.wake_in(&mut event_loop.core.cx, RETRY_DELAY);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::deferred_queue::DeferredInput;
 use super::fault_domain::SessionRef;
 use super::outcome::Outcome;
-use super::panic_recovery::PanicState;
+use super::panic_recovery::{PanicState, RETRY_DELAY};
 use super::tick_policy::TickPolicy;
 use super::timers::{Timer, Timers};
 use crate::config::options::GatewayConfig;
@@ -20,6 +20,8 @@ use crate::observe::Observers;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
+use fpty::backlog::Backlog;
+use fpty::error::Result;
 use fpty::sys::clock;
 use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::pipe::Pipe;
@@ -91,46 +93,32 @@ pub struct Context {
     pub pipe: Option<Pipe>,
 }
 
-/// The parts of a [`Context`] that are made elsewhere.
-pub struct ContextParts {
-    /// See [`Context`], all of them.
-    pub config: GatewayConfig,
-    pub ordinal: usize,
-    pub shared_counts: SharedCounts,
-    pub spawner: Spawner,
-    pub listeners: Listeners,
-    pub audit: Audit,
-    pub observers: Observers,
-    pub lingering: LingeringCloses,
-    pub poller: Poller,
-}
-
 impl Context {
-    /// The context of a gateway that starts.
-    pub fn new(parts: ContextParts) -> Self {
-        let ContextParts {
+    /// The context of a gateway that starts, with this limit of descriptors.
+    ///
+    /// # Errors
+    /// Programs cannot be spawned.
+    pub fn new(
+        config: GatewayConfig,
+        ordinal: usize,
+        shared_counts: SharedCounts,
+        listeners: Listeners,
+        audit: Audit,
+        descriptors: Option<u64>,
+        poller: Poller,
+    ) -> Result<Self> {
+        Ok(Self {
+            observers: Observers::new(&config, ordinal),
             config,
             ordinal,
-            shared_counts,
-            spawner,
-            listeners,
-            audit,
-            observers,
-            lingering,
-            poller,
-        } = parts;
-        Self {
-            config,
-            ordinal,
-            spawner,
+            spawner: Spawner::new()?,
             listeners,
             limits: Limits::new(shared_counts.clone()),
             audit,
-            observers,
             shared_counts,
             ids: SessionIds::new(),
             requested_commands: RequestedCommands::default(),
-            lingering,
+            lingering: LingeringCloses::new(descriptors),
             panics: PanicState::default(),
             local_tcp: ProcNetTcp::default(),
             outcomes: VecDeque::new(),
@@ -146,7 +134,7 @@ impl Context {
             input: Vec::with_capacity(BUFFER),
             coalesced: Vec::with_capacity(BUFFER),
             pipe: Pipe::new().ok(),
-        }
+        })
     }
 
     /// After a panic: makes pipe and buffers anew, which may hold something of the failed
@@ -189,7 +177,12 @@ impl Context {
 
     /// Hands a connection whose last byte is written to the lingering close.
     pub fn close_lingering(&mut self, client: Stream, last: CloseNotice) {
-        if self.lingering.add(client, last, &self.poller, &mut self.buffer[..]) {
+        self.close_flushing(client, Backlog::default(), last);
+    }
+
+    /// Hands a connection with output that its client has not read to the lingering close.
+    pub fn close_flushing(&mut self, client: Stream, output: Backlog, last: CloseNotice) {
+        if self.lingering.add(client, output, last, &self.poller, &mut self.buffer[..]) {
             self.schedule(lingering_close::CHECK_INTERVAL, Timer::LingeringClose);
         }
     }
@@ -212,6 +205,23 @@ impl Context {
             self.log_flush_is_scheduled = true;
             self.schedule(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Timer::LogFlush);
         }
+    }
+
+    /// Flushes the log, and again later where lines are left.
+    pub fn flush_log(&mut self) {
+        self.log_flush_is_scheduled = false;
+        log::flush();
+        let took_some = self.audit.flush();
+        self.schedule_log_flush(took_some);
+    }
+
+    /// After a panic of the whole gateway: looks for work that was cut short, and waits for nothing
+    /// else.
+    pub fn recover_unattributed(&mut self) {
+        self.panics.count_unattributed(clock::now());
+        self.pause_accepting();
+        self.schedule(RETRY_DELAY, Timer::Reap);
+        self.schedule(RETRY_DELAY, Timer::Kill);
     }
 
     /// Emits an outcome: the loop handles it when the running part has finished.

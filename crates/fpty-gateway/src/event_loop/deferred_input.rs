@@ -62,7 +62,7 @@ impl Context {
         commands: &mut Commands,
     ) {
         let Context { coalesced, deferred_input, .. } = self;
-        let (fault_domain, bytes) = (chunk.fault_domain(), chunk.bytes());
+        let (fault_domain, bytes) = (chunk.fault_domain, chunk.bytes());
         let left = match fault_domain {
             _ if !deferred_input.has_budget() => {
                 let left = bytes.len();

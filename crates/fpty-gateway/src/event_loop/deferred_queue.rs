@@ -15,7 +15,8 @@ const TURN_BUDGET: usize = 64;
 /// Deferred bytes of one client.
 #[derive(Debug)]
 pub struct DeferredChunk {
-    fault_domain: FaultDomain,
+    /// The fault domain of the client.
+    pub fault_domain: FaultDomain,
     bytes: Vec<u8>,
     /// How many of them were delivered.
     heard: usize,
@@ -28,11 +29,6 @@ pub struct DeferredInput {
 }
 
 impl DeferredChunk {
-    /// The fault domain of the client.
-    pub fn fault_domain(&self) -> FaultDomain {
-        self.fault_domain
-    }
-
     /// The bytes that are not delivered.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.heard..]

@@ -3,35 +3,29 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `run.rs` | the loop, turn by turn; the end of the gateway |
-//! | `gateway_loop.rs` | the gateway process and its parts |
+//! | `gateway_loop.rs` | the gateway process: its parts, and the loop over events, timers and outcomes |
 //! | `assemble.rs` | the parts at the start, and sessions of the gateway before |
-//! | `dispatch.rs` | events and timers, each handed to its part |
-//! | `outcome.rs`, `handle_outcomes.rs` | outcomes that parts emit; how the loop handles them |
-//! | `open_session.rs` | connections on their way to a session; requests of peers |
+//! | `outcome.rs` | outcomes that parts emit, for the loop to handle |
 //! | `context.rs` | what every part is given: poller, timers, buffers, audit, limits |
+//! | `core.rs` | context, live sessions and processes together: what each transition takes |
 //! | `slab.rs` | slabs with generation keys; tokens of the poller |
 //! | `timers.rs` | timers, by the monotonic clock and by that which counts suspend |
 //! | `deferred_queue.rs`, `deferred_input.rs` | input that exceeds the budget of a turn |
 //! | `fault_domain.rs` | what a panic ends; references to sessions |
-//! | `panic_recovery.rs`, `loop_recovery.rs` | recovery from a panic: the rule; the parts |
+//! | `panic_recovery.rs` | recovery from a panic: the rule, and when the gateway gives up |
 //! | `fault_injection.rs` | panics on demand, for tests |
 //! | `tick_policy.rs` | the scheduler's tick is kept in quick exchanges |
 
 pub(crate) mod assemble;
 pub(crate) mod context;
+pub(crate) mod core;
 pub(crate) mod deferred_input;
 pub(crate) mod deferred_queue;
-pub(crate) mod dispatch;
 pub(crate) mod fault_domain;
 pub(crate) mod fault_injection;
 pub(crate) mod gateway_loop;
-pub(crate) mod handle_outcomes;
-pub(crate) mod loop_recovery;
-pub(crate) mod open_session;
 pub(crate) mod outcome;
 pub(crate) mod panic_recovery;
-pub(crate) mod run;
 pub(crate) mod slab;
 pub(crate) mod tick_policy;
 pub(crate) mod timers;

@@ -28,8 +28,8 @@ pub enum Outcome {
     RunTeardown,
     /// A late hello, after a silent start: its first packets stand in the buffer.
     LateHello(Box<LateHello>),
-    /// A program was executed.
-    Started(SessionRef),
+    /// The program of a session was executed.
+    Started(Key),
     /// A session was aborted before it started, and so was its recording.
     Aborted(SessionRef, Option<Rc<RecordingTap>>),
     /// A session is closed.
@@ -90,10 +90,10 @@ impl Outcome {
             Self::Settle(key)
             | Self::Supervise(key)
             | Self::DropClient(key)
+            | Self::Started(key)
             | Self::Unpollable(key) => FaultDomain::Session(*key),
             Self::SettleCommand(key) => FaultDomain::Command(*key),
-            Self::ResumeInput(rest) => rest.fault_domain(),
-            Self::Started(session_ref) => FaultDomain::from(*session_ref),
+            Self::ResumeInput(rest) => rest.fault_domain,
             // Nobody finds them any more.
             Self::RunTeardown | Self::LateHello(_) | Self::Aborted(..) | Self::Closed(_) => {
                 FaultDomain::Nobody

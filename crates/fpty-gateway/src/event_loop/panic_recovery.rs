@@ -9,15 +9,11 @@
 //! ends, and the server starts another one: sessions that were handed over or detached live
 //! on.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::fault_domain::FaultDomain;
 use super::slab::Key;
-use crate::log::log;
 use fpty::error::Error;
-use fpty::text::panic_message;
 
 /// The text for the client.
 pub const INTERNAL_ERROR: &str = "internal error in the router: see the server's log";
@@ -70,49 +66,6 @@ impl PanicState {
             true => Err(Error::new("internal errors that it cannot recover from, see above")),
             false => Ok(()),
         }
-    }
-}
-
-/// Recovery of a loop from panics.
-pub trait PanicRecovery {
-    /// What is known of panics.
-    fn panics(&mut self) -> &mut PanicState;
-    /// Ends a fault domain.
-    fn end_fault_domain(&mut self, fault_domain: FaultDomain);
-    /// Discards a fault domain as it is, where its end panics.
-    fn discard_fault_domain(&mut self, fault_domain: FaultDomain);
-    /// Gives back what has no owner.
-    fn clean_up(&mut self);
-}
-
-/// Runs something in a fault domain, which ends if it panics.
-pub fn guarded<T: PanicRecovery>(it: &mut T, fault_domain: FaultDomain, body: impl FnOnce(&mut T)) {
-    let before = it.panics().in_progress.take();
-    let outcome = catch_unwind(AssertUnwindSafe(|| body(it)));
-    let in_progress = std::mem::replace(&mut it.panics().in_progress, before);
-    if let Err(payload) = outcome {
-        recover(it, fault_domain, in_progress, &*payload);
-    }
-}
-
-#[cold]
-fn recover<T: PanicRecovery>(
-    it: &mut T,
-    fault_domain: FaultDomain,
-    in_progress: Option<FaultDomain>,
-    payload: &(dyn Any + Send),
-) {
-    log(&format!("forkptyrouter: internal error: {}", panic_message(payload)));
-    for fault_domain in [Some(fault_domain), in_progress].into_iter().flatten() {
-        if catch_unwind(AssertUnwindSafe(|| it.end_fault_domain(fault_domain))).is_err() {
-            log("forkptyrouter: internal error: what it was about is dropped as it is");
-            if catch_unwind(AssertUnwindSafe(|| it.discard_fault_domain(fault_domain))).is_err() {
-                it.panics().set_fatal();
-            }
-        }
-    }
-    if catch_unwind(AssertUnwindSafe(|| it.clean_up())).is_err() {
-        it.panics().set_fatal();
     }
 }
 

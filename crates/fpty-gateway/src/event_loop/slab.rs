@@ -177,6 +177,11 @@ impl<T> Slab<T> {
         })
     }
 
+    /// All values, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_deref_mut())
+    }
+
     /// The value of a key, to look at.
     pub fn get(&self, key: Key) -> Option<&T> {
         let slot = self.slots.get(key.index as usize)?;
@@ -194,9 +199,7 @@ impl<T> Slab<T> {
 
     /// Whether the value of a key is still there.
     pub fn has(&self, key: Key) -> bool {
-        self.slots
-            .get(key.index as usize)
-            .is_some_and(|slot| slot.generation == key.generation && slot.value.is_some())
+        self.get(key).is_some()
     }
 
     /// Takes the value of a key out; the key is then no longer valid.

@@ -96,13 +96,6 @@ pub enum TerminalTimer {
     Offer,
 }
 
-impl Timer {
-    /// Whether it is the end of a grace: during suspend a program cannot end by itself.
-    fn is_grace(self) -> bool {
-        matches!(self, Timer::HangUpGrace(_) | Timer::TtyHoldersGrace | Timer::OrphanGrace)
-    }
-}
-
 /// Deadlines by one clock, the earliest first.
 type Deadlines<Time> = BinaryHeap<Reverse<(Time, Timer)>>;
 
@@ -130,7 +123,10 @@ impl Timers {
         // Without an alarm it comes, and late where the machine sleeps.
         // An alarm knows nothing of time that a test has moved.
         let is_near = wait <= NEAR || clock::is_movable();
-        if is_near || timer.is_grace() || !self.make_alarm(poller) {
+        // During suspend a program cannot end by itself.
+        let is_grace =
+            matches!(timer, Timer::HangUpGrace(_) | Timer::TtyHoldersGrace | Timer::OrphanGrace);
+        if is_near || is_grace || !self.make_alarm(poller) {
             return self.near.push(Reverse((clock::now() + wait, timer)));
         }
         let at = BootInstant::now() + wait;

@@ -31,11 +31,16 @@ impl LiveSession {
     /// Whether the session's terminal may be handed over. This is the one place that decides,
     /// whatever brought the session here, and every offer asks it: bytes that go past the gateway
     /// cannot be recorded.
-    fn may_be_handed_over(&self, cx: &Context) -> bool {
-        cx.listeners.rules(self.listener).is_some_and(allows_handover)
+    pub fn may_be_handed_over(&self, cx: &Context) -> bool {
+        // The idle time of a handed-over terminal is known in steps of seconds.
+        let allows = |rules: &Rules| {
+            rules.handover && rules.timeout.is_none_or(|timeout| timeout >= IDLE_RESOLUTION)
+        };
+        cx.listeners.rules(self.listener).is_some_and(allows)
             && self.transport == Transport::Unix
             && self.session.accepts_handover()
-            && !self.io.is_recorded()
+            // A recording that failed stays with its session.
+            && self.io.recording().is_none()
     }
 
     /// Offers the session's terminal to its client or, where it may not be handed over, the
@@ -51,30 +56,25 @@ impl LiveSession {
             }
             return;
         }
-        if !may {
-            self.session.set_relay_only();
+        // Only the scrollback is offered.
+        if let Some(detach_state) = self.session.detach_state_mut().filter(|_| !may) {
+            detach_state.relay_only = true;
         }
-        let (mut names, mut descriptors) = (Vec::new(), Vec::new());
         let detach_state = self.session.detach_state();
         let relay_only = !may || detach_state.is_some_and(|detach_state| detach_state.relay_only);
         if relay_only && detach_state.is_none() {
             return;
         }
         let pidfd = program.pidfd().filter(|_| !relay_only);
-        if !relay_only {
-            names.push(OFFER_MASTER);
-            descriptors.push(self.io.master.as_fd());
-        }
-        if let Some(pidfd) = &pidfd {
-            names.push(OFFER_PIDFD);
-            descriptors.push(pidfd.as_fd());
-        }
         // Whoever reads the terminal writes the scrollback.
-        if let Some(ring) = detach_state.and_then(|detach_state| detach_state.remains.shared_file())
-        {
-            names.push(OFFER_RING);
-            descriptors.push(ring);
-        }
+        let ring = detach_state.and_then(|detach_state| detach_state.remains.shared_file());
+        let parts = [
+            (OFFER_MASTER, Some(self.io.master.as_fd()).filter(|_| !relay_only)),
+            (OFFER_PIDFD, pidfd.as_ref().map(AsFd::as_fd)),
+            (OFFER_RING, ring),
+        ];
+        let offered = parts.into_iter().filter_map(|(name, offered)| Some((name, offered?)));
+        let (names, descriptors): (Vec<_>, Vec<_>) = offered.unzip();
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);
         if self.transport == Transport::Tcp {
@@ -106,11 +106,6 @@ impl Sessions {
         }
     }
 
-    /// Whether the session's terminal may be handed over, see [`LiveSession::may_be_handed_over`].
-    pub fn may_be_handed_over(&self, cx: &Context, key: Key) -> bool {
-        self.get(key).is_some_and(|live| live.may_be_handed_over(cx))
-    }
-
     /// Sends GO where it is pending: from here on the terminal is the client's.
     pub fn send_go(&mut self, key: Key) {
         if let Some(live) = self.get_mut(key) {
@@ -119,10 +114,4 @@ impl Sessions {
             }
         }
     }
-}
-
-/// Whether the rules of a socket allow the hand-over.
-fn allows_handover(rules: &Rules) -> bool {
-    // The idle time of a handed-over terminal is known in steps of seconds.
-    rules.handover && rules.timeout.is_none_or(|timeout| timeout >= IDLE_RESOLUTION)
 }

@@ -83,9 +83,9 @@ impl Context {
     pub fn started(&mut self, session: SessionRef) {
         if let SessionRef::Session(key) = session {
             self.panics.begin(key);
+            self.push_outcome(Outcome::Started(key));
         }
         self.tell(&Event::Started(session));
-        self.push_outcome(Outcome::Started(session));
     }
 
     /// A viewer has joined a session. The slot is to be given back with [`Context::viewer_left`].

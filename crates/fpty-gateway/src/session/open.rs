@@ -11,9 +11,11 @@ use super::relay::{LiveSession, SessionAction, SessionIo, Sessions};
 use super::state::Session;
 use super::timeouts::TimeLimited;
 use crate::connection::client_hello::ClientHello;
+use crate::connection::handshake::ClientRequest;
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::{AcceptError, Connection};
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
@@ -113,14 +115,18 @@ impl Context {
         Accepted::Nobody
     }
 
-    /// Acquires the permit of a session, which counts over all gateways.
-    pub fn with_session_permit(&mut self, connection: Connection) -> Connection {
-        let Some(rules) = self.listeners.rules(connection.listener) else {
-            return connection;
+    /// Acquires the permit of a new session, which counts over all gateways, and notes the command
+    /// that the client has requested.
+    pub fn admit_session(&mut self, client_request: ClientRequest) -> ClientRequest {
+        let Connection { permit, origin, listener, .. } = client_request.connection;
+        let permit = match self.listeners.rules(listener) {
+            Some(rules) => permit.and_then(|permit| self.limits.acquire_session(rules, permit)),
+            None => permit,
         };
-        let permit =
-            connection.permit.and_then(|permit| self.limits.acquire_session(rules, permit));
-        Connection { permit, ..connection }
+        let shown = || client_request.hello.request.shown();
+        let origin = self.audit.with_command(origin, shown);
+        let connection = Connection { permit, origin, ..client_request.connection };
+        ClientRequest { connection, ..client_request }
     }
 
     /// Rejects a connection that may hold a permit.
@@ -167,6 +173,14 @@ impl Context {
         let environment = rules.environment_of(&hello.variables);
         let session = Session::from_hello(hello, size);
         Ok(SessionPlan { session, program, size, environment, shown })
+    }
+
+    /// The plan of a session of raw mode; `None`: the listener is gone.
+    pub fn plan_raw(&self, listener: u16) -> Option<SessionPlan> {
+        let place = self.listeners.get(listener)?;
+        let (size, program) = (place.rules.size, Arc::clone(&place.program));
+        let (environment, shown) = (Vec::new(), None);
+        Some(SessionPlan { session: Session::raw(size), program, size, environment, shown })
     }
 
     /// Schedules the release of memory that slow spawns needed.
@@ -230,6 +244,16 @@ impl Context {
 }
 
 impl LiveSession {
+    /// Feeds a new session the input that came with the request, and what stands in the buffer.
+    pub fn feed_early_input(&mut self, cx: &mut Context, key: Key, hello: &ClientHello) {
+        let Self { session, io, .. } = self;
+        session.early_input(&hello.input, io);
+        if !cx.input.is_empty() {
+            fault_injection::strike("input", || &cx.input);
+            cx.deliver_input(key, session, io);
+        }
+    }
+
     /// Checks whether the program has been executed. Until then the terminal is not read: it echoes
     /// what the client typed, and a rejected client is to read one line alone.
     pub fn check_started(&mut self, cx: &mut Context, key: Key) -> SessionAction {
@@ -245,15 +269,10 @@ impl LiveSession {
     }
 }
 
-impl Sessions {
+impl Core {
     /// Opens a terminal with the program on it, or rejects the client.
-    pub fn open_terminal(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        connection: Connection,
-        plan: SessionPlan,
-    ) -> Option<Key> {
+    pub fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
+        let Self { cx, sessions, processes } = self;
         let SessionPlan { session, program, size, environment, shown } = plan;
         let started = cx
             .check_limits(&connection)
@@ -266,7 +285,7 @@ impl Sessions {
             }
         };
         let Connection { client, transport, listener, permit, origin } = connection;
-        let key = self.insert(LiveSession::new(
+        let key = sessions.insert(LiveSession::new(
             session,
             SessionIo::new(client, master, Some(ProcessHandle::child(pid))),
             transport,
@@ -275,7 +294,7 @@ impl Sessions {
         cx.panics.in_progress = Some(FaultDomain::PendingSession(key));
         fault_injection::point("inserted");
         processes.assign(pid, key);
-        let live = self.get_mut(key)?;
+        let live = sessions.get_mut(key)?;
         live.set_pending(cx, key, permit.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
@@ -284,30 +303,19 @@ impl Sessions {
         Some(key)
     }
 
-    /// Feeds a new session the input that came with the request, and what stands in the buffer.
-    pub fn feed_early_input(
-        &mut self,
-        cx: &mut Context,
-        key: Key,
-        hello: &ClientHello,
-        ended: bool,
-    ) {
-        let Some(LiveSession { session, io, .. }) = self.get_mut(key) else {
-            return;
-        };
-        session.early_input(&hello.input, io);
-        if !cx.input.is_empty() {
-            fault_injection::strike("input", || &cx.input);
-            cx.deliver_input(key, session, io);
-        }
-        if ended {
-            session.client_half_closed();
-        }
-        if let Some(line) = hello.variables.truncation_notice() {
-            session.notice(&line, io);
+    /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
+    pub fn reject(&mut self, key: Key, why: &Rejection) {
+        let Self { cx, sessions, processes } = self;
+        if let Some(mut live) = sessions.remove(key) {
+            let origin = live.abort(cx, key);
+            let extended = live.session.is_extended();
+            let client = processes.release(cx, key, *live);
+            cx.reject_client(client, origin, extended, why);
         }
     }
+}
 
+impl Sessions {
     /// Registers both ends of a new session with the poller.
     ///
     /// # Errors
@@ -337,22 +345,6 @@ impl Sessions {
         }
         live.start_timers(cx, key, Duration::ZERO);
         Ok(())
-    }
-
-    /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
-    pub fn reject(
-        &mut self,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-        why: &Rejection,
-    ) {
-        if let Some(mut live) = self.remove(key) {
-            let origin = live.abort(cx, key);
-            let extended = live.session.is_extended();
-            let client = processes.release(cx, key, *live);
-            cx.reject_client(client, origin, extended, why);
-        }
     }
 }
 

@@ -122,18 +122,6 @@ impl SessionIo {
     }
 }
 
-impl LiveSession {
-    /// Whether reading the terminal has to wait: the recorder may have no room for what comes.
-    fn must_throttle(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.throttles())
-    }
-
-    /// Whether the terminal was not read for lack of room in the recorder.
-    fn is_throttled(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.is_throttled.get())
-    }
-}
-
 impl SessionEffects for SessionIo {
     fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = self.master.write(bytes);
@@ -184,8 +172,6 @@ pub enum ClientEvent {
     FirstBytes,
     /// The input ended before the first bytes were known.
     FirstEof,
-    /// There is no such session.
-    NoSession,
 }
 
 /// What a session needs from the parts above it.
@@ -233,7 +219,7 @@ impl Sessions {
     /// Handles an event of the client's connection: input, room for output, hang-up.
     pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> ClientEvent {
         let Some(live) = self.get_mut(key) else {
-            return ClientEvent::NoSession;
+            return ClientEvent::Settle;
         };
         let LiveSession { session, io, last_input, .. } = live;
         let _armed = io.master.arm();
@@ -282,7 +268,9 @@ impl Sessions {
             live.session.terminal_writable(&mut live.io);
         }
         if ready.read || ready.hang_up {
-            if live.session.terminal_interest().read && !live.must_throttle() {
+            // The recorder may have no room for what comes.
+            let must_wait = live.io.recording().is_some_and(|recording| recording.throttles());
+            if live.session.terminal_interest().read && !must_wait {
                 // On several processors the stream's client can take one read meanwhile. The poll
                 // comes first all the same: without it an echo beside a stream took a third longer.
                 let wait = |poller: &Poller| {
@@ -347,7 +335,7 @@ impl LiveSession {
             return SessionAction::SlaveClosed;
         }
         let mut wanted = self.session.terminal_interest();
-        wanted.read &= !self.is_throttled();
+        wanted.read &= !self.io.recording().is_some_and(|recording| recording.is_throttled.get());
         let is_ours = !self.session.is_handed_over() && self.started_poll == 0;
         if self.terminal_interest != Some(wanted) && is_ours {
             self.register_terminal(key, wanted, &cx.poller);

@@ -18,20 +18,6 @@ impl RequestedCommands {
         }
     }
 
-    /// Moves the command when the session is detached or attached, and so gets another key.
-    fn transfer(&mut self, from: SessionRef, to: SessionRef) {
-        if let Some(command) = self.0.remove(&from) {
-            self.0.insert(to, command);
-        }
-    }
-
-    /// Drops the command of a session that is over.
-    fn forget(&mut self, session_ref: SessionRef) {
-        if !self.0.is_empty() {
-            self.0.remove(&session_ref);
-        }
-    }
-
     /// The command that a session has requested.
     pub fn command(&self, session_ref: SessionRef) -> Option<&str> {
         self.0.get(&session_ref).map(|command| &**command)
@@ -46,10 +32,15 @@ impl RequestedCommands {
 impl Observer for RequestedCommands {
     fn on_event(&mut self, event: &Event<'_>, _: Option<&SessionInfo>) {
         match *event {
+            // The session gets another key.
             Event::Attached { from, to, .. } | Event::Detached { from, to, .. } => {
-                self.transfer(from, to);
+                let command = self.0.remove(&from);
+                self.0.extend(command.map(|command| (to, command)));
             }
-            Event::Closed { session, .. } | Event::Aborted(session) => self.forget(session),
+            // Most often there are none, and nothing is to be hashed.
+            Event::Closed { session, .. } | Event::Aborted(session) if !self.0.is_empty() => {
+                self.0.remove(&session);
+            }
             _ => {}
         }
     }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::relay::{LiveSession, SessionAction, Sessions};
 use crate::connection::lingering_close::CloseNotice;
 use crate::event_loop::context::Context;
+use crate::event_loop::core::Core;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::panic_recovery::INTERNAL_ERROR;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
+use crate::observe::audit::{RejectReason, Rejection};
 use crate::process::process_table::ProcessTable;
 use crate::process::supervisor;
 use fpty::proto::{EndKind, SessionEnd};
@@ -47,17 +49,10 @@ impl TeardownQueue {
         let program = |live: &LiveSession| live.io.program.as_ref().map(ProcessHandle::pid);
         self.waiting.iter().filter_map(move |(_, live)| program(live))
     }
-}
 
-impl TeardownQueue {
     /// Tears a session down whose client is lost, now or in its turn.
-    pub fn teardown(
-        &mut self,
-        sessions: &mut Sessions,
-        cx: &mut Context,
-        processes: &mut ProcessTable,
-        key: Key,
-    ) {
+    pub fn teardown(&mut self, core: &mut Core, key: Key) {
+        let Core { cx, sessions, processes } = core;
         // Over TCP the kernel was asked: the client has not said it.
         if let Some(live) = sessions.get_mut(key) {
             live.session.client_disconnected();
@@ -136,9 +131,26 @@ impl Sessions {
         cx.push_outcome(Outcome::Settle(key));
     }
 
+    /// Notifies clients that the gateway ends, as far as their connections take it at once. A
+    /// handed-over terminal has the supervisor, which does that, and a client that can attach again
+    /// reads no more than after a gateway that is killed.
+    pub fn stop(&mut self, why: EndKind, line: &str) {
+        let is_held = supervisor::supervisor_link::is_running();
+        for LiveSession { session, io, .. } in self.values_mut() {
+            let comes_back = why == EndKind::Lost && session.detach_state().is_some();
+            let is_ours = !is_held || !(comes_back || session.is_handed_over());
+            if is_ours && session.termination().is_none() {
+                session.terminate(why, line, io);
+            }
+        }
+    }
+}
+
+impl Core {
     /// Closes a session whose client has all output.
-    pub fn close(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
-        if let Some(live) = self.end(cx, key) {
+    pub fn close(&mut self, key: Key) {
+        let Self { cx, sessions, processes } = self;
+        if let Some(live) = sessions.end(cx, key) {
             let last = match live.session.is_extended() {
                 true => CloseNotice::Packet { is_answered: false },
                 false => {
@@ -155,38 +167,16 @@ impl Sessions {
 
     /// Hangs a session up: its client is gone, or is dropped. A program that still runs gets
     /// SIGHUP, with its foreground job.
-    pub fn hang_up(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
-        if let Some(live) = self.end(cx, key) {
-            processes.release(cx, key, *live);
+    pub fn hang_up(&mut self, key: Key) {
+        if let Some(live) = self.sessions.end(&mut self.cx, key) {
+            self.processes.release(&mut self.cx, key, *live);
         }
     }
 
-    /// Notifies clients that the gateway ends, as far as their connections take it at once. A
-    /// handed-over terminal has the supervisor, which does that, and a client that can attach again
-    /// reads no more than after a gateway that is killed.
-    pub fn stop(&mut self, why: EndKind, line: &str) {
-        let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
-        let is_held = supervisor::supervisor_link::is_running();
-        for key in keys {
-            let is_ours = |live: &&mut LiveSession| {
-                let session = &live.session;
-                let comes_back = why == EndKind::Lost && session.detach_state().is_some();
-                !is_held || !(comes_back || session.is_handed_over())
-            };
-            if let Some(live) = self.get_mut(key).filter(is_ours) {
-                if live.session.termination().is_none() {
-                    live.session.terminate(why, line, &mut live.io);
-                }
-            }
-        }
-    }
-}
-
-impl Sessions {
     /// Ends a session that a panic was about.
-    pub fn end_panicked(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
-        self.forget_reaped(processes, key);
-        let Some(live) = self.get_mut(key) else {
+    pub fn end_panicked(&mut self, key: Key) {
+        self.forget_reaped(key);
+        let Some(live) = self.sessions.get_mut(key) else {
             return;
         };
         // In the midst of pending output the text would be misread.
@@ -194,16 +184,22 @@ impl Sessions {
             let line = format!("session ended: {INTERNAL_ERROR}");
             live.session.terminate(EndKind::Lost, &line, &mut live.io);
         }
-        self.close(cx, processes, key);
+        self.close(key);
+    }
+
+    /// Rejects a pending session that a panic was about.
+    pub fn reject_panicked(&mut self, key: Key) {
+        self.forget_reaped(key);
+        self.reject(key, &Rejection::because(RejectReason::Resources, INTERNAL_ERROR));
     }
 
     /// Forgets a program that was reaped: its number may be another process's.
-    pub fn forget_reaped(&mut self, processes: &ProcessTable, key: Key) {
-        let Some(live) = self.get_mut(key) else {
-            return;
-        };
-        let is_there =
-            |program: &ProcessHandle| !program.is_child() || processes.has(program.pid());
-        live.io.program = live.io.program.take().filter(is_there);
+    fn forget_reaped(&mut self, key: Key) {
+        let Self { sessions, processes, .. } = self;
+        if let Some(live) = sessions.get_mut(key) {
+            let is_there =
+                |program: &ProcessHandle| !program.is_child() || processes.has(program.pid());
+            live.io.program = live.io.program.take().filter(is_there);
+        }
     }
 }

@@ -1,49 +1,45 @@
 //! Transitions of sessions: open, attach, detach, restore, close. A transition has all parts at
 //! hand that take part in it, and no other.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::open::SessionPlan;
-use super::relay::{LiveSession, SessionAction, Sessions};
+use super::open::{SessionPlan, exec_error};
+use super::relay::SessionAction;
 use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
+use crate::command::commands::Commands;
 use crate::connection::handshake::ClientRequest;
 use crate::connection::listeners::Connection;
-use crate::detach::no_detach;
-use crate::detach::restore::{Restored, UNPOLLABLE};
+use crate::detach::restore::UNPOLLABLE;
 use crate::detach::viewers::end_for_viewers;
-use crate::detach::{self, AttachResult, DetachCause, DetachPlan, DetachRegistry};
-use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
+use crate::detach::{self, DetachCause, DetachRegistry};
+use crate::event_loop::core::Core;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Closed;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
+use crate::host::host;
 use crate::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
-use crate::process::hang_up::MasterCopies;
-use crate::process::process_table::ProcessTable;
+use crate::process::shared_memory;
 use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord};
 use fpty::exit_status::session_end;
-use fpty::proto::{EndKind, SessionEnd, variables};
+use fpty::proto::{EndKind, variables};
 use fpty::sys::child::{Exit, Pid};
-
-/// Log line of a session that the supervisor has no room for.
-const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 /// Age at which a terminal is offered to its client: a short session ends without that effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
 
 /// The parts of the gateway that take part in a session's transitions.
 pub struct Transitions<'a> {
-    /// The context of the event loop.
-    pub cx: &'a mut Context,
-    /// Live sessions: those with a client.
-    pub sessions: &'a mut Sessions,
-    /// Processes of the gateway.
-    pub processes: &'a mut ProcessTable,
+    /// The context of the event loop, the live sessions, and the processes.
+    pub core: &'a mut Core,
+    /// Commands without a terminal.
+    pub commands: &'a mut Commands,
     /// Sessions that wait for their teardown.
     pub teardowns: &'a mut TeardownQueue,
     /// Detachable sessions; `None`: no session can outlive the gateway.
@@ -53,59 +49,85 @@ pub struct Transitions<'a> {
 }
 
 impl Transitions<'_> {
+    /// Opens a session, or a command, for a client that has not come back to an old one.
     pub fn open(&mut self, client_request: ClientRequest) {
+        let client_request = self.core.cx.admit_session(client_request);
+        if !client_request.hello.wants_terminal() {
+            let recorder = self.recorder.as_deref();
+            let listener = client_request.connection.listener;
+            return match recorder.and_then(|it| it.command_rejection_reason(listener)) {
+                Some(why) => self.core.cx.reject(client_request.connection, true, why),
+                None => {
+                    self.commands.start(&mut self.core.cx, &mut self.core.processes, client_request)
+                }
+            };
+        }
         let ClientRequest { connection, mut hello, ended, name, .. } = client_request;
-        let plan = match self.cx.plan(connection.listener, &mut hello) {
+        let plan = match self.core.cx.plan(connection.listener, &mut hello) {
             Ok(plan) => plan,
-            Err(why) => return self.cx.reject(connection, hello.extended, why),
+            Err(why) => return self.core.cx.reject(connection, hello.extended, why),
         };
         let registry = self.registry.as_ref();
         let registration = registry.map_or(Ok(None), |registry| {
-            registry.plan_registration(self.cx, &connection, &hello, name)
+            registry.plan_registration(&self.core.cx, &connection, &hello, name)
         });
         let registration = match registration {
             Ok(registration) => registration,
-            Err(why) => return self.cx.reject(connection, hello.extended, why),
+            Err(why) => return self.core.cx.reject(connection, hello.extended, why),
         };
         let size = plan.size;
         let Some(key) = self.open_terminal(connection, plan) else {
             return;
         };
-        self.sessions.feed_early_input(self.cx, key, &hello, ended);
-        let Some(LiveSession { session, io, .. }) = self.sessions.get_mut(key) else {
+        let Some(live) = self.core.sessions.get_mut(key) else {
             return;
         };
+        live.feed_early_input(&mut self.core.cx, key, &hello);
+        if ended {
+            live.session.client_half_closed();
+        }
+        if let Some(line) = hello.variables.truncation_notice() {
+            live.session.notice(&line, &mut live.io);
+        }
         let is_named = hello.variables.get(variables::SESSION_NAME).is_some();
         if is_named && registration.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
-            session.notice(line, io);
+            live.session.notice(line, &mut live.io);
         }
         fault_injection::point("opened");
-        let hands_over = self.sessions.may_be_handed_over(self.cx, key);
-        let Self { registry, cx, sessions, processes, .. } = &mut *self;
+        let hands_over = live.may_be_handed_over(&self.core.cx);
+        let Self { registry, core, .. } = &mut *self;
         let kept = registration.zip(registry.as_mut()).map(|(registration, registry)| {
-            registry.register(cx, sessions, processes, key, registration, size, !hands_over)
+            registry.register(core, key, registration, size, !hands_over)
         });
         let is_kept = kept.unwrap_or(false);
         fault_injection::point("kept");
         if is_kept || hands_over {
-            self.cx.schedule(OFFER_AFTER, Timer::Terminal(key, TerminalTimer::Offer));
+            self.core.cx.schedule(OFFER_AFTER, Timer::Terminal(key, TerminalTimer::Offer));
         }
         self.settle(key);
     }
 
+    /// Opens a session of raw mode.
+    pub fn open_raw(&mut self, connection: Connection) {
+        if let Some(plan) = self.core.cx.plan_raw(connection.listener) {
+            self.open_terminal(connection, plan);
+        }
+    }
+
     /// Opens a terminal with the program on it, or rejects the client.
-    pub fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
+    fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
         let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
-        if let Some(why) = recorder.and_then(|it| it.rejection_reason(self.cx, connection.listener))
+        if let Some(why) =
+            recorder.and_then(|it| it.rejection_reason(&mut self.core.cx, connection.listener))
         {
-            self.cx.reject(connection, plan.session.is_extended(), why);
+            self.core.cx.reject(connection, plan.session.is_extended(), why);
             return None;
         }
-        let key = self.sessions.open_terminal(self.cx, self.processes, connection, plan)?;
-        self.with_recorder(|it, cx, sessions| it.prepare(cx, sessions, key, size));
-        if let Err(why) = self.sessions.register(self.cx, key) {
-            self.sessions.reject(self.cx, self.processes, key, &why);
+        let key = self.core.open_terminal(connection, plan)?;
+        self.with_recorder(|it, core| it.prepare(&mut core.cx, &mut core.sessions, key, size));
+        if let Err(why) = self.core.sessions.register(&mut self.core.cx, key) {
+            self.core.reject(key, &why);
             return None;
         }
         Some(key)
@@ -113,7 +135,7 @@ impl Transitions<'_> {
 
     /// Settles a session after an event.
     pub fn settle(&mut self, key: Key) {
-        let next = self.sessions.settle(self.cx, key);
+        let next = self.core.sessions.settle(&mut self.core.cx, key);
         self.apply(key, next);
     }
 
@@ -122,88 +144,110 @@ impl Transitions<'_> {
         match next {
             SessionAction::Wait => {}
             SessionAction::TerminalBlocked => {
-                self.sessions.terminate_blocked(self.cx, key);
+                self.core.sessions.terminate_blocked(&mut self.core.cx, key);
                 self.close(key);
             }
-            SessionAction::AwaitHello => self.sessions.linger(self.cx, key),
+            SessionAction::AwaitHello => self.core.sessions.linger(&mut self.core.cx, key),
             SessionAction::Close => self.close(key),
             SessionAction::HangUp => self.hang_up(key),
             SessionAction::Teardown => {
                 if !self.try_detach(key, DetachCause::Lost) {
                     self.dismiss_viewers(key);
-                    self.teardowns.teardown(self.sessions, self.cx, self.processes, key);
+                    self.teardowns.teardown(self.core, key);
                 }
             }
             SessionAction::Detach => self.detach_or_hang_up(key, DetachCause::Requested),
             SessionAction::LateHello => {
-                if let Some(late) = self.sessions.take_for_late_hello(self.cx, self.processes, key)
-                {
-                    self.cx.push_outcome(Outcome::LateHello(Box::new(late)));
+                if let Some(late) = self.core.sessions.take_for_late_hello(
+                    &mut self.core.cx,
+                    &mut self.core.processes,
+                    key,
+                ) {
+                    self.core.cx.push_outcome(Outcome::LateHello(Box::new(late)));
                 }
             }
             SessionAction::HandedOver => self.handed_over(key),
-            SessionAction::SlaveClosed => {
-                self.sessions.watch_slave_reopen(self.cx, self.processes, key)
-            }
+            SessionAction::SlaveClosed => self.core.sessions.watch_slave_reopen(
+                &mut self.core.cx,
+                &mut self.core.processes,
+                key,
+            ),
         }
     }
 
     /// Hands the terminal over for good: from here on the supervisor sees to the session where the
     /// gateway is killed.
     pub fn handed_over(&mut self, key: Key) {
-        let Self { registry, cx, sessions, processes, .. } = &mut *self;
-        let can_leave = registry
-            .as_mut()
-            .is_some_and(|registry| registry.hand_over_detachable(cx, sessions, processes, key));
+        let registry = self.registry.as_mut();
+        let can_leave =
+            registry.is_some_and(|registry| registry.hand_over_detachable(self.core, key));
         if !can_leave {
-            self.sessions.send_go(key);
+            self.core.sessions.send_go(key);
             self.supervise(key);
         }
     }
 
-    /// The program of a session was reaped; `failure`: it was not executed.
-    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<SessionEnd>) {
-        match failure {
-            Some(why) => {
-                if let Some(live) = self.sessions.get_mut(key) {
-                    live.io.program = None;
-                }
-                self.sessions.reject(self.cx, self.processes, key, &why.into());
-            }
-            None => {
-                self.sessions.exited(self.cx, key, exit);
-                self.announce_exit(key, session_end(exit));
-            }
-        }
+    /// What a program was the program of.
+    pub fn session_of_program(&self, program: Pid, session: Option<Key>) -> Option<SessionRef> {
+        let session = session.filter(|key| self.core.sessions.has(*key)).map(SessionRef::Session);
+        let command = || self.commands.by_program(program).map(SessionRef::Command);
+        let registry = || self.registry.as_ref()?.by_program(program).map(SessionRef::Detached);
+        session.or_else(command).or_else(registry)
     }
 
-    /// Announces the program's end to viewers and to the client.
-    pub fn announce_exit(&mut self, key: Key, ended: SessionEnd) {
-        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
-        self.sessions.program_ended(self.cx, key, ended);
+    /// A program was reaped, which was the `session`'s where it is that of a session with a client.
+    pub fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
+        fault_injection::point("reaped");
+        let failure = self.core.cx.spawner.failure(program);
+        let failure = failure.map(|(program, errno)| exec_error(&program, errno));
+        match self.session_of_program(program, session) {
+            Some(SessionRef::Session(key)) => match failure {
+                Some(why) => {
+                    if let Some(live) = self.core.sessions.get_mut(key) {
+                        live.io.program = None;
+                    }
+                    self.core.reject(key, &why.into());
+                }
+                None => {
+                    self.core.sessions.exited(&mut self.core.cx, key, exit);
+                    let ended = session_end(exit);
+                    self.with_registry(|registry, core| {
+                        registry.tell_viewers(&mut core.cx, key, &ended)
+                    });
+                    self.core.sessions.program_ended(&mut self.core.cx, key, ended);
+                }
+            },
+            Some(SessionRef::Detached(entry)) => {
+                let (exit, ended) = (Some(exit), session_end(exit));
+                self.with_registry(|registry, core| {
+                    registry.detached_exited(core, entry, exit, ended);
+                });
+            }
+            Some(SessionRef::Command(key)) => {
+                self.commands.program_ended(&mut self.core.cx, key, exit, failure);
+            }
+            // Its client has left.
+            None => {}
+        }
     }
 
     /// Announces the end of a session to viewers, who may have read the program's end already.
     fn dismiss_viewers(&mut self, key: Key) {
-        let termination = self.sessions.get(key).and_then(|live| live.session.termination());
+        let termination = self.core.sessions.get(key).and_then(|live| live.session.termination());
         let ended = end_for_viewers(termination.map_or(EndReason::Hangup, EndReason::of));
-        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
+        self.with_registry(|registry, core| registry.tell_viewers(&mut core.cx, key, &ended));
     }
 
     /// Tells the observers that were not told at once that a session is closed.
     pub fn closed(&mut self, closed: Closed) {
         let Closed { session_ref, why, exit, last, recording, was_supervised } = closed;
         match self.recorder.as_deref_mut() {
-            Some(recorder) => recorder.end(self.cx, recording, exit, last),
-            None => self.cx.audit.write_end(last.as_deref(), None),
+            Some(recorder) => recorder.end(&mut self.core.cx, recording, exit, last),
+            None => self.core.cx.audit.write_end(last.as_deref(), None),
         }
         if let SessionRef::Session(key) = session_ref {
-            self.with_registry(|registry, cx, _, _| {
-                registry.write_end_line(cx, key, why, exit);
-                if was_supervised {
-                    registry.no_longer_supervised(cx, key);
-                }
-                registry.forget_session(cx, key);
+            self.with_registry(|registry, core| {
+                registry.session_closed(&mut core.cx, key, (why, exit), was_supervised);
             });
         }
     }
@@ -211,154 +255,75 @@ impl Transitions<'_> {
     /// Tells the observers that a pending session and its recording are dropped.
     pub fn aborted(&mut self, session_ref: SessionRef, recording: Option<&RecordingTap>) {
         if let Some(recording) = recording {
-            self.with_recorder(|it, _, _| it.forget(recording));
+            self.with_recorder(|it, _| it.forget(recording));
         }
         if let SessionRef::Session(key) = session_ref {
-            self.with_registry(|registry, cx, _, _| registry.forget_session(cx, key));
+            self.with_registry(|registry, core| registry.forget_session(&mut core.cx, key));
         }
     }
 
     /// Ends a session at the operator's wish.
-    pub fn end_by_operator(&mut self, key: Key) {
-        if let Some(live) = self.sessions.get_mut(key) {
-            live.terminate_with(self.cx, key, EndKind::Operator, ENDED_BY_OPERATOR);
-            self.settle(key);
-        }
-    }
-
-    pub fn supervise(&mut self, key: Key) {
-        let listener = self.sessions.get(key).map(|live| live.listener);
-        let command =
-            listener.and_then(|listener| self.cx.command_of(SessionRef::Session(key), listener));
-        if let Some(registry) = self.registry.as_deref_mut() {
-            registry.supervise(self.cx, self.sessions, self.processes, key, command);
-        }
-    }
-
-    /// Handles an event of the supervisor: a session that it could not keep, or its death, after
-    /// which a new supervisor is told of everything.
-    pub fn supervisor_ready(&mut self) {
-        while let Some(program) =
-            self.registry.as_ref().and_then(|registry| registry.next_rejected())
-        {
-            let session = self.processes.set_unsupervised(program).map(SessionRef::Session);
-            let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
-            if let Some(session_ref) = alone.map(SessionRef::Detached).or(session) {
-                self.cx.audit.entrusted(session_ref, false);
+    pub fn end_by_operator(&mut self, session_ref: SessionRef) {
+        match session_ref {
+            SessionRef::Session(key) => {
+                if let Some(live) = self.core.sessions.get_mut(key) {
+                    live.terminate_with(
+                        &mut self.core.cx,
+                        key,
+                        EndKind::Operator,
+                        ENDED_BY_OPERATOR,
+                    );
+                    self.settle(key);
+                }
             }
-            self.cx.listeners.log_rejection(NOT_SUPERVISED);
+            SessionRef::Detached(key) => self.end_detached(key, EndReason::Operator),
+            SessionRef::Command(key) => {
+                self.commands.end_by_operator(&mut self.core.cx, &mut self.core.processes, key)
+            }
         }
-        if !self.registry.as_ref().is_some_and(|registry| registry.supervisor_is_gone()) {
-            return;
-        }
-        self.processes.supervisor_lost();
-        self.cx.audit.supervisor_lost();
-        let Some(registry) = self.registry.as_deref_mut() else {
-            return;
-        };
-        registry.reconnect();
-        for key in registry.keys() {
-            self.sync_supervisor(key);
-        }
-        for key in no_detach::handed_over_no_detach(self.sessions) {
-            self.cx.push_outcome(Outcome::Supervise(key));
-        }
+    }
+
+    /// Hands a session to the supervisor whose terminal is its client's for good.
+    pub fn supervise(&mut self, key: Key) {
+        self.with_registry(|registry, core| registry.supervise(core, key));
     }
 
     /// Ends a session that the poller refuses.
     pub fn end_unpollable(&mut self, key: Key) {
-        if let Some(live) = self.sessions.get_mut(key) {
+        if let Some(live) = self.core.sessions.get_mut(key) {
             log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
             live.session.terminate(EndKind::Lost, UNPOLLABLE, &mut live.io);
-            self.sessions.close(self.cx, self.processes, key);
+            self.core.close(key);
         }
     }
 
+    /// Restores a session of an earlier gateway.
     pub fn restore(&mut self, record: SessionRecord, held: SessionFds) {
-        let Some(registry) = self.registry.as_deref_mut() else {
-            return;
-        };
-        let program = Pid::new(record.pid);
-        let recorder = self.recorder.as_deref_mut();
-        let restored = registry.restore(self.cx, self.sessions, recorder, (record, held));
-        if let (Restored::Detached { .. } | Restored::Attached { .. }, Some(program)) =
-            (&restored, program)
-        {
-            self.processes.restored(program);
+        if let Some(registry) = self.registry.as_deref_mut() {
+            registry.restore(self.core, self.recorder.as_deref_mut(), (record, held));
         }
-        match restored {
-            Restored::Nothing => {}
-            // The supervisor need not end the recording any more.
-            Restored::Exited(entry) => self.sync_supervisor(entry),
-            Restored::Detached { entry, info, lost } => {
-                self.cx.panics.in_progress = Some(FaultDomain::Detached(entry));
-                self.cx.restored_detached(entry, *info, lost);
-                if let Some(recording) = self.registry.as_ref().and_then(|it| it.recording(entry)) {
-                    Recordings::tell(self.cx, recording);
-                }
-                self.sync_supervisor(entry);
-            }
-            Restored::Attached { entry, session, info } => {
-                self.cx.panics.in_progress = Some(FaultDomain::Session(session));
-                let started = info.started;
-                if let Some(live) = self.sessions.get_mut(session) {
-                    live.set_restored(self.cx, session, *info);
-                    live.start_timers(self.cx, session, started.elapsed());
-                }
-                self.sync_supervisor(entry);
-            }
-            Restored::HangUp(master, program, last) => {
-                last.into_iter().for_each(|line| self.write_end_line(line));
-                self.processes.hang_up_terminal(self.cx, &master, program, MasterCopies::Revoked);
-            }
-        }
-    }
-
-    /// Writes the end line of an earlier gateway's session, as soon as the result of its recording
-    /// is known.
-    pub fn write_end_line(&mut self, line: String) {
-        let line = match self.recorder.as_deref_mut() {
-            Some(recorder) => recorder.await_recording(line),
-            None => Some(line),
-        };
-        line.into_iter().for_each(|line| self.cx.audit.write_raw(line));
     }
 
     /// Calls `does` with the registry of detachable sessions, where there is one.
-    pub fn with_registry(
-        &mut self,
-        does: impl FnOnce(&mut DetachRegistry, &mut Context, &mut Sessions, &mut ProcessTable),
-    ) {
+    pub fn with_registry(&mut self, does: impl FnOnce(&mut DetachRegistry, &mut Core)) {
         if let Some(registry) = self.registry.as_deref_mut() {
-            does(registry, self.cx, self.sessions, self.processes);
+            does(registry, self.core);
         }
     }
 
-    /// Calls `see_to` with the recorder, where there is one.
-    pub fn with_recorder(
-        &mut self,
-        see_to: impl FnOnce(&mut Recordings, &mut Context, &mut Sessions),
-    ) {
+    /// Calls `does` with the recorder, where there is one.
+    pub fn with_recorder(&mut self, does: impl FnOnce(&mut Recordings, &mut Core)) {
         if let Some(recorder) = self.recorder.as_deref_mut() {
-            see_to(recorder, self.cx, self.sessions);
+            does(recorder, self.core);
         }
     }
 
-    /// Attaches a client to an existing session. Input after the request stands in the buffer. A
-    /// request for a new session is returned.
-    pub fn attach(&mut self, client_request: ClientRequest) -> Option<ClientRequest> {
-        let ClientRequest { connection, hello, received_fds, ended, name } = client_request;
-        let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
+    /// Attaches a client to an existing session, or opens the new one that its request asks for.
+    /// Input after the request stands in the buffer.
+    pub fn attach(&mut self, client_request: ClientRequest) {
         let registry = self.registry.as_deref_mut();
-        match detach::attach(registry, cx, sessions, processes, connection, hello) {
-            AttachResult::Handled => None,
-            AttachResult::StartNew(connection, hello) => {
-                Some(ClientRequest { connection, hello, received_fds, ended, name })
-            }
-            AttachResult::Rejected(connection, why) => {
-                cx.reject(connection, true, why);
-                None
-            }
+        if let Some(client_request) = detach::attach(registry, self.core, client_request) {
+            self.open(client_request);
         }
     }
 
@@ -373,66 +338,88 @@ impl Transitions<'_> {
     pub fn close(&mut self, key: Key) {
         if !self.try_detach(key, DetachCause::Closing) {
             self.dismiss_viewers(key);
-            self.sessions.close(self.cx, self.processes, key);
+            self.core.close(key);
         }
     }
 
     /// Hangs a session up: it ends with its client.
     pub fn hang_up(&mut self, key: Key) {
         self.dismiss_viewers(key);
-        self.sessions.hang_up(self.cx, self.processes, key);
+        self.core.hang_up(key);
     }
 
     /// Detaches the client if the session may go on without it. Whether the session goes on.
     pub fn try_detach(&mut self, key: Key, why: DetachCause) -> bool {
-        let Some(registry) = self.registry.as_deref_mut() else {
-            return why == DetachCause::Requested
-                && self.refuse_detach(key, detach::DETACH_NOT_ALLOWED);
+        let goes_on = match self.registry.as_deref_mut() {
+            Some(registry) => registry.try_detach(self.core, key, why),
+            None if why == DetachCause::Requested => Err(detach::DETACH_NOT_ALLOWED.to_owned()),
+            None => Ok(false),
         };
-        let (detach_as, how) = match registry.plan_detach(self.cx, self.sessions, key, why) {
-            DetachPlan::End => return false,
-            DetachPlan::Refuse(rejection_reason) => {
-                return self.refuse_detach(key, &rejection_reason);
+        goes_on.unwrap_or_else(|why_not| {
+            if let Some(live) = self.core.sessions.get_mut(key) {
+                let behind = self.core.cx.deferred_input.has(key);
+                live.session.refuse_detach(&why_not, behind, &mut live.io);
             }
-            DetachPlan::Detach(detach_as, how) => (detach_as, how),
-        };
-        let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
-        let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
-        let client = registry.detach(cx, sessions, processes, key, detach_as, how);
-        // The supervisor has the session, whatever becomes of this gateway: now the client is told.
-        if let (Some(id), Some(client)) = (id, client) {
-            let _ = client.write(&SessionEnd::new(EndKind::Detached, id).packet());
-        }
-        true
-    }
-
-    fn refuse_detach(&mut self, key: Key, rejection_reason: &str) -> bool {
-        if let Some(live) = self.sessions.get_mut(key) {
-            let behind = self.cx.deferred_input.has(key);
-            live.session.refuse_detach(rejection_reason, behind, &mut live.io);
-        }
-        self.settle(key);
-        true
+            self.settle(key);
+            true
+        })
     }
 
     /// Ends a detached session.
     pub fn end_detached(&mut self, entry: Key, why: EndReason) {
-        self.with_registry(|registry, cx, _, processes| {
-            registry.end_detached(cx, processes, entry, why)
-        });
+        self.with_registry(|registry, core| registry.end_detached(core, entry, why));
     }
 
-    /// Stores the current state of a session at the supervisor.
-    pub fn sync_supervisor(&mut self, entry: Key) {
-        self.with_registry(|registry, cx, sessions, processes| {
-            registry.sync_supervisor(cx, sessions, processes, entry);
-        });
+    /// The gateway is to end: whoever it relays for is told so; the audit's lines are the master's
+    /// to write, as of a gateway that was killed.
+    pub fn stop(&mut self, instance_stops: bool) -> ! {
+        let (why, line) = match instance_stops {
+            true => (EndKind::Stopped, "session ended: the instance has stopped"),
+            false => (EndKind::Lost, "the gateway was ended by a signal"),
+        };
+        self.core.sessions.stop(why, line);
+        self.commands.stop(why, line);
+        self.with_registry(|registry, _| registry.stop(why, line));
+        log::flush();
+        self.core.cx.audit.flush();
+        shared_memory::note_told(self.core.cx.ordinal);
+        host().exit(0)
     }
 
-    /// The program of a detached session has ended.
-    pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
-        self.with_registry(|registry, cx, sessions, processes| {
-            registry.detached_exited(cx, sessions, processes, entry, Some(exit), session_end(exit));
-        });
+    /// Ends a session that can be detached and that a panic was about.
+    pub fn end_panicked(&mut self, entry: Key) {
+        match self.registry.as_ref().and_then(|registry| registry.session_of(entry)) {
+            Some(session) => self.core.end_panicked(session),
+            None => self.end_detached(entry, EndReason::Lost),
+        }
+    }
+
+    /// After a panic: what belongs to nobody is given back, and what says that somebody is there
+    /// who is not. Programs that run for nobody lose their client.
+    pub fn clean_up(&mut self) {
+        self.core.cx.clear();
+        self.with_registry(|registry, core| registry.drop_orphaned_entries(core));
+        let Core { cx, sessions, processes } = &mut *self.core;
+        let commands = &*self.commands;
+        let registry = self.registry.as_deref();
+        let exists = |session_ref: SessionRef| match session_ref {
+            SessionRef::Session(key) => sessions.has(key),
+            SessionRef::Detached(key) => registry.is_some_and(|registry| registry.has_entry(key)),
+            SessionRef::Command(key) => commands.has(key),
+        };
+        let gone: Vec<_> =
+            cx.audit.subjects().filter(|session_ref| !exists(*session_ref)).collect();
+        gone.into_iter().for_each(|session_ref| cx.lost(session_ref));
+        cx.requested_commands.retain(exists);
+        cx.limits.retain(exists);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.retain();
+        }
+        let detached = registry.iter().flat_map(|registry| registry.processes());
+        let owned: HashSet<Pid> =
+            commands.processes().chain(detached).chain(self.teardowns.processes()).collect();
+        for program in processes.orphans(|key| sessions.has(key), &owned) {
+            processes.hang_up_group(cx, program);
+        }
     }
 }

@@ -1,14 +1,68 @@
-//! Extended mode: END packets, and the hand-over of the terminal.
+//! Extended mode: END packets, the hand-over of the terminal, and detachable sessions.
 
+use fpty::backlog::Backlog;
+use fpty::proto::session_key::SessionKey;
 use fpty::proto::{
-    DETACH, DETACH_AND_END, END_OF_STREAM, EndKind, GO, HEADER, INPUT, MAX_TEXT, NOTICE, OFFER,
-    PING, PONG, RING_PIECE, SessionEnd, TAKEN, encode_bare, encode_packet,
+    ClientPacketDecoder, DETACH, DETACH_AND_END, END_OF_STREAM, EndKind, GO, HEADER, INPUT,
+    MAX_TEXT, NOTICE, OFFER, PING, PONG, RING_PIECE, SESSION_KEY, SessionEnd, TAKEN, encode_bare,
+    encode_packet,
 };
-
+use fpty::scrollback::ScrollbackWriter;
+use fpty::sys::Size;
 use fpty::text::shown_within;
 
-use super::extended_state::HandOver;
-use super::{Client, Session, SessionEffects};
+use super::{Client, Session, SessionEffects, Shutdown};
+
+/// Progress of the hand-over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandOver {
+    /// The gateway has the terminal: bytes are relayed.
+    #[default]
+    NotOffered,
+    /// The terminal was offered; bytes are relayed all the same.
+    Offered,
+    /// The client has the descriptors (TAKEN), and sends no more input: what came before is to
+    /// reach the terminal first.
+    Taken,
+    /// The client was sent GO: the terminal is its own.
+    Completed,
+    /// Only the scrollback was offered and taken: bytes are relayed for good.
+    RelayOnly,
+}
+
+/// State of the extended mode.
+#[derive(Debug, Default)]
+pub struct Extended {
+    /// The client accepts a hand-over.
+    pub accepts_handover: bool,
+    /// The client has sent the end of its input.
+    pub input_ended: bool,
+    /// Progress of the hand-over.
+    pub hand_over: HandOver,
+    /// The program's end.
+    pub ended: Option<SessionEnd>,
+    /// END was sent.
+    pub end_sent: bool,
+    /// State of a detachable session.
+    pub detach_state: Option<Box<DetachState>>,
+    /// The offered descriptors did not arrive: the scrollback goes in packets.
+    pub in_pieces: bool,
+    /// GO is still to be sent.
+    pub go_pending: bool,
+    /// The client ends the session, be it detachable.
+    pub ended_by_client: bool,
+}
+
+/// State of a detachable session.
+#[derive(Debug)]
+pub struct DetachState {
+    /// The scrollback.
+    pub remains: ScrollbackWriter,
+    /// The client has attached and was not sent GO: the terminal is not read until then.
+    pub awaiting_go: bool,
+    /// The terminal is not handed over: only the scrollback is offered.
+    pub relay_only: bool,
+}
 
 impl Session {
     /// Header of a packet with this many bytes of output.
@@ -182,5 +236,150 @@ impl Session {
         if let Some(extended) = self.extended.as_mut().filter(|_| self.client == Client::Gone) {
             (extended.end_sent, extended.ended) = (false, ended);
         }
+    }
+}
+
+/// Detachable sessions: the scrollback is kept, and a client that attaches sees no output before GO.
+impl Session {
+    /// A session of an earlier gateway, whose client has the terminal.
+    pub fn restored(size: Size, detach_state: Option<DetachState>) -> Self {
+        let mut session = Self::raw(size);
+        session.accept_first_bytes();
+        let mut decoder = ClientPacketDecoder::default();
+        decoder.set_extended();
+        session.decoder = Some(decoder);
+        session.extended = Some(Box::new(Extended {
+            hand_over: HandOver::Completed,
+            detach_state: detach_state.map(Box::new),
+            ..Extended::default()
+        }));
+        session
+    }
+
+    /// Makes the session detachable.
+    pub fn make_detachable(&mut self, detach_state: DetachState) {
+        if let Some(extended) = &mut self.extended {
+            extended.detach_state = Some(Box::new(detach_state));
+        }
+    }
+
+    /// Sends the session's id and secret, by which the client attaches again.
+    pub fn send_key(&mut self, key: &SessionKey, effects: &mut impl SessionEffects) {
+        self.send_packet(SESSION_KEY, &key.payload(), effects);
+    }
+
+    /// State of a detachable session.
+    pub fn detach_state(&self) -> Option<&DetachState> {
+        self.extended.as_ref()?.detach_state.as_deref()
+    }
+
+    /// State of a detachable session, mutable.
+    pub fn detach_state_mut(&mut self) -> Option<&mut DetachState> {
+        self.extended.as_mut()?.detach_state.as_deref_mut()
+    }
+
+    /// Takes the state of a detachable session, which is kept elsewhere from now on.
+    pub fn take_detach_state(&mut self) -> Option<Box<DetachState>> {
+        self.extended.as_mut()?.detach_state.take()
+    }
+
+    /// Whether the client has attached and waits for GO.
+    pub fn is_awaiting_go(&self) -> bool {
+        self.detach_state().is_some_and(|detach_state| detach_state.awaiting_go)
+    }
+
+    /// Whether the session may outlive its client: neither the client nor the gateway has ended it,
+    /// and the program runs.
+    pub fn may_outlive_client(&self) -> bool {
+        let extended = self.extended.as_ref();
+        extended.is_some_and(|extended| !extended.ended_by_client && !extended.end_sent)
+            && self.program_runs
+    }
+
+    /// The program's end, where the client was not sent it and another client may attach to read
+    /// it, or waits for it: a client that was detached `for_another` has read that alone.
+    pub fn take_unsent_end(&mut self, for_another: bool) -> Option<SessionEnd> {
+        let is_terminated = self.shutdown != Shutdown::Running;
+        let extended = self.extended.as_mut()?;
+        let is_told = is_terminated || (extended.end_sent && !for_another);
+        if is_told || extended.ended_by_client || extended.detach_state.is_none() {
+            return None;
+        }
+        extended.ended.take()
+    }
+
+    /// Refuses to detach: the client gets the reason, and goes on. Deferred input that it sent
+    /// after the request is still to be decoded.
+    pub fn refuse_detach(&mut self, why: &str, behind: bool, effects: &mut impl SessionEffects) {
+        if self.client == Client::Detaching {
+            self.client = if behind { Client::Deferred } else { Client::Open };
+        }
+        self.notice(&format!("cannot detach: {why}"), effects);
+    }
+
+    /// Detaches the client: it gets the reason, behind all pending output.
+    pub fn detach_client(&mut self, why: &SessionEnd, effects: &mut impl SessionEffects) {
+        if let Some(extended) = &mut self.extended {
+            extended.end_sent = true;
+        }
+        self.send_output(&why.packet(), effects);
+    }
+
+    /// Takes output that the client has not read, for the lingering close of its connection.
+    pub fn take_output(&mut self) -> Backlog {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Whether GO is to be sent yet for a terminal that is the client's.
+    pub fn go_pending(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| extended.go_pending)
+    }
+
+    /// Sends GO; once more where an earlier gateway may have sent it, or not.
+    pub fn send_go(&mut self, effects: &mut impl SessionEffects) {
+        if let Some(extended) = &mut self.extended {
+            extended.go_pending = false;
+            self.send_output(&encode_bare(GO, 0), effects);
+            self.confirm_attach(effects);
+        }
+    }
+
+    /// A client that has attached was sent GO.
+    pub(crate) fn confirm_attach(&mut self, effects: &mut impl SessionEffects) {
+        let Some(detach_state) = self.detach_state_mut() else {
+            return;
+        };
+        if std::mem::take(&mut detach_state.awaiting_go) && !self.program_runs {
+            // The rest of a handed-over terminal's output is the client's to read.
+            self.terminal_open &= !self.is_handed_over();
+            self.send_end(effects);
+        }
+    }
+
+    /// Keeps output, behind its header, in the scrollback. Whether the client gets it as well.
+    #[inline]
+    pub(crate) fn retain_output(&mut self, packet: &[u8]) -> bool {
+        let Some(detach_state) = self.detach_state_mut() else {
+            return true;
+        };
+        if let Some(output) = packet.get(fpty::proto::HEADER..) {
+            detach_state.remains.write(output);
+        }
+        !detach_state.awaiting_go
+    }
+
+    /// Sets the size that the client has sent; not before GO, while the client waits for a screen
+    /// of another size.
+    pub(crate) fn resize(&mut self, effects: &mut impl SessionEffects) {
+        let (size, is_handed_over) = (self.size, self.is_handed_over());
+        if let Some(detach_state) = self.detach_state_mut() {
+            if detach_state.awaiting_go {
+                return;
+            }
+            if !is_handed_over {
+                detach_state.remains.resized(size);
+            }
+        }
+        effects.resize(size);
     }
 }

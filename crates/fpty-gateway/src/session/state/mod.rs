@@ -6,17 +6,13 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `detachable.rs` | detachable sessions: scrollback, GO, END that was not sent |
-//! | `extended.rs` | extended mode: END packet, hand-over of the terminal |
-//! | `extended_state.rs` | state of both: hand-over, END, scrollback |
+//! | `extended.rs` | extended mode: END packet, hand-over, scrollback, GO, END that was not sent |
 //! | `packets.rs` | the client's packets: input, signals, sizes |
 
-mod detachable;
-mod extended;
-pub(crate) mod extended_state;
+pub(crate) mod extended;
 mod packets;
 
-use extended_state::Extended;
+use extended::Extended;
 
 use crate::connection::client_hello::ClientHello;
 

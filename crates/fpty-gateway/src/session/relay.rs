@@ -115,11 +115,6 @@ impl SessionIo {
     pub fn recording(&self) -> Option<&Rc<RecordingTap>> {
         self.byte_counts.as_ref()?.recording.as_ref()
     }
-
-    /// Whether the session is recorded, or was: a recording that failed stays with its session.
-    pub fn is_recorded(&self) -> bool {
-        self.recording().is_some()
-    }
 }
 
 impl SessionEffects for SessionIo {

@@ -1,9 +1,13 @@
 //! Session limits, over several gateways and over killed ones.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use crate::connection::extended_mode::open;
-use crate::harness::{Server, Setup, Wire, on_one_server, process, side_by_side, wait_until};
+use crate::harness::{
+    Server, Setup, Wire, in_process, on_one_server, process, side_by_side, wait_until,
+};
 
 const MOST: usize = 6;
 
@@ -70,6 +74,37 @@ fn session_limits_are_exact_over_killed_gateways() {
             fill(&server, &mut clients);
             clients.clear();
             fill(&server, &mut clients);
+        });
+    });
+}
+
+/// Whoever is told to begin anew does so at once, at whichever gateway.
+#[test]
+fn a_late_hello_has_no_seat_when_it_is_refused() {
+    in_process(|flavor| {
+        side_by_side(["max", "max_user"], |rule| {
+            let server = Setup::new(flavor)
+                .script("echo '$ '; exec cat")
+                .option("forkptyrouter-processes", "3")
+                .option("forkpty-urouter2", &format!("addr={{dir}}/u,{rule}=1"))
+                .start();
+            wait_until("all serve", || server.count_in_log("sessions at once") == 3);
+            for _ in 0..40 {
+                let mut silent = None;
+                wait_until("the session before is over", || {
+                    let mut client = server.connect("u");
+                    client
+                        .read_while("a prompt, or a word why not", |bytes| bytes.contains(&b'\n'));
+                    silent = client.seen().starts_with(b"$ ").then_some(client);
+                    silent.is_some()
+                });
+                let mut silent = silent.expect("a session");
+                open(&silent, &[]);
+                silent.read_until("the request came too late");
+                assert!(one_more(&server).is_some(), "its seat is still taken");
+                // Nobody waits longer for the next one because of that.
+                server.advance(Duration::from_secs(11));
+            }
         });
     });
 }

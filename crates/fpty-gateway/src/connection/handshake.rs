@@ -343,17 +343,18 @@ impl PendingConnections {
     pub fn restart(&mut self, cx: &mut Context, late: LateHello) -> HandshakeResult {
         let LateHello { client, transport, listener, decoder, is_too_late } = late;
         self.late_peers.note(&client, transport, clock::now());
-        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
-        let permit = cx.limits.acquire_user(rules, &client);
         let origin = cx.audit.origin(listener, Protocol::Uwsgi);
-        let connection = Connection { client, transport, listener, permit, origin };
         if is_too_late {
             // What it has shown may end within a line.
-            let _ = connection.client.write(b"\r\n");
+            let _ = client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {HELLO_TOO_LATE}");
-            cx.reject(connection, false, Rejection::because(RejectReason::Handshake, text));
+            let why = Rejection::because(RejectReason::Handshake, text);
+            cx.reject_client(client, origin, false, &why);
             return HandshakeResult::Pending;
         }
+        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let permit = cx.limits.acquire_user(rules, &client);
+        let connection = Connection { client, transport, listener, permit, origin };
         let handshake = Handshake::after_silence(decoder.unwrap_or_default());
         let key = self.pending.insert(PendingConnection::new(connection, handshake, HELLO_TIMEOUT));
         cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));

@@ -129,9 +129,12 @@ impl Context {
         ClientRequest { connection, ..client_request }
     }
 
-    /// Rejects a connection that may hold a permit.
+    /// Rejects a connection. Its permit is free before the client is told: another gateway may
+    /// have the client's next connection at once.
     pub fn reject(&mut self, connection: Connection, extended: bool, why: impl Into<Rejection>) {
-        self.reject_client(connection.client, connection.origin, extended, &why.into());
+        let Connection { client, origin, permit, .. } = connection;
+        drop(permit);
+        self.reject_client(client, origin, extended, &why.into());
     }
 
     /// Rejects a client with one line or END packet, logs it and tells the audit.

@@ -9,9 +9,11 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::audit::lines::{audited, lines, of, wait_for};
+use crate::connection::extended_mode::open;
 use crate::harness::{
     Server, Wire, comes_true, in_process, on_one_server, process, servers, side_by_side, wait_until,
 };
+use crate::session::slow_start::Lease;
 
 /// Who was in is told even where nobody is left to see them leave.
 #[test]
@@ -50,6 +52,15 @@ fn sessions_of_a_killed_gateway_have_an_end_line() {
     });
 }
 
+/// Whether the supervisor has a session, beside its own master.
+fn is_kept(server: &Server) -> bool {
+    let pidfds = |pid| {
+        let open = process::descriptors(pid);
+        open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
+    };
+    server.processes().iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
+}
+
 /// The real client, its gateway gone: somebody else sees the end.
 #[test]
 fn a_session_that_outlives_its_gateway_has_its_own_end_line() {
@@ -65,14 +76,7 @@ fn a_session_that_outlives_its_gateway_has_its_own_end_line() {
                     .stderr(Stdio::null())
                     .spawn()
                     .unwrap();
-                wait_until("the session is kept", || {
-                    let pidfds = |pid| {
-                        let open = process::descriptors(pid);
-                        open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
-                    };
-                    let all = server.processes();
-                    all.iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
-                });
+                wait_until("the session is kept", || is_kept(&server));
                 let gateway = server.gateway();
                 process::signal(gateway, Signal::SIGKILL);
                 server.wait_for_log("respawned uWSGI forkptyrouter 1");
@@ -90,6 +94,47 @@ fn a_session_that_outlives_its_gateway_has_its_own_end_line() {
                 assert_eq!((&end["reason"], &end["status"]), (&json!(reason), &status), "{end}");
             },
         );
+    });
+}
+
+/// The supervisor has a session before its program is executed, and before the start is told.
+#[test]
+fn no_session_of_a_killed_gateway_ends_without_a_start() {
+    in_process(|flavor| {
+        side_by_side(["ended", "restored"], |how| {
+            let server = audited(flavor)
+                .script("read line; exit 3")
+                .option("forkpty-urouter", "{dir}/u")
+                .option("forkptyrouter-detach", "9")
+                .start();
+            let lease = Lease::take(&server.path("script"));
+            let client = server.connect("u");
+            open(&client, &[("fpty.detach", "1")]);
+            wait_until("its process is there", || server.programs().len() == 1);
+            wait_until("the session is kept", || is_kept(&server));
+            assert_eq!(server.count_in_log("session-start"), 0);
+            let program = server.programs()[0].pid;
+            if how == "restored" {
+                process::signal(server.gateway(), Signal::SIGKILL);
+                server.wait_for_log("respawned uWSGI forkptyrouter 1");
+                wait_for(&server, "session-start", 1);
+                process::signal(program, Signal::SIGKILL);
+            } else {
+                // The next gateway finds that it is over.
+                process::signal(server.master(), Signal::SIGSTOP);
+                process::signal(server.gateway(), Signal::SIGKILL);
+                process::signal(program, Signal::SIGKILL);
+                wait_for(&server, "session-end", 1);
+                process::signal(server.master(), Signal::SIGCONT);
+                server.wait_for_log("respawned uWSGI forkptyrouter 1");
+            }
+            lease.give_up();
+            let lines = wait_for(&server, "session-end", 1);
+            let events: Vec<_> = lines.iter().map(|line| &line["event"]).collect();
+            assert_eq!(events.first(), Some(&&json!("session-start")), "{how}: {events:?}");
+            assert_eq!(of(&lines, "session-start").len(), 1, "{how}: {events:?}");
+            assert_eq!(lines[0]["id"], of(&lines, "session-end")[0]["id"]);
+        });
     });
 }
 

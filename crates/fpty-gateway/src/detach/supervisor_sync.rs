@@ -258,7 +258,7 @@ impl DetachRegistry {
 
     fn no_detach_record(
         &self,
-        cx: &Context,
+        cx: &mut Context,
         live: &LiveSession,
         session: Key,
     ) -> Option<SessionRecord> {

@@ -39,7 +39,7 @@ use crate::event_loop::fault_domain::SessionRef;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::LogQueue;
-use crate::process::supervisor::end_lines::{self, EndLines};
+use crate::process::supervisor::end_lines::{EndLineSlot, EndLines};
 use fpty::proto::Protocol;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{self, BootInstant, Timestamp};
@@ -153,7 +153,8 @@ impl Audit {
         let Some(info) = self.info.remove(&session_ref) else {
             return Origin::default();
         };
-        let SessionInfo { socket: name, history, audit, .. } = *info;
+        let SessionInfo { socket: name, history, audit, place, .. } = *info;
+        place.into_iter().for_each(|place| self.remove_prepared(place));
         let SessionHistory { mode, claimed, command, .. } = history;
         let socket = AuditSocket { name, audit, ..AuditSocket::default() };
         Origin { socket, mode, claimed, command: Some(command) }
@@ -230,15 +231,15 @@ impl Audit {
     /// it is known what became of its recording.
     pub fn write_end(&mut self, last: Option<&EndedSession>, recorded: Option<&RecordingResult>) {
         let Some(last) = last else { return };
-        if let (Some(lines), Some(place)) = (&mut self.lines, last.info.place) {
-            lines.take(place);
-        }
+        last.info.place.into_iter().for_each(|place| self.remove_prepared(place));
         self.write_line(last.info.end_line(&last.end, recorded, &self.place));
     }
 
     /// The line of a session's end, in advance, and when the session began:
-    /// for somebody else to write.
-    pub fn prepared_end(&self, session_ref: SessionRef) -> Option<(String, BootInstant)> {
+    /// for somebody else to write. Of one that has not started yet the line of the start
+    /// is prepared, so that whoever writes the end finds it.
+    pub fn prepared_end(&mut self, session_ref: SessionRef) -> Option<(String, BootInstant)> {
+        self.prepare_end(session_ref);
         let info = self.info.get(&session_ref)?;
         Some((info.prepared_end_line(&self.place)?, info.started.boot))
     }
@@ -268,13 +269,34 @@ impl Audit {
         }
     }
 
-    /// Writes a session's last line in advance.
+    /// Prepares a session's last line, once, with the first one where that is to be written.
     fn prepare_end(&mut self, session_ref: SessionRef) {
         let (Some(lines), Some(info)) = (&mut self.lines, self.info.get_mut(&session_ref)) else {
             return;
         };
-        let line = info.prepared_end_line(&self.place);
-        info.place = line.and_then(|line| lines.put(&line, info.started.boot, info.is_supervised));
+        if info.place.is_none() {
+            let start = if info.is_started { None } else { info.start_line(&self.place) };
+            let start = start.map(AuditLine::finish);
+            let line = info.prepared_end_line(&self.place);
+            info.place = line.and_then(|line| {
+                lines.put(start.as_deref(), &line, info.started.boot, info.is_supervised)
+            });
+        }
+    }
+
+    /// Writes the line of a beginning, which was prepared with the end in this slot.
+    fn write_start(&mut self, line: Option<AuditLine>, prepared: Option<EndLineSlot>) {
+        self.write_line(line);
+        if let (Some(lines), Some(slot)) = (&mut self.lines, prepared) {
+            lines.start_given(slot);
+        }
+        self.note_written_starts();
+    }
+
+    fn note_written_starts(&mut self) {
+        if let Some(lines) = self.lines.as_mut().filter(|_| !self.queue.waits()) {
+            lines.starts_written();
+        }
     }
 
     /// Whether lines wait for the log.
@@ -285,7 +307,9 @@ impl Audit {
     /// Writes some of them; returns whether the log took any.
     pub fn flush(&mut self) -> bool {
         self.write_suppressed();
-        self.queue.flush(log::try_write) > 0
+        let has_written = self.queue.flush(log::try_write) > 0;
+        self.note_written_starts();
+        has_written
     }
 
     /// What the next gateway is to know of a session, where anybody wants to know it.
@@ -314,16 +338,12 @@ impl Audit {
 
     /// The line that was written in advance for a session of which nothing else is
     /// known here.
-    pub fn put_prepared(
-        &mut self,
-        line: &str,
-        started: BootInstant,
-    ) -> Option<end_lines::EndLineSlot> {
-        self.lines.as_mut()?.put(line, started, true)
+    pub fn put_prepared(&mut self, line: &str, started: BootInstant) -> Option<EndLineSlot> {
+        self.lines.as_mut()?.put(None, line, started, true)
     }
 
     /// It was written.
-    pub fn remove_prepared(&mut self, place: end_lines::EndLineSlot) {
+    pub fn remove_prepared(&mut self, place: EndLineSlot) {
         if let Some(lines) = &mut self.lines {
             lines.take(place);
         }

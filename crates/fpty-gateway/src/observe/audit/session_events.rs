@@ -17,14 +17,16 @@ impl Audit {
         match *event {
             Event::Started(session) => {
                 self.prepare_end(session);
-                let info = self.info.get(&session);
-                self.write_line(info.and_then(|info| info.start_line(&self.place)));
+                let Some(info) = self.info.get_mut(&session) else { return };
+                info.is_started = true;
+                let (line, prepared) = (info.start_line(&self.place), info.place);
+                self.write_start(line, prepared);
             }
             // The start was written by the earlier gateway, and the supervisor has the end line.
             Event::Restored(session, started) => {
                 if let Some(info) = self.info.get_mut(&session) {
                     info.started = started;
-                    info.is_supervised = true;
+                    (info.is_started, info.is_supervised) = (true, true);
                 }
                 self.prepare_end(session);
             }
@@ -96,7 +98,11 @@ impl Audit {
         let peer = Peer::of(client, &mut self.user_names, true);
         let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place)?.finish();
         let act = ClientAct::Watch(&origin.claimed);
-        self.write_line(info.client_act_line(act, &peer, &self.place));
-        self.lines.as_mut()?.put(&last, BootInstant::now(), false)
+        let line = info.client_act_line(act, &peer, &self.place);
+        let start = info.client_act_line(ClientAct::Watch(&origin.claimed), &peer, &self.place)?;
+        let (lines, now) = (self.lines.as_mut(), BootInstant::now());
+        let prepared = lines.and_then(|it| it.put(Some(&start.finish()), &last, now, false));
+        self.write_start(line, prepared);
+        prepared
     }
 }

@@ -65,6 +65,8 @@ pub struct SessionInfo {
     pub recording: Option<Box<str>>,
     /// The slot of its prepared line.
     pub place: Option<end_lines::EndLineSlot>,
+    /// The line of its start was written, or waits for the log.
+    pub is_started: bool,
     /// The supervisor has the prepared line.
     pub is_supervised: bool,
 }

@@ -13,13 +13,13 @@
 //! These connections count for no limit and stand in no list: their sessions
 //! are over.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::cell::OnceCell;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::event_loop::slab::{Key, Slab, Token};
 use fpty::backlog::Backlog;
+use fpty::fair_share::{Principal, to_evict};
 use fpty::sys::ReadOutcome;
 use fpty::sys::clock;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -62,8 +62,6 @@ pub enum CloseNotice {
 /// All lingering connections of a gateway.
 pub struct LingeringCloses {
     connections: Slab<LingeringConnection>,
-    /// Connections by peer, of those that were counted.
-    counts: HashMap<PeerKey, usize>,
     most: usize,
     is_scheduled: bool,
 }
@@ -81,31 +79,8 @@ struct LingeringConnection {
     untaken: Option<usize>,
     /// EOF was sent.
     ended: bool,
-    peer: Option<PeerKey>,
-    /// Counted under its peer.
-    counted: bool,
-}
-
-/// The key under which connections count together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum PeerKey {
-    User(u32),
-    Address(IpAddr),
-    Nobody,
-}
-
-impl PeerKey {
-    fn of(client: &Stream) -> Self {
-        match (client.credentials(), client.peer_address()) {
-            (Some(peer), _) => Self::User(peer.uid),
-            // Of IPv6 a user has 64 bits.
-            (None, Some((IpAddr::V6(address), _))) => {
-                Self::Address(IpAddr::V6((address.to_bits() >> 64 << 64).into()))
-            }
-            (None, Some((address, _))) => Self::Address(address),
-            (None, None) => Self::Nobody,
-        }
-    }
+    /// Where somebody has asked.
+    peer: OnceCell<Principal>,
 }
 
 impl LingeringCloses {
@@ -114,18 +89,17 @@ impl LingeringCloses {
         let most = descriptors.map_or(MAX_CONNECTIONS, |all| {
             usize::try_from(all / FD_FRACTION).unwrap_or(MAX_CONNECTIONS).clamp(1, MAX_CONNECTIONS)
         });
-        Self { connections: Slab::new(), counts: HashMap::new(), most, is_scheduled: false }
+        Self { connections: Slab::new(), most, is_scheduled: false }
     }
 
     /// Closes all: descriptors are needed for new connections.
     pub fn close_all(&mut self) {
         self.connections = Slab::new();
-        self.counts.clear();
     }
 
     /// Closes one without a word.
     pub fn discard(&mut self, key: Key) {
-        self.remove(key);
+        self.connections.remove(key);
     }
 
     /// Adds a connection whose last byte is written, or stands in `output` where its client is to
@@ -167,8 +141,7 @@ impl LingeringCloses {
             last_progress: now,
             untaken: None,
             ended,
-            peer: None,
-            counted: false,
+            peer: OnceCell::new(),
         });
         let Some(one) = self.connections.get_mut(key) else { return false };
         let (client, token) = (one.client.as_fd(), Token::LingeringClose(key).token());
@@ -177,7 +150,7 @@ impl LingeringCloses {
         let waits =
             poller.change(client, token, interest).or_else(|_| poller.add(client, token, interest));
         if waits.is_err() {
-            self.remove(key);
+            self.discard(key);
             return false;
         }
         !std::mem::replace(&mut self.is_scheduled, true)
@@ -191,14 +164,14 @@ impl LingeringCloses {
             let token = Token::LingeringClose(key).token();
             let changed = poller.change(one.client.as_fd(), token, one.interest());
             if !is_open || changed.is_err() {
-                return self.remove(key);
+                return self.discard(key);
             }
         }
         match one.client.read(buffer) {
             ReadOutcome::Bytes(_) => one.last_read = clock::now(),
             ReadOutcome::WouldBlock if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.
-            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.remove(key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.discard(key),
         }
     }
 
@@ -206,78 +179,43 @@ impl LingeringCloses {
     /// after [`CHECK_INTERVAL`].
     pub fn expire(&mut self) -> bool {
         let now = clock::now();
-        for key in self.of(|_| true) {
-            let Some(one) = self.connections.get_mut(key) else { continue };
-            if one.check_time(now) {
-                self.remove(key);
+        let keys: Vec<Key> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if self.connections.get_mut(key).is_some_and(|one| one.check_time(now)) {
+                self.discard(key);
             }
         }
         self.is_scheduled = self.connections.len() > 0;
         self.is_scheduled
     }
 
-    fn insert(&mut self, mut one: LingeringConnection) -> Key {
+    fn insert(&mut self, one: LingeringConnection) -> Key {
         // Below that nobody has too many, and nobody has to be asked for.
         if self.connections.len() >= MAX_PER_PEER {
-            self.count_all();
-            let peer = one.peer();
-            if self.count(peer) >= MAX_PER_PEER {
+            let shares = self.connections.iter().map(|(key, one)| (key, one.peer(), one.since));
+            let evicted = to_evict(shares, one.peer(), MAX_PER_PEER, self.most);
+            if let Some(peer) =
+                evicted.and_then(|key| self.connections.get(key)).map(|it| it.peer())
+            {
                 self.make_room(peer);
-            } else if self.connections.len() >= self.most {
-                let most = self.counts.iter().max_by_key(|(_, count)| **count);
-                if let Some(peer) = most.map(|(peer, _)| *peer) {
-                    self.make_room(peer);
-                }
             }
-            *self.counts.entry(peer).or_default() += 1;
-            one.counted = true;
         }
         self.connections.insert(one)
     }
 
-    fn remove(&mut self, key: Key) {
-        let Some(one) = self.connections.remove(key) else { return };
-        let peer = one.peer.filter(|_| one.counted);
-        if let Some(count) = peer.and_then(|peer| self.counts.get_mut(&peer)) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.retain(|_, count| *count > 0);
-            }
-        }
-    }
-
-    fn count(&self, peer: PeerKey) -> usize {
-        self.counts.get(&peer).copied().unwrap_or(0)
-    }
-
-    /// Counts connections that were added while there were few.
-    fn count_all(&mut self) {
-        let keys: Vec<Key> = self.of(|one| !one.counted);
-        for key in keys {
-            if let Some(one) = self.connections.get_mut(key) {
-                *self.counts.entry(one.peer()).or_default() += 1;
-                one.counted = true;
-            }
-        }
-    }
-
-    fn of(&self, is_one: impl Fn(&LingeringConnection) -> bool) -> Vec<Key> {
-        self.connections.iter().filter(|(_, one)| is_one(one)).map(|(key, _)| key).collect()
-    }
-
     /// Closes the oldest connection of a peer, if possible one with an empty send queue.
-    fn make_room(&mut self, peer: PeerKey) {
-        let of_peer = self.connections.iter().filter(|(_, one)| one.peer == Some(peer));
+    fn make_room(&mut self, peer: Principal) {
+        let of_peer = self.connections.iter().filter(|(_, one)| one.peer() == peer);
         let first = of_peer.min_by_key(|(_, one)| (one.client.unsent_bytes() > 0, one.since));
         if let Some((key, _)) = first {
-            self.remove(key);
+            self.discard(key);
         }
     }
 }
 
 impl LingeringConnection {
-    fn peer(&mut self) -> PeerKey {
-        *self.peer.get_or_insert_with(|| PeerKey::of(&self.client))
+    fn peer(&self) -> Principal {
+        *self.peer.get_or_init(|| Principal::of(&self.client))
     }
 
     fn interest(&self) -> Interest {
@@ -303,7 +241,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    fn connection(peer: PeerKey) -> (LingeringConnection, UnixStream) {
+    fn connection(peer: Principal) -> (LingeringConnection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("a socket");
         let now = Instant::now();
@@ -315,8 +253,7 @@ mod tests {
             last_progress: now,
             untaken: None,
             ended: false,
-            peer: Some(peer),
-            counted: false,
+            peer: OnceCell::from(peer),
         };
         (one, theirs)
     }
@@ -326,8 +263,12 @@ mod tests {
         let most = 2 * MAX_PER_PEER as u64 + 2;
         let mut closing = LingeringCloses::new(Some(most * FD_FRACTION));
         let mut theirs = Vec::new();
+        let count = |closing: &LingeringCloses, user| {
+            let peers = closing.connections.iter().map(|(_, one)| one.peer());
+            peers.filter(|peer| *peer == Principal::User(user)).count()
+        };
         let mut insert = |closing: &mut LingeringCloses, user| {
-            let (one, other) = connection(PeerKey::User(user));
+            let (one, other) = connection(Principal::User(user));
             theirs.push(other);
             closing.insert(one)
         };
@@ -345,7 +286,7 @@ mod tests {
         assert!(!closing.connections.has(first));
         insert(&mut closing, 2);
         assert!(closing.connections.has(second) && !closing.connections.has(third));
-        assert_eq!(closing.count(PeerKey::User(2)), MAX_PER_PEER);
+        assert_eq!(count(&closing, 2), MAX_PER_PEER);
         // There is room for so many, and for two more.
         for _ in 0..MAX_PER_PEER {
             insert(&mut closing, 3);
@@ -354,20 +295,13 @@ mod tests {
         insert(&mut closing, 4);
         assert!(closing.connections.has(one));
         assert_eq!(closing.connections.len(), 2 * MAX_PER_PEER + 2);
-        assert_eq!(
-            closing.count(PeerKey::User(2)) + closing.count(PeerKey::User(3)),
-            2 * MAX_PER_PEER - 1
-        );
-        for key in closing.of(|_| true) {
-            closing.remove(key);
-        }
-        assert!(closing.counts.is_empty());
+        assert_eq!(count(&closing, 2) + count(&closing, 3), 2 * MAX_PER_PEER - 1);
     }
 
     #[test]
     fn output_that_waits_is_written_when_there_is_room() {
         use std::io::Read as _;
-        let (one, mut theirs) = connection(PeerKey::Nobody);
+        let (one, mut theirs) = connection(Principal::Unknown);
         let mut filled = 0;
         while let fpty::sys::WriteOutcome::Bytes(count) = one.client.write(&[7; 4096]) {
             filled += count;
@@ -393,7 +327,7 @@ mod tests {
     #[test]
     fn one_that_takes_what_there_is_has_longer() {
         use std::io::Read as _;
-        let (mut one, mut theirs) = connection(PeerKey::Nobody);
+        let (mut one, mut theirs) = connection(Principal::Unknown);
         let begin = one.since;
         one.client.write(&[7; 100_000]);
         assert!(!one.check_time(begin + IDLE_TIMEOUT / 2));
@@ -407,7 +341,7 @@ mod tests {
         assert!(one.ended);
         assert_eq!(theirs.read(&mut taken).ok(), Some(0), "it is told by the end, too");
         assert!(one.check_time(begin + 3 * IDLE_TIMEOUT));
-        let (mut other, _theirs) = connection(PeerKey::Nobody);
+        let (mut other, _theirs) = connection(Principal::Unknown);
         assert!(other.check_time(begin + IDLE_TIMEOUT + CHECK_INTERVAL));
     }
 }

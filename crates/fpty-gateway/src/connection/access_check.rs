@@ -34,22 +34,24 @@ impl Context {
             Transport::Unix => check_process(rules, client),
             Transport::Tcp => check_tcp_peer(rules, client),
         };
-        let Err((describe_peer, why)) = outcome else {
+        let Err(why) = outcome else {
             return true;
         };
-        let name =
-            self.listeners.get(listener).map(|listener| listener.name.clone()).unwrap_or_default();
-        let origin = self.audit.origin(listener, protocol);
-        let line = format!("forkptyrouter: {name}: {describe_peer} is refused: {why}");
-        self.listeners.log_rejection(&line);
+        self.deny(listener, protocol, client, why);
         let _ =
             client.write(format!("forkptyrouter: session refused: {NOT_PERMITTED}\r\n").as_bytes());
-        self.rejected(&origin, Some(client), RejectReason::Denied, why);
         false
     }
-}
 
-impl Context {
+    /// Logs that a client is denied access, and tells the audit.
+    pub fn deny(&mut self, listener: u16, protocol: Protocol, client: &Stream, why: &str) {
+        let origin = self.audit.origin(listener, protocol);
+        self.rejected(&origin, Some(client), RejectReason::Denied, why);
+        let name = self.listeners.get(listener).map_or("", |listener| listener.name.as_str());
+        let line = format!("forkptyrouter: {name}: {} is refused: {why}", describe_peer(client));
+        self.listeners.log_rejection(&line);
+    }
+
     /// Whether a connection has a permit.
     ///
     /// # Errors
@@ -80,37 +82,32 @@ impl Context {
     }
 }
 
-fn check_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'static str)> {
+fn check_process(rules: &Rules, client: &Stream) -> Result<(), &'static str> {
     if !rules.access.has_users() {
         return Ok(());
     }
-    let Some(peer) = client.credentials() else {
-        return Err((String::from("somebody"), "nobody knows who it is"));
-    };
+    let peer = client.credentials().ok_or("nobody knows who it is")?;
     let groups = match rules.access.groups.is_set() {
         true => client.peer_groups(),
         false => Vec::new(),
     };
-    rules.access.check_user(peer, &groups).map_err(|why| (describe_peer(client), why))
+    rules.access.check_user(peer, &groups)
+}
+
+fn check_tcp_peer(rules: &Rules, client: &Stream) -> Result<(), &'static str> {
+    let (address, _) = client.peer_address().ok_or("it has left")?;
+    // Whoever comes over TCP is no user that is known.
+    if rules.access.has_users() && !rules.own_addresses {
+        return Err("over TCP nobody is known");
+    }
+    rules.access.check_address(address)
 }
 
 /// The peer, for the log.
-pub fn describe_peer(client: &Stream) -> String {
+fn describe_peer(client: &Stream) -> String {
     match (client.credentials(), client.peer_address()) {
         (Some(peer), _) => format!("user {} (process {})", peer.uid, peer.pid),
         (None, Some((address, port))) => format!("{address} port {port}"),
         (None, None) => String::from("somebody"),
     }
-}
-
-fn check_tcp_peer(rules: &Rules, client: &Stream) -> Result<(), (String, &'static str)> {
-    let Some((address, port)) = client.peer_address() else {
-        return Err((String::from("somebody"), "it has left"));
-    };
-    let describe_peer = || format!("{address} port {port}");
-    // Whoever comes over TCP is no user that is known.
-    if rules.access.has_users() && !rules.own_addresses {
-        return Err((describe_peer(), "over TCP nobody is known"));
-    }
-    rules.access.check_address(address).map_err(|why| (describe_peer(), why))
 }

@@ -3,11 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::access_check::describe_peer;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;
-use crate::observe::audit::RejectReason;
 use crate::session::relay::{LiveSession, SessionAction, Sessions};
 use fpty::proto::Protocol;
 use fpty::proto::http_request::{
@@ -117,21 +115,9 @@ impl Context {
         client: &Stream,
         is_told: bool,
     ) {
-        let origin = self.audit.origin(listener, protocol);
-        self.rejected(&origin, Some(client), RejectReason::Denied, HTTP_REJECTED);
-        let line =
-            line(self.listeners.get(listener).map(|listener| listener.name.as_str()), client);
-        self.listeners.log_rejection(&line);
+        self.deny(listener, protocol, client, HTTP_REJECTED);
         if is_told {
             let _ = client.write(FORBIDDEN_RESPONSE);
         }
     }
-}
-
-fn line(address: Option<&str>, client: &Stream) -> String {
-    format!(
-        "forkptyrouter: {}: {} is refused: {HTTP_REJECTED}",
-        address.unwrap_or_default(),
-        describe_peer(client)
-    )
 }

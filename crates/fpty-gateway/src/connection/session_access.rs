@@ -1,11 +1,9 @@
 //! Who may attach to a session: clients of its user, where the kernel knows users, and
 //! clients that have its secret.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
-use fpty::proto::session_key::{FoundBy, SECRET_LENGTH, Secret, SessionKey};
+use fpty::proto::session_key::{FoundBy, Secret, SessionKey};
 use fpty::sys::socket::Stream;
 
 /// The uid of a client that the kernel does not know: over TCP, or of another user
@@ -22,23 +20,14 @@ pub fn may_access(owner: u32, user: u32) -> bool {
     user != UNKNOWN_UID && (user == 0 || owner == user)
 }
 
-/// The secrets of a session.
-#[derive(Clone, Debug, Default)]
-pub struct Secrets {
-    current: Option<Secret>,
-    /// The secret that the client attached with: it may not have got the next one.
-    previous: Option<Secret>,
-}
-
-/// The secrets, as the supervisor keeps them.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedSecrets([Option<[u8; SECRET_LENGTH]>; 2]);
-
-impl fmt::Debug for SavedSecrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Kept")
-    }
-}
+/// The secrets of a session, also as the supervisor keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secrets(
+    /// The current one.
+    Option<Secret>,
+    /// The previous one, that the client attached with: it may not have got the current one.
+    Option<Secret>,
+);
 
 impl Secrets {
     /// A secret for a new session.
@@ -46,54 +35,44 @@ impl Secrets {
     /// # Errors
     /// No random bytes (getrandom(2)).
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { current: Some(Secret::new()?), previous: None })
-    }
-
-    /// Restores saved secrets.
-    pub fn restore(kept: SavedSecrets) -> Self {
-        let [current, previous] = kept.0.map(|secret| secret.map(Secret::from_bytes));
-        Self { current, previous }
-    }
-
-    /// The secrets, to be saved.
-    pub fn save(&self) -> SavedSecrets {
-        let bytes = |secret: &Option<Secret>| secret.as_ref().map(|secret| *secret.bytes());
-        SavedSecrets([bytes(&self.current), bytes(&self.previous)])
+        Ok(Self(Some(Secret::new()?), None))
     }
 
     /// Whether a secret matches, in constant time.
     pub fn matches(&self, secret: &Secret) -> bool {
+        let Self(current, previous) = self;
         let is = |own: &Option<Secret>| own.as_ref().is_some_and(|own| own == secret);
-        is(&self.current) | is(&self.previous)
+        is(current) | is(previous)
     }
 
     /// Rotates the secret for a client that attached with this one.
     pub fn rotate(&mut self, came_with: Option<Secret>) {
         // Where there is none the one that it has goes on.
         if let Ok(next) = Secret::new() {
-            *self = Self { current: Some(next), previous: came_with };
+            *self = Self(Some(next), came_with);
         }
     }
 
     /// The client has confirmed the new secret. Returns whether the previous one was valid
     /// until now.
     pub fn confirm(&mut self) -> bool {
-        self.previous.take().is_some()
+        self.1.take().is_some()
     }
 
     /// The session key for the client; `None`: there is no secret.
     pub fn key(&self, id: &str, owner: u32) -> Option<SessionKey> {
         let found_by = if owner == UNKNOWN_UID { FoundBy::Secret } else { FoundBy::User };
-        Some(SessionKey { id: id.to_owned(), secret: Some(self.current.clone()?), found_by })
+        Some(SessionKey { id: id.to_owned(), secret: Some(self.0.clone()?), found_by })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fpty::proto::session_key::SECRET_LENGTH;
 
     fn current(secrets: &Secrets) -> Secret {
-        secrets.current.clone().expect("a secret")
+        secrets.0.clone().expect("a secret")
     }
 
     #[test]
@@ -113,8 +92,10 @@ mod tests {
         }
         assert!(secrets.confirm() && !secrets.confirm());
         assert!(!secrets.matches(&first) && secrets.matches(&second));
-        assert_eq!(format!("{:?}", secrets.save()), "Kept");
-        let again = Secrets::restore(secrets.save());
+        assert_eq!(format!("{secrets:?}"), "Secrets(Some(Secret), None)");
+        let stored = serde_json::to_string(&secrets).expect("JSON");
+        assert!(stored.starts_with("[[") && stored.ends_with("],null]"), "{stored}");
+        let again: Secrets = serde_json::from_str(&stored).expect("secrets");
         assert!(!again.matches(&first) && again.matches(&second));
         // Whoever takes it by being who it is takes it from whoever has the secret.
         secrets.rotate(None);

@@ -10,7 +10,7 @@ use super::registry_entry::{
     terminal_size,
 };
 use crate::config::recording_options::OnError;
-use crate::connection::session_access::{Secrets, UNKNOWN_UID};
+use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
@@ -71,7 +71,6 @@ impl DetachRegistry {
         let info = restored_info(&record);
         let SessionRecord { id, name, listener, nth, pid, attached, left: at, .. } = record;
         let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
-        let secrets = Secrets::restore(secrets);
         let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
         let entry = |info: &RestoredInfo, state| RegistryEntry {
             name,

@@ -42,7 +42,7 @@ impl RegistryEntry {
             name: self.name.clone(),
             uid: self.uid,
             principal: Some(self.principal),
-            secrets: self.secrets.save(),
+            secrets: self.secrets.clone(),
             listener: listener.to_owned(),
             nth,
             pid: self.pid.as_raw(),

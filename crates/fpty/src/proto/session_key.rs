@@ -16,6 +16,7 @@ const SEPARATOR: char = '+';
 /// The secret of a session, by which its client finds it again. No other client is
 /// shown it.
 #[derive(Clone)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize))]
 pub struct Secret([u8; SECRET_LENGTH]);
 
 impl Secret {

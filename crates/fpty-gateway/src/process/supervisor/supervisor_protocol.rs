@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
-use crate::connection::session_access;
+use crate::connection::session_access::Secrets;
 use crate::observe::audit::SessionHistory;
 use crate::observe::recording::RecordingState;
 use crate::process::ipc::{self, Hello, encode};
@@ -39,7 +39,7 @@ pub struct SessionRecord {
     #[serde(rename = "who")]
     pub principal: Option<Principal>,
     /// The secrets of its client.
-    pub secrets: session_access::SavedSecrets,
+    pub secrets: Secrets,
     /// The address that it began at, and at which of the sockets there.
     #[serde(rename = "door")]
     pub listener: String,

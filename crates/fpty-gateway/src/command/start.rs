@@ -77,7 +77,7 @@ impl Commands {
             return;
         };
         live.start_timers(cx, key, Duration::ZERO);
-        live.set_pending(cx, key, permit.ok().flatten(), origin, shown);
+        live.set_pending(cx, key, permit.unwrap_or_default(), origin, shown);
         fault_injection::point("command-noted");
         if let Err(error) = live.register(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));

@@ -20,8 +20,8 @@ use fpty::sys::socket::Stream;
 pub const RATE_WORDS: usize = 4096 / 2;
 
 /// A permit: it counts under the limits of all sessions and of a user's as long as it
-/// lives.
-#[expect(dead_code, reason = "they count by being there")]
+/// lives. Where nothing is limited it is empty.
+#[derive(Default)]
 pub struct Permit {
     all: Option<SharedCount>,
     user: Option<SharedCount>,
@@ -67,90 +67,47 @@ impl Limits {
         Self { shared_counts, permits: HashMap::new() }
     }
 
-    /// The permit of a restored session, even above the limit; `None`: nothing is limited.
-    pub fn restore(&self, rules: &Rules, principal: Principal) -> Option<Permit> {
-        let all = rules
-            .max_sessions
-            .map(|_| self.shared_counts.increment(LimitKey::AllSessions(rules.max_scope)));
-        let user =
-            rules.max_user_sessions.map(|_| self.shared_counts.increment(user(rules, principal)));
-        (all.is_some() || user.is_some()).then_some(Permit { all, user })
+    /// The permit of a restored session, even above the limit.
+    pub fn restore(&self, rules: &Rules, principal: Principal) -> Permit {
+        let count = |limit| self.shared_counts.increment(limit);
+        Permit {
+            all: rules.max_sessions.map(|_| count(all_sessions(rules))),
+            user: rules.max_user_sessions.map(|_| count(user_sessions(rules, principal))),
+        }
     }
 
     /// Acquires a permit for a connection before its request is known: under the user's
-    /// limit alone, so that silent connections do not keep others out. `None`: nothing is
-    /// limited.
+    /// limit alone, so that silent connections do not keep others out.
     ///
     /// # Errors
     /// There is none left.
-    pub fn acquire_user(
-        &self,
-        rules: &Rules,
-        client: &Stream,
-    ) -> Result<Option<Permit>, LimitReached> {
-        let max = rules.max_user_sessions;
-        if rules.max_sessions.is_none() && max.is_none() {
-            return Ok(None);
-        }
-        let count =
-            |max| self.count(user(rules, Principal::of(client)), max, LimitReached::UserSessions);
-        Ok(Some(Permit { all: None, user: max.map(count).transpose()? }))
+    pub fn acquire_user(&self, rules: &Rules, client: &Stream) -> Result<Permit, LimitReached> {
+        let Some(max) = rules.max_user_sessions else { return Ok(Permit::default()) };
+        let user = user_sessions(rules, Principal::of(client));
+        let user = self.shared_counts.claim(user, max.into());
+        Ok(Permit { all: None, user: Some(user.map_err(|_| LimitReached::UserSessions)?) })
     }
 
     /// Acquires the limit of all sessions for a permit: its client starts a session.
     ///
     /// # Errors
     /// The limit is reached; the permit is gone.
-    pub fn acquire_session(
-        &self,
-        rules: &Rules,
-        permit: Option<Permit>,
-    ) -> Result<Option<Permit>, LimitReached> {
-        match (permit, rules.max_sessions) {
-            (Some(permit), Some(max)) => {
-                let all = self.count(
-                    LimitKey::AllSessions(rules.max_scope),
-                    max,
-                    LimitReached::Sessions,
-                )?;
-                Ok(Some(Permit { all: Some(all), ..permit }))
-            }
-            (permit, _) => Ok(permit),
-        }
+    pub fn acquire_session(&self, rules: &Rules, permit: Permit) -> Result<Permit, LimitReached> {
+        let Some(max) = rules.max_sessions else { return Ok(permit) };
+        let all = self.shared_counts.claim(all_sessions(rules), max.into());
+        Ok(Permit { all: Some(all.map_err(|_| LimitReached::Sessions)?), ..permit })
     }
 
     /// Whether a session with this permit would be rejected now.
-    pub fn would_reject(
-        &self,
-        rules: &Rules,
-        permit: &Result<Option<Permit>, LimitReached>,
-    ) -> bool {
-        let sum = || self.shared_counts.total(LimitKey::AllSessions(rules.max_scope));
+    pub fn would_reject(&self, rules: &Rules, permit: &Result<Permit, LimitReached>) -> bool {
+        let sum = || self.shared_counts.total(all_sessions(rules));
         permit.is_err() || rules.max_sessions.is_some_and(|max| sum() >= max.into())
     }
 
-    fn count(
-        &self,
-        limit: LimitKey,
-        max: u32,
-        full: LimitReached,
-    ) -> Result<SharedCount, LimitReached> {
-        self.shared_counts.claim(limit, max.into()).map_err(|_| full)
-    }
-
     /// Assigns a permit to a session.
-    pub fn assign(&mut self, permit: Option<Permit>, session_ref: SessionRef) {
-        if let Some(permit) = permit {
+    pub fn assign(&mut self, permit: Permit, session_ref: SessionRef) {
+        if permit.all.is_some() || permit.user.is_some() {
             self.permits.insert(session_ref, permit);
-        }
-    }
-
-    /// Transfers a permit when a session is detached or attached.
-    fn transfer(&mut self, from: SessionRef, to: SessionRef) {
-        if !self.permits.is_empty() {
-            if let Some(permit) = self.permits.remove(&from) {
-                self.permits.insert(to, permit);
-            }
         }
     }
 
@@ -158,29 +115,29 @@ impl Limits {
     pub fn retain(&mut self, exists: impl Fn(SessionRef) -> bool) {
         self.permits.retain(|session_ref, _| exists(*session_ref));
     }
-
-    /// Releases the permit of a session.
-    fn release(&mut self, session_ref: SessionRef) {
-        if !self.permits.is_empty() {
-            self.permits.remove(&session_ref);
-        }
-    }
 }
 
 impl Observer for Limits {
     fn on_event(&mut self, event: &Event<'_>, _: Option<&SessionInfo>) {
         match *event {
             Event::Attached { from, to, .. } | Event::Detached { from, to, .. } => {
-                self.transfer(from, to);
+                let permit = self.permits.remove(&from);
+                self.assign(permit.unwrap_or_default(), to);
             }
-            Event::Closed { session, .. } | Event::Aborted(session) => self.release(session),
+            Event::Closed { session, .. } | Event::Aborted(session) => {
+                self.permits.remove(&session);
+            }
             _ => {}
         }
     }
 }
 
+fn all_sessions(rules: &Rules) -> LimitKey {
+    LimitKey::AllSessions(rules.max_scope)
+}
+
 /// The key of a user's sessions; over TCP of an address, or of 64 bits of an IPv6 address.
-fn user(rules: &Rules, principal: Principal) -> LimitKey {
+fn user_sessions(rules: &Rules, principal: Principal) -> LimitKey {
     LimitKey::UserSessions(rules.max_user_scope, principal.group())
 }
 

@@ -49,7 +49,9 @@ pub struct Listeners {
     listeners: Vec<Listener>,
     statistics: Option<ListeningSocket>,
     open: bool,
-    reserve: ReserveFd,
+    /// A reserve descriptor: with none left a connection is accepted by it and told so, instead
+    /// of being left to wait.
+    reserve: Option<File>,
     rejection_log: RejectionLog,
 }
 
@@ -62,7 +64,7 @@ pub struct Connection {
     /// The listener that accepted it.
     pub listener: u16,
     /// The permit under the user's limit, or why there is none.
-    pub permit: Result<Option<Permit>, LimitReached>,
+    pub permit: Result<Permit, LimitReached>,
     /// The origin, for the audit.
     pub origin: Origin,
 }
@@ -82,7 +84,7 @@ impl Listeners {
             listeners,
             statistics,
             open: false,
-            reserve: ReserveFd::take(),
+            reserve: reserve_fd(),
             rejection_log: RejectionLog::new(),
         }
     }
@@ -124,7 +126,7 @@ impl Listeners {
             return;
         }
         self.open = true;
-        self.reserve.refill();
+        self.reserve = self.reserve.take().or_else(reserve_fd);
         for (index, listener) in
             self.listeners.iter().enumerate().filter(|(_, listener)| !listener.paused)
         {
@@ -187,9 +189,9 @@ impl Listeners {
             return Ok(None);
         };
         listener.socket.accept().map_err(|error| {
-            self.reserve.release();
+            drop(self.reserve.take());
             let client = listener.socket.accept().ok().flatten().map(|(client, _)| client);
-            self.reserve.refill();
+            self.reserve = reserve_fd();
             AcceptError { client, why: format!("cannot take the connection: {}", reason(&error)) }
         })
     }
@@ -216,24 +218,8 @@ impl Listeners {
     }
 }
 
-/// A reserve descriptor: with none left a connection is accepted by it and told so, instead
-/// of being left to wait.
-struct ReserveFd(Option<File>);
-
-impl ReserveFd {
-    fn take() -> Self {
-        Self(File::open("/").ok())
-    }
-
-    fn release(&mut self) {
-        self.0 = None;
-    }
-
-    fn refill(&mut self) {
-        if self.0.is_none() {
-            *self = Self::take();
-        }
-    }
+fn reserve_fd() -> Option<File> {
+    File::open("/").ok()
 }
 
 /// The rate limit of rejections in the log.

@@ -16,6 +16,7 @@ use super::peers::{
 use crate::config::rules::Rules;
 use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
 use crate::connection::handshake::ClientRequest;
+use crate::connection::limits::Permit;
 use crate::connection::listeners::Connection;
 use crate::connection::session_access::{self, UNKNOWN_UID};
 use crate::detach::DetachRegistry;
@@ -255,7 +256,7 @@ impl AttachSearches {
             return AttachRoute::Elsewhere;
         }
         // It takes one there.
-        client_request.connection.permit = Ok(None);
+        client_request.connection.permit = Ok(Permit::default());
         let said = match memfd_message::create(&said(&client_request.hello, &cx.input)) {
             Ok(said) => said,
             Err(error) => {
@@ -349,7 +350,7 @@ fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
             // It has had that.
             HandshakeStep::SendHello(_) => {}
             HandshakeStep::Complete => {
-                return handshake.is_extended().then(|| (handshake.into_hello(), said));
+                return handshake.hello.extended.then(|| (handshake.hello, said));
             }
             HandshakeStep::Incomplete | HandshakeStep::Reject(_) | HandshakeStep::Http => {
                 return None;

@@ -64,7 +64,7 @@ impl Context {
     fn pending(
         &mut self,
         session: SessionRef,
-        permit: Option<Permit>,
+        permit: Permit,
         shown: Option<String>,
         (client, origin): (&Stream, Origin),
         new: impl FnOnce(&mut Self) -> NewSession,
@@ -229,7 +229,7 @@ impl LiveSession {
         &mut self,
         cx: &mut Context,
         key: Key,
-        permit: Option<Permit>,
+        permit: Permit,
         origin: Origin,
         size: Size,
         shown: Option<String>,
@@ -343,7 +343,7 @@ impl LiveCommand {
         &mut self,
         cx: &mut Context,
         key: Key,
-        permit: Option<Permit>,
+        permit: Permit,
         origin: Origin,
         shown: Option<String>,
     ) {

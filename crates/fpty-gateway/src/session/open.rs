@@ -298,7 +298,7 @@ impl Core {
         fault_injection::point("inserted");
         processes.assign(pid, key);
         let live = sessions.get_mut(key)?;
-        live.set_pending(cx, key, permit.ok().flatten(), origin, size, shown);
+        live.set_pending(cx, key, permit.unwrap_or_default(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
             live.started_poll = STARTING_FIRST;

@@ -65,7 +65,7 @@ impl SessionEffects for Fake {
 }
 
 fn uwsgi() -> Session {
-    Session::from_hello(&mut Handshake::default().into_hello(), SIZE)
+    Session::from_hello(&mut Handshake::default().hello, SIZE)
 }
 
 fn roomy() -> Fake {
@@ -247,7 +247,7 @@ fn extended() -> Session {
     let mut bytes = bytes.as_slice();
     assert!(matches!(handshake.feed(&mut bytes), HandshakeStep::SendHello(_)));
     assert_eq!(handshake.feed(&mut bytes), HandshakeStep::Complete);
-    Session::from_hello(&mut handshake.into_hello(), SIZE)
+    Session::from_hello(&mut handshake.hello, SIZE)
 }
 
 fn say(session: &mut Session, mut packet: Vec<u8>, effects: &mut Fake) {

@@ -24,11 +24,12 @@ pub struct Handshake {
     /// The first bytes, and their count: an HTTP request, perhaps.
     first: [u8; HEADER],
     first_count: usize,
-    hello: ClientHello,
+    /// The hello as far as it has come.
+    pub hello: ClientHello,
 }
 
 /// The most descriptors that a client can pass.
-const MAX_FDS: usize = 3;
+pub const MAX_FDS: usize = 3;
 
 /// The next step of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub enum HandshakeStep {
     Http,
 }
 
-/// The complete hello of a client.
+/// The hello of a client.
 #[derive(Debug, Default)]
 pub struct ClientHello {
     /// The decoder, in the midst of a packet perhaps.
@@ -143,16 +144,6 @@ impl Handshake {
         (1..HEADER).contains(&self.first_count)
             && http_request::is_http_or_tls(&self.first[..self.first_count])
     }
-
-    /// Whether extended mode was agreed.
-    pub fn is_extended(&self) -> bool {
-        self.hello.extended
-    }
-
-    /// The complete hello.
-    pub fn into_hello(self) -> ClientHello {
-        self.hello
-    }
 }
 
 impl ClientHello {
@@ -205,7 +196,7 @@ mod tests {
             let (heard, left, handshake) = feed(&said, cut);
             assert_eq!(heard, [HandshakeStep::Complete]);
             assert_eq!(left, said[8..]);
-            let size = handshake.into_hello().size(Size { rows: 24, cols: 80 });
+            let size = handshake.hello.size(Size { rows: 24, cols: 80 });
             assert_eq!(size, Size { rows: 33, cols: 99 });
         }
     }
@@ -215,7 +206,7 @@ mod tests {
         for said in [encode_signal(15).to_vec(), vec![0, 2, 0, 0, b'x', b'y'], vec![0, 9, 0, 200]] {
             let (heard, left, handshake) = feed(&said, 100);
             assert_eq!((heard.as_slice(), left), ([HandshakeStep::Complete].as_slice(), said));
-            assert!(!handshake.is_extended());
+            assert!(!handshake.hello.extended);
         }
     }
 
@@ -235,7 +226,7 @@ mod tests {
                 "cut {cut}"
             );
             assert_eq!(left, said[said.len() - 9..]);
-            let hello = handshake.into_hello();
+            let hello = handshake.hello;
             assert_eq!(hello.input, b"early");
             assert_eq!(hello.variables.get(b"TERM"), Some(b"foot".as_slice()));
             assert_eq!(hello.rows, Some(33));
@@ -264,7 +255,7 @@ mod tests {
         said.extend(encode_bare(VARIABLES, 0));
         let (heard, _, handshake) = feed(&said, 3);
         assert_eq!(heard.last(), Some(&HandshakeStep::Complete));
-        let request = handshake.into_hello().request.read();
+        let request = handshake.hello.request.read();
         assert_eq!(request, Ok(Some((RequestKind::CommandLine, b"rm -f x/me-old".to_vec()))));
     }
 
@@ -289,7 +280,7 @@ mod tests {
         late.extend(encode_bare(HELLO, 1));
         let (heard, _, handshake) = feed(&late, 100);
         assert_eq!(heard, []);
-        assert!(!handshake.is_extended());
+        assert!(!handshake.hello.extended);
         assert_eq!(feed(&encode_bare(HELLO, 0), 100).0, []);
         let answer = [0, 1, 0, HELLO];
         assert_eq!(feed(&encode_bare(HELLO, 65535), 100).0, [HandshakeStep::SendHello(answer)]);

@@ -5,13 +5,14 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::client_hello::{ClientHello, Handshake, HandshakeStep};
-use super::late_hello::{self, HELLO_TIMEOUT, LateHello, LatePeers};
+use super::client_hello::{ClientHello, Handshake, HandshakeStep, MAX_FDS};
+use super::late_hello::{HELLO_TIMEOUT, LATE_HELLO_TIMEOUT, LateHello, LatePeers};
 use super::lingering_close::CloseNotice;
 use super::listeners::Connection;
 use super::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::FaultDomain;
+use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
@@ -40,9 +41,6 @@ const HELLO_TOO_LATE: &str = "the program had been started for a silent client b
 /// that of its own request.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// The most descriptors that a client can pass.
-const MAX_FDS: usize = 3;
-
 /// A connection in its handshake.
 struct PendingConnection {
     /// The connection; its origin is known after the handshake.
@@ -63,9 +61,15 @@ impl PendingConnection {
     fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
         let since = clock::now();
         let deadline = since + patience;
-        let (received_fds, is_registered, final_deadline) =
-            (ReceivedFds::default(), false, deadline);
-        Self { connection, handshake, received_fds, since, deadline, final_deadline, is_registered }
+        Self {
+            connection,
+            handshake,
+            received_fds: ReceivedFds::default(),
+            since,
+            deadline,
+            final_deadline: deadline,
+            is_registered: false,
+        }
     }
 
     /// The handshake is complete.
@@ -74,15 +78,9 @@ impl PendingConnection {
             // It gets another token.
             let _ = cx.poller.remove(self.connection.client.as_fd());
         }
-        let hello = self.handshake.into_hello();
+        let hello = self.handshake.hello;
         let origin = cx.audit.origin_of(self.connection.listener, &hello);
         (Connection { origin, ..self.connection }, hello)
-    }
-
-    /// A hello has come: the timeout holds for each part of the request.
-    fn extend_deadline(&mut self, now: Instant, patience: Duration) {
-        self.final_deadline = now + patience * TOTAL_FACTOR;
-        self.deadline = now + patience;
     }
 }
 
@@ -93,14 +91,9 @@ pub struct PendingConnections {
     late_peers: LatePeers,
 }
 
-/// The state of a handshake.
-#[must_use]
-pub enum HandshakeResult {
-    /// Not complete, or closed.
-    Pending,
-    /// Complete; input behind the request stands in the context's buffer.
-    Complete(Box<ClientRequest>),
-}
+/// A complete request; input behind it stands in the context's buffer. `None`: the handshake
+/// goes on, or is over.
+pub type HandshakeResult = Option<Box<ClientRequest>>;
 
 /// A client with its complete request.
 pub struct ClientRequest {
@@ -122,7 +115,7 @@ impl PendingConnections {
         self.pending.has(key)
     }
 
-    /// Closes one without a word.
+    /// Closes one without a word. The poller forgets it as it closes.
     pub fn discard(&mut self, key: Key) {
         self.pending.remove(key);
     }
@@ -135,9 +128,9 @@ impl PendingConnections {
         transport: Transport,
         listener: u16,
     ) -> HandshakeResult {
-        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let rules = cx.listeners.rules(listener)?;
         let permit = cx.limits.acquire_user(rules, &client);
-        let patience = self.late_peers.hello_timeout(&client, transport, clock::now());
+        let patience = self.late_peers.hello_timeout(&client, clock::now());
         let connection =
             Connection { client, transport, listener, permit, origin: Origin::default() };
         let key =
@@ -148,121 +141,102 @@ impl PendingConnections {
 
     /// A deadline has passed.
     pub fn timed_out(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
-        let is_over =
-            |pending_connection: &PendingConnection| clock::now() >= pending_connection.deadline;
+        let is_over = |pending: &PendingConnection| clock::now() >= pending.deadline;
         // What has come meanwhile counts: this process may have been busy, or
         // stopped.
         if self.pending.get(key).is_some_and(is_over) {
-            if let HandshakeResult::Complete(client_request) = self.readable(cx, key, false) {
-                return HandshakeResult::Complete(client_request);
+            if let Some(client_request) = self.readable(cx, key, false) {
+                return Some(client_request);
             }
         }
-        let Some(pending_connection) = self.pending.get_mut(key) else {
-            return HandshakeResult::Pending;
-        };
-        let now = clock::now();
-        if now < pending_connection.deadline {
-            let wait = pending_connection.deadline - now;
-            cx.schedule(wait, Timer::Handshake(key));
-            return HandshakeResult::Pending;
-        }
-        crate::event_loop::fault_injection::point("silence");
-        if !pending_connection.handshake.is_extended() {
+        let pending = self.pending.get_mut(key)?;
+        let (now, is_silent) = (clock::now(), !pending.handshake.hello.extended);
+        if is_silent && now >= pending.deadline {
             // It would be refused now. Those who list, end or come back to a session need no
             // seat, and what they want may be late.
-            let rules = cx.listeners.rules(pending_connection.connection.listener);
-            let final_deadline = pending_connection.since + late_hello::LATE_HELLO_TIMEOUT;
-            if now < final_deadline
-                && rules.is_some_and(|rules| {
-                    cx.limits.would_reject(rules, &pending_connection.connection.permit)
-                })
-            {
-                pending_connection.deadline = final_deadline;
-                cx.schedule(final_deadline - now, Timer::Handshake(key));
-                return HandshakeResult::Pending;
+            let Connection { listener, permit, .. } = &pending.connection;
+            let rules = cx.listeners.rules(*listener);
+            if rules.is_some_and(|rules| cx.limits.would_reject(rules, permit)) {
+                pending.deadline = pending.since + LATE_HELLO_TIMEOUT;
             }
+        }
+        if now < pending.deadline {
+            cx.schedule(pending.deadline - now, Timer::Handshake(key));
+            return None;
+        }
+        fault_injection::point("silence");
+        if is_silent {
             return self.complete(cx, key, 0, false);
         }
         let patience = cx.config.handshake_timeout;
-        let why = match pending_connection.deadline < pending_connection.final_deadline {
-            true => format!("no complete request came: silence for {} seconds", patience.as_secs()),
-            false => {
-                format!(
-                    "no complete request came in {} seconds",
-                    (patience * TOTAL_FACTOR).as_secs()
-                )
-            }
+        let (how, time) = match pending.deadline < pending.final_deadline {
+            true => (": silence for", patience),
+            false => (" in", patience * TOTAL_FACTOR),
         };
+        let why = format!("no complete request came{how} {} seconds", time.as_secs());
         self.reject(cx, key, &format!("{why} (forkptyrouter-handshake-timeout)"))
     }
 
     /// The connection is readable, or hung up.
     pub fn readable(&mut self, cx: &mut Context, key: Key, hang_up: bool) -> HandshakeResult {
-        let Some(pending_connection) = self.pending.get_mut(key) else {
-            return HandshakeResult::Pending;
-        };
+        let pending = self.pending.get_mut(key)?;
+        let PendingConnection { connection, handshake, received_fds, .. } = pending;
+        let (is_extended, input) = (handshake.hello.extended, &mut cx.input);
         // Only who has had the answer to its hello passes anything.
-        let passes = pending_connection.connection.transport == Transport::Unix
-            && pending_connection.handshake.is_extended();
-        let read = match passes {
-            true => {
-                let (input, received_fds) = (&mut cx.input, &mut pending_connection.received_fds);
-                pending_connection.connection.client.read_into_with_descriptors(input, received_fds)
-            }
-            false => pending_connection.connection.client.read_into(&mut cx.input),
+        let read = match connection.transport == Transport::Unix && is_extended {
+            true => connection.client.read_into_with_descriptors(input, received_fds),
+            false => connection.client.read_into(input),
         };
         // One that sends as many as it likes.
-        if pending_connection.received_fds.descriptors.len() > MAX_FDS {
-            return self.forget(key);
+        if received_fds.descriptors.len() > MAX_FDS {
+            self.discard(key);
+            return None;
         }
         match read {
             ReadOutcome::Bytes(_) => self.decode(cx, key),
             ReadOutcome::WouldBlock if !hang_up => self.await_more(cx, key),
-            ReadOutcome::Eof if !hang_up => match pending_connection.handshake.is_extended() {
+            ReadOutcome::Eof if !hang_up => match is_extended {
                 // Half a request is none.
                 true => self.reject(cx, key, CUT_SHORT),
                 // It only reads.
                 false => self.complete(cx, key, 0, true),
             },
             // It left before there was anything for it.
-            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.forget(key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
+                self.discard(key);
+                None
+            }
         }
     }
 
     /// Decodes what stands in the context's buffer.
     fn decode(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
-        let Some(pending_connection) = self.pending.get_mut(key) else {
-            return HandshakeResult::Pending;
-        };
+        let pending = self.pending.get_mut(key)?;
         let patience = cx.config.handshake_timeout;
-        if pending_connection.handshake.is_extended() {
-            pending_connection.deadline =
-                pending_connection.final_deadline.min(clock::now() + patience);
+        if pending.handshake.hello.extended {
+            pending.deadline = pending.final_deadline.min(clock::now() + patience);
         }
-        crate::event_loop::fault_injection::strike("greeting", || &cx.input);
-        let commands = cx
-            .listeners
-            .rules(pending_connection.connection.listener)
-            .is_some_and(|rules| rules.allow_command);
-        let takes_streams = commands && cx.config.pass_stdio;
+        fault_injection::strike("greeting", || &cx.input);
+        let Connection { client, transport, listener, .. } = &pending.connection;
+        let allows_commands = cx.listeners.rules(*listener).is_some_and(|it| it.allow_command);
+        let takes_streams =
+            allows_commands && cx.config.pass_stdio && *transport == Transport::Unix;
         let mut bytes = cx.input.as_slice();
         loop {
-            match pending_connection.handshake.feed(&mut bytes) {
+            match pending.handshake.feed(&mut bytes) {
                 HandshakeStep::SendHello(answer) => {
                     // It may pass its streams from here on, and no sooner.
-                    if pending_connection.connection.transport == Transport::Unix && takes_streams {
-                        pending_connection.connection.client.accept_descriptors();
+                    if takes_streams {
+                        client.accept_descriptors();
                     }
-                    let _ = pending_connection.connection.client.write(&answer);
+                    let _ = client.write(&answer);
                     let now = clock::now();
-                    if now - pending_connection.since > HELLO_TIMEOUT {
-                        self.late_peers.note(
-                            &pending_connection.connection.client,
-                            pending_connection.connection.transport,
-                            now,
-                        );
+                    if now - pending.since > HELLO_TIMEOUT {
+                        self.late_peers.note(client, now);
                     }
-                    pending_connection.extend_deadline(now, patience);
+                    // The timeout holds for each part of the request from here on.
+                    pending.final_deadline = now + patience * TOTAL_FACTOR;
+                    pending.deadline = now + patience;
                 }
                 HandshakeStep::Incomplete => return self.await_more(cx, key),
                 HandshakeStep::Complete => {
@@ -276,22 +250,20 @@ impl PendingConnections {
     }
 
     fn await_more(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
-        let Some(pending_connection) = self.pending.get_mut(key) else {
-            return HandshakeResult::Pending;
-        };
-        if pending_connection.is_registered {
-            return HandshakeResult::Pending;
+        let pending = self.pending.get_mut(key)?;
+        if pending.is_registered {
+            return None;
         }
         let (client, token) =
-            (pending_connection.connection.client.as_fd(), Token::PendingConnection(key).token());
+            (pending.connection.client.as_fd(), Token::PendingConnection(key).token());
         if let Err(error) = cx.poller.add(client, token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             return self.reject(cx, key, &why);
         }
-        pending_connection.is_registered = true;
-        let wait = pending_connection.deadline.saturating_duration_since(clock::now());
+        pending.is_registered = true;
+        let wait = pending.deadline.saturating_duration_since(clock::now());
         cx.schedule(wait, Timer::Handshake(key));
-        HandshakeResult::Pending
+        None
     }
 
     /// Completes the handshake; the last `left` bytes of the buffer are for the session.
@@ -303,37 +275,25 @@ impl PendingConnections {
         left: usize,
         ended: bool,
     ) -> HandshakeResult {
-        if self
-            .pending
-            .get(key)
-            .is_some_and(|pending_connection| pending_connection.handshake.may_be_http())
-        {
+        if self.pending.get(key).is_some_and(|pending| pending.handshake.may_be_http()) {
             return self.reject_http(cx, key);
         }
-        let Some(mut pending_connection) = self.pending.remove(key) else {
-            return HandshakeResult::Pending;
-        };
+        let mut pending = self.pending.remove(key)?;
         let decode = cx.input.len() - left;
         cx.input.drain(..decode);
-        let received_fds = std::mem::take(&mut pending_connection.received_fds);
-        pending_connection.connection.client.refuse_descriptors();
-        let (connection, hello) = pending_connection.finish(cx);
-        HandshakeResult::Complete(Box::new(ClientRequest {
-            connection,
-            hello,
-            received_fds,
-            ended,
-            name: None,
-        }))
+        let received_fds = std::mem::take(&mut pending.received_fds);
+        pending.connection.client.refuse_descriptors();
+        let (connection, hello) = pending.finish(cx);
+        Some(Box::new(ClientRequest { connection, hello, received_fds, ended, name: None }))
     }
 
     /// Rejects a client, with this text.
     pub fn reject(&mut self, cx: &mut Context, key: Key, why: &str) -> HandshakeResult {
-        if let Some(pending_connection) = self.pending.remove(key) {
-            let (connection, hello) = pending_connection.finish(cx);
+        if let Some(pending) = self.pending.remove(key) {
+            let (connection, hello) = pending.finish(cx);
             cx.reject(connection, hello.extended, Rejection::because(RejectReason::Handshake, why));
         }
-        HandshakeResult::Pending
+        None
     }
 
     /// Restarts the handshake of a client whose hello is late: its first packets stand in
@@ -342,7 +302,7 @@ impl PendingConnections {
     /// request.
     pub fn restart(&mut self, cx: &mut Context, late: LateHello) -> HandshakeResult {
         let LateHello { client, transport, listener, decoder, is_too_late } = late;
-        self.late_peers.note(&client, transport, clock::now());
+        self.late_peers.note(&client, clock::now());
         let origin = cx.audit.origin(listener, Protocol::Uwsgi);
         if is_too_late {
             // What it has shown may end within a line.
@@ -350,9 +310,9 @@ impl PendingConnections {
             let text = format!("{TOO_LATE}: {HELLO_TOO_LATE}");
             let why = Rejection::because(RejectReason::Handshake, text);
             cx.reject_client(client, origin, false, &why);
-            return HandshakeResult::Pending;
+            return None;
         }
-        let Some(rules) = cx.listeners.rules(listener) else { return HandshakeResult::Pending };
+        let rules = cx.listeners.rules(listener)?;
         let permit = cx.limits.acquire_user(rules, &client);
         let connection = Connection { client, transport, listener, permit, origin };
         let handshake = Handshake::after_silence(decoder.unwrap_or_default());
@@ -363,19 +323,11 @@ impl PendingConnections {
 
     /// Rejects an HTTP client.
     fn reject_http(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
-        let Some(pending_connection) = self.pending.remove(key) else {
-            return HandshakeResult::Pending;
-        };
-        let Connection { client, listener, .. } = pending_connection.connection;
+        let pending = self.pending.remove(key)?;
+        let Connection { client, listener, .. } = pending.connection;
         cx.reject_http(listener, Protocol::Uwsgi, &client, true);
         cx.close_lingering(client, CloseNotice::Eof);
-        HandshakeResult::Pending
-    }
-
-    fn forget(&mut self, key: Key) -> HandshakeResult {
-        // The poller forgets it as it closes.
-        self.pending.remove(key);
-        HandshakeResult::Pending
+        None
     }
 }
 

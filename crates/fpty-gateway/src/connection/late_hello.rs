@@ -27,11 +27,9 @@ enum PeerKey {
 }
 
 impl PeerKey {
-    fn of(client: &Stream, transport: Transport) -> Option<Self> {
-        match transport {
-            Transport::Unix => client.credentials().map(|peer| Self::Process(peer.pid)),
-            Transport::Tcp => client.peer_address().map(|(address, _)| Self::Address(address)),
-        }
+    fn of(client: &Stream) -> Option<Self> {
+        let process = client.credentials().map(|peer| Self::Process(peer.pid));
+        process.or_else(|| client.peer_address().map(|(address, _)| Self::Address(address)))
     }
 }
 
@@ -56,17 +54,11 @@ pub struct LatePeers {
 
 impl LatePeers {
     /// The timeout of the hello of a new connection.
-    pub fn hello_timeout(
-        &mut self,
-        client: &Stream,
-        transport: Transport,
-        now: Instant,
-    ) -> Duration {
-        if self.known.is_empty() {
-            return HELLO_TIMEOUT;
+    pub fn hello_timeout(&mut self, client: &Stream, now: Instant) -> Duration {
+        match self.known.is_empty() {
+            true => HELLO_TIMEOUT,
+            false => self.timeout_of(PeerKey::of(client), now),
         }
-        let peer = PeerKey::of(client, transport);
-        self.timeout_of(peer, now)
     }
 
     fn timeout_of(&mut self, peer: Option<PeerKey>, now: Instant) -> Duration {
@@ -76,8 +68,8 @@ impl LatePeers {
     }
 
     /// Remembers the peer of a late hello.
-    pub fn note(&mut self, client: &Stream, transport: Transport, now: Instant) {
-        if let Some(peer) = PeerKey::of(client, transport) {
+    pub fn note(&mut self, client: &Stream, now: Instant) {
+        if let Some(peer) = PeerKey::of(client) {
             self.remember(peer, now);
         }
     }

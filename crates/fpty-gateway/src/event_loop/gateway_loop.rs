@@ -356,7 +356,7 @@ impl GatewayLoop {
 
     /// Hands a client to whom its request concerns, where that is complete.
     fn handshake_result(&mut self, handshake_result: HandshakeResult) {
-        let HandshakeResult::Complete(client_request) = handshake_result else {
+        let Some(client_request) = handshake_result else {
             return;
         };
         match client_request.hello.request.kind() {

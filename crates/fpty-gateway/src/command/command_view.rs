@@ -4,7 +4,6 @@ use super::commands::{Commands, LiveCommand};
 use crate::control::session_view::SessionView;
 use crate::event_loop::slab::Key;
 use crate::observe::audit::{ByteTotals, SessionInfo};
-use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;
 
 impl Commands {
@@ -40,11 +39,6 @@ impl Commands {
             is_handed_over,
             bytes: live.bytes(),
         })
-    }
-
-    /// The command that this process belongs to.
-    pub fn by_program(&self, program: Pid) -> Option<Key> {
-        self.by_program.get(&program).copied()
     }
 }
 

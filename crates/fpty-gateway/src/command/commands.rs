@@ -1,6 +1,5 @@
 //! Commands of a gateway: events of their streams, timers and teardown.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -22,15 +21,13 @@ use crate::session::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, HEADER, SessionEnd};
 use fpty::sys::ReadOutcome;
-use fpty::sys::child::{Exit, Pid};
+use fpty::sys::child::Exit;
 use fpty::sys::poll::{Interest, Poller, Ready};
 
 /// The live commands of a gateway.
 #[derive(Default)]
 pub struct Commands {
     pub(super) running: Slab<LiveCommand>,
-    /// Commands by process, until it was reaped.
-    pub(super) by_program: HashMap<Pid, Key>,
 }
 
 impl Commands {
@@ -44,16 +41,9 @@ impl Commands {
         self.running.has(key)
     }
 
-    /// Processes of the live commands.
-    pub fn processes(&self) -> impl Iterator<Item = Pid> {
-        let theirs = self.by_program.iter().filter(|(_, key)| self.running.has(**key));
-        theirs.map(|(program, _)| *program)
-    }
-
     /// Drops a command as it is.
     pub fn discard(&mut self, key: Key) {
         self.running.remove(key);
-        self.by_program.retain(|_, other| *other != key);
     }
 }
 
@@ -154,9 +144,7 @@ impl Commands {
         let Some(live) = self.running.get_mut(key) else {
             return;
         };
-        if let Some(program) = live.io.program.take() {
-            self.by_program.remove(&program);
-        }
+        live.io.program = None;
         match &failure {
             Some(why) => {
                 let origin = live.abort(cx, key);
@@ -222,9 +210,7 @@ impl Commands {
             return;
         };
         // The number of a process that was reaped may be another process's.
-        if let Some(program) = io.program.take_if(|program| !processes.has(*program)) {
-            self.by_program.remove(&program);
-        }
+        io.program.take_if(|program| !processes.has(*program));
         if !command.has_output() && command.termination().is_none() {
             command.terminate(EndKind::Lost, &format!("command ended: {why}"), io);
         }
@@ -252,10 +238,7 @@ impl Commands {
         live.mark_closed(cx, key);
         let outputs_open = live.io.outputs.iter().any(Option::is_some);
         match (live.io.program, &live.io.leader) {
-            (Some(program), _) => {
-                self.by_program.remove(&program);
-                processes.hang_up_group(cx, program);
-            }
+            (Some(program), _) => processes.hang_up_group(cx, program),
             (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
             _ => {}
         }

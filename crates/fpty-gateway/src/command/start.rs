@@ -9,7 +9,7 @@ use crate::connection::client_hello::ClientHello;
 use crate::connection::handshake::ClientRequest;
 use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::FaultDomain;
+use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
 use crate::event_loop::fault_injection;
 use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{RejectReason, Rejection};
@@ -72,7 +72,7 @@ impl Commands {
         });
         cx.panics.in_progress = Some(FaultDomain::Command(key));
         fault_injection::point("command-inserted");
-        self.by_program.insert(started, key);
+        processes.assign(started, SessionRef::Command(key));
         let Some(live) = self.running.get_mut(key) else {
             return;
         };

@@ -16,6 +16,7 @@ use crate::control::peers::attach_request::{AttachMatch, AttachQuery, MatchQuali
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
 use crate::event_loop::fault_domain::FaultDomain;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
@@ -236,7 +237,7 @@ impl DetachRegistry {
         // The session holds a permit of its own.
         drop(permit);
         if !is_restored {
-            core.processes.assign(pid, session);
+            core.processes.assign(pid, SessionRef::Session(session));
         }
         let Core { cx, sessions, .. } = &mut *core;
         let Some(live) = sessions.get_mut(session) else {

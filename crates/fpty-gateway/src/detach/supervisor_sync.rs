@@ -96,7 +96,7 @@ impl DetachRegistry {
     pub fn supervisor_ready(&mut self, core: &mut Core) {
         let Core { cx, sessions, processes } = core;
         while let Some(program) = self.supervisor.next_rejected() {
-            let session = processes.set_unsupervised(program).map(SessionRef::Session);
+            let session = processes.set_unsupervised(program);
             let detached = self.index.by_program(program).map(SessionRef::Detached);
             if let Some(session_ref) = detached.or(session) {
                 cx.audit.entrusted(session_ref, false);

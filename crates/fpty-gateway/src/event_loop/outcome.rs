@@ -23,7 +23,7 @@ pub enum Outcome {
     /// Deliver deferred input.
     ResumeInput(Box<DeferredChunk>),
     /// A program was reaped: which, the session that had it, and how it ended.
-    Reaped(Pid, Option<Key>, Exit),
+    Reaped(Pid, Option<SessionRef>, Exit),
     /// Let the next one go of those sessions that wait for it.
     RunTeardown,
     /// A late hello, after a silent start: its first packets stand in the buffer.

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use super::process_table::ProcessTable;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;
 use crate::log::log;
@@ -41,9 +42,10 @@ impl ProcessTable {
             let _ = cx.poller.remove(live.io.client.as_fd());
         }
         let LiveSession { session, io: SessionIo { client, master, program, .. }, .. } = live;
+        let session_ref = SessionRef::Session(key);
         // It may have been reaped while this had to wait its turn.
         let is_its =
-            |program: &ProcessHandle| !program.is_child() || self.is_of(program.pid(), key);
+            |program: &ProcessHandle| !program.is_child() || self.is_of(program.pid(), session_ref);
         if let Some(program) = program.filter(is_its) {
             // A terminal that was offered may be open elsewhere, and is then not
             // hung up by our close.

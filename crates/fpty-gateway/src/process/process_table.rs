@@ -9,8 +9,8 @@ use super::supervisor::grace::Grace;
 use super::supervisor::leaders::{LeaderKind, LeaderSlot, Leaders};
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;
 use crate::host::host;
 use fpty::sys::DescriptorLimit;
@@ -44,9 +44,9 @@ pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
 
 /// A program that was not reaped. There is one for each session, so it is small.
 struct ProcessEntry {
-    /// The session of the program; one that is closed: its client has left. `None`: a
-    /// command's, or a session that is not made yet.
-    session: Option<Key>,
+    /// The session or command of the program; one that is closed: its client has left. `None`:
+    /// it is not made yet.
+    session: Option<SessionRef>,
     slot: Option<LeaderSlot>,
 }
 
@@ -94,8 +94,8 @@ impl ProcessTable {
         self.leaders.iter().for_each(Leaders::start_done);
     }
 
-    /// Assigns a program to a session.
-    pub fn assign(&mut self, leader: Pid, session: Key) {
+    /// Assigns a program to a session or command.
+    pub fn assign(&mut self, leader: Pid, session: SessionRef) {
         if let Some(running) = self.running.get_mut(&leader) {
             running.session = Some(session);
         }
@@ -114,7 +114,7 @@ impl ProcessTable {
     }
 
     /// The supervisor does not have the program's session. Returns that session.
-    pub fn set_unsupervised(&mut self, leader: Pid) -> Option<Key> {
+    pub fn set_unsupervised(&mut self, leader: Pid) -> Option<SessionRef> {
         let running = self.running.get(&leader)?;
         self.keep(running.slot, false);
         running.session
@@ -142,7 +142,7 @@ impl ProcessTable {
     }
 
     /// Whether a program is of this session, and was not reaped.
-    pub fn is_of(&self, leader: Pid, session: Key) -> bool {
+    pub fn is_of(&self, leader: Pid, session: SessionRef) -> bool {
         self.running.get(&leader).is_some_and(|running| running.session == Some(session))
     }
 
@@ -203,7 +203,7 @@ impl ProcessTable {
     }
 
     /// Programs without a session, and not among the owned ones.
-    pub fn orphans(&self, exists: impl Fn(Key) -> bool, owned: &HashSet<Pid>) -> Vec<Pid> {
+    pub fn orphans(&self, exists: impl Fn(SessionRef) -> bool, owned: &HashSet<Pid>) -> Vec<Pid> {
         let is_one = |(leader, running): &(&Pid, &ProcessEntry)| {
             !running.session.is_some_and(&exists)
                 && !owned.contains(leader)

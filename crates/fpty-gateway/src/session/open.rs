@@ -296,7 +296,7 @@ impl Core {
         ));
         cx.panics.in_progress = Some(FaultDomain::PendingSession(key));
         fault_injection::point("inserted");
-        processes.assign(pid, key);
+        processes.assign(pid, SessionRef::Session(key));
         let live = sessions.get_mut(key)?;
         live.set_pending(cx, key, permit.unwrap_or_default(), origin, size, shown);
         fault_injection::point("noted");

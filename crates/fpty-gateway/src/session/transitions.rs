@@ -188,15 +188,23 @@ impl Transitions<'_> {
     }
 
     /// What a program was the program of.
-    pub fn session_of_program(&self, program: Pid, session: Option<Key>) -> Option<SessionRef> {
-        let session = session.filter(|key| self.core.sessions.has(*key)).map(SessionRef::Session);
-        let command = || self.commands.by_program(program).map(SessionRef::Command);
+    pub fn session_of_program(
+        &self,
+        program: Pid,
+        session: Option<SessionRef>,
+    ) -> Option<SessionRef> {
+        let lives = |session: &SessionRef| match *session {
+            SessionRef::Session(key) => self.core.sessions.has(key),
+            SessionRef::Command(key) => self.commands.has(key),
+            // It may have been attached since.
+            SessionRef::Detached(_) => false,
+        };
         let registry = || self.registry.as_ref()?.by_program(program).map(SessionRef::Detached);
-        session.or_else(command).or_else(registry)
+        session.filter(lives).or_else(registry)
     }
 
     /// A program was reaped, which was the `session`'s where it is that of a session with a client.
-    pub fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
+    pub fn program_ended(&mut self, program: Pid, session: Option<SessionRef>, exit: Exit) {
         fault_injection::point("reaped");
         let failure = self.core.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| exec_error(&program, errno));
@@ -416,9 +424,8 @@ impl Transitions<'_> {
             recorder.retain();
         }
         let detached = registry.iter().flat_map(|registry| registry.processes());
-        let owned: HashSet<Pid> =
-            commands.processes().chain(detached).chain(self.teardowns.processes()).collect();
-        for program in processes.orphans(|key| sessions.has(key), &owned) {
+        let owned: HashSet<Pid> = detached.chain(self.teardowns.processes()).collect();
+        for program in processes.orphans(exists, &owned) {
             processes.hang_up_group(cx, program);
         }
     }

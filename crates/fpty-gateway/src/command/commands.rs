@@ -1,4 +1,4 @@
-//! Commands of a gateway: events of their streams, timers and teardown.
+//! Commands of a gateway: events of their streams, timers and teardown; what lists show.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -7,12 +7,13 @@ use super::command_state::Command;
 use super::stdio::CommandIo;
 use crate::config::rules::Rules;
 use crate::connection::lingering_close::CloseNotice;
+use crate::control::session_view::SessionView;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::event_loop::timers::{SessionTimer, Timer};
-use crate::observe::audit::{EndReason, RejectReason};
+use crate::observe::audit::{ByteTotals, EndReason, RejectReason, SessionInfo};
 use crate::process::process_table::ProcessTable;
 use crate::session::byte_counts::ByteCounts;
 use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
@@ -23,29 +24,10 @@ use fpty::proto::{EndKind, HEADER, SessionEnd};
 use fpty::sys::ReadOutcome;
 use fpty::sys::child::Exit;
 use fpty::sys::poll::{Interest, Poller, Ready};
+use fpty::sys::socket::Stream;
 
 /// The live commands of a gateway.
-#[derive(Default)]
-pub struct Commands {
-    pub(super) running: Slab<LiveCommand>,
-}
-
-impl Commands {
-    /// The command that deferred input is for.
-    pub fn input_target(&mut self, key: Key) -> Option<(&mut Command, &mut CommandIo)> {
-        self.running.get_mut(key).map(|one| (&mut one.command, &mut one.io))
-    }
-
-    /// Whether the command is live.
-    pub fn has(&self, key: Key) -> bool {
-        self.running.has(key)
-    }
-
-    /// Drops a command as it is.
-    pub fn discard(&mut self, key: Key) {
-        self.running.remove(key);
-    }
-}
+pub type Commands = Slab<LiveCommand>;
 
 /// Interval of checks whether a slow program has been executed.
 const EXEC_POLL: Duration = Duration::from_millis(10);
@@ -79,7 +61,7 @@ impl Commands {
         key: Key,
         due: SessionTimer,
     ) {
-        let Some(live) = self.running.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         match due {
@@ -93,7 +75,7 @@ impl Commands {
 
     /// Handles an event of the client's connection: input, room for output, hang-up.
     pub fn client_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
-        let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
+        let Some(LiveCommand { command, io, .. }) = self.get_mut(key) else {
             return;
         };
         if ready.write {
@@ -118,7 +100,7 @@ impl Commands {
 
     /// Handles an event of a stream: output, room for input, or closed by the program.
     pub fn stream_ready(&mut self, cx: &mut Context, key: Key, number: u8, ready: Ready) {
-        let Some(live) = self.running.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         let LiveCommand { command, io, .. } = live;
@@ -141,7 +123,7 @@ impl Commands {
         exit: Exit,
         failure: Option<SessionEnd>,
     ) {
-        let Some(live) = self.running.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         live.io.program = None;
@@ -160,7 +142,7 @@ impl Commands {
 
     /// Ends a command at the operator's wish.
     pub fn end_by_operator(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
-        if let Some(live) = self.running.get_mut(key) {
+        if let Some(live) = self.get_mut(key) {
             live.terminate_with(cx, key, EndKind::Operator, ENDED_BY_OPERATOR);
             self.settle(cx, processes, key);
         }
@@ -170,7 +152,7 @@ impl Commands {
     pub fn stop(&mut self, why: EndKind, line: &str) {
         let keys: Vec<Key> = self.iter_from(0).map(|(_, key)| key).collect();
         for key in keys {
-            if let Some(live) = self.running.get_mut(key) {
+            if let Some(live) = self.get_mut(key) {
                 live.terminate(why, line);
             }
         }
@@ -178,7 +160,7 @@ impl Commands {
 
     /// Settles a command after an event: updates the poller's interests, or ends it.
     pub fn settle(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
-        let Some(live) = self.running.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         match live.command.next_action() {
@@ -206,7 +188,7 @@ impl Commands {
         key: Key,
         why: &str,
     ) {
-        let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
+        let Some(LiveCommand { command, io, .. }) = self.get_mut(key) else {
             return;
         };
         // The number of a process that was reaped may be another process's.
@@ -215,6 +197,35 @@ impl Commands {
             command.terminate(EndKind::Lost, &format!("command ended: {why}"), io);
         }
         self.close(cx, processes, key);
+    }
+
+    /// The client of a command that has started and goes on.
+    pub fn client_of(&self, key: Key) -> Option<&Stream> {
+        let live = self.get(key)?;
+        let goes_on = live.is_started && live.command.termination().is_none();
+        goes_on.then_some(&live.io.client)
+    }
+
+    /// A command as lists show it.
+    pub fn view(&self, key: Key, info: Option<&SessionInfo>) -> Option<SessionView<'_>> {
+        let live = self.get(key)?;
+        let byte_counts = live.io.byte_counts.as_ref();
+        let is_handed_over = live.relayed != [true; 3];
+        // Bytes on passed descriptors are not seen.
+        let idle = match byte_counts.and_then(|byte_counts| byte_counts.last_activity()) {
+            Some(last) => Some(last.elapsed()),
+            None if is_handed_over => None,
+            None => info.map(|info| info.started.elapsed()),
+        };
+        Some(SessionView {
+            client: &live.io.client,
+            listener: live.listener,
+            pid: live.io.program,
+            master: None,
+            idle,
+            is_handed_over,
+            bytes: live.bytes(),
+        })
     }
 
     /// Closes a command whose client was sent END.
@@ -234,7 +245,7 @@ impl Commands {
         processes: &mut ProcessTable,
         key: Key,
     ) -> Option<Box<LiveCommand>> {
-        let mut live = self.running.remove(key)?;
+        let mut live = self.remove(key)?;
         live.mark_closed(cx, key);
         let outputs_open = live.io.outputs.iter().any(Option::is_some);
         match (live.io.program, &live.io.leader) {
@@ -279,6 +290,14 @@ impl TimeLimited for LiveCommand {
 }
 
 impl LiveCommand {
+    /// Bytes of input and output that were relayed; `None`: not all of them were.
+    pub fn bytes(&self) -> ByteTotals {
+        let (input, output) =
+            self.io.byte_counts.as_ref().map(|byte_counts| byte_counts.bytes()).unzip();
+        let [input_relayed, output_relayed, error_relayed] = self.relayed;
+        (input.filter(|_| input_relayed), output.filter(|_| output_relayed && error_relayed))
+    }
+
     /// Checks whether the program has been executed: then the command has started.
     pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
         let program = self.io.program;

@@ -4,13 +4,11 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `command_state.rs` | a command and its client, as a state machine |
-//! | `command_view.rs` | what lists show of a command |
-//! | `commands.rs` | all commands, from the execution of a program to its end |
+//! | `commands.rs` | all commands, from the execution of a program to its end, also in lists |
 //! | `start.rs` | a command is started |
 //! | `stdio.rs` | the three streams: passed descriptors and pipes |
 
 pub(crate) mod command_state;
-pub(crate) mod command_view;
 pub(crate) mod commands;
 pub(crate) mod start;
 pub(crate) mod stdio;

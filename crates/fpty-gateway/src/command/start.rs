@@ -59,7 +59,7 @@ impl Commands {
             leader: PidFd::open(started),
             byte_counts: None,
         };
-        let key = self.running.insert(LiveCommand {
+        let key = self.insert(LiveCommand {
             command: Command::started(std::mem::take(&mut hello.decoder), relayed),
             io,
             client_interest: Interest::READ,
@@ -73,7 +73,7 @@ impl Commands {
         cx.panics.in_progress = Some(FaultDomain::Command(key));
         fault_injection::point("command-inserted");
         processes.assign(started, SessionRef::Command(key));
-        let Some(live) = self.running.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         live.start_timers(cx, key, Duration::ZERO);

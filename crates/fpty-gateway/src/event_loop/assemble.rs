@@ -13,7 +13,6 @@ use super::fault_domain::FaultDomain;
 use super::fault_injection;
 use super::gateway_loop::GatewayLoop;
 use super::slab::{Slab, Token};
-use crate::command::commands::Commands;
 use crate::config::options::GatewayConfig;
 use crate::config::rules::Rules;
 use crate::connection::handshake::PendingConnections;
@@ -121,7 +120,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         },
         pending: PendingConnections::default(),
         http_probes: HttpProbes::default(),
-        commands: Commands::default(),
+        commands: Slab::new(),
         control_clients: ControlClients::new(host().statistics_by_http()),
         registry,
         teardowns: TeardownQueue::default(),

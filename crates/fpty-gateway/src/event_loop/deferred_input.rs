@@ -6,7 +6,7 @@ use super::fault_domain::FaultDomain;
 use super::outcome::Outcome;
 use super::slab::Key;
 use crate::command::command_state::{Command, CommandEffects};
-use crate::command::commands::Commands;
+use crate::command::commands::{Commands, LiveCommand};
 use crate::session::relay::Sessions;
 use crate::session::state::{Session, SessionEffects};
 
@@ -75,11 +75,10 @@ impl Context {
                 let (session, io) = (&mut attached.session, &mut attached.io);
                 deferred_input.with_budget(|acts| session.resume_client(bytes, coalesced, acts, io))
             }
-            FaultDomain::Command(key) => match commands.input_target(key) {
-                Some((command, io)) => deferred_input
-                    .with_budget(|acts| command.client_sent(bytes, coalesced, acts, io)),
-                None => return,
-            },
+            FaultDomain::Command(key) => {
+                let Some(LiveCommand { command, io, .. }) = commands.get_mut(key) else { return };
+                deferred_input.with_budget(|acts| command.client_sent(bytes, coalesced, acts, io))
+            }
             _ => return,
         };
         deferred_input.put_back(chunk, left);

@@ -473,7 +473,7 @@ impl GatewayLoop {
             FaultDomain::Session(key) | FaultDomain::PendingSession(key) => {
                 drop(self.core.sessions.remove(key))
             }
-            FaultDomain::Command(key) => self.commands.discard(key),
+            FaultDomain::Command(key) => drop(self.commands.remove(key)),
             FaultDomain::PendingConnection(key) => self.pending.discard(key),
             FaultDomain::ControlClient(key) => self.control_clients.discard(key),
             FaultDomain::AttachSearch(key) => self.attach_searches.discard(key),

@@ -45,20 +45,27 @@ pub enum MetricKind {
 pub type Kept = (Vec<OwnedFd>, OsString);
 
 /// A server that gateways run in. What has a body here is what a server does without it: one
-/// that has no metrics, no watchdog, never executes itself, and forks nothing but gateways.
+/// that has no name, no log but standard error, no metrics, no watchdog, never executes itself,
+/// and forks nothing but gateways.
 pub trait Host: Sync {
     /// The server's version.
     fn version(&self) -> &str;
 
     /// What the instance is called: a name, or the path of its configuration.
-    fn instance(&self) -> Option<String>;
+    fn instance(&self) -> Option<String> {
+        None
+    }
 
     /// The shell for commands with a blank.
-    fn shell(&self) -> CString;
+    fn shell(&self) -> CString {
+        c"/bin/sh".to_owned()
+    }
 
     /// Writes one line to the server's log. Whether the log takes one is asked of
     /// standard error before, see [`crate::log`].
-    fn write_log(&self, line: &str);
+    fn write_log(&self, line: &str) {
+        fpty::sys::stdio::say(line);
+    }
 
     /// Bytes that one packet for the log may hold, where lines go in packets.
     fn log_packet_size(&self) -> Option<usize> {
@@ -141,18 +148,6 @@ struct Nobody;
 impl Host for Nobody {
     fn version(&self) -> &str {
         env!("CARGO_PKG_VERSION")
-    }
-
-    fn instance(&self) -> Option<String> {
-        None
-    }
-
-    fn shell(&self) -> CString {
-        c"/bin/sh".to_owned()
-    }
-
-    fn write_log(&self, line: &str) {
-        fpty::sys::stdio::say(line);
     }
 
     fn sockets(&self) -> Result<Vec<Socket>> {

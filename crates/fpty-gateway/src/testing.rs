@@ -12,12 +12,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use once_cell::sync::OnceCell;
 
 use crate::config::option_table;
 use crate::config::options::{self, GatewayConfig};
@@ -42,12 +40,13 @@ const RESPAWNED: &str = "respawned";
 const STOP: Duration = Duration::from_millis(300);
 
 /// The server that a test is.
+#[derive(Default)]
 struct TestHost {
-    instance: OnceCell<String>,
-    statistics_by_http: OnceCell<()>,
-    shell: OnceCell<CString>,
-    socket_mode: OnceCell<u32>,
-    sockets: Mutex<Vec<Bound>>,
+    instance: Option<String>,
+    statistics_by_http: bool,
+    shell: Option<CString>,
+    socket_mode: Option<u32>,
+    sockets: Vec<Bound>,
 }
 
 /// A socket that is bound.
@@ -59,41 +58,28 @@ struct Bound {
     rules: usize,
 }
 
-static HOST: TestHost = TestHost {
-    instance: OnceCell::new(),
-    statistics_by_http: OnceCell::new(),
-    shell: OnceCell::new(),
-    socket_mode: OnceCell::new(),
-    sockets: Mutex::new(Vec::new()),
-};
-
 impl Host for TestHost {
     fn version(&self) -> &str {
         "test"
     }
 
     fn instance(&self) -> Option<String> {
-        self.instance.get().cloned()
+        self.instance.clone()
     }
 
     fn shell(&self) -> CString {
-        self.shell.get().cloned().unwrap_or_else(|| c"/bin/sh".to_owned())
-    }
-
-    fn write_log(&self, line: &str) {
-        fpty::sys::stdio::say(line);
+        self.shell.clone().unwrap_or_else(|| c"/bin/sh".to_owned())
     }
 
     fn statistics_by_http(&self) -> bool {
-        self.statistics_by_http.get().is_some()
+        self.statistics_by_http
     }
 
     fn sockets(&self) -> Result<Vec<Socket>> {
-        let bound = self.sockets.lock().map(|bound| bound.clone()).unwrap_or_default();
         let socket = |Bound { fd, role, name, rules }| {
             Ok(Socket { listener: ListeningSocket::of_the_server(fd)?, role, name, rules })
         };
-        bound.into_iter().map(socket).collect()
+        self.sockets.iter().cloned().map(socket).collect()
     }
 
     fn exit(&self, status: i32) -> ! {
@@ -104,7 +90,6 @@ impl Host for TestHost {
 /// Becomes the master of an instance with these options; returns the exit status, at
 /// the instance's end. SIGINT, SIGQUIT and SIGTERM stop it.
 pub fn master(asked: &[(String, OsString)]) -> i32 {
-    host::set(&HOST);
     match serve(asked) {
         Ok(()) => 0,
         Err(error) => {
@@ -115,10 +100,10 @@ pub fn master(asked: &[(String, OsString)]) -> i32 {
 }
 
 fn serve(asked: &[(String, OsString)]) -> Result<()> {
-    let mut config = GatewayConfig::default();
+    let (mut config, mut server) = (GatewayConfig::default(), TestHost::default());
     let mut wanted = Vec::new();
     for (name, value) in asked {
-        set(&mut config, name, value)?;
+        server.set(&mut config, name, value)?;
         wanted.extend(std::mem::take(&mut config.socket_requests));
     }
     instance::before_jail(Some(&config))?;
@@ -129,79 +114,86 @@ fn serve(asked: &[(String, OsString)]) -> Result<()> {
     for asked in wanted {
         match asked {
             SocketRequest::Socket { address, protocol, rules } => {
-                bind(&config, &address, SocketRole::Terminal(protocol), rules)?;
+                server.bind(&config, &address, SocketRole::Terminal(protocol), rules)?;
             }
             SocketRequest::Zerg(_) => return Err(Error::new("this server has no zerg mode")),
         }
     }
     if let Some(address) = config.stats.clone() {
-        bind(&config, &address, SocketRole::Statistics, 0)?;
+        server.bind(&config, &address, SocketRole::Statistics, 0)?;
     }
+    host::set(Box::leak(Box::new(server)));
     instance::before_gateways(&config);
     Master::begin(config)?.run()
 }
 
-/// Takes an option of the gateway, or one of the few of uWSGI's that mean something here.
-fn set(config: &mut GatewayConfig, name: &str, value: &OsStr) -> Result<()> {
-    let text = || value.to_string_lossy().into_owned();
-    match name {
-        "plugin" | "plugins-dir" | "master" | "need-app" => {}
-        "procname" => drop(HOST.instance.set(text())),
-        "stats-http" => drop(HOST.statistics_by_http.set(())),
-        "chmod-socket" => {
-            // Without a value it means everybody.
-            let mode = u32::from_str_radix(&text(), 8).unwrap_or(0o666);
-            let _ = HOST.socket_mode.set(mode);
-        }
-        "max-fd" => {
-            let most = text().parse().map_err(|_| Error::new("option max-fd: not a number"))?;
-            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
-            nix::sys::resource::setrlimit(limit, most, most).context("max-fd")?;
-        }
-        "binsh" => drop(HOST.shell.set(CString::new(value.as_bytes()).unwrap_or_default())),
-        "ini" => {
-            let _ = HOST.instance.set(text());
-            let lines = std::fs::read_to_string(Path::new(value)).context(text())?;
-            for line in lines.lines().filter(|line| !line.starts_with(['[', '#', ';'])) {
-                if let Some((name, value)) = line.split_once('=') {
-                    set(config, name.trim(), OsStr::new(value.trim()))?;
+impl TestHost {
+    /// Takes an option of the gateway, or one of the few of uWSGI's that mean something here.
+    fn set(&mut self, config: &mut GatewayConfig, name: &str, value: &OsStr) -> Result<()> {
+        let text = || value.to_string_lossy().into_owned();
+        match name {
+            "plugin" | "plugins-dir" | "master" | "need-app" => {}
+            "procname" => self.instance = Some(text()),
+            "stats-http" => self.statistics_by_http = true,
+            "chmod-socket" => {
+                // Without a value it means everybody.
+                self.socket_mode = Some(u32::from_str_radix(&text(), 8).unwrap_or(0o666));
+            }
+            "max-fd" => {
+                let most = text().parse().map_err(|_| Error::new("option max-fd: not a number"))?;
+                let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+                nix::sys::resource::setrlimit(limit, most, most).context("max-fd")?;
+            }
+            "binsh" => self.shell = CString::new(value.as_bytes()).ok(),
+            "ini" => {
+                self.instance.get_or_insert_with(text);
+                let lines = std::fs::read_to_string(Path::new(value)).context(text())?;
+                for line in lines.lines().filter(|line| !line.starts_with(['[', '#', ';'])) {
+                    if let Some((name, value)) = line.split_once('=') {
+                        self.set(config, name.trim(), OsStr::new(value.trim()))?;
+                    }
                 }
             }
+            _ => option_table::apply_option(&options::OPTIONS, config, name, value)?,
         }
-        _ => option_table::apply_option(&options::OPTIONS, config, name, value)?,
+        Ok(())
     }
-    Ok(())
-}
 
-fn bind(config: &GatewayConfig, at: &OsStr, role: SocketRole, rules: usize) -> Result<()> {
-    let name = at.to_string_lossy().into_owned();
-    let cannot = || format!("cannot bind {name}");
-    let fd = if let Some(abstract_name) = at.as_bytes().strip_prefix(b"@") {
-        // As uWSGI's, with a NUL at its end.
-        let address = SocketAddr::from_abstract_name([abstract_name, b"\0"].concat());
-        let address = address.context(cannot())?;
-        UnixListener::bind_addr(&address).context(cannot())?.into_raw_fd()
-    } else if name.contains(':') {
-        TcpListener::bind(&name).context(cannot())?.into_raw_fd()
-    } else {
-        let ownership = config.socket_options(rules).map(|own| own.ownership).unwrap_or_default();
-        let mode = ownership.mode.or_else(|| HOST.socket_mode.get().copied());
-        let ownership = bind::Ownership { mode, ..ownership };
-        let bound = bind::bind_unix(Path::new(at), ownership, 100);
-        bound.map_err(|error| Error::new(format!("{}: {error}", cannot())))?.into_raw_fd()
-    };
-    match role {
-        SocketRole::Statistics => {
-            log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
+    fn bind(
+        &mut self,
+        config: &GatewayConfig,
+        at: &OsStr,
+        role: SocketRole,
+        rules: usize,
+    ) -> Result<()> {
+        let name = at.to_string_lossy().into_owned();
+        let cannot = || format!("cannot bind {name}");
+        let fd = if let Some(abstract_name) = at.as_bytes().strip_prefix(b"@") {
+            // As uWSGI's, with a NUL at its end.
+            let address = SocketAddr::from_abstract_name([abstract_name, b"\0"].concat());
+            let address = address.context(cannot())?;
+            UnixListener::bind_addr(&address).context(cannot())?.into_raw_fd()
+        } else if name.contains(':') {
+            TcpListener::bind(&name).context(cannot())?.into_raw_fd()
+        } else {
+            let ownership =
+                config.socket_options(rules).map(|own| own.ownership).unwrap_or_default();
+            let mode = ownership.mode.or(self.socket_mode);
+            let ownership = bind::Ownership { mode, ..ownership };
+            let bound = bind::bind_unix(Path::new(at), ownership, 100);
+            bound.map_err(|error| Error::new(format!("{}: {error}", cannot())))?.into_raw_fd()
+        };
+        match role {
+            SocketRole::Statistics => {
+                log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
+            }
+            SocketRole::Terminal(Protocol::Raw | Protocol::Uwsgi) => {
+                log(&format!("uWSGI forkptyrouter bound on {name} fd {fd}"));
+            }
         }
-        SocketRole::Terminal(Protocol::Raw | Protocol::Uwsgi) => {
-            log(&format!("uWSGI forkptyrouter bound on {name} fd {fd}"));
-        }
+        self.sockets.push(Bound { fd, role, name, rules });
+        Ok(())
     }
-    if let Ok(mut sockets) = HOST.sockets.lock() {
-        sockets.push(Bound { fd, role, name, rules });
-    }
-    Ok(())
 }
 
 /// The process that forks the gateways.

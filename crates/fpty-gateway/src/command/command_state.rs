@@ -201,7 +201,7 @@ impl Command {
         match (kind, payload) {
             (END_OF_STREAM, []) => self.end_input(effects),
             // A writer gets SIGPIPE or EPIPE, as with a pipe.
-            (END_OF_STREAM, [number @ 1..=2]) => self.stop_output(*number, effects),
+            (END_OF_STREAM, [number @ 1..=2]) => self.end_output(*number, false, effects),
             (WINDOW_ADJUST, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
                     let output = self.output(number);
@@ -215,20 +215,15 @@ impl Command {
         }
     }
 
-    /// The client does not read this output any more.
-    fn stop_output(&mut self, number: u8, effects: &mut impl CommandEffects) {
-        if self.close_output(number, effects) {
+    /// An output is over: the client reads it no more, or is told that nobody writes there.
+    fn end_output(&mut self, number: u8, is_told: bool, effects: &mut impl CommandEffects) {
+        if std::mem::take(&mut self.output(number).open) {
+            effects.close_output(number);
+            if is_told {
+                self.send_packet(END_OF_STREAM, &[number], effects);
+            }
             self.send_end(effects);
         }
-    }
-
-    /// Closes an output. Whether it was open.
-    fn close_output(&mut self, number: u8, effects: &mut impl CommandEffects) -> bool {
-        let was_open = std::mem::take(&mut self.output(number).open);
-        if was_open {
-            effects.close_output(number);
-        }
-        was_open
     }
 
     fn output(&mut self, number: u8) -> &mut Output {
@@ -318,10 +313,7 @@ impl Command {
 
     /// An output has ended: nobody has it open any more.
     pub fn output_eof(&mut self, number: u8, effects: &mut impl CommandEffects) {
-        if self.close_output(number, effects) {
-            self.send_packet(END_OF_STREAM, &[number], effects);
-            self.send_end(effects);
-        }
+        self.end_output(number, true, effects);
     }
 
     /// The program has ended and was reaped.

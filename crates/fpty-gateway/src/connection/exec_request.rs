@@ -52,15 +52,11 @@ impl Context {
 
 fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
     let is_there = |path: &&CStr| fpty::sys::is_executable(path);
-    let server = match &rules.sftp_server {
-        Some(path) => Some(path.as_c_str()).filter(is_there),
-        None => SFTP_SERVERS.into_iter().find(is_there),
+    let (server, sought) = match &rules.sftp_server {
+        Some(path) => (Some(path.as_c_str()).filter(is_there), path.to_string_lossy()),
+        None => (SFTP_SERVERS.into_iter().find(is_there), "sftp-server".into()),
     };
     let Some(server) = server else {
-        let sought = match &rules.sftp_server {
-            Some(path) => path.to_string_lossy().into_owned(),
-            None => String::from("sftp-server"),
-        };
         let text = format!(
             "no SFTP server here: cannot execute {sought} (install openssh-sftp-server in the \
              instance, or set forkptyrouter-sftp-server)"

@@ -105,8 +105,10 @@ fn is_key(key: u64) -> bool {
 
 /// A gateway's own counts.
 struct OwnCounts {
-    /// All tables, and the index of the own one; `None`: there is no shared memory.
-    tables: Option<(Vec<CountTable>, usize)>,
+    /// All tables, by gateway; none where there is no shared memory.
+    tables: Vec<CountTable>,
+    /// The ordinal of this gateway.
+    ordinal: usize,
     secret: proof::Token,
     since: Instant,
     /// Counts of this gateway, with their slots.
@@ -126,8 +128,7 @@ struct HeldCount {
 
 impl OwnCounts {
     fn own(&self) -> Option<CountTable> {
-        let (tables, own) = self.tables.as_ref()?;
-        tables.get(*own).copied()
+        self.tables.get(self.ordinal).copied()
     }
 
     /// Sets the count of a key, with a mark.
@@ -185,9 +186,8 @@ impl OwnCounts {
 
     /// The counts of the other gateways for a key.
     fn others(&self, key: u64) -> impl Iterator<Item = (usize, u64)> {
-        let (tables, own) = self.tables.as_ref().map_or((&[][..], 0), |(all, own)| (all, *own));
-        let others = tables.iter().enumerate().filter(move |(ordinal, _)| *ordinal != own);
-        others.map(move |(ordinal, table)| (ordinal, table.get(key)))
+        let others = self.tables.iter().enumerate().filter(|(other, _)| *other != self.ordinal);
+        others.map(move |(other, table)| (other, table.get(key)))
     }
 
     /// The sum of the others' counts of a key, the claims among them, the first claimant,
@@ -212,7 +212,7 @@ impl OwnCounts {
     /// # Errors
     /// The limit is reached: a gateway that has some.
     fn claim(&mut self, key: u64, most: u64) -> Result<(), usize> {
-        let own = self.tables.as_ref().map_or(0, |(_, own)| *own);
+        let own = self.ordinal;
         let (before, until) = (self.number(key), clock::now() + CLAIM_TIMEOUT);
         loop {
             // First our own, then a look at the others': of two that come at once one
@@ -282,18 +282,21 @@ impl SharedCounts {
     pub fn of(ordinal: usize) -> Self {
         let tables = (0..shared_memory::gateways())
             .map(|number| shared_memory::region(Region::SharedCounts(number)));
-        Self::from_tables(tables.collect(), ordinal, proof::token().unwrap_or_default())
+        // All or none.
+        let tables = tables.collect::<Option<Vec<_>>>().unwrap_or_default();
+        Self::from_tables(&tables, ordinal, proof::token().unwrap_or_default())
     }
 
-    fn from_tables(
-        tables: Option<Vec<&'static [AtomicU64]>>,
-        ordinal: usize,
-        secret: proof::Token,
-    ) -> Self {
-        let tables = tables.map(|all| (all.into_iter().map(CountTable).collect(), ordinal));
-        let (held, before) = (HashMap::new(), HashMap::new());
-        let since = clock::now();
-        let mut own = OwnCounts { tables, secret, since, held, before, is_restoring: false };
+    fn from_tables(tables: &[&'static [AtomicU64]], ordinal: usize, secret: proof::Token) -> Self {
+        let mut own = OwnCounts {
+            tables: tables.iter().copied().map(CountTable).collect(),
+            ordinal,
+            secret,
+            since: clock::now(),
+            held: HashMap::new(),
+            before: HashMap::new(),
+            is_restoring: false,
+        };
         if let Some(table) = own.own().filter(|table| table.has(USED)) {
             let all = (0..SLOTS).map(|slot| (table.key(slot), slot));
             own.before = all.filter(|(key, _)| is_key(*key)).collect();
@@ -329,7 +332,7 @@ impl SharedCounts {
     pub fn owner(&self, of: impl Hash) -> Option<usize> {
         let (key, own) = (self.key(of), self.0.borrow());
         if own.held.contains_key(&key) {
-            return Some(own.tables.as_ref().map_or(0, |(_, own)| *own));
+            return Some(own.ordinal);
         }
         own.remote(key).gateway
     }
@@ -362,8 +365,8 @@ impl SharedCounts {
     /// counts and names are not complete after a reload.
     pub fn are_restored(&self) -> bool {
         let own = self.0.borrow();
-        let mut tables = own.tables.iter().flat_map(|(tables, _)| tables);
-        own.since.elapsed() >= RESTORE_TIMEOUT || tables.all(|table| table.has(RESTORED))
+        let are_restored = || own.tables.iter().all(|table| table.has(RESTORED));
+        own.since.elapsed() >= RESTORE_TIMEOUT || are_restored()
     }
 }
 

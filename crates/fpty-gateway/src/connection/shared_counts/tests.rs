@@ -8,7 +8,7 @@ fn tables(count: usize) -> Vec<&'static [AtomicU64]> {
 }
 
 fn gateways(tables: &[&'static [AtomicU64]]) -> Vec<SharedCounts> {
-    let of = |ordinal| SharedCounts::from_tables(Some(tables.to_vec()), ordinal, [7; 4]);
+    let of = |ordinal| SharedCounts::from_tables(tables, ordinal, [7; 4]);
     (0..tables.len()).map(of).collect()
 }
 
@@ -38,7 +38,7 @@ fn the_next_gateway_takes_up_what_goes_on() {
     let counted = [all[0].increment("left"), all[0].increment("left")];
     // It is killed.
     std::mem::forget((kept, lost, counted));
-    let next = SharedCounts::from_tables(Some(tables), 0, [7; 4]);
+    let next = SharedCounts::from_tables(&tables, 0, [7; 4]);
     assert_eq!(all[1].claim("kept", 1).err(), Some(0), "before it is taken up");
     let (kept, counted) = (next.claim("kept", 1), next.increment("left"));
     assert!(kept.is_ok());
@@ -55,7 +55,7 @@ fn the_next_gateway_takes_up_what_goes_on() {
 
 #[test]
 fn without_memory_it_is_as_with_one_gateway() {
-    let alone = SharedCounts::from_tables(None, 0, [7; 4]);
+    let alone = SharedCounts::from_tables(&[], 0, [7; 4]);
     let held = alone.claim("name", 1);
     assert_eq!((alone.claim("name", 1).err(), alone.owner("name")), (Some(0), Some(0)));
     drop(held);
@@ -74,7 +74,7 @@ fn nobody_is_refused_for_what_is_only_claimed() {
         other.0.borrow_mut().set(key, 1, CLAIM_BIT);
         std::thread::scope(|scope| {
             let came = scope.spawn(|| {
-                let next = SharedCounts::from_tables(Some(tables.clone()), comes, [7; 4]);
+                let next = SharedCounts::from_tables(&tables, comes, [7; 4]);
                 next.claim("seat", 1).is_ok()
             });
             while !CountTable(tables[comes]).has(USED) {
@@ -98,7 +98,7 @@ fn of_several_that_want_the_last_ones_as_many_get_them_as_there_are() {
             for ordinal in 0..tables.len() {
                 let (tables, barrier, got) = (tables.clone(), &barrier, &got);
                 scope.spawn(move || {
-                    let shared_counts = SharedCounts::from_tables(Some(tables), ordinal, [7; 4]);
+                    let shared_counts = SharedCounts::from_tables(&tables, ordinal, [7; 4]);
                     for got in got {
                         barrier.wait();
                         let held = shared_counts.claim("seat", most);

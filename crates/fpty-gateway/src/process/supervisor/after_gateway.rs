@@ -48,6 +48,7 @@ impl KeptBy {
 }
 
 /// What gateways that are gone have left.
+#[derive(Default)]
 pub struct OrphanedSessions {
     /// Audit lines that were not written.
     pub lines: Vec<String>,
@@ -58,7 +59,7 @@ pub struct OrphanedSessions {
 impl OrphanedSessions {
     /// Takes what these gateways have left.
     pub fn of(gateways: Range<usize>, kept: KeptBy) -> Self {
-        let mut orphaned = Self { lines: Vec::new(), leaders: Vec::new() };
+        let mut orphaned = Self::default();
         for one in gateways {
             orphaned.take(one, leaders::supervisor_of(one), kept);
         }
@@ -69,7 +70,7 @@ impl OrphanedSessions {
     /// supervisor of this generation had. To be called when the supervisor has handed its
     /// sessions over, and before anything of ours is noted.
     pub fn before(gateway: usize, supervisor: u64) -> Self {
-        let mut orphaned = Self { lines: Vec::new(), leaders: Vec::new() };
+        let mut orphaned = Self::default();
         orphaned.take(gateway, supervisor, KeptBy::now());
         orphaned
     }

@@ -17,6 +17,8 @@ const MAX_SESSIONS: usize = 1 << 20;
 /// that is being started and since when, and the leaders.
 pub const WORDS: usize = HEAD + MAX_SESSIONS;
 const HEAD: usize = 4;
+const NAMESPACE: usize = 0;
+const SUPERVISOR: usize = 1;
 const STARTS: usize = 2;
 const SINCE: usize = 3;
 
@@ -57,7 +59,7 @@ impl Leaders {
     pub fn of(ordinal: usize) -> Option<Self> {
         let (head, words) =
             shared_memory::region(Region::Leaders(ordinal))?.split_at_checked(HEAD)?;
-        head[0].store(is_parent_outside().into(), Ordering::Release);
+        head[NAMESPACE].store(is_parent_outside().into(), Ordering::Release);
         Some(Self { head, words, free: VecDeque::new(), used: 0 })
     }
 
@@ -143,24 +145,25 @@ fn take_starting(head: &[AtomicU64]) -> Option<ProcessIdentity> {
     ProcessIdentity::begun_at(Pid::new(number)?, since)
 }
 
+fn head_word(ordinal: usize, word: usize) -> Option<&'static AtomicU64> {
+    shared_memory::region(Region::Leaders(ordinal))?.get(word)
+}
+
 /// Notes the generation of the supervisor that has a gateway's sessions.
 pub(crate) fn note_supervisor(ordinal: usize, supervisor: u64) {
-    if let Some(word) =
-        shared_memory::region(Region::Leaders(ordinal)).and_then(|words| words.get(1))
-    {
+    if let Some(word) = head_word(ordinal, SUPERVISOR) {
         word.store(supervisor, Ordering::Release);
     }
 }
 
 /// The generation of the supervisor that has a gateway's sessions.
 pub fn supervisor_of(ordinal: usize) -> u64 {
-    let word = shared_memory::region(Region::Leaders(ordinal)).and_then(|words| words.get(1));
-    word.map_or(0, |word| word.load(Ordering::Acquire))
+    head_word(ordinal, SUPERVISOR).map_or(0, |word| word.load(Ordering::Acquire))
 }
 
 /// Whether the pids of a gateway mean something to this process.
 pub(crate) fn is_in_same_pid_namespace(ordinal: usize) -> bool {
-    let other = shared_memory::region(Region::Leaders(ordinal)).and_then(<[_]>::first);
+    let other = head_word(ordinal, NAMESPACE);
     other.is_none_or(|other| other.load(Ordering::Acquire) == 0 || is_parent_outside())
 }
 

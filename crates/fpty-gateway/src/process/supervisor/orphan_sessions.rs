@@ -69,7 +69,7 @@ impl Supervisor {
         // The end of what is recorded belongs into its recording: the next gateway has
         // both.
         let is_one = |supervised: &SupervisedSession| {
-            supervised.is_of(ordinal)
+            supervised.ordinal == ordinal
                 && supervised.record.ended.is_none()
                 && supervised.record.recording.is_none()
         };
@@ -142,11 +142,11 @@ impl Supervisor {
 
     /// Writes the audit lines of an end, and counts it.
     fn end(&self, supervised: &mut SupervisedSession, why: EndReason, exit: Option<Exit>) {
-        let watchers = end_lines::take_remaining(supervised.ordinal(), Select::Viewers);
+        let watchers = end_lines::take_remaining(supervised.ordinal, Select::Viewers);
         watchers.iter().for_each(|line| write_line(&self.log, line));
         supervised.record.last.write_line(&self.log, why, exit);
         let lasted = Timestamp::from(supervised.record.since).elapsed();
-        Counters::at(supervised.ordinal()).session_ended_elsewhere(why, lasted);
+        Counters::at(supervised.ordinal).session_ended_elsewhere(why, lasted);
     }
 
     /// Handles what is due. Returns the time of the next check.

@@ -68,21 +68,10 @@ struct Gateway {
 pub(crate) struct SupervisedSession {
     pub record: SessionRecord,
     pub fds: SessionFds,
-    ordinal: usize,
+    /// The ordinal of the gateway of the session, or of its last one.
+    pub ordinal: usize,
     /// The session has no gateway.
     pub orphan: Option<Orphan>,
-}
-
-impl SupervisedSession {
-    /// Whether the session is, or was, of this gateway.
-    pub fn is_of(&self, ordinal: usize) -> bool {
-        self.ordinal == ordinal
-    }
-
-    /// The ordinal of the gateway of the session, or of its last one.
-    pub fn ordinal(&self) -> usize {
-        self.ordinal
-    }
 }
 
 pub(crate) struct Supervisor {

@@ -16,7 +16,6 @@
 //! | `log.rs`, `log_queue.rs` | lines for the server's log, and those that wait for it |
 //! | `observe/` | observers of sessions: audit, metrics, recordings |
 //! | `process/` | programs, hang-up and grace, the supervisor, shared memory |
-//! | `testing.rs` | an instance without uWSGI, for tests |
 //! | `session/` | a terminal and its client, from its opening to its end |
 
 #![forbid(unsafe_code)]
@@ -36,5 +35,3 @@ mod log_queue;
 pub(crate) mod observe;
 pub(crate) mod process;
 pub(crate) mod session;
-#[cfg(feature = "testing")]
-pub mod testing;

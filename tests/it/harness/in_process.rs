@@ -1,5 +1,5 @@
 //! An instance without uWSGI: the test's own program, executed once more, is its master
-//! and forks the gateways (`fpty_gateway::testing`). For what is the gateway's own, it
+//! and forks the gateways (`in_process_master.rs`). For what is the gateway's own, it
 //! starts in milliseconds, and its time can be moved.
 
 use std::ffi::{OsStr, OsString};
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use fpty::sys::shm::SharedMemory;
 use nix::sys::signal::{SigSet, Signal};
+
+use super::in_process_master;
 
 /// Where the master finds its options, and the number of the clock's descriptor.
 const OPTIONS: &str = "FORKPTY_TEST_OPTIONS";
@@ -95,5 +97,5 @@ fn becomes_the_master() {
         asked.push((name, value));
     }
     let _ = clock.as_raw_fd();
-    std::process::exit(fpty_gateway::testing::master(&asked));
+    std::process::exit(in_process_master::master(&asked));
 }

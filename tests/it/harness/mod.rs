@@ -6,6 +6,7 @@
 //! | `servers.rs` | which servers the cases run on |
 //! | `server.rs` | one of them, in a folder of its own |
 //! | `in_process.rs` | an instance without uWSGI, whose time can be moved |
+//! | `in_process_master.rs` | the master of such an instance |
 //! | `wire.rs` | a client of our own: bytes, and packets of uwsgi mode |
 //! | `detachable.rs` | an instance without uWSGI whose sessions can be detached |
 //! | `attach_client.rs` | a client of the extended mode that detaches and attaches |
@@ -35,6 +36,7 @@ pub mod detachable;
 pub mod documents;
 pub mod fake_router;
 pub mod in_process;
+mod in_process_master;
 pub mod instance;
 pub mod live_session;
 pub mod person;

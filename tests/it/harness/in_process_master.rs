@@ -1,4 +1,4 @@
-//! An instance without uWSGI, for tests: a master that takes the options of the
+//! The master of an instance without uWSGI: it takes the options of the
 //! gateway, binds its sockets, and forks and respawns gateways, as uWSGI's does. The
 //! process that calls [`master`] becomes it: a test's own program, executed once more.
 //!
@@ -17,12 +17,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::config::option_table;
-use crate::config::options::{self, GatewayConfig};
-use crate::config::socket_options::SocketRequest;
-use crate::host::{self, Host, Socket, SocketRole};
-use crate::instance;
-use crate::log::log;
 use fpty::error::{Context, Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::bind;
@@ -31,6 +25,12 @@ use fpty::sys::daemonize;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::ListeningSocket;
+use fpty_gateway::config::option_table;
+use fpty_gateway::config::options::{self, GatewayConfig};
+use fpty_gateway::config::socket_options::SocketRequest;
+use fpty_gateway::host::{self, Host, Socket, SocketRole};
+use fpty_gateway::instance;
+use fpty_gateway::log::log;
 
 /// How the log announces a gateway, and one in the place of another, as uWSGI does.
 const SPAWNED: &str = "spawned";

@@ -36,9 +36,9 @@ const EXEC_POLL: Duration = Duration::from_millis(10);
 pub struct LiveCommand {
     pub(crate) command: Command,
     pub(crate) io: CommandIo,
-    /// Interest in the client's connection that the poller has.
-    pub(super) client_interest: Interest,
-    /// Interests in the streams that the poller has; `None`: not registered.
+    /// Interests that the poller has in the client's connection and in the streams; `None`: not
+    /// registered.
+    pub(super) client_interest: Option<Interest>,
     pub(super) interests: [Option<Interest>; 3],
     /// The streams that are relayed.
     pub(super) relayed: [bool; 3],
@@ -164,7 +164,7 @@ impl Commands {
             return;
         };
         match live.command.next_action() {
-            NextAction::Wait => live.update_interest(key, &cx.poller),
+            NextAction::Wait => drop(live.register(key, &cx.poller)),
             NextAction::Close => self.close(cx, processes, key),
             NextAction::HangUp | NextAction::Detach | NextAction::LateHello => {
                 self.end(cx, processes, key);
@@ -315,33 +315,21 @@ impl LiveCommand {
         }
     }
 
+    /// Registers the client and the streams, or updates the poller's interests.
     pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
-        let token = Token::CommandClient(key).token();
-        poller.add(self.io.client.as_fd(), token, Interest::READ)?;
-        self.register_streams(key, poller)
-    }
-
-    /// Updates the poller's interests.
-    fn update_interest(&mut self, key: Key, poller: &Poller) {
-        let wanted = self.command.client_interest();
-        if wanted != self.client_interest {
-            let token = Token::CommandClient(key).token();
-            let _ = poller.change(self.io.client.as_fd(), token, wanted);
-            self.client_interest = wanted;
-        }
-        let _ = self.register_streams(key, poller);
-    }
-
-    fn register_streams(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
-        let Self { command, io, interests: [input, outputs @ ..], .. } = self;
-        let stream = io.input.as_ref().map(AsFd::as_fd);
-        let mut watched = register_stream(stream, key, 0, command.input_interest(), input, poller);
+        let Self { command, io, client_interest, interests: [input, outputs @ ..], .. } = self;
+        let (client, token) = (Some(io.client.as_fd()), Token::CommandClient(key));
+        let mut watched =
+            set_interest(client, token, command.client_interest(), client_interest, poller);
+        let (stream, token) = (io.input.as_ref().map(AsFd::as_fd), Token::CommandStream(key, 0));
+        watched = watched.and(set_interest(stream, token, command.input_interest(), input, poller));
         for ((stream, known), number) in io.outputs.iter().zip(outputs).zip(1..) {
             let wanted = command.output_interest(number);
             // A hang-up that is not read would be reported without end.
             if known.is_some() || wanted.read {
-                let stream = stream.as_ref().map(AsFd::as_fd);
-                watched = watched.and(register_stream(stream, key, number, wanted, known, poller));
+                let (stream, token) =
+                    (stream.as_ref().map(AsFd::as_fd), Token::CommandStream(key, number));
+                watched = watched.and(set_interest(stream, token, wanted, known, poller));
             }
         }
         watched
@@ -376,22 +364,19 @@ impl LiveCommand {
     }
 }
 
-fn register_stream(
+fn set_interest(
     stream: Option<BorrowedFd<'_>>,
-    key: Key,
-    number: u8,
+    token: Token,
     wanted: Interest,
     known: &mut Option<Interest>,
     poller: &Poller,
 ) -> std::io::Result<()> {
     let before = std::mem::replace(known, stream.map(|_| wanted));
-    let (Some(stream), token) = (stream, Token::CommandStream(key, number).token()) else {
-        return Ok(());
-    };
+    let Some(stream) = stream else { return Ok(()) };
     match before {
         Some(before) if before == wanted => Ok(()),
-        Some(_) => poller.change(stream, token, wanted),
+        Some(_) => poller.change(stream, token.token(), wanted),
         // A closed input is reported unasked (epoll_ctl(2), EPOLLERR).
-        None => poller.add(stream, token, wanted),
+        None => poller.add(stream, token.token(), wanted),
     }
 }

@@ -23,7 +23,6 @@ use fpty::proto::EndKind;
 use fpty::sys::child::Pid;
 use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
 use fpty::sys::spawn::Streams;
 
@@ -62,7 +61,7 @@ impl Commands {
         let key = self.insert(LiveCommand {
             command: Command::started(std::mem::take(&mut hello.decoder), relayed),
             io,
-            client_interest: Interest::READ,
+            client_interest: None,
             interests: [None; 3],
             relayed,
             is_started: false,

@@ -91,7 +91,7 @@ impl Listeners {
 
     /// The rules of a listener.
     pub fn rules(&self, listener: u16) -> Option<&Rules> {
-        self.listeners.get(usize::from(listener)).map(|listener| &*listener.rules)
+        self.get(listener).map(|listener| &*listener.rules)
     }
 
     /// All listeners at this address, in the order of the options: a path may be bound once
@@ -127,23 +127,17 @@ impl Listeners {
         }
         self.open = true;
         self.reserve = self.reserve.take().or_else(reserve_fd);
-        for (index, listener) in
-            self.listeners.iter().enumerate().filter(|(_, listener)| !listener.paused)
-        {
-            // Sockets are counted in dozens.
-            let token = Token::Listener(index as u16).token();
-            if let Err(error) = poller.add(listener.socket.as_fd(), token, Interest::READ) {
-                log(&format!(
-                    "forkptyrouter: cannot wait for clients on {}: {error}",
-                    listener.name
-                ));
+        let watch = |listener: &ListeningSocket, token: Token, of: &str| {
+            if let Err(error) = poller.add(listener.as_fd(), token.token(), Interest::READ) {
+                log(&format!("forkptyrouter: cannot wait for clients {of}: {error}"));
             }
+        };
+        // Sockets are counted in dozens.
+        for (listener, index) in self.listeners.iter().zip(0..).filter(|(it, _)| !it.paused) {
+            watch(&listener.socket, Token::Listener(index), &format!("on {}", listener.name));
         }
-        if let Some(listener) = self.statistics {
-            let token = Token::StatsListener.token();
-            if let Err(error) = poller.add(listener.as_fd(), token, Interest::READ) {
-                log(&format!("forkptyrouter: cannot wait for clients of the statistics: {error}"));
-            }
+        if let Some(listener) = &self.statistics {
+            watch(listener, Token::StatsListener, "of the statistics");
         }
     }
 

@@ -350,7 +350,7 @@ fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
             // It has had that.
             HandshakeStep::SendHello(_) => {}
             HandshakeStep::Complete => {
-                return handshake.hello.extended.then(|| (handshake.hello, said));
+                return handshake.hello.extended.then_some((handshake.hello, said));
             }
             HandshakeStep::Incomplete | HandshakeStep::Reject(_) | HandshakeStep::Http => {
                 return None;

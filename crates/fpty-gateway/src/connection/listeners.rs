@@ -127,17 +127,17 @@ impl Listeners {
         }
         self.open = true;
         self.reserve = self.reserve.take().or_else(reserve_fd);
-        let watch = |listener: &ListeningSocket, token: Token, of: &str| {
+        let watch = |listener: &ListeningSocket, token: Token, address: &str| {
             if let Err(error) = poller.add(listener.as_fd(), token.token(), Interest::READ) {
-                log(&format!("forkptyrouter: cannot wait for clients {of}: {error}"));
+                log(&format!("forkptyrouter: cannot wait for clients on {address}: {error}"));
             }
         };
         // Sockets are counted in dozens.
         for (listener, index) in self.listeners.iter().zip(0..).filter(|(it, _)| !it.paused) {
-            watch(&listener.socket, Token::Listener(index), &format!("on {}", listener.name));
+            watch(&listener.socket, Token::Listener(index), &listener.name);
         }
         if let Some(listener) = &self.statistics {
-            watch(listener, Token::StatsListener, "of the statistics");
+            watch(listener, Token::StatsListener, "the socket of the statistics");
         }
     }
 

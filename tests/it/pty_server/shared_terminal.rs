@@ -258,7 +258,7 @@ fn a_stop_leaves_nobody_behind() {
             });
             let status = server.stop();
             assert!(status.success(), "{status}");
-            client.read_to_end();
+            client.wait_for_end();
             wait_until("no process of the server is left", || server.processes().is_empty());
         }
     });

@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::harness::client::{Mode, Pipes, client};
-use crate::harness::process::Process;
+use crate::harness::process::{self, Process};
 use crate::harness::pty_server::{
-    REQUEST_SEEN, REQUEST_SEEN_BY_PYTHON, join, request, request_is_seen, shared, start, worker,
+    REQUEST_SEEN, REQUEST_SEEN_BY_PYTHON, is_ready, join, request, request_is_seen, shared, start,
+    worker,
 };
 use crate::harness::{Wire, on_every_server, wait_until};
 
@@ -252,13 +253,19 @@ fn a_stop_leaves_nobody_behind() {
         // A program of its own, and one that is a shell's child.
         for command in ["sleep 1000", "echo ready; sleep 1000; echo"] {
             let mut server = start(shared(flavor).option("pty-exec", command));
-            let mut client = join(&server);
             wait_until("the program runs", || {
                 server.processes().iter().any(|process| process.name == "sleep")
             });
+            let pid = worker(&server);
+            wait_until("the worker is ready", || is_ready(pid));
+            let descriptors = || process::descriptors(pid).len();
+            let before = descriptors();
+            let mut client = join(&server);
+            // Whom nobody has accepted is reset when the server stops.
+            wait_until("the client is accepted", || descriptors() > before);
             let status = server.stop();
             assert!(status.success(), "{status}");
-            client.wait_for_end();
+            client.read_to_end();
             wait_until("no process of the server is left", || server.processes().is_empty());
         }
     });

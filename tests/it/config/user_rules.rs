@@ -10,7 +10,7 @@ use crate::connection::extended_mode::open;
 use crate::harness::client::Pipes;
 use crate::harness::users::{as_user, can_be_others, fpty_as};
 use crate::harness::{
-    Flavor, Server, Setup, Wire, in_process, on_every_server, process, wait_until,
+    Flavor, Server, Setup, Wire, executable, in_process, on_every_server, process, wait_until,
 };
 
 /// A user that nobody is, and groups likewise.
@@ -271,7 +271,7 @@ fn users_of_another_namespace_match_no_name() {
         let mut child = unshare.spawn().expect("unshare runs");
         let socket = setup.path("s");
         let copy = setup.path("fpty");
-        std::fs::copy(crate::harness::servers::fpty(), &copy).unwrap();
+        executable::write(&copy, std::fs::read(crate::harness::servers::fpty()).unwrap());
         let mut fpty = std::process::Command::new(copy);
         fpty.arg(&socket).stdin(Stdio::null());
         as_user(&mut fpty, ONE, &[ONE]);

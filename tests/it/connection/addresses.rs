@@ -7,7 +7,9 @@ use std::os::unix::net::UnixListener;
 
 use crate::harness::client::{Mode, Pipes, client};
 use crate::harness::pty_server::shared;
-use crate::harness::{Setup, Wire, on_every_server, on_every_server_in_turn, wait_until};
+use crate::harness::{
+    Setup, Wire, executable, on_every_server, on_every_server_in_turn, wait_until,
+};
 
 /// A port that nobody listens on now; somebody may take it before we do, so
 /// a case that needs one asks for it as late as it can.
@@ -161,8 +163,7 @@ fn paths_that_are_not_utf_8_are_served() {
             let named = |kind: &str| [kind.as_bytes(), name].concat();
             let setup = Setup::new(flavor);
             let program = setup.bytes_path(&named("program"));
-            std::fs::write(&program, "#!/bin/sh\necho ready\nread x\nexit 7\n").unwrap();
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable::write(&program, "#!/bin/sh\necho ready\nread x\nexit 7\n");
             // A command with a blank goes through the shell.
             let link = setup.bytes_path(&[b"program", &name[..1]].concat());
             std::os::unix::fs::symlink(&program, &link).unwrap();
@@ -205,8 +206,7 @@ fn pty_server_paths_that_are_not_utf_8_are_served() {
         let setup = shared(flavor).bytes_option("pty-socket", b"p\xff");
         let path = setup.bytes_path(b"p\xff");
         let program = setup.bytes_path(b"program\xe9");
-        std::fs::write(&program, "#!/bin/sh\necho ready\nexec cat\n").unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable::write(&program, "#!/bin/sh\necho ready\nexec cat\n");
         let server =
             crate::harness::pty_server::start(setup.bytes_option("pty-exec", b"program\xe9"));
         let mut client = Pipes::open(client(flavor, Mode::Raw, &path));

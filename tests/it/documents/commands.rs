@@ -11,7 +11,8 @@ use crate::harness::documents::{self, root};
 use crate::harness::servers::{C_BINARY, fpty};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
-    DEADLINE, Flavor, Server, Setup, Wire, comes_true, on_every_server_in_turn, wait_until,
+    DEADLINE, Flavor, Server, Setup, Wire, comes_true, executable, on_every_server_in_turn,
+    wait_until,
 };
 
 /// How a command is exercised.
@@ -238,8 +239,7 @@ impl Place {
     fn serve(&self, title: &str, line: &str) -> Server {
         let line = self.here(line);
         let script = self.file("serve");
-        fs::write(&script, format!("#!/bin/sh\nexec {line}\n")).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        executable::write(&script, format!("#!/bin/sh\nexec {line}\n"));
         Setup::bare(title, &script).current_dir(self.folder.path()).env("PATH", &self.path).launch()
     }
 

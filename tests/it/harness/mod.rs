@@ -17,6 +17,7 @@
 //! | `live_session.rs` | one of those sessions, and its client |
 //! | `reports.rs` | what audit, list, statistics and clients tell of a session, compared |
 //! | `recording.rs` | recordings, and what the audit says of them |
+//! | `executable.rs` | files that are executed |
 //! | `process.rs` | what the kernel says of processes |
 //! | `users.rs` | clients of other users |
 //! | `pid_reuse.rs` | processes with a number of our choice |
@@ -34,6 +35,7 @@ pub mod client;
 pub mod cost;
 pub mod detachable;
 pub mod documents;
+pub mod executable;
 pub mod fake_router;
 pub mod in_process;
 mod in_process_master;

@@ -17,7 +17,7 @@ use super::in_process::{self, Clock};
 use super::process::{self, Process};
 use super::seccomp::Filter;
 use super::servers::{C_BINARY, C_PLUGINS, IN_PROCESS};
-use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
+use super::{DEADLINE, Flavor, Wire, comes_true, executable, wait_until};
 
 /// The variable that marks everything a server starts, directly or not.
 const MARK: &str = "FORKPTY_TEST";
@@ -159,8 +159,7 @@ impl Setup {
     /// A file in the server's folder, executable.
     pub fn file(self, name: &str, text: &str) -> Self {
         let path = self.dir.path().join(name);
-        fs::write(&path, text.replace("{dir}", &self.path(""))).expect("a file");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        executable::write(path, text.replace("{dir}", &self.path("")));
         self
     }
 

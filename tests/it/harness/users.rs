@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Server, servers};
+use super::{Server, executable, servers};
 
 /// Whether there can be any: only root becomes somebody else.
 pub fn can_be_others() -> bool {
@@ -20,7 +20,7 @@ pub fn can_be_others() -> bool {
 pub fn fpty_as(server: &Server, uid: u32, groups: &[u32], arguments: &[&str]) -> Command {
     let path = server.path("fpty");
     if !Path::new(&path).exists() {
-        std::fs::copy(servers::fpty(), &path).expect("a copy");
+        executable::write(&path, std::fs::read(servers::fpty()).expect("fpty"));
     }
     let mut fpty = Command::new(path);
     fpty.env_clear().env("TERM", "xterm-test").args(arguments);

@@ -2,12 +2,11 @@
 //! servers it lets load it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::servers::all;
-use crate::harness::{Flavor, Setup, on_every_server, side_by_side};
+use crate::harness::{Flavor, Setup, executable, on_every_server, side_by_side};
 
 fn library(flavor: &Flavor) -> PathBuf {
     flavor.plugins.join("forkptyrouter_plugin.so")
@@ -213,8 +212,7 @@ fn a_library_for_other_flags_is_refused() {
         binary[at..at + other.len()].copy_from_slice(other.as_bytes());
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("uwsgi");
-        fs::write(&copy, binary).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        executable::write(&copy, binary);
 
         let built_with = format!("built with [{}], running with []", &flag[2..]);
         let command = format!("make UWSGI={}", copy.display());

@@ -106,6 +106,22 @@ fn a_client_that_makes_the_offered_terminal_blocking_delays_nobody() {
     });
 }
 
+/// The kernel hangs up nothing where a client has the terminal, too.
+#[test]
+fn a_client_that_keeps_the_offered_terminal_keeps_no_program_of_a_killed_gateway() {
+    in_process(|flavor| {
+        let setup = both(Setup::new(flavor).script(EITHER));
+        let server = setup.option("forkptyrouter-hangup-grace", "0").start();
+        let mut hostile = AttachClient::connects(&server, "u", None, &[("fpty.take", "1")]);
+        hostile.say(&input("sleep\n"));
+        let terminal = hostile.keeps_silent();
+        hostile.waits("its program", |client| client.output.ends_with(b"ready\n"));
+        server.replace_gateway("kill");
+        wait_until("its program has ended", || server.session_processes().is_empty());
+        drop(terminal);
+    });
+}
+
 /// Ioctls, the end of the input, output: the same of what is relayed on.
 #[test]
 fn ioctls_and_input_at_a_blocking_terminal_delay_nobody() {

@@ -181,8 +181,11 @@ impl Transitions<'_> {
         let can_leave =
             registry.is_some_and(|registry| registry.hand_over_detachable(self.core, key));
         if !can_leave {
-            self.core.sessions.send_go(key);
+            // In this order: from GO on the client has the terminal, and of a gateway that is
+            // killed then somebody has to know that the session is to end. The first one
+            // waits here until the supervisor has started.
             self.supervise(key);
+            self.core.sessions.send_go(key);
         }
     }
 

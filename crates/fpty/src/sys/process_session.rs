@@ -78,6 +78,12 @@ impl SessionLeader {
         }
     }
 
+    /// Whether the leader has a controlling terminal (proc(5), `tty_nr`), or that cannot be
+    /// told.
+    pub fn has_terminal(&self) -> bool {
+        procfs::stat(self.pid, 7).is_none_or(|terminal| terminal != "0")
+    }
+
     /// Sends SIGHUP to the process group that it leads.
     pub fn hang_up(&self) {
         for number in [libc::SIGHUP, libc::SIGCONT] {

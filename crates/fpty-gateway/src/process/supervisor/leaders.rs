@@ -182,10 +182,13 @@ fn take(words: &[AtomicU64], include_supervised: bool) -> Vec<ProcessIdentity> {
         else {
             continue;
         };
-        if is_supervised || word & COMMAND != 0 {
-            if let Some(leader) = SessionLeader::open(noted) {
-                leader.hang_up();
-            }
+        // One with a terminal was hung up by the kernel when its gateway ended, and has lost
+        // it: unless a client had the terminal by then.
+        let is_hung_up = |leader: &SessionLeader| {
+            !is_supervised && word & COMMAND == 0 && !leader.has_terminal()
+        };
+        if let Some(leader) = SessionLeader::open(noted).filter(|leader| !is_hung_up(leader)) {
+            leader.hang_up();
         }
         left.push(noted);
     }

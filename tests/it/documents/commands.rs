@@ -280,21 +280,27 @@ impl Place {
         assert!(output.status.success() && printed.contains(text), "{line}: {printed}");
     }
 
-    /// Starts a server by a command and waits until it answers.
+    /// Starts a server by a command and waits until all of its sockets answer.
     #[track_caller]
     fn start(&self, title: &str, line: &str) -> Server {
         eprintln!("$ {line}");
         let server = self.serve(title, line);
-        let socket = self.socket_of(line);
-        let there = || UnixStream::connect(&socket).is_ok();
-        assert!(comes_true(DEADLINE, there), "{socket}: {}", server.log());
+        for socket in self.sockets_of(line) {
+            let there = || UnixStream::connect(&socket).is_ok();
+            assert!(comes_true(DEADLINE, there), "{socket}: {}", server.log());
+        }
         server
     }
 
+    fn sockets_of(&self, line: &str) -> Vec<String> {
+        let words = line.split([' ', ':']).filter(|word| word.ends_with(".socket"));
+        let sockets: Vec<String> = words.map(|word| self.here(word)).collect();
+        // An ini file has the first one.
+        if sockets.is_empty() { vec![self.here("/tmp/fpty.socket")] } else { sockets }
+    }
+
     fn socket_of(&self, line: &str) -> String {
-        // The one of the ini file is the same.
-        let mut words = line.split([' ', ':']);
-        self.here(words.find(|word| word.ends_with(".socket")).unwrap_or("/tmp/fpty.socket"))
+        self.sockets_of(line).swap_remove(0)
     }
 }
 

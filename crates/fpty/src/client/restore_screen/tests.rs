@@ -202,7 +202,8 @@ fn a_trap_costs_the_picture_only() {
     let bomb = "\x1b[65535b".repeat(30_000);
     let start = Instant::now();
     let painted = paint(left(&[b"\x1b[?2004hx", bomb.as_bytes()], 1 << 20), SIZE);
-    assert!(start.elapsed() < RESTORE_TIMEOUT * 4);
+    // All of it would take hours; how busy the machine is does not count.
+    assert!(start.elapsed() < RESTORE_TIMEOUT * 100);
     assert!(String::from_utf8_lossy(&painted.bytes).contains("\x1b[?2004h"));
 }
 

@@ -17,7 +17,7 @@ const SIZE: (u16, u16) = (24, 200);
 /// How long a refusal is not the last word.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A router at a TCP address whose connections break; it relays.
+/// A gateway at a TCP address whose connections break; it relays.
 fn breakable(flavor: &Flavor, script: &str) -> (Detachable, Breaker) {
     let address = format!("127.0.0.1:{}", free_port());
     let setup = setup(flavor, script)
@@ -181,7 +181,7 @@ fn a_session_that_is_gone_or_taken_is_one_line() {
 #[test]
 fn no_reconnect_where_unwanted_or_impossible() {
     in_process(|flavor| {
-        // A router that has no detach, and who does not want it.
+        // A gateway that has no detach, and who does not want it.
         for (sessions, arguments) in [("0", &[][..]), ("9", &["--no-reconnect"])] {
             let address = format!("127.0.0.1:{}", free_port());
             let setup = setup(flavor, SHELL).option("forkpty-urouter", &address);

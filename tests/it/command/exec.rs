@@ -327,7 +327,7 @@ fn the_plugins_client_runs_commands_too() {
 }
 
 #[test]
-fn a_router_without_commands_is_recognised() {
+fn a_gateway_without_commands_is_recognised() {
     in_process(|flavor| {
         let Some(setup) = crate::harness::client::c_router() else { return };
         let server = setup.option("forkpty-urouter", "{dir}/u").start();

@@ -116,7 +116,7 @@ fn a_client_reconnects_after_a_killed_gateway_and_a_reload() {
 }
 
 #[test]
-fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
+fn a_client_reconnects_over_tcp_whether_the_gateway_saw_the_break_or_not() {
     in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
@@ -125,8 +125,8 @@ fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
         person.sees("$ ");
         person.send("echo fir''st\r");
         person.sees("first\n$ ");
-        for (round, tells_router) in [true, false, false].into_iter().enumerate() {
-            line.breaks(tells_router);
+        for (round, tells_gateway) in [true, false, false].into_iter().enumerate() {
+            line.breaks(tells_gateway);
             wait_until_reconnected(&mut person, round);
         }
         // A terminal of another size meanwhile.

@@ -21,7 +21,7 @@ pub fn fpty(arguments: &[&str]) -> Command {
     fpty
 }
 
-/// A router at the UNIX socket `u` whose sessions run a shell script, with a file of its
+/// A gateway at the UNIX socket `u` whose sessions run a shell script, with a file of its
 /// own in `$T`.
 pub fn setup(flavor: &Flavor, script: &str) -> Setup {
     let setup = Setup::new(flavor).script(script).option("forkpty-urouter", "{dir}/u");

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::audit::lines::{audited, lines, of, wait_for};
-use crate::harness::fake_router::Fake;
+use crate::harness::fake_gateway::Fake;
 use crate::harness::wire::packet;
 use crate::harness::{in_process, on_every_server, servers, wait_until};
 

@@ -214,7 +214,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
             if typed.boolean()? {
                 config.remarks.push(format!(
                     "option {} has no effect: there are no nodes to wait for, \
-                     the router serves at once and costs nothing while idle",
+                     the gateway serves at once and costs nothing while idle",
                     typed.name
                 ));
             }

@@ -41,7 +41,7 @@ use fpty::sys::socket::{Stream, Transport};
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Text for a client whose session the poller refuses.
-pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
+pub const UNPOLLABLE: &str = "session ended: the gateway cannot wait for it (out of memory)";
 
 /// Index of no socket.
 const NO_LISTENER: u16 = u16::MAX;

@@ -65,7 +65,7 @@ fn ask(config: &ClientConfig, control_request: &ControlRequest) -> Result<End> {
         return Ok(End::Ended(ended));
     };
     let Ok(mut sessions) = serde_json::from_slice::<Vec<Map<String, Value>>>(&answer) else {
-        return Err(Error::new("the router sent no list of sessions"));
+        return Err(Error::new("the gateway sent no list of sessions"));
     };
     name_users(&mut sessions);
     let text = match json {
@@ -109,7 +109,7 @@ fn exchange(
             if Instant::now() >= until {
                 return match decoder.is_undecided() {
                     true => Ok(End::NotExtended),
-                    false => Err(Error::new("the router does not answer")),
+                    false => Err(Error::new("the gateway does not answer")),
                 };
             }
             continue;
@@ -142,12 +142,12 @@ fn exchange(
             return Ok(End::NotExtended);
         }
         if answer.len() > MAX_ANSWER {
-            return Err(Error::new("the router's list has no end"));
+            return Err(Error::new("the gateway's list has no end"));
         }
     }
 }
 
-/// A router does not look names up; they are this machine's.
+/// A gateway does not look names up; they are this machine's.
 fn name_users(sessions: &mut [Map<String, Value>]) {
     let mut names: HashMap<u32, Option<String>> = HashMap::new();
     for session in sessions {

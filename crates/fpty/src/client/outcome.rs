@@ -1,5 +1,5 @@
 //! How a session ended: the exit status, the line for the person, and the
-//! JSON for scripts; and the line by which a router refuses a session in plain uwsgi mode
+//! JSON for scripts; and the line by which a gateway refuses a session in plain uwsgi mode
 //! or raw mode, found in its output.
 
 use nix::sys::signal::Signal;
@@ -114,7 +114,7 @@ impl End {
             End::Ended(ended) => end_text(ended),
             End::NoSession(why) => Some(why.clone()),
             End::NotExtended => Some(format!(
-                "{address} is no router that runs commands or keeps sessions, or it had started its own \
+                "{address} is no gateway that runs commands or keeps sessions, or it had started its own \
                  program before our request arrived: it does not speak the extended mode; nothing \
                  that was asked for was run"
             )),
@@ -165,7 +165,7 @@ fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
 }
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name
-/// instead that this machine knows: a router looks none up while others wait.
+/// instead that this machine knows: a gateway looks none up while others wait.
 fn with_user_name(text: &str) -> String {
     let number = |text: &str| {
         let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
@@ -246,19 +246,19 @@ fn json(end: &End, text: &str) -> String {
     object.to_string()
 }
 
-/// How a router begins that refuses a session and speaks plainly.
+/// How a gateway begins that refuses a session and speaks plainly.
 pub(super) const REFUSAL_PREFIX: &[u8] = b"forkptyrouter: session refused: ";
 
 /// The longest such line, in bytes.
 pub(super) const MAX_REFUSAL: usize = 4096;
 
-/// Whether this is all that such a router says.
+/// Whether this is all that such a gateway says.
 pub(super) fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
     line.starts_with(REFUSAL_PREFIX) && !line.contains(&b'\n')
 }
 
-/// Whether what such a router said last is that it had started its program
+/// Whether what such a gateway said last is that it had started its program
 /// before our request arrived.
 pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
     let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();

@@ -271,7 +271,7 @@ impl RingPieces {
     /// They have no end.
     pub fn push(&mut self, piece: &[u8]) -> Result<()> {
         if self.0.len() + piece.len() > MAX_PIECES_LENGTH {
-            return Err(Error::new("the router sends output of old without end"));
+            return Err(Error::new("the gateway sends output of old without end"));
         }
         self.0.extend_from_slice(piece);
         Ok(())

@@ -338,7 +338,10 @@ fn a_gateway_without_commands_is_recognised() {
             let ended = Pipes::reading(command, Stdio::null()).finish();
             assert_ended(&ended, 255, "");
             let lines = own_lines(&ended.stderr);
-            assert!(lines.len() == 1 && lines[0].contains("runs commands"), "{lines:?}");
+            assert!(
+                lines.len() == 1 && lines[0].contains("does not speak the extended mode"),
+                "{lines:?}"
+            );
         }
     });
 }

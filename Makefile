@@ -45,7 +45,7 @@ fpty: ## build fpty alone, for a host without uWSGI
 fpty-static: ## build fpty without any library, where Rust can
 	@tools/build-static
 
-run: build ## start a server with the router, and a shell in it
+run: build ## start a server with the plugin, and a shell in it
 	@tools/run "$$(cat target/built-for)"
 
 test: ## run all tests with several servers (MATRIX=full: with more), and the checks below

@@ -26,11 +26,11 @@ use fpty_gateway::host::{self, Host, SocketRole};
 use fpty_gateway::instance;
 use fpty_gateway::log::log;
 
-/// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<GatewayConfig>> = Lazy::new(Mutex::default);
+/// The gateways' options as they are read, on the server's only thread.
+static GATEWAY: Lazy<Mutex<GatewayConfig>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ option_table::name_count(&options::OPTIONS) + 1 }> =
-    OptionTable::new(&options::OPTIONS, router_option);
+static GATEWAY_OPTIONS: OptionTable<{ option_table::name_count(&options::OPTIONS) + 1 }> =
+    OptionTable::new(&options::OPTIONS, gateway_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
 static PTY: Lazy<Mutex<pty_options::PtyOptions>> = Lazy::new(Mutex::default);
@@ -45,13 +45,13 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     // SAFETY: NULLs, zeros and None: a plugin without a name or a hook.
     let mut plugin: ffi::uwsgi_plugin = unsafe { std::mem::zeroed() };
     plugin.name = c"forkptyrouter".as_ptr();
-    plugin.options = ROUTER_OPTIONS.as_ptr();
-    plugin.jail = Some(router_before_all);
-    plugin.init = Some(router_init);
-    plugin.post_init = Some(router_post_init);
-    plugin.post_fork = Some(router_post_fork);
-    plugin.master_cycle = Some(router_master_cycle);
-    plugin.master_cleanup = Some(router_end);
+    plugin.options = GATEWAY_OPTIONS.as_ptr();
+    plugin.jail = Some(gateway_before_all);
+    plugin.init = Some(gateway_init);
+    plugin.post_init = Some(gateway_post_init);
+    plugin.post_fork = Some(gateway_post_fork);
+    plugin.master_cycle = Some(gateway_master_cycle);
+    plugin.master_cleanup = Some(gateway_end);
     plugin
 };
 
@@ -109,20 +109,20 @@ static CHECK: extern "C" fn() = {
     check
 };
 
-unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
+unsafe extern "C" fn gateway_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
     // SAFETY: the server's own strings.
-    unsafe { receive(name, value, set_router_option) };
+    unsafe { receive(name, value, set_gateway_option) };
 }
 
-fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
+fn set_gateway_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
-        let mut router = locked(&ROUTER);
-        option_table::apply_option(&options::OPTIONS, &mut *router, name, value)?;
-        std::mem::take(&mut router.socket_requests)
+        let mut config = locked(&GATEWAY);
+        option_table::apply_option(&options::OPTIONS, &mut *config, name, value)?;
+        std::mem::take(&mut config.socket_requests)
     };
     asked.into_iter().try_for_each(|asked| match asked {
         SocketRequest::Socket { address, protocol, rules } => {
-            sockets::add(&address, Owner::Router, SocketRole::Terminal(protocol), rules)
+            sockets::add(&address, Owner::Gateway, SocketRole::Terminal(protocol), rules)
         }
         SocketRequest::Zerg(address) => sockets::add_from_zerg(&address),
     })
@@ -139,35 +139,35 @@ unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c
 /// Runs before anything is given up: privileges, the root, a namespace. (The
 /// server calls it for plugins that build jails, in each of its versions, and
 /// goes on when it returns.)
-unsafe extern "C" fn router_before_all(
+unsafe extern "C" fn gateway_before_all(
     _: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
     _: *mut *mut c_char,
 ) {
     start("forkptyrouter", "the start", || {
-        let config = locked(&ROUTER).clone();
-        instance::before_jail(sockets::is_requested(Owner::Router).then_some(&config))
+        let config = locked(&GATEWAY).clone();
+        instance::before_jail(sockets::is_requested(Owner::Gateway).then_some(&config))
     });
 }
 
 /// Binds the sockets and registers the gateways.
-unsafe extern "C" fn router_init() -> c_int {
+unsafe extern "C" fn gateway_init() -> c_int {
     start("forkptyrouter", "the start", || {
-        let mut config = locked(&ROUTER).clone();
+        let mut config = locked(&GATEWAY).clone();
         // While the arguments are known.
         Uwsgi.instance();
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }
-        if !sockets::is_requested(Owner::Router) {
+        if !sockets::is_requested(Owner::Gateway) {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
-            sockets::add(stats, Owner::Router, SocketRole::Statistics, 0)?;
+            sockets::add(stats, Owner::Gateway, SocketRole::Statistics, 0)?;
         }
         config.resolve()?;
-        *locked(&ROUTER) = config.clone();
+        *locked(&GATEWAY) = config.clone();
         sockets::bind(
-            Owner::Router,
+            Owner::Gateway,
             |number| config.socket_options(number).map(|own| own.ownership).unwrap_or_default(),
             |number, kind| config.socket_options(number).map_or(Ok(()), |own| own.check_kind(kind)),
         )?;
@@ -175,9 +175,9 @@ unsafe extern "C" fn router_init() -> c_int {
         if let Some(words) = instance::stop_words() {
             stopping::set_memory(words);
         }
-        worker::before_language_plugins(router_post_fork);
+        worker::before_language_plugins(gateway_post_fork);
         gateway::register(config.processes, config.harakiri, |ordinal| {
-            let config = locked(&ROUTER).clone();
+            let config = locked(&GATEWAY).clone();
             instance::run_gateway(ordinal, config)
         })
     });
@@ -189,33 +189,32 @@ unsafe extern "C" fn sockets_are_known() {
     guard("the start", (), sockets::keep_from_the_server);
 }
 
-/// The same for the router, whose gateways are registered by now, as all others
-/// are.
-unsafe extern "C" fn router_post_init() {
+/// Marks the gateways' sockets, now that all gateways are registered.
+unsafe extern "C" fn gateway_post_init() {
     guard("the start", (), || {
         sockets::keep_from_the_server();
-        if sockets::is_requested(Owner::Router) {
+        if sockets::is_requested(Owner::Gateway) {
             inherited::install();
         }
     });
 }
 
 /// A process of the server has been forked that is no gateway.
-unsafe extern "C" fn router_post_fork() {
-    guard("the router", (), inherited::close_all);
+unsafe extern "C" fn gateway_post_fork() {
+    guard("a forked process", (), inherited::close_all);
 }
 
 /// The master's turn, for the first time when it has set its handlers.
-unsafe extern "C" fn router_master_cycle() {
+unsafe extern "C" fn gateway_master_cycle() {
     guard("the master", (), stopping::install);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
-unsafe extern "C" fn router_end() {
+unsafe extern "C" fn gateway_end() {
     guard("the end", (), || {
         inherited::before_exec();
-        let config = locked(&ROUTER).clone();
+        let config = locked(&GATEWAY).clone();
         instance::after_gateways(&config);
     });
 }

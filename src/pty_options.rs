@@ -35,7 +35,7 @@ pub static OPTIONS: [OptionRow<PtyOptions>; 28] = [
         .implies(Implies::Master)
         .parse_with(|pty, typed| assign(&mut pty.server.socket, typed.bytes().map(Some))),
     option(&[c"pty-readonly-socket"])
-        .help(c"bind the pty server on the specified address for clients that only watch")
+        .help(c"bind the pty server on the specified address for clients that only view")
         .implies(Implies::Master)
         .parse_with(|pty, typed| assign(&mut pty.server.readonly_socket, typed.bytes().map(Some))),
     switch(&[c"pty-log"])
@@ -76,22 +76,22 @@ pub static OPTIONS: [OptionRow<PtyOptions>; 28] = [
         .help(c"give the session a name in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.name, name(typed))),
     option(&[c"pty-attach"])
-        .help(c"come back to the specified session in client mode")
+        .help(c"attach to the specified session in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.attach, attach_argument(typed))),
     switch(&[c"pty-attach-last"])
-        .help(c"come back to the session that was left last in client mode")
+        .help(c"attach to the session that was detached last in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.attach_last, typed.boolean())),
     option(&[c"pty-join"])
-        .help(c"come back to the session of the specified name, or begin it, in client mode")
+        .help(c"attach to the session of the specified name, or begin it, in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.join, name(typed))),
     switch(&[c"pty-steal"])
-        .help(c"coming back, have whoever is attached go in client mode")
+        .help(c"replace the client that is attached, in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.steal, typed.boolean())),
     switch(&[c"pty-read-only"])
-        .help(c"coming back, only watch in client mode")
+        .help(c"only view the session in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.read_only, typed.boolean())),
     switch(&[c"pty-no-reconnect"])
-        .help(c"do not take up a connection again that breaks in client mode")
+        .help(c"do not reconnect when the connection breaks, in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.no_reconnect, typed.boolean())),
     switch(&[c"pty-tty"])
         .help(c"with a terminal in any case in client mode")
@@ -108,10 +108,10 @@ pub static OPTIONS: [OptionRow<PtyOptions>; 28] = [
             Ok(())
         }),
     switch(&[c"pty-quiet"])
-        .help(c"say only what went wrong in client mode")
+        .help(c"print only errors in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.quiet, typed.boolean())),
     switch(&[c"pty-status-json"])
-        .help(c"say how it ended as JSON in client mode")
+        .help(c"print how it ended as JSON in client mode")
         .parse_with(|pty, typed| assign(&mut pty.client.status_json, typed.boolean())),
     switch(&[c"pty-list"])
         .help(c"list one's own sessions in client mode")
@@ -137,7 +137,7 @@ pub static OPTIONS: [OptionRow<PtyOptions>; 28] = [
 pub struct PtyServerOptions {
     /// The address for clients.
     pub socket: Option<OsString>,
-    /// The address for those who only watch.
+    /// The address for clients that only view.
     pub readonly_socket: Option<OsString>,
     /// A copy of the output to the log.
     pub log: bool,
@@ -247,25 +247,24 @@ impl ClientOptions {
     /// Which session it is to be.
     fn session(&self, has_command: bool) -> Result<SessionChoice> {
         let last = self.attach_last.then(String::new);
-        let left = self.attach.clone().or(last);
-        let session = match (&self.name, left, &self.join) {
+        let attach = self.attach.clone().or(last);
+        let session = match (&self.name, attach, &self.join) {
             (None, None, None) => SessionChoice::New,
             (Some(name), None, None) => SessionChoice::NewNamed(name.clone()),
-            (None, Some(left), None) => SessionChoice::Attach(left),
+            (None, Some(target), None) => SessionChoice::Attach(target),
             (None, None, Some(name)) => SessionChoice::AttachOrNew(name.clone()),
             _ => return Err(Error::new("pty-name, pty-attach and pty-join: one of them")),
         };
-        let comes_back =
-            matches!(session, SessionChoice::Attach(_) | SessionChoice::AttachOrNew(_));
+        let attaches = matches!(session, SessionChoice::Attach(_) | SessionChoice::AttachOrNew(_));
         let invalid = [
-            (self.steal && !comes_back, "pty-steal goes with pty-attach or pty-join"),
+            (self.steal && !attaches, "pty-steal goes with pty-attach or pty-join"),
             (
                 self.read_only && !matches!(session, SessionChoice::Attach(_)),
                 "pty-read-only goes with pty-attach",
             ),
             (self.read_only && self.steal, "pty-read-only and pty-steal: one of them, not both"),
             (
-                comes_back && has_command,
+                attaches && has_command,
                 "pty-attach and pty-join go with no command: the session has one",
             ),
         ];

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Attaches to a router as the simplest client would, and sees a shell work.
+"""Attaches to a gateway as the simplest client would, and sees a shell work.
 
     tools/check-attach.py raw|uwsgi SOCKET
 """

@@ -1,4 +1,4 @@
-//! This router side by side with uWSGI's C plugin, both in the same server,
+//! This plugin side by side with uWSGI's C plugin, both in the same server,
 //! with socat, and with a bare terminal (no server at all: the limit).
 //!
 //! | file | subject |
@@ -75,7 +75,7 @@ const ALL: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare];
 const TERMINALS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare, Kind::Handed];
 const SERVERS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat];
 const FRAMED: &[Kind] = &[Kind::C, Kind::Ours, Kind::Bare];
-const ROUTERS: &[Kind] = &[Kind::C, Kind::Ours];
+const PLUGINS: &[Kind] = &[Kind::C, Kind::Ours];
 
 const EXPERIMENTS: &[Experiment] = &[
     Experiment { name: "output", run: transfer::output_raw, slow: false, contestants: TERMINALS },
@@ -83,11 +83,11 @@ const EXPERIMENTS: &[Experiment] = &[
         name: "output-uwsgi",
         run: transfer::output_uwsgi,
         slow: false,
-        contestants: ROUTERS,
+        contestants: PLUGINS,
     },
     Experiment { name: "input", run: transfer::input_raw, slow: false, contestants: TERMINALS },
     Experiment { name: "input-4k", run: transfer::input_4k, slow: false, contestants: FRAMED },
-    Experiment { name: "input-1", run: transfer::input_1, slow: false, contestants: ROUTERS },
+    Experiment { name: "input-1", run: transfer::input_1, slow: false, contestants: PLUGINS },
     Experiment { name: "echo", run: echo::alone, slow: false, contestants: TERMINALS },
     Experiment { name: "echo-idle", run: echo::beside_idle, slow: false, contestants: ALL },
     Experiment { name: "echo-busy", run: echo::beside_busy, slow: false, contestants: ALL },
@@ -105,7 +105,7 @@ const EXPERIMENTS: &[Experiment] = &[
         name: "short-2048",
         run: short::very_large_server,
         slow: true,
-        contestants: ROUTERS,
+        contestants: PLUGINS,
     },
     Experiment { name: "idle", run: idle::memory_and_cpu, slow: true, contestants: SERVERS },
     Experiment { name: "left", run: left::few, slow: true, contestants: &[Kind::Ours] },

@@ -1,4 +1,4 @@
-//! What a client makes of any bytes of a router, cut anywhere: the same, and
+//! What a client makes of any bytes of a gateway, cut anywhere: the same, and
 //! nothing that a terminal must not be shown.
 //!
 //! The first byte says how the others are cut.

@@ -16,14 +16,14 @@ use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::terminal::QueryFilter;
 use fpty_gateway::host::Socket;
 
-/// The number of the rules of a socket whose clients only watch.
+/// The number of the rules of a socket whose clients only view.
 pub const READONLY: usize = 1;
 
 /// A socket of the shared terminal.
 pub struct Listener {
     /// The listening socket.
     pub socket: Private<ListeningSocket>,
-    /// Whether its clients only watch.
+    /// Whether its clients only view.
     pub readonly: bool,
 }
 

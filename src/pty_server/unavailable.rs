@@ -134,7 +134,7 @@ impl RejectedClients {
     /// Closes the connection of a client that has the reason.
     pub fn close_lingering(&mut self, client: Private<Stream>) {
         client.end();
-        if is_closed(&client) {
+        if discard_input(&client) {
             return;
         }
         if self.0.len() >= BATCH {
@@ -146,13 +146,12 @@ impl RejectedClients {
     /// Closes connections that the client has closed, or whose time is over.
     pub fn expire(&mut self) {
         let now = Instant::now();
-        self.0.retain(|(until, client)| now < *until && !is_closed(client));
+        self.0.retain(|(until, client)| now < *until && !discard_input(client));
     }
 }
 
-/// Whether a client sends no more; what it has sent is thrown away, some of it
-/// at a time.
-fn is_closed(client: &Stream) -> bool {
+/// Discards input of a client, some of it at a time; true where the client sends no more.
+fn discard_input(client: &Stream) -> bool {
     let mut buffer = [0; 4096];
     for _ in 0..MAX_READS {
         match client.read(&mut buffer) {

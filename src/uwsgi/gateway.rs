@@ -16,7 +16,7 @@ use fpty_gateway::log::log;
 /// The name of our gateways, which is that of their sockets' owner: by it the
 /// server finds out which sockets a gateway keeps. It is one in memory, too: by its
 /// address ours are told from others.
-static NAME: &CStr = Owner::Router.name();
+static NAME: &CStr = Owner::Gateway.name();
 
 /// All gateways on the server's list, in its order.
 pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {

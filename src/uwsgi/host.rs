@@ -71,7 +71,7 @@ impl Host for Uwsgi {
     }
 
     fn sockets(&self) -> Result<Vec<Socket>> {
-        sockets::bound(Owner::Router)
+        sockets::bound(Owner::Gateway)
     }
 
     /// Where metrics are asked for (`enable-metrics`); the master reads the number every

@@ -29,8 +29,8 @@ const LONGEST_PATH: usize = 102;
 /// Which of our plugins a socket belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The router: its gateways keep the socket, workers do not.
-    Router,
+    /// The plugin forkptyrouter: its gateways keep the socket, workers do not.
+    Gateway,
     /// The shared terminal: workers keep the socket.
     Pty,
 }
@@ -39,7 +39,7 @@ impl Owner {
     /// Its name on the server's list, which is compared by its text.
     pub const fn name(self) -> &'static CStr {
         match self {
-            Owner::Router => c"uWSGI forkptyrouter",
+            Owner::Gateway => c"uWSGI forkptyrouter",
             Owner::Pty => c"uWSGI pty",
         }
     }
@@ -114,9 +114,9 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
         // Not by uwsgi_new_gateway_socket_from_fd, which takes the length of a NULL name
         // where the socket is one of IPv6.
         let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-        add(OsStr::from_bytes(&name), Owner::Router, RAW, 0)?;
+        add(OsStr::from_bytes(&name), Owner::Gateway, RAW, 0)?;
         // The entry that was just added has no descriptor yet.
-        sockets_of(Owner::Router)
+        sockets_of(Owner::Gateway)
             .filter(|socket| socket.fd == -1 && bytes(socket.name) == name)
             .for_each(|socket| socket.fd = fd);
     }

@@ -8,7 +8,7 @@
 //! | `config/` | options as typed, and the validated configuration that comes of them |
 //! | `connection/` | listeners, access, limits, handshake: from accept(2) to a session |
 //! | `control/` | control requests: list, kill, statistics; requests between gateways |
-//! | `detach/` | sessions that can be left and found again |
+//! | `detach/` | detached sessions, attach, viewers, restore |
 //! | `event_loop/` | the event loop, its context, timers, recovery from panics |
 //! | `fuzzing.rs` | what other processes and clients say, taken apart |
 //! | `host.rs` | the server that a gateway runs in |

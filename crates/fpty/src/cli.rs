@@ -20,11 +20,11 @@ use fpty::proto::{MAX_SESSION_NAME, Protocol, is_session_name};
     version,
     after_help = "\
 Exit status: the program's own; 128+N where signal N ended it; 126 or 127 where
-it could not be executed; 254 where the end was not its own; 255 where no
-session came about. At the beginning of a line: ~. leaves, ~? says more."
+it could not be executed; 254 where the session did not end by itself; 255 where
+none was started. At the beginning of a line: ~. disconnects, ~? says more."
 )]
 pub struct Arguments {
-    /// Its socket: a path, @NAME, HOST:PORT, :PORT
+    /// The socket: a path, @NAME, HOST:PORT, :PORT
     #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_hint = ValueHint::AnyPath)]
     pub address: Option<OsString>,
 
@@ -80,11 +80,11 @@ pub struct Arguments {
     #[command(flatten)]
     pub session: SessionArguments,
 
-    /// Say only what went wrong
+    /// Print only errors
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// Say how it ended as JSON, too, on the last line
+    /// Print how it ended as JSON, too, on the last line
     #[arg(long)]
     pub status_json: bool,
 }
@@ -175,24 +175,24 @@ pub struct SessionArguments {
         conflicts_with = "raw")]
     pub name: Option<String>,
 
-    /// Come back: to [ID|NAME], or to the one left last
+    /// Attach to [ID|NAME], or to the session detached last
     #[arg(short, long, conflicts_with_all = ["name", "raw"])]
     pub attach: bool,
 
-    /// Come back to the session NAME, or begin it
+    /// Attach to the session NAME, or begin it
     #[arg(short = 'A', long, value_name = "NAME", value_parser = name,
         value_hint = ValueHint::Other, conflicts_with_all = ["name", "attach", "raw"])]
     pub join: Option<String>,
 
-    /// Coming back: whoever is there has to go
+    /// Replace the client that is attached
     #[arg(long)]
     pub steal: bool,
 
-    /// Coming back: only watch
+    /// Only view the session
     #[arg(long, requires = "attach", conflicts_with = "steal")]
     pub read_only: bool,
 
-    /// A connection that breaks is not taken up again
+    /// Do not reconnect when the connection breaks
     #[arg(long)]
     pub no_reconnect: bool,
 }

@@ -92,8 +92,8 @@ fn options_set_the_escape_and_the_keys() {
             let (status, said) = seat.back_at_the_shell();
             assert_eq!(status, 0, "{arguments:?}: {said:?}");
             let address = arguments.last().unwrap();
-            let left = said.contains(&format!("fpty: left {address}"));
-            assert_eq!(left, words, "{arguments:?}: {said:?}");
+            let told = said.contains(&format!("fpty: disconnected from {address}"));
+            assert_eq!(told, words, "{arguments:?}: {said:?}");
         }
         let mut seat = Seat::attached(&fpty(&["-e", "none", &uwsgi]));
         seat.terminal.wire.read_until("ready\n");

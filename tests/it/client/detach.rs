@@ -136,7 +136,7 @@ fn a_viewer_sees_and_cannot_type() {
             watcher.resize((14, 60));
             watcher.send("~d");
             assert_eq!(watcher.status(), 0);
-            watcher.sees("left ");
+            watcher.sees("disconnected from ");
             let session = instance.session();
             assert_eq!((&session["rows"], &session["cols"]), (&24.into(), &80.into()));
             let mut back = instance.attach(&[], SIZE);

@@ -1,4 +1,4 @@
-//! What the client says to detach and to reattach, packet by packet: to a router that
+//! What the client says to detach and to reattach, packet by packet: to a gateway that
 //! the test itself is.
 //!
 //! No real gateway can be held between the packet TAKEN and the packet GO, nor does one
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::harness::detachable::fpty;
-use crate::harness::fake_router::{Fake, Peer};
+use crate::harness::fake_gateway::{Fake, Peer};
 use crate::harness::person::Person;
 use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{Wire, wait_until};
@@ -30,7 +30,7 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// A client that comes to the router, and that has said what it wants: everything.
+/// A client that comes to the gateway, and that has said what it wants: everything.
 #[track_caller]
 fn greet(fake: &Fake) -> (Peer, Vec<u8>) {
     let mut peer = fake.accept();
@@ -98,5 +98,5 @@ fn input_typed_before_a_detach_arrives() {
     });
     peer.stream.write_all(&packet(ENDED, b"\x09\x00k3x9q2aa")).unwrap();
     assert_eq!(person.status(), 0);
-    person.sees("fpty: detached: k3x9q2aa (come back with: fpty -a k3x9q2aa ");
+    person.sees("fpty: detached: k3x9q2aa (attach again with: fpty -a k3x9q2aa ");
 }

@@ -157,7 +157,7 @@ fn a_killed_server_is_status_254_in_another_pid_namespace() {
     });
 }
 
-/// A router on another machine is gone, or resets the connection: whether the
+/// A gateway on another machine is gone, or resets the connection: whether the
 /// client finds out when it reads or when it writes.
 #[test]
 fn a_tcp_reset_is_status_254() {

@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use crate::harness::client::{Mode, Pipes, Seat, both, client, client_of};
-use crate::harness::fake_router::Fake;
+use crate::harness::fake_gateway::Fake;
 use crate::harness::terminal::Terminal;
 use crate::harness::{DEADLINE, Setup, assert_same, on_one_server, sequence, wait_until};
 
-/// What the client says first, and an old router ignores.
+/// What the client says first, and an old gateway ignores.
 const HELLO: [u8; 4] = [0, 1, 0, 102];
 
 #[test]
@@ -18,7 +18,7 @@ fn a_client_sends_exactly_these_packets() {
         let fake = Fake::new();
         let mut seat = Seat::prepared(&client(flavor, Mode::Uwsgi, &fake.address), ":");
         let mut peer = fake.accept();
-        assert_eq!(peer.read(4), HELLO, "the question whether the router can do more");
+        assert_eq!(peer.read(4), HELLO, "the question whether the gateway can do more");
         assert_eq!(peer.read(8), [0, 33, 0, 100, 0, 111, 0, 101], "the size first");
         seat.wait_for_raw();
         for (key, number) in [("\x03", 2), ("\x1c", 3), ("\x1a", 20)] {

@@ -17,7 +17,7 @@ const SIZE: (u16, u16) = (24, 200);
 /// How long a refusal is not the last word.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A router at a TCP address whose connections break; it relays.
+/// A gateway at a TCP address whose connections break; it relays.
 fn breakable(flavor: &Flavor, script: &str) -> (Detachable, Breaker) {
     let address = format!("127.0.0.1:{}", free_port());
     let setup = setup(flavor, script)
@@ -79,7 +79,7 @@ fn input_while_disconnected_is_dropped_and_the_size_is_kept() {
         person.sees("$ ");
         line.refuses(true);
         line.breaks(true);
-        person.sees("coming back (what is typed is dropped; ~. or Ctrl-C gives up)");
+        person.sees("reconnecting (what is typed is dropped; ~. or Ctrl-C gives up)");
         person.send("echo ly''nx\r");
         person.settles();
         assert!(person.shown().contains('\x07'));
@@ -89,7 +89,7 @@ fn input_while_disconnected_is_dropped_and_the_size_is_kept() {
         person.send("stty size\r");
         person.sees("30 190\n$ ");
         assert!(!person.all_lines().contains("lynx"));
-        // The word to come back with has the secret that was given last.
+        // The word to attach again with has the secret that was given last.
         let word = detach(person, &line.address);
         let mut back = connect(&line, &["-a", &word]);
         back.sees("30 190\n$ ");
@@ -110,11 +110,11 @@ fn a_person_can_give_up_reconnecting() {
             person.sees("first\n$ ");
             line.refuses(true);
             line.breaks(true);
-            person.sees("coming back");
+            person.sees("reconnecting");
             person.send("x\r");
             person.send(keys);
             assert_eq!(person.status(), 254, "{keys:?}");
-            let said = "lost, and not taken up again: given up (come back with: fpty -a ";
+            let said = "lost, and not restored: given up (attach again with: fpty -a ";
             person.sees(said);
             // The session was not ended.
             let shown = person.shown();
@@ -170,10 +170,10 @@ fn a_session_that_is_gone_or_taken_is_one_line() {
             assert_eq!(person.status(), 254);
             assert!(lost.elapsed() > GRACE, "a refusal is believed at once");
             let why = if is_taken { "" } else { "there is no such session\n" };
-            person.sees(&format!("lost, and not taken up again: {why}"));
+            person.sees(&format!("lost, and not restored: {why}"));
             let shown = person.shown();
             assert_eq!(shown.contains(" is attached since "), is_taken, "{shown:?}");
-            assert_eq!(shown.contains(&format!("(come back with: fpty -a {id} ")), is_taken);
+            assert_eq!(shown.contains(&format!("(attach again with: fpty -a {id} ")), is_taken);
         }
     });
 }
@@ -181,7 +181,7 @@ fn a_session_that_is_gone_or_taken_is_one_line() {
 #[test]
 fn no_reconnect_where_unwanted_or_impossible() {
     in_process(|flavor| {
-        // A router that has no detach, and who does not want it.
+        // A gateway that has no detach, and who does not want it.
         for (sessions, arguments) in [("0", &[][..]), ("9", &["--no-reconnect"])] {
             let address = format!("127.0.0.1:{}", free_port());
             let setup = setup(flavor, SHELL).option("forkpty-urouter", &address);
@@ -196,7 +196,7 @@ fn no_reconnect_where_unwanted_or_impossible() {
             line.breaks(true);
             assert_eq!(person.status(), 254);
             let shown = person.shown();
-            assert!(shown.contains(" lost: ") && !shown.contains("coming back"), "{shown:?}");
+            assert!(shown.contains(" lost: ") && !shown.contains("reconnecting"), "{shown:?}");
             if sessions == "0" {
                 instance.wait_for_end_of("bash");
             }

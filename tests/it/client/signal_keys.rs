@@ -9,14 +9,14 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{
     MODES, Mode, Seat, both, client, client_of, clients_of, fpty, shell_status, wrapped,
 };
-use crate::harness::fake_router::Fake;
+use crate::harness::fake_gateway::Fake;
 use crate::harness::process::Process;
 use crate::harness::terminal::Terminal;
 use crate::harness::{Setup, on_one_server, wait_until};
 
 const STOPPED: i32 = 128 + Signal::SIGTSTP as i32;
 
-/// A client below a script, in a pipeline: with a router that knows only the
+/// A client below a script, in a pipeline: with a gateway that knows only the
 /// plain mode, the script and the pipeline hear nothing of a key.
 #[test]
 fn the_shell_around_the_client_gets_no_signal() {
@@ -165,9 +165,9 @@ fn signal_keys_work_at_a_terminal_of_another_session() {
     });
 }
 
-/// The same with a router that knows only the plain mode: packets.
+/// The same with a gateway that knows only the plain mode: packets.
 #[test]
-fn signal_keys_work_at_a_terminal_of_another_session_with_an_old_router() {
+fn signal_keys_work_at_a_terminal_of_another_session_with_an_old_gateway() {
     on_one_server(|flavor| {
         let fake = Fake::new();
         for client in [client(flavor, Mode::Uwsgi, &fake.address), fpty(Mode::Uwsgi, &fake.address)]

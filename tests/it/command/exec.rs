@@ -327,7 +327,7 @@ fn the_plugins_client_runs_commands_too() {
 }
 
 #[test]
-fn a_router_without_commands_is_recognised() {
+fn a_gateway_without_commands_is_recognised() {
     in_process(|flavor| {
         let Some(setup) = crate::harness::client::c_router() else { return };
         let server = setup.option("forkpty-urouter", "{dir}/u").start();
@@ -338,7 +338,10 @@ fn a_router_without_commands_is_recognised() {
             let ended = Pipes::reading(command, Stdio::null()).finish();
             assert_ended(&ended, 255, "");
             let lines = own_lines(&ended.stderr);
-            assert!(lines.len() == 1 && lines[0].contains("runs commands"), "{lines:?}");
+            assert!(
+                lines.len() == 1 && lines[0].contains("does not speak the extended mode"),
+                "{lines:?}"
+            );
         }
     });
 }

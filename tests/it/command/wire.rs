@@ -52,7 +52,7 @@ fn ask(client: &Wire, line: &[u8]) {
     client.send(packet(VARIABLES, &[]));
 }
 
-/// What a router said after its answer: the outputs, what it said by other
+/// What a gateway said after its answer: the outputs, what it said by other
 /// packets, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Said {

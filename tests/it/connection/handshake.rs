@@ -228,7 +228,7 @@ fn a_late_list_or_kill_is_served_at_the_session_limit() {
 #[test]
 fn a_late_session_request_begins_anew_or_is_refused() {
     in_process(|flavor| {
-        // A router waits longer for who was late: each has a server of its own.
+        // A gateway waits longer for who was late: each has a server of its own.
         let late = |milliseconds: u64| {
             let server = server(flavor, "echo ready; read line; exit $line");
             let delay = Duration::from_millis(milliseconds);

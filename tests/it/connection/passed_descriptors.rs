@@ -349,7 +349,7 @@ fn a_listening_socket_is_not_accepted_as_stdio() {
 
 /// The client is not held up by its server, either.
 #[test]
-fn a_routers_unwanted_descriptors_do_not_hold_the_client() {
+fn a_gateways_unwanted_descriptors_do_not_hold_the_client() {
     in_process(|_| {
         let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
         let address = folder.path().join("liar");

@@ -142,7 +142,7 @@ fn one_user_cannot_take_all_viewers() {
         let own = connecting_as(ONE, || AttachClient::begins(&server, &[])).takes().leaves();
         let others = connecting_as(OTHER, || AttachClient::begins(&server, &[])).takes().leaves();
         let all: Vec<AttachClient> = (0..64).map(|_| watches(ONE, &own).takes()).collect();
-        assert!(watches(ONE, &own).ended().2.contains("too many of yours watch"));
+        assert!(watches(ONE, &own).ended().2.contains("you have too many viewers"));
         watches(OTHER, &others).takes();
         drop(all);
     });

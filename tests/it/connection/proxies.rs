@@ -14,7 +14,7 @@ use crate::harness::{
 
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
 
-/// Options of the router that have to do with who has which descriptor.
+/// Options of the gateway that have to do with who has which descriptor.
 const RELAYS: [&[(&str, &str)]; 4] = [
     &[],
     &[("forkptyrouter-handover", "false")],

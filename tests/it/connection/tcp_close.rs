@@ -266,7 +266,7 @@ fn three_megabytes_and_the_status_arrive_behind_a_rawrouter() {
                 .option("rawrouter", &front)
                 .option("rawrouter-to", &node)
                 .launch();
-            wait_until("the router serves", || Wire::try_connect(&front).is_ok());
+            wait_until("the gateway serves", || Wire::try_connect(&front).is_ok());
             for (number, run) in runs(&front, 20).into_iter().enumerate() {
                 assert_eq!(run, (Some(7), 3_000_000), "run {number} by {node}");
             }

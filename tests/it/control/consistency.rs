@@ -206,7 +206,7 @@ fn viewers_are_counted() {
         let listed = fpty.args(["--list", &server.path("u")]).output().expect("it runs");
         let listed = String::from_utf8(listed.stdout).expect("a table");
         let line = |name: &str| listed.lines().find(|line| line.contains(name)).expect("a line");
-        assert!(listed.lines().next().is_some_and(|head| head.contains("WATCHERS")), "{listed}");
+        assert!(listed.lines().next().is_some_and(|head| head.contains("VIEWERS")), "{listed}");
         let fields =
             |name: &str| line(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert!(fields("job").contains(&String::from("1")), "{listed}");

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::audit::lines::{audited, lines, of, wait_for};
 use crate::harness::attach_client::AttachClient;
 use crate::harness::client::{Pipes, Seat, both, shell_status, wrapped};
-use crate::harness::fake_router::Fake;
+use crate::harness::fake_gateway::Fake;
 use crate::harness::terminal::Terminal;
 use crate::harness::users::{can_be_others, connecting_as, fpty_as};
 use crate::harness::{

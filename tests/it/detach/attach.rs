@@ -103,7 +103,7 @@ fn the_limit_of_detached_sessions_is_told() {
         drop(second);
         wait_until("the second has ended", || server.programs().len() == 1);
         let mut other = AttachClient::connects(&server, "u", None, &[("fpty.take", "1")]);
-        assert!(other.stays().contains("cannot be left"));
+        assert!(other.stays().contains("cannot be detached"));
     });
 }
 

@@ -203,7 +203,7 @@ pub(super) fn assert_ended(house: &Instance, when: &str, one: Detachable, fate: 
     let told = one.client.map(|client| {
         let told = client.told(&what);
         // It has told that it has come back, before.
-        let line = Some(told.line).filter(|line| !line.contains("; coming back"));
+        let line = Some(told.line).filter(|line| !line.contains("; reconnecting"));
         ClientReport { line: line.unwrap_or_default(), ..told }
     });
     house.tells(&what, &one.id, told.as_ref(), fate);

@@ -8,7 +8,7 @@
 //! | `restored_identity.rs` | what a restored session counts for, and where it belongs |
 //! | `person.rs` | a person who detaches and attaches |
 //! | `several_gateways.rs` | sessions that are found from every gateway |
-//! | `reconnect.rs` | connections that break and are taken up again |
+//! | `reconnect.rs` | clients that reconnect when their connection breaks |
 //! | `endings.rs` | attached, detached, stolen and viewed sessions with every kind of end |
 //! | `endings_by_crash.rs` | the same, with processes killed, and reloads |
 

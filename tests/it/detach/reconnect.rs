@@ -1,4 +1,4 @@
-//! A connection that breaks is taken up again: over TCP and on UNIX sockets, after a
+//! A client that reconnects when its connection breaks: over TCP and on UNIX sockets, after a
 //! killed gateway and a reload.
 
 use std::os::fd::AsRawFd;
@@ -47,13 +47,13 @@ fn asks(arguments: &[&str]) -> Finished {
     Pipes::reading(fpty(arguments), Stdio::null()).finish()
 }
 
-/// Leaves by `~d`; returns the word to come back with.
+/// Leaves by `~d`; returns the word to attach again with.
 #[track_caller]
 fn leaves(mut person: Person, address: &str) -> String {
     person.send("\r~d");
     assert_eq!(person.status(), 0);
     let shown = person.shown();
-    let (_, rest) = shown.rsplit_once("(come back with: fpty -a ").expect("a way back");
+    let (_, rest) = shown.rsplit_once("(attach again with: fpty -a ").expect("a way back");
     let (word, rest) = rest.split_once(' ').expect("a word");
     assert!(rest.starts_with(&format!("{address})")), "{rest:?}");
     word.to_owned()
@@ -62,7 +62,7 @@ fn leaves(mut person: Person, address: &str) -> String {
 #[track_caller]
 fn wait_until_reconnected(person: &mut Person, round: usize) {
     // The screen is painted anew at once.
-    let said = "; coming back (what is typed is dropped; ~. or Ctrl-C gives up)\r\n";
+    let said = "; reconnecting (what is typed is dropped; ~. or Ctrl-C gives up)\r\n";
     wait_until("it says so", || {
         person.settles();
         person.shown().matches(said).count() > round
@@ -116,7 +116,7 @@ fn a_client_reconnects_after_a_killed_gateway_and_a_reload() {
 }
 
 #[test]
-fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
+fn a_client_reconnects_over_tcp_whether_the_gateway_saw_the_break_or_not() {
     in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
         let _server = setup.start();
@@ -125,14 +125,14 @@ fn a_client_reconnects_over_tcp_whether_the_router_saw_the_break_or_not() {
         person.sees("$ ");
         person.send("echo fir''st\r");
         person.sees("first\n$ ");
-        for (round, tells_router) in [true, false, false].into_iter().enumerate() {
-            line.breaks(tells_router);
+        for (round, tells_gateway) in [true, false, false].into_iter().enumerate() {
+            line.breaks(tells_gateway);
             wait_until_reconnected(&mut person, round);
         }
         // A terminal of another size meanwhile.
         line.refuses(true);
         line.breaks(true);
-        person.sees("coming back");
+        person.sees("reconnecting");
         person.resize((30, 150));
         line.refuses(false);
         wait_until_reconnected(&mut person, 3);

@@ -365,7 +365,7 @@ const TOUR: &[(&str, &str)] = &[
     ("tty", "/dev/pts/"),
     ("stty size", "24 80\r\n"),
     ("sleep 100", "^C"),
-    ("~?", "~.   leave"),
+    ("~?", "~.   disconnect"),
     ("exit 3", "=3\r\n"),
 ];
 

@@ -35,7 +35,7 @@ pub struct AttachClient {
     /// Output that was relayed.
     pub output: Vec<u8>,
     pub notices: Vec<String>,
-    /// The router speaks the extended mode.
+    /// The gateway speaks the extended mode.
     agreed: bool,
     pub end: Option<End>,
     /// The names of what was offered last.
@@ -77,7 +77,7 @@ impl AttachClient {
     /// Connects, and says hello.
     #[track_caller]
     pub fn calls(server: &Server, socket: &str) -> Self {
-        let stream = UnixStream::connect(server.path(socket)).expect("the router listens");
+        let stream = UnixStream::connect(server.path(socket)).expect("the gateway listens");
         let mut client = Self {
             stream,
             bytes: Vec::new(),
@@ -96,7 +96,7 @@ impl AttachClient {
         client
     }
 
-    /// Waits until the router has said hello, too.
+    /// Waits until the gateway has said hello, too.
     #[track_caller]
     pub fn agrees(mut self) -> Self {
         self.waits("a hello", |client| client.agreed);

@@ -1,4 +1,4 @@
-//! A line over TCP that breaks: its client is reset, and the router is told of
+//! A line over TCP that breaks: its client is reset, and the gateway is told of
 //! that, or not.
 
 use std::io::{ErrorKind, Read, Write};
@@ -16,9 +16,9 @@ const OFTEN: Duration = Duration::from_millis(3);
 struct State {
     /// Grows with each break.
     breaks: usize,
-    /// Routers' ends that nobody tells of that.
+    /// Gateways' ends that nobody tells of that.
     half_open: Vec<TcpStream>,
-    tells_router: bool,
+    tells_gateway: bool,
     refuses: bool,
 }
 
@@ -30,19 +30,19 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// To a router's address.
-    pub fn to(router: &str) -> Self {
+    /// To a gateway's address.
+    pub fn to(gateway: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::<Mutex<State>>::default();
-        let (router, all) = (router.to_owned(), state.clone());
+        let (gateway, all) = (gateway.to_owned(), state.clone());
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let refuses = all.lock().unwrap().refuses;
-                match TcpStream::connect(&router) {
-                    Ok(router) if !refuses => {
+                match TcpStream::connect(&gateway) {
+                    Ok(gateway) if !refuses => {
                         let all = all.clone();
-                        thread::spawn(move || passes(client, router, &all));
+                        thread::spawn(move || passes(client, gateway, &all));
                     }
                     _ => reset(&client),
                 }
@@ -52,9 +52,9 @@ impl Breaker {
     }
 
     /// Breaks all lines.
-    pub fn breaks(&self, tells_router: bool) {
+    pub fn breaks(&self, tells_gateway: bool) {
         let mut state = self.state.lock().unwrap();
-        (state.breaks, state.tells_router) = (state.breaks + 1, tells_router);
+        (state.breaks, state.tells_gateway) = (state.breaks + 1, tells_gateway);
     }
 
     /// Whether whoever comes is turned away.
@@ -69,9 +69,9 @@ fn reset(stream: &TcpStream) {
     let _ = setsockopt(stream, sockopt::Linger, &linger);
 }
 
-fn passes(mut client: TcpStream, mut router: TcpStream, state: &Mutex<State>) {
+fn passes(mut client: TcpStream, mut gateway: TcpStream, state: &Mutex<State>) {
     let breaks = state.lock().unwrap().breaks;
-    for end in [&client, &router] {
+    for end in [&client, &gateway] {
         end.set_read_timeout(Some(OFTEN)).unwrap();
         end.set_nodelay(true).unwrap();
     }
@@ -79,15 +79,15 @@ fn passes(mut client: TcpStream, mut router: TcpStream, state: &Mutex<State>) {
         let mut state = state.lock().unwrap();
         if state.breaks != breaks {
             reset(&client);
-            if state.tells_router {
-                reset(&router);
+            if state.tells_gateway {
+                reset(&gateway);
             } else {
-                state.half_open.push(router);
+                state.half_open.push(gateway);
             }
             return;
         }
         drop(state);
-        if !(copies(&mut client, &mut router) && copies(&mut router, &mut client)) {
+        if !(copies(&mut client, &mut gateway) && copies(&mut gateway, &mut client)) {
             return;
         }
     }

@@ -32,7 +32,7 @@ impl Mode {
         }
     }
 
-    /// The router's socket for it, in the server's folder.
+    /// The gateway's socket for it, in the server's folder.
     pub fn socket(self) -> &'static str {
         match self {
             Mode::Raw => "s",

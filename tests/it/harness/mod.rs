@@ -22,10 +22,10 @@
 //! | `users.rs` | clients of other users |
 //! | `pid_reuse.rs` | processes with a number of our choice |
 //! | `pty_server.rs` | a server whose first worker shares a terminal |
-//! | `proxy.rs` | a relay between client and router, which may be slow |
+//! | `proxy.rs` | a relay between client and gateway, which may be slow |
 //! | `broken_connection.rs` | a relay that breaks connections |
 //! | `seccomp.rs` | system calls that are refused |
-//! | `fake_router.rs` | a router that the test itself is, and that knows only the plain modes |
+//! | `fake_gateway.rs` | a gateway that the test itself is, and that knows only the plain modes |
 //! | `cost.rs` | what a gateway costs, and how quickly it answers |
 //! | `documents.rs` | the commands in the documents |
 
@@ -36,7 +36,7 @@ pub mod cost;
 pub mod detachable;
 pub mod documents;
 pub mod executable;
-pub mod fake_router;
+pub mod fake_gateway;
 pub mod in_process;
 mod in_process_master;
 pub mod instance;

@@ -1,4 +1,4 @@
-//! Something between a client and a router, as `ssh -L` or a proxy is: bytes
+//! Something between a client and a gateway, as `ssh -L` or a proxy is: bytes
 //! pass, descriptors do not; late, or slowly.
 
 use std::io::{Read, Write};
@@ -49,54 +49,54 @@ impl Ends for TcpStream {
 }
 
 impl Proxy {
-    /// From a UNIX socket to a router's.
-    pub fn unix(router: &str, line: Line) -> Self {
+    /// From a UNIX socket to a gateway's.
+    pub fn unix(gateway: &str, line: Line) -> Self {
         let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
         let address = folder.path().join("proxy").display().to_string();
         let listener = UnixListener::bind(&address).unwrap();
-        let router = router.to_owned();
+        let gateway = gateway.to_owned();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 // As ssh has it: at once, whatever comes later.
-                connect(client, UnixStream::connect(&router), line);
+                connect(client, UnixStream::connect(&gateway), line);
             }
         });
         Self { _folder: folder, address }
     }
 
-    /// From TCP to a router's UNIX socket.
-    pub fn of_tcp(router: &str, line: Line) -> Self {
+    /// From TCP to a gateway's UNIX socket.
+    pub fn of_tcp(gateway: &str, line: Line) -> Self {
         let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let router = router.to_owned();
+        let gateway = gateway.to_owned();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                connect(client, UnixStream::connect(&router), line);
+                connect(client, UnixStream::connect(&gateway), line);
             }
         });
         Self { _folder: folder, address }
     }
 
-    /// From a UNIX socket to a router's TCP address.
-    pub fn to_tcp(router: &str, line: Line) -> Self {
+    /// From a UNIX socket to a gateway's TCP address.
+    pub fn to_tcp(gateway: &str, line: Line) -> Self {
         let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
         let address = folder.path().join("proxy").display().to_string();
         let listener = UnixListener::bind(&address).unwrap();
-        let router = router.to_owned();
+        let gateway = gateway.to_owned();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                connect(client, TcpStream::connect(&router), line);
+                connect(client, TcpStream::connect(&gateway), line);
             }
         });
         Self { _folder: folder, address }
     }
 }
 
-fn connect<A: Ends, B: Ends>(client: A, router: std::io::Result<B>, line: Line) {
-    let Ok(router) = router else { return };
-    passes_on(client.copy(), router.copy(), line);
-    passes_on(router, client, line);
+fn connect<A: Ends, B: Ends>(client: A, gateway: std::io::Result<B>, line: Line) {
+    let Ok(gateway) = gateway else { return };
+    passes_on(client.copy(), gateway.copy(), line);
+    passes_on(gateway, client, line);
 }
 
 fn passes_on<A: Ends, B: Ends>(mut from: A, mut to: B, line: Line) {

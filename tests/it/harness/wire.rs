@@ -15,7 +15,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::DEADLINE;
 
-/// A connection to a router, or a terminal's master: bytes both ways.
+/// A connection to a gateway, or a terminal's master: bytes both ways.
 pub struct Wire {
     fd: OwnedFd,
     peer: String,

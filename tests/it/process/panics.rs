@@ -108,7 +108,7 @@ fn hello(said: &[Vec<u8>]) -> Vec<u8> {
     [&header(1, 102)[..], &said.concat(), &packet(103, &[])].concat()
 }
 
-const INTERNAL: &str = "internal error in the router";
+const INTERNAL: &str = "internal error in the gateway";
 
 #[test]
 fn a_panic_before_a_program_starts_ends_that_connection_alone() {

@@ -33,7 +33,7 @@ fn clients_are_refused_without_workers() {
         }
         let mut watcher = server.connect("watch");
         watcher.read_until("pty: refused: there are no workers");
-        assert_eq!(server.connect("s").shell("echo $((6 * 7))"), "42\r\n", "the router");
+        assert_eq!(server.connect("s").shell("echo $((6 * 7))"), "42\r\n", "the gateway");
     });
 }
 

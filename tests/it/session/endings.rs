@@ -362,7 +362,7 @@ fn recorded_sessions_over_tcp_end_in_every_way() {
         house.assert_lists(&format!("before {end:?}"), &lives);
         ends(&house, lives, end, &|life| {
             let fate = fate(life, end)?;
-            // A raw client over TCP does not know a killed router from an end.
+            // A raw client over TCP does not know a killed gateway from an end.
             let knows = life.mode != Mode::Raw || fate.reason != "lost";
             Some(ExpectedEnd { client: fate.client.filter(|_| knows), ..fate })
         });

@@ -1,5 +1,5 @@
 //! The terminal itself is handed over: what outlives a gateway and a reload,
-//! what a stop ends, and clients of routers that lie.
+//! what a stop ends, and clients of gateways that lie.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -174,7 +174,7 @@ fn a_stopped_client_holds_up_nobody() {
     });
 }
 
-/// A router that the test itself is, and that lies.
+/// A gateway that the test itself is, and that lies.
 struct Liar {
     _folder: tempfile::TempDir,
     stream: UnixStream,
@@ -258,7 +258,7 @@ fn a_client_takes_no_descriptor_that_is_no_terminal() {
 }
 
 #[test]
-fn a_lying_routers_texts_are_harmless_and_its_first_end_counts() {
+fn a_lying_gateways_texts_are_harmless_and_its_first_end_counts() {
     in_process(|flavor| {
         let liar = Liar::met(flavor);
         let text = [b"\x1b[2Jclear\n".as_slice(), &[b'x'; 60_000]].concat();

@@ -11,7 +11,7 @@ use crate::harness::{Flavor, Server, Setup, Wire, on_every_server};
 /// Nobody else has this number.
 const SOMEBODY: u32 = 54321;
 
-/// A server that runs as [`SOMEBODY`], with the address of its router.
+/// A server that runs as [`SOMEBODY`], with the address of its gateway.
 fn as_somebody(flavor: &Flavor) -> (Server, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -18,7 +18,7 @@ fn final_output_is_complete() {
 
         // A client that takes its time, after everything has stopped.
         let mut slow = server.connect("s");
-        wait_until("the router waits for the client", || {
+        wait_until("the gateway waits for the client", || {
             let ticks = || {
                 let all = server.processes();
                 all.iter().map(|process| process.ticks).sum::<u64>()
@@ -116,7 +116,7 @@ fn unread_input_of_a_program_delays_nobody_else() {
             server.session_processes().iter().any(|process| process.name == "sleep")
         });
         let sent = deaf.flood(&noise(1, 8_000_000), Duration::from_millis(300));
-        assert!(sent < 4_000_000, "the router took {sent} bytes for a program that does not read");
+        assert!(sent < 4_000_000, "the gateway took {sent} bytes for a program that does not read");
         for number in 0..100 {
             other.send(format!("echo {number};"));
             other.read_until(&format!("echo {number};"));

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::audit::lines::{audited, lines, of, wait_for};
-use crate::harness::fake_router::Fake;
+use crate::harness::fake_gateway::Fake;
 use crate::harness::wire::packet;
 use crate::harness::{in_process, on_every_server, servers, wait_until};
 
@@ -219,7 +219,11 @@ fn a_command_to_paste_has_only_safe_characters() {
         ("", false),
     ] {
         let (status, _, error) = told_by(&ended(9, 0, id), &["-t", "ADDR"], false);
-        assert_eq!((status, error.contains("come back with")), (Some(0), is_one), "{id}: {error}");
+        assert_eq!(
+            (status, error.contains("attach again with")),
+            (Some(0), is_one),
+            "{id}: {error}"
+        );
         assert!(is_one || error.trim_end() == "fpty: detached", "{error}");
     }
 }

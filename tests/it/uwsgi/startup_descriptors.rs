@@ -88,9 +88,9 @@ fn all_are_served(address: &str) {
 }
 
 /// The service manager's sockets are the server's own, too, whose workers would
-/// take clients from the router.
+/// take clients from the gateway.
 #[test]
-fn sockets_of_the_service_manager_are_the_routers_alone() {
+fn sockets_of_the_service_manager_are_the_gateways_alone() {
     on_every_server(|flavor| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
@@ -109,9 +109,9 @@ fn sockets_of_the_service_manager_are_the_routers_alone() {
     });
 }
 
-/// What is not the router's stays the server's.
+/// What is not the gateway's stays the server's.
 #[test]
-fn an_activated_socket_that_is_not_the_routers_stays_the_servers() {
+fn an_activated_socket_that_is_not_the_gateways_stays_the_servers() {
     on_every_server(|flavor| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
@@ -138,7 +138,7 @@ fn an_activated_socket_that_is_not_the_routers_stays_the_servers() {
     });
 }
 
-/// The router's sockets, as the master has them.
+/// The gateway's sockets, as the master has them.
 fn listeners(server: &Server) -> Vec<PathBuf> {
     let log = server.log();
     let bound = log.lines().filter(|line| line.contains(" bound on "));

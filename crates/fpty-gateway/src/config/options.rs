@@ -214,7 +214,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
             if typed.boolean()? {
                 config.remarks.push(format!(
                     "option {} has no effect: there are no nodes to wait for, \
-                     the router serves at once and costs nothing while idle",
+                     the gateway serves at once and costs nothing while idle",
                     typed.name
                 ));
             }
@@ -312,29 +312,26 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         }),
     option(&[c"forkptyrouter-detach"])
         .key("detach")
-        .help(
-            c"let so many sessions go on without their client, to be found again (default: \
-              0, none)",
-        )
+        .help(c"let so many sessions be detached at once (default: 0, none)")
         .parse_with(|config, typed| {
             assign(&mut config.rules.detach.sessions, typed.number(0..=MAX_DETACHED))
         }),
     option(&[c"forkptyrouter-detach-user"])
         .key("detach_user")
-        .help(c"let one user have so many of them (default: 0, half of them)")
+        .help(c"let one user have so many detached sessions (default: 0, half of them)")
         .parse_with(|config, typed| {
             assign(&mut config.rules.detach.user, typed.limit(MAX_DETACHED))
         }),
     option(&[c"forkptyrouter-detach-time"])
         .key("detach_time")
-        .help(c"end a session that is without a client for the specified seconds (default: 604800)")
+        .help(c"end a session that has been detached for the specified seconds (default: 604800)")
         .parse_with(|config, typed| {
             assign(&mut config.rules.detach.time, typed.time_or(DETACH_TIME))
         }),
     option(&[c"forkptyrouter-detach-buffer"])
         .key("detach_buffer")
         .help(
-            c"keep so many bytes of the last output of a session that can be left (default: \
+            c"keep so many bytes of the last output of a session that can be detached (default: \
               262144)",
         )
         .parse_with(|config, typed| {

@@ -43,7 +43,7 @@ impl Context {
             }
             RequestKind::Sftp => sftp_server(&place.rules, &c_string(data)?)?,
             RequestKind::List | RequestKind::Kill | RequestKind::Attach => {
-                return Err(reject("this router does not know what it asks for"));
+                return Err(reject("this gateway does not know what it asks for"));
             }
         };
         Ok(Arc::new(program.within(Arc::clone(place.program.surroundings()))))

@@ -16,14 +16,14 @@ use fpty::sys::process_handle::ProcessHandle;
 const COMMANDS: usize = 1 << 31;
 
 /// Indexes of detached sessions come after those.
-const LEFT: usize = 3 << 30;
+const DETACHED: usize = 3 << 30;
 
 /// All sessions of a gateway.
 #[derive(Clone, Copy)]
 pub struct AllSessions<'a> {
     sessions: &'a Sessions,
     commands: &'a Commands,
-    left: Option<&'a DetachRegistry>,
+    registry: Option<&'a DetachRegistry>,
 }
 
 impl<'a> AllSessions<'a> {
@@ -31,9 +31,9 @@ impl<'a> AllSessions<'a> {
     pub fn of(
         sessions: &'a Sessions,
         commands: &'a Commands,
-        left: Option<&'a DetachRegistry>,
+        registry: Option<&'a DetachRegistry>,
     ) -> Self {
-        Self { sessions, commands, left }
+        Self { sessions, commands, registry }
     }
 
     /// All sessions from this index on.
@@ -41,11 +41,12 @@ impl<'a> AllSessions<'a> {
         let from = index as usize;
         let sessions = self.sessions.iter_from(from).map(|(_, key)| SessionRef::Session(key));
         let commands = self.commands.iter_from(from.saturating_sub(COMMANDS));
-        let left = self.left.into_iter();
-        let left = left.flat_map(move |left| left.iter_from(from.saturating_sub(LEFT)));
+        let detached = self.registry.into_iter();
+        let detached =
+            detached.flat_map(move |registry| registry.iter_from(from.saturating_sub(DETACHED)));
         sessions
             .chain(commands.map(|(_, key)| SessionRef::Command(key)))
-            .chain(left.map(|(_, key)| SessionRef::Detached(key)))
+            .chain(detached.map(|(_, key)| SessionRef::Detached(key)))
     }
 
     /// The index of a session.
@@ -53,7 +54,7 @@ impl<'a> AllSessions<'a> {
         let index = match one {
             SessionRef::Session(key) => key.slot(),
             SessionRef::Command(key) => COMMANDS + key.slot(),
-            SessionRef::Detached(key) => LEFT + key.slot(),
+            SessionRef::Detached(key) => DETACHED + key.slot(),
         };
         // Slots are fewer than there can be descriptors.
         index as u32
@@ -65,19 +66,19 @@ impl<'a> AllSessions<'a> {
         selector: &SessionSelector,
         uid: u32,
     ) -> impl Iterator<Item = SessionRef> {
-        self.left.into_iter().flat_map(move |left| left.matching(selector, uid))
+        self.registry.into_iter().flat_map(move |registry| registry.matching(selector, uid))
     }
 
     /// Whether a session is among those that need no search.
     pub fn is_indexed(self, one: SessionRef) -> bool {
-        self.detachable(one).is_some_and(|left| !left.ends_with_client)
+        self.detachable(one).is_some_and(|entry| !entry.ends_with_client)
     }
 
     /// The user of a session that has started, or is detached; `Some(None)`: unknown.
     pub fn user_of(self, one: SessionRef) -> Option<Option<u32>> {
         let client = match one {
             SessionRef::Detached(key) => {
-                return Some(self.left?.detached_or_exited(key)?.uid);
+                return Some(self.registry?.detached_or_exited(key)?.uid);
             }
             SessionRef::Session(key) => {
                 let attached = self.sessions.get(key)?;
@@ -86,8 +87,8 @@ impl<'a> AllSessions<'a> {
                     return None;
                 }
                 // Root may have come back to another's.
-                match self.detachable(one).filter(|left| !left.ends_with_client) {
-                    Some(left) => return Some(left.uid),
+                match self.detachable(one).filter(|entry| !entry.ends_with_client) {
+                    Some(entry) => return Some(entry.uid),
                     None => &attached.io.client,
                 }
             }
@@ -96,19 +97,19 @@ impl<'a> AllSessions<'a> {
         Some(client.peer_uid())
     }
 
-    /// What is known of one that can be left, or was.
+    /// What is known of one that can be detached, or was.
     pub fn detachable(self, one: SessionRef) -> Option<EntryView<'a>> {
         match one {
-            SessionRef::Session(key) => self.left?.by_session(key),
+            SessionRef::Session(key) => self.registry?.by_session(key),
             SessionRef::Command(_) => None,
-            SessionRef::Detached(key) => self.left?.detached_or_exited(key),
+            SessionRef::Detached(key) => self.registry?.detached_or_exited(key),
         }
     }
 
     /// The id of a session.
     pub fn id_of(self, cx: &Context, one: SessionRef) -> String {
         match (self.detachable(one), one) {
-            (Some(left), _) => left.id.to_owned(),
+            (Some(entry), _) => entry.id.to_owned(),
             (None, SessionRef::Session(key)) => cx.ids.of(key),
             (None, SessionRef::Command(key)) => cx.ids.of(("command", key)),
             (None, SessionRef::Detached(_)) => String::new(),

@@ -33,7 +33,7 @@ struct Snapshot<'a> {
     /// Its view, where it is attached.
     view: Option<SessionView<'a>>,
     /// Its view as a session that can be detached.
-    left: Option<EntryView<'a>>,
+    detachable: Option<EntryView<'a>>,
     /// The listener that it started at.
     listener: u16,
     /// The program's pid, while it runs: that of an ended one may be reused.
@@ -96,35 +96,47 @@ impl AllSessions<'_> {
         let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
         let (cx, id) = (&*cx, self.id_of(cx, session_ref));
         let info = cx.audit.of(session_ref);
-        let (view, left) = (self.view(session_ref, info), self.detachable(session_ref));
-        let (listener, pid, master) = match (&view, &left) {
+        let (view, detachable) = (self.view(session_ref, info), self.detachable(session_ref));
+        let (listener, pid, master) = match (&view, &detachable) {
             (Some(view), _) => (view.listener, view.pid.map(Pid::as_raw), view.master),
-            (None, Some(left)) => {
-                (left.listener, left.status.is_none().then_some(left.pid), left.master)
+            (None, Some(entry)) => {
+                (entry.listener, entry.status.is_none().then_some(entry.pid), entry.master)
             }
             (None, None) => return None,
         };
-        Some(Snapshot { cx, session_ref, id, uid, user, info, view, left, listener, pid, master })
+        Some(Snapshot {
+            cx,
+            session_ref,
+            id,
+            uid,
+            user,
+            info,
+            view,
+            detachable,
+            listener,
+            pid,
+            master,
+        })
     }
 }
 
 impl Snapshot<'_> {
     /// The address of the listener.
     fn socket(&self) -> String {
-        let gone = self.left.as_ref().and_then(|left| left.socket);
+        let gone = self.detachable.as_ref().and_then(|entry| entry.socket);
         let listener =
             || self.cx.listeners.get(self.listener).map(|listener| listener.name.clone());
         gone.map(str::to_owned).or_else(listener).unwrap_or_default()
     }
 
     fn command(&self) -> Option<String> {
-        let kept = self.left.as_ref().and_then(|left| left.command);
+        let kept = self.detachable.as_ref().and_then(|entry| entry.command);
         kept.map(str::to_owned).or_else(|| self.cx.command_of(self.session_ref, self.listener))
     }
 
     fn started(&self) -> Option<SystemTime> {
-        match (self.left.as_ref().filter(|left| !left.ends_with_client), self.info) {
-            (Some(left), _) => Some(left.since.wall),
+        match (self.detachable.as_ref().filter(|entry| !entry.ends_with_client), self.info) {
+            (Some(entry), _) => Some(entry.since.wall),
             (None, Some(info)) => Some(info.started.wall),
             (None, None) => Some(Timestamp::from(procfs::started(self.pid?)?).wall),
         }
@@ -132,16 +144,16 @@ impl Snapshot<'_> {
 
     /// The fields that lists and statistics both have.
     fn fields(&self, line: &mut AuditLine) {
-        let (left, master) = (self.left.as_ref(), self.master);
+        let (entry, master) = (self.detachable.as_ref(), self.master);
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
         let idle = match &self.view {
             Some(view) => view.idle,
             None => master.and_then(Master::idle_time),
         };
         let started = self.started().map(rfc3339);
-        let since = left.and_then(|left| left.left).map(|time| rfc3339(time.wall));
-        let status = left.and_then(|left| left.status);
-        let name = left.map(|left| left.name).filter(|name| !name.is_empty());
+        let since = entry.and_then(|entry| entry.detached_at).map(|time| rfc3339(time.wall));
+        let status = entry.and_then(|entry| entry.status);
+        let name = entry.map(|entry| entry.name).filter(|name| !name.is_empty());
         line.field("command", Value::text(self.command().as_deref(), COMMAND))
             .field("pid", Value::number(self.pid.and_then(|pid| u32::try_from(pid).ok())))
             .field("tty", Value::text(tty.as_deref(), SHORT))
@@ -154,6 +166,6 @@ impl Snapshot<'_> {
             .field("detached_since", Value::text(since.as_deref(), SHORT))
             .field("ended", Value::Bool(status.is_some()))
             .field("status", Value::number(status))
-            .field("watchers", Value::Number(left.map_or(0, |left| left.viewers).into()));
+            .field("watchers", Value::Number(entry.map_or(0, |entry| entry.viewers).into()));
     }
 }

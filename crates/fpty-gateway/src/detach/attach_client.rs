@@ -32,7 +32,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process_handle::ProcessHandle;
 
 /// Text for a client whose session was attached by another connection of its own.
-const TAKEN_OVER: &str = "its client has come back by another connection";
+const TAKEN_OVER: &str = "its client has attached again by another connection";
 
 /// Added to the rank of a running session with the name: above the rank of any exited one.
 const RUNNING_BONUS: u8 = 4;
@@ -77,7 +77,9 @@ pub fn attach(
     match registry.filter(|_| is_allowed) {
         Some(registry) => registry.attach(core, client_request, options),
         None if options.create => Some(client_request),
-        None => reject(core, client_request, "sessions cannot be left here (forkptyrouter-detach)"),
+        None => {
+            reject(core, client_request, "sessions cannot be detached here (forkptyrouter-detach)")
+        }
     }
 }
 
@@ -182,7 +184,7 @@ impl DetachRegistry {
         client.map_or(NO_SUCH_SESSION.to_owned(), |(client, since)| {
             let (principal, since) =
                 (user_label(cx, client.uid), timestamp::rfc3339_seconds(since.wall));
-            format!("{principal} is attached since {since} (--steal takes it, --read-only watches)")
+            format!("{principal} is attached since {since} (--steal takes it, --read-only views)")
         })
     }
 

@@ -101,7 +101,7 @@ impl DetachRegistry {
             return Err(DETACH_NOT_ALLOWED.to_owned());
         }
         let Some(uid) = entry.map(|entry| entry.uid) else {
-            return Err(String::from("this session cannot be left"));
+            return Err(String::from("this session cannot be detached"));
         };
         let all = self.shared_counts.claim(DetachedCount::PerSocket(listener), most);
         let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
@@ -286,11 +286,11 @@ impl DetachRegistry {
         }
         let detached = Box::new(DetachedTerminal::new(master, remains, recording));
         let next = core.sessions.vacant_key();
-        let left = self.update(key, |entry| {
+        let result = self.update(key, |entry| {
             let client = |uid: u32| Client { session: next, uid };
             entry.state.detach(detached, |pending| client(pending.uid), Timestamp::now())
         });
-        match left {
+        match result {
             Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
                 self.complete_attach(core, key, detached, *pending);
             }

@@ -188,11 +188,11 @@ impl DetachRegistry {
     /// Ends a detached session; an exited one is forgotten.
     pub fn end_detached(&mut self, core: &mut Core, key: Key, why: EndReason) {
         let cx = &mut core.cx;
-        let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
-        if is_left {
+        let is_detached = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
+        if is_detached {
             self.end_viewers(cx, key, &end_for_viewers(why));
         }
-        let Some(entry) = is_left.then(|| self.remove(cx, key)).flatten() else {
+        let Some(entry) = is_detached.then(|| self.remove(cx, key)).flatten() else {
             return;
         };
         let pid = entry.pid;

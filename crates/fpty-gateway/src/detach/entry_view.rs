@@ -26,7 +26,7 @@ pub struct EntryView<'a> {
     /// Time of the start.
     pub since: Timestamp,
     /// Time of the detach.
-    pub left: Option<Timestamp>,
+    pub detached_at: Option<Timestamp>,
     /// Exit status as a shell's `$?`, of an exited session.
     pub status: Option<u8>,
     /// The session ends with its client.
@@ -42,7 +42,7 @@ pub struct EntryView<'a> {
 impl RegistryEntry {
     fn view(&self) -> EntryView<'_> {
         let (detached, over) = (self.state.terminal(), self.state.exited());
-        let left = self.state.client().is_none().then(|| self.state.since());
+        let detached_at = self.state.client().is_none().then(|| self.state.since());
         EntryView {
             id: &self.id,
             name: &self.name,
@@ -51,7 +51,7 @@ impl RegistryEntry {
             pid: self.pid.as_raw(),
             command: over.and_then(|over| over.command.as_deref()),
             since: self.since,
-            left,
+            detached_at,
             status: over.map(|over| over.ended.status()),
             ends_with_client: self.no_detach.is_some(),
             socket: self.no_detach.as_ref().and_then(|bound| bound.socket.as_deref()),
@@ -85,8 +85,8 @@ impl DetachRegistry {
 
     /// A session that is detached or has exited.
     pub fn detached_or_exited(&self, key: Key) -> Option<EntryView<'_>> {
-        let is_left = |entry: &&RegistryEntry| entry.state.client().is_none();
-        self.entries.get(key).filter(is_left).map(RegistryEntry::view)
+        let is_detached = |entry: &&RegistryEntry| entry.state.client().is_none();
+        self.entries.get(key).filter(is_detached).map(RegistryEntry::view)
     }
 
     /// The entry of a live session.

@@ -104,13 +104,14 @@ impl DetachRegistry {
         // The scrollback has up to 64 MB.
         let remains = ScrollbackWriter::new(rules.detach.buffer as usize, size);
         let Ok(remains) = remains else {
-            session.notice("this session cannot be left: out of memory", io);
+            session.notice("this session cannot be detached: out of memory", io);
             return false;
         };
         let Registration { uid, principal, name, name_claim } = registration;
         let secrets = match Secrets::new() {
             Err(error) if uid == UNKNOWN_UID => {
-                let line = format!("this session cannot be left: no secret: {}", reason(&error));
+                let line =
+                    format!("this session cannot be detached: no secret: {}", reason(&error));
                 session.notice(&line, io);
                 return false;
             }

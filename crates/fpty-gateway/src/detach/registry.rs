@@ -60,7 +60,7 @@ impl DetachRegistry {
         let hello = Hello::of(ordinal, config.processes);
         let (supervisor, found) =
             supervisor_client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
-        let left = Self {
+        let registry = Self {
             poller: Poller::new(16)?,
             entries: Slab::new(),
             index: Index::default(),
@@ -72,9 +72,9 @@ impl DetachRegistry {
             due: BTreeSet::new(),
             wakeups: Vec::new(),
         };
-        left.watch_supervisor();
-        poller.add(&left.poller, Token::Detached.token(), Interest::READ)?;
-        Ok((Some(Box::new(left)), found))
+        registry.watch_supervisor();
+        poller.add(&registry.poller, Token::Detached.token(), Interest::READ)?;
+        Ok((Some(Box::new(registry)), found))
     }
 
     /// The detached session that this process belongs to.

@@ -41,7 +41,7 @@ use fpty::sys::socket::{Stream, Transport};
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Text for a client whose session the poller refuses.
-pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
+pub const UNPOLLABLE: &str = "session ended: the gateway cannot wait for it (out of memory)";
 
 /// Index of no socket.
 const NO_LISTENER: u16 = u16::MAX;
@@ -69,7 +69,7 @@ impl DetachRegistry {
     ) -> Option<()> {
         let cx = &mut core.cx;
         let info = restored_info(&record);
-        let SessionRecord { id, name, listener, nth, pid, attached, left: at, .. } = record;
+        let SessionRecord { id, name, listener, nth, pid, attached, detached_at, .. } = record;
         let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
         let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
         let entry = |info: &RestoredInfo, state| RegistryEntry {
@@ -113,7 +113,7 @@ impl DetachRegistry {
             cx.listeners.rules(*listener).is_some_and(|rules| rules.detach.sessions > 0)
         };
         // No client could attach any more.
-        let why = "sessions cannot be left here any more (forkptyrouter-detach)";
+        let why = "sessions cannot be detached here any more (forkptyrouter-detach)";
         let listener =
             listener.filter(allows).ok_or_else(|| SessionEnd::new(EndKind::Stopped, why));
         let size = terminal_size(Some(&master));
@@ -145,12 +145,13 @@ impl DetachRegistry {
         let remains = remains.or_else(|| ScrollbackWriter::new(buffer as usize, size).ok())?;
         let (Some((principal, since_then)), Some(client)) = (attached, client) else {
             // The client was lost with the earlier gateway: the session is detached as of now.
-            let left = at.map_or_else(Timestamp::now, Timestamp::from);
+            let since = detached_at.map_or_else(Timestamp::now, Timestamp::from);
             let detached = Box::new(DetachedTerminal::new(master, remains, recording));
             let program = Program::restored(program);
-            let key = self.insert(entry(&info, AttachState::detached(program, detached, left)));
+            let key = self.insert(entry(&info, AttachState::detached(program, detached, since)));
             self.schedule(cx, key);
-            let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
+            let lost =
+                attached.filter(|_| detached_at.is_none()).map(|(_, since)| Timestamp::from(since));
             if !self.watch_detached(key) {
                 log(&format!("forkptyrouter: {UNPOLLABLE}"));
                 let Released { program, terminal, .. } = self.remove(cx, key)?.state.release();

@@ -48,7 +48,7 @@ impl RegistryEntry {
             pid: self.pid.as_raw(),
             since: self.since.into(),
             attached: client.map(|client| (client.uid, since)),
-            left: client.is_none().then_some(since),
+            detached_at: client.is_none().then_some(since),
             ended: self.state.exited().map(|over| (payload(over), since)),
             changed_at: self.state.since().boot.as_nanos(),
             shared: true,

@@ -42,7 +42,7 @@ const MAX_VIEWERS: usize = 256;
 const MAX_VIEWERS_PER_USER: usize = 64;
 
 /// Text for a viewer that is displaced by one of another user.
-const DISPLACED: &str = "others watch that have fewer places, and there are no more";
+const DISPLACED: &str = "other users have fewer viewers, and there is no more room";
 
 /// Most bytes of one read: each of the few packets of a viewer may be worth an answer.
 const ONE_READ: usize = 256;
@@ -85,7 +85,7 @@ impl Viewer {
         };
         let total = seen.total().filter(|total| total >= at);
         let Some(total) = total else {
-            return self.fail("what is kept of the session's output makes no sense");
+            return self.fail("cannot read the session's last output: its ring is damaged");
         };
         let to = total.min(*at + PIECE);
         if to > *at {
@@ -126,7 +126,8 @@ impl Viewer {
                     if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
                 {
                     let Some(total) = self.seen.total() else {
-                        return self.fail("what is kept of the session's output makes no sense");
+                        return self
+                            .fail("cannot read the session's last output: its ring is damaged");
                     };
                     self.at = Some(total);
                     let mut go = Vec::new();
@@ -174,7 +175,7 @@ impl DetachRegistry {
         if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
             >= MAX_VIEWERS_PER_USER
         {
-            return cx.reject(connection, true, refused("too many of yours watch"));
+            return cx.reject(connection, true, refused("you have too many viewers"));
         }
         let places = self.viewers.iter().map(|(key, it)| (key, it.principal, it.since));
         if let Some(key) =
@@ -213,7 +214,7 @@ impl DetachRegistry {
         }
         let has_exited = end.is_some();
         // A viewer by its own wish leaves the end to the session's client.
-        let watches = hello.variables.get(variables::READ_ONLY) == Some(b"1");
+        let only_views = hello.variables.get(variables::READ_ONLY) == Some(b"1");
         let decoder = hello.decoder;
         let viewer = Viewer {
             client,
@@ -227,7 +228,7 @@ impl DetachRegistry {
             is_announced: !has_exited,
             prepared_line: None,
             end,
-            takes_exit_notice: has_exited && !watches,
+            takes_exit_notice: has_exited && !only_views,
         };
         let prepared_line = match has_exited {
             true => None,

@@ -93,7 +93,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let supervisor = leaders::supervisor_of(ordinal);
     let shared_counts = SharedCounts::of(ordinal);
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
-        .context("cannot keep sessions that are left")?;
+        .context("cannot keep detached sessions")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
     let audit = Audit::new(
         &config,

@@ -53,11 +53,11 @@ pub enum Outcome {
     SupervisorReady,
     /// The client of a session does not answer, or does not go.
     DropClient(Key),
-    /// Something happened to a session that can be left, or to who watches it.
+    /// Something happened to a session that can be detached, or to a viewer of it.
     DetachedReady(Ready),
-    /// Do what is due for a session that can be left.
+    /// Do what is due for a session that can be detached.
     DetachedDeadline(Key),
-    /// Give somebody who watches what there is.
+    /// Give a viewer what there is.
     FeedViewer(Key),
     /// An event of the recorder for one session.
     Recorder(FaultDomain, Box<RecorderEvent>),

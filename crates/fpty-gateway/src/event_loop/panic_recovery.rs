@@ -16,7 +16,7 @@ use super::slab::Key;
 use fpty::error::Error;
 
 /// The text for the client.
-pub const INTERNAL_ERROR: &str = "internal error in the router: see the server's log";
+pub const INTERNAL_ERROR: &str = "internal error in the gateway: see the server's log";
 
 /// The limit of panics without a fault domain of their own, within this time.
 const MAX_UNATTRIBUTED: u32 = 16;

@@ -90,7 +90,7 @@ impl Transitions<'_> {
         }
         let is_named = hello.variables.get(variables::SESSION_NAME).is_some();
         if is_named && registration.is_none() {
-            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
+            let line = "the session has no name: it cannot be detached (forkptyrouter-detach)";
             live.session.notice(line, &mut live.io);
         }
         fault_injection::point("opened");

@@ -14,7 +14,7 @@ use super::signals::FOREGROUND_POLL;
 use super::state::EXTENDED_TIMEOUT;
 use crate::error::{Error, Result};
 use crate::proto::{
-    self, END, END_OF_STREAM, EndKind, NOTICE, OFFER, RouterPacket, RouterPacketDecoder,
+    self, END, END_OF_STREAM, EndKind, GatewayPacket, GatewayPacketDecoder, NOTICE, OFFER,
     SessionEnd, TAKEN, WINDOW_ADJUST, bounded_text, collect_payload, encode_bare, window,
 };
 use crate::sys::ReadOutcome;
@@ -68,7 +68,7 @@ struct CommandSession<'a> {
     signals: Signals,
     stage: Stage,
     decoder: ServerDecoder,
-    packet_decoder: RouterPacketDecoder,
+    packet_decoder: GatewayPacketDecoder,
     payload: Vec<u8>,
     /// What a server says that speaks plainly.
     plain_output: Vec<u8>,
@@ -100,7 +100,7 @@ pub fn run(config: &ClientConfig, connection: Connection) -> Result<End> {
         // A server that cannot run commands may say nothing at all.
         stage: Stage::HelloSent(Instant::now() + EXTENDED_TIMEOUT),
         decoder: ServerDecoder::after_hello(),
-        packet_decoder: RouterPacketDecoder::default(),
+        packet_decoder: GatewayPacketDecoder::default(),
         payload: Vec::new(),
         plain_output: Vec::new(),
         input: Input::Relayed(0),
@@ -260,19 +260,19 @@ impl CommandSession<'_> {
         let mut outcome = Ok(());
         while let Some(answer) = packet_decoder.next(&mut bytes) {
             let is_output =
-                matches!(answer, RouterPacket::Output(_) | RouterPacket::ErrorOutput(_));
+                matches!(answer, GatewayPacket::Output(_) | GatewayPacket::ErrorOutput(_));
             if is_output && self.stage != Stage::Started {
                 outcome = Err(Error::new(format!(
-                    "the router at {} is too old to run commands",
+                    "the gateway at {} is too old to run commands",
                     self.config.address.to_string_lossy()
                 )));
                 break;
             }
             match answer {
-                RouterPacket::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
-                RouterPacket::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
-                RouterPacket::Hello(_) => {}
-                RouterPacket::Part(kind, part, last) => {
+                GatewayPacket::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
+                GatewayPacket::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
+                GatewayPacket::Hello(_) => {}
+                GatewayPacket::Part(kind, part, last) => {
                     if let Some(payload) =
                         collect_payload(&mut self.payload, part, last, MAX_PAYLOAD)
                     {

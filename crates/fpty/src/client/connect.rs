@@ -44,7 +44,7 @@ impl Connection {
     pub(super) fn open(config: &ClientConfig) -> Result<Self> {
         let (stream, transport) = connect(&config.address, CONNECT_TIMEOUT)?;
         if config.protocol == Protocol::Uwsgi {
-            // At once: a router waits only so long for the first word. A new
+            // At once: a gateway waits only so long for the first word. A new
             // connection has room for it.
             let _ = stream.write(&proto::encode_bare(proto::HELLO, proto::VERSION));
         }

@@ -65,7 +65,7 @@ fn ask(config: &ClientConfig, control_request: &ControlRequest) -> Result<End> {
         return Ok(End::Ended(ended));
     };
     let Ok(mut sessions) = serde_json::from_slice::<Vec<Map<String, Value>>>(&answer) else {
-        return Err(Error::new("the router sent no list of sessions"));
+        return Err(Error::new("the gateway sent no list of sessions"));
     };
     name_users(&mut sessions);
     let text = match json {
@@ -109,7 +109,7 @@ fn exchange(
             if Instant::now() >= until {
                 return match decoder.is_undecided() {
                     true => Ok(End::NotExtended),
-                    false => Err(Error::new("the router does not answer")),
+                    false => Err(Error::new("the gateway does not answer")),
                 };
             }
             continue;
@@ -142,12 +142,12 @@ fn exchange(
             return Ok(End::NotExtended);
         }
         if answer.len() > MAX_ANSWER {
-            return Err(Error::new("the router's list has no end"));
+            return Err(Error::new("the gateway's list has no end"));
         }
     }
 }
 
-/// A router does not look names up; they are this machine's.
+/// A gateway does not look names up; they are this machine's.
 fn name_users(sessions: &mut [Map<String, Value>]) {
     let mut names: HashMap<u32, Option<String>> = HashMap::new();
     for session in sessions {
@@ -185,7 +185,7 @@ const COLUMNS: [Column; 11] = [
         Some(idle) => duration(idle),
         None => String::from(EMPTY_CELL),
     }),
-    ("WATCHERS", |session| match session.get("watchers").and_then(Value::as_u64) {
+    ("VIEWERS", |session| match session.get("watchers").and_then(Value::as_u64) {
         Some(count @ 1..) => count.to_string(),
         _ => String::from(EMPTY_CELL),
     }),
@@ -194,15 +194,15 @@ const COLUMNS: [Column; 11] = [
 ];
 
 /// What is only shown where there is something in it.
-const DETACH_COLUMNS: [&str; 3] = ["NAME", "STATE", "WATCHERS"];
+const DETACH_COLUMNS: [&str; 3] = ["NAME", "STATE", "VIEWERS"];
 
 const EMPTY_CELL: &str = "-";
 
-/// Whether anybody is there: nothing of a session that cannot be left.
+/// Whether anybody is there: nothing of a session that cannot be detached.
 fn state(session: &Map<String, Value>) -> String {
     match (session.get("ended"), session.get("attached")) {
         (Some(Value::Bool(true)), _) => format!("ended {}", text(session, "status")),
-        (_, Some(Value::Bool(false))) => format!("left {}", time(session, "detached_since")),
+        (_, Some(Value::Bool(false))) => format!("detached {}", time(session, "detached_since")),
         (_, Some(Value::Bool(true))) => String::from("attached"),
         _ => String::from(EMPTY_CELL),
     }
@@ -279,7 +279,7 @@ const NARROWINGS: [Narrowing; 8] = [
     ("TTY", None),
     ("PEER", None),
     ("IDLE", None),
-    ("WATCHERS", None),
+    ("VIEWERS", None),
 ];
 
 /// Makes room for the commands, which stand last.
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_come_back_sees_to_what() {
+    fn who_can_attach_sees_to_what() {
         let sessions: Vec<Map<String, Value>> = serde_json::from_str(
             r#"[{"id":"a","name":"job","attached":false,"ended":false,
             "detached_since":"2026-11-25T13:32:08.000Z"},
@@ -386,9 +386,15 @@ mod tests {
         )
         .expect("JSON");
         let table = table(&sessions, None);
-        for part in
-            ["NAME", "job", "left 2026-11-25T13:32:08Z", "attached", "ended 7", "WATCHERS", "  2  "]
-        {
+        for part in [
+            "NAME",
+            "job",
+            "detached 2026-11-25T13:32:08Z",
+            "attached",
+            "ended 7",
+            "VIEWERS",
+            "  2  ",
+        ] {
             assert!(table.contains(part), "{table}");
         }
     }
@@ -429,8 +435,10 @@ mod tests {
             let table = table(&sessions, Some(width));
             assert!(table.contains("/bin/sh -l") && table.contains("11-30 12:24"), "{table}");
         }
-        assert!(table(&sessions, Some(130)).contains("left 2026-11-30T12:24:45Z"));
-        for text in ["left", "", "\u{e9}2026-11-30T12:24:33Z", "2026-11-30 12:24:33Z", "ended 7"] {
+        assert!(table(&sessions, Some(130)).contains("detached 2026-11-30T12:24:45Z"));
+        for text in
+            ["attached", "", "\u{e9}2026-11-30T12:24:33Z", "2026-11-30 12:24:33Z", "ended 7"]
+        {
             let mut same = String::from(text);
             shorten_time(&mut same);
             assert_eq!(same, text);

@@ -3,7 +3,7 @@
 
 use crate::proto::session_key::SessionKey;
 use crate::proto::{
-    END, GO, HEADER, HELLO, NOTICE, OFFER, RING_PIECE, RouterPacket, RouterPacketDecoder,
+    END, GO, GatewayPacket, GatewayPacketDecoder, HEADER, HELLO, NOTICE, OFFER, RING_PIECE,
     SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
@@ -41,7 +41,7 @@ pub enum ServerDecoder {
     /// Packets.
     Extended {
         /// The decoder of packets.
-        decoder: RouterPacketDecoder,
+        decoder: GatewayPacketDecoder,
         /// The payload of the packet that is under way.
         payload: Vec<u8>,
     },
@@ -98,22 +98,22 @@ impl ServerDecoder {
                 if begun.len() < HEADER {
                     return None;
                 }
-                let decoder = RouterPacketDecoder::default();
+                let decoder = GatewayPacketDecoder::default();
                 *self = Self::Extended { decoder, payload: Vec::new() };
                 Some(ServerEvent::ExtendedMode)
             }
             Self::Extended { decoder, payload } => {
                 while let Some(answer) = decoder.next(bytes) {
                     match answer {
-                        RouterPacket::Output(bytes) | RouterPacket::ErrorOutput(bytes) => {
+                        GatewayPacket::Output(bytes) | GatewayPacket::ErrorOutput(bytes) => {
                             output.extend_from_slice(bytes);
                         }
-                        RouterPacket::Hello(_) => {}
+                        GatewayPacket::Hello(_) => {}
                         // These may be long.
-                        RouterPacket::Part(RING_PIECE, part, _) => {
+                        GatewayPacket::Part(RING_PIECE, part, _) => {
                             return Some(ServerEvent::RingPiece(part.to_vec()));
                         }
-                        RouterPacket::Part(kind, part, last) => {
+                        GatewayPacket::Part(kind, part, last) => {
                             let whole = collect_payload(payload, part, last, MAX_PAYLOAD);
                             if let Some(said) = whole.and_then(|whole| of_packet(kind, whole)) {
                                 return Some(said);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_router_is_heard_from_the_first_byte() {
+    fn an_old_gateway_is_heard_from_the_first_byte() {
         for text in ["$ ", "\0\x01\0x", "hello"] {
             for cut in [1, 100] {
                 let (said, output, decoder) =
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_router_answers_and_speaks_in_packets() {
+    fn a_new_gateway_answers_and_speaks_in_packets() {
         let mut bytes = encode_bare(HELLO, 65535).to_vec();
         encode_packet(INPUT, b"out", &mut bytes);
         encode_packet(NOTICE, b"soon\x1b[2J", &mut bytes);

@@ -147,7 +147,7 @@ impl Session<'_> {
     /// The person wants to leave, and the session to go on.
     pub(super) fn detach(&mut self) -> ControlFlow<End> {
         if self.config.read_only {
-            // Who only watches leaves nothing.
+            // A viewer has nothing to detach.
             return Break(End::Disconnected);
         }
         let why_not = if self.config.protocol == Protocol::Raw {
@@ -184,8 +184,8 @@ impl Session<'_> {
 
     /// Whether the terminal is not ours to read any more.
     pub(super) fn is_detaching(&self) -> bool {
-        let is_left = |ended: &SessionEnd| ended.ending == EndKind::Detached;
-        self.detachable.detaching.is_some() || self.ended.as_ref().is_some_and(is_left)
+        let is_detached = |ended: &SessionEnd| ended.ending == EndKind::Detached;
+        self.detachable.detaching.is_some() || self.ended.as_ref().is_some_and(is_detached)
     }
 
     /// The person leaves, and the session is to end.
@@ -221,7 +221,7 @@ impl Session<'_> {
         };
         let (ring, seen) = match offered {
             EarlierOutput::Ring(ring) => (
-                Some(ring.try_clone().context("cannot use kept output")),
+                Some(ring.try_clone().context("cannot use the ring")),
                 ScrollbackReader::open(ring).map(|ring| ring.output(before)),
             ),
             EarlierOutput::RingPieces(pieces) => (None, Ok(pieces.output())),

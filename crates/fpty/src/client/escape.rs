@@ -63,8 +63,8 @@ impl EscapeFilter {
         let c = char::from(self.character);
         format!(
             "\r\nEscapes, after a newline:\r\n\
-             \x20 {c}.   leave, and end the session\r\n\
-             \x20 {c}d   detach: leave it running, where the server allows that\r\n\
+             \x20 {c}.   disconnect, and end the session\r\n\
+             \x20 {c}d   detach: the session goes on, where the server allows that\r\n\
              \x20 {c}^Z  suspend\r\n\
              \x20 {c}?   this help\r\n\
              \x20 {c}{c}   the character itself\r\n"

@@ -24,7 +24,7 @@ use crate::sys::socket::Transport;
 /// No offer has more descriptors.
 const MAX_OFFERED: usize = 8;
 
-/// How long what may be such a line waits for the connection's end: the router
+/// How long what may be such a line waits for the connection's end: the gateway
 /// says nothing after it.
 const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -106,11 +106,11 @@ impl Session<'_> {
         }
         let unasked = !self.received.descriptors.is_empty() || self.received.truncated;
         if end.is_none() && unasked && !self.decoder.may_be_in_offer() {
-            end = Some(End::Lost(String::from("the router sent descriptors without an offer")));
+            end = Some(End::Lost(String::from("the gateway sent descriptors without an offer")));
         }
         // More in each piece of an offer that has no end.
         if end.is_none() && self.received.descriptors.len() > MAX_OFFERED {
-            end = Some(End::Lost(String::from("the router sent too many descriptors")));
+            end = Some(End::Lost(String::from("the gateway sent too many descriptors")));
         }
         end.map_or(Continue(()), Break)
     }

@@ -104,7 +104,7 @@ impl Handover {
     /// It is not what an offer is made of: the server is none of ours.
     pub fn accept_offer(&mut self, names: &[u8], received: ReceivedFds) -> Result<OfferOutcome> {
         if !matches!(self, Handover::NotOffered) {
-            return Err(Error::new("the router offered its terminal twice"));
+            return Err(Error::new("the gateway offered its terminal twice"));
         }
         if !names.is_empty() && received.descriptors.is_empty() && !received.truncated {
             *self = Handover::NotArrived;
@@ -124,7 +124,7 @@ impl Handover {
             Handover::Accepted(Some(terminal)) => Handover::HandedOver(terminal),
             Handover::Accepted(None) => Handover::NotOffered,
             Handover::NotArrived => Handover::NotArrived,
-            _ => return Err(Error::new("the router handed over what it had not offered")),
+            _ => return Err(Error::new("the gateway handed over what it had not offered")),
         };
         Ok(())
     }
@@ -134,7 +134,7 @@ impl HandedOverTerminal {
     fn of_offer(names: &[u8], received: ReceivedFds) -> Result<(Option<Self>, Option<OwnedFd>)> {
         if received.truncated || received.descriptors.len() != names.len() {
             return Err(Error::new(format!(
-                "the router offered {} descriptors and sent {}",
+                "the gateway offered {} descriptors and sent {}",
                 names.len(),
                 received.descriptors.len()
             )));
@@ -144,17 +144,17 @@ impl HandedOverTerminal {
             // Nothing that is offered is one; closing it here might take long.
             let is_socket = fd.is_socket();
             let Some(fd) = (!is_socket).then(|| fd.accept()) else {
-                return Err(Error::new("the router offered something unknown"));
+                return Err(Error::new("the gateway offered something unknown"));
             };
             match *name {
                 OFFER_MASTER if master.is_none() => master = Some(Master::received(fd)?),
                 OFFER_PIDFD if program.is_none() => program = PidFd::received(fd),
                 OFFER_RING if ring.is_none() => ring = Some(fd),
-                _ => return Err(Error::new("the router offered something unknown")),
+                _ => return Err(Error::new("the gateway offered something unknown")),
             }
         }
         if master.is_none() && (ring.is_none() || names.contains(&OFFER_PIDFD)) {
-            return Err(Error::new("the router offered no terminal"));
+            return Err(Error::new("the gateway offered no terminal"));
         }
         let terminal = master.map(|master| Self {
             master,

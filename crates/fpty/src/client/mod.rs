@@ -89,7 +89,7 @@ pub fn run(config: &ClientConfig) -> i32 {
 fn run_attempts(config: &ClientConfig, mut attempt: impl FnMut() -> Result<End>) -> i32 {
     stdio::fill_closed();
     let mut end = End::NotExtended;
-    // On a machine that is too busy, or over a slow line, a router may have
+    // On a machine that is too busy, or over a slow line, a gateway may have
     // given us up before our first word reached it. Once it has heard that it
     // waits longer for the next one.
     for _ in 0..ATTEMPTS {

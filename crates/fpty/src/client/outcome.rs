@@ -1,5 +1,5 @@
 //! How a session ended: the exit status, the line for the person, and the
-//! JSON for scripts; and the line by which a router refuses a session in plain uwsgi mode
+//! JSON for scripts; and the line by which a gateway refuses a session in plain uwsgi mode
 //! or raw mode, found in its output.
 
 use nix::sys::signal::Signal;
@@ -36,7 +36,7 @@ pub enum End {
         /// The session may be asked for again: all that was typed is still known.
         can_retry: bool,
     },
-    /// The person left by `~.`.
+    /// The person disconnected by `~.`.
     Disconnected,
     /// The connection broke: how.
     Lost(String),
@@ -44,7 +44,7 @@ pub enum End {
     NotReconnected {
         /// Why not.
         why: String,
-        /// What to come back with, where that may be possible.
+        /// What to attach again with, where that may be possible.
         attach_argument: Option<String>,
     },
     /// A signal ended us.
@@ -114,15 +114,15 @@ impl End {
             End::Ended(ended) => end_text(ended),
             End::NoSession(why) => Some(why.clone()),
             End::NotExtended => Some(format!(
-                "{address} is no router that runs commands or keeps sessions, or it had started its own \
-                 program before our request arrived: it does not speak the extended mode; nothing \
-                 that was asked for was run"
+                "the server at {address} does not speak the extended mode, which commands and detached \
+                 sessions need, or it had started its own program before our request arrived; \
+                 nothing that was asked for was run"
             )),
             End::HelloTooLate { .. } => Some(format!(
                 "{address} had started its program before our request arrived (a slow line?): that \
                  session is over, and nothing that was typed was executed"
             )),
-            End::Disconnected => Some(format!("left {address}")),
+            End::Disconnected => Some(format!("disconnected from {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
             End::NotReconnected { why, attach_argument } => {
                 let why = with_user_name(why);
@@ -130,7 +130,7 @@ impl End {
                     .as_ref()
                     .and_then(|attach_argument| attach_hint(attach_argument, address));
                 let way = way.map(|way| format!(" ({way})")).unwrap_or_default();
-                Some(format!("connection to {address} lost, and not taken up again: {why}{way}"))
+                Some(format!("connection to {address} lost, and not restored: {why}{way}"))
             }
             End::Signal(signal) => Some(format!("ended by {signal}")),
             End::OutputFailed(why) => Some(format!("cannot write to {why}")),
@@ -161,11 +161,11 @@ fn end_text(ended: &SessionEnd) -> Option<String> {
 fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
     let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
-    Some(format!("come back with: fpty -a {attach_argument} {address}"))
+    Some(format!("attach again with: fpty -a {attach_argument} {address}"))
 }
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name
-/// instead that this machine knows: a router looks none up while others wait.
+/// instead that this machine knows: a gateway looks none up while others wait.
 fn with_user_name(text: &str) -> String {
     let number = |text: &str| {
         let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
@@ -246,19 +246,19 @@ fn json(end: &End, text: &str) -> String {
     object.to_string()
 }
 
-/// How a router begins that refuses a session and speaks plainly.
+/// How a gateway begins that refuses a session and speaks plainly.
 pub(super) const REFUSAL_PREFIX: &[u8] = b"forkptyrouter: session refused: ";
 
 /// The longest such line, in bytes.
 pub(super) const MAX_REFUSAL: usize = 4096;
 
-/// Whether this is all that such a router says.
+/// Whether this is all that such a gateway says.
 pub(super) fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
     line.starts_with(REFUSAL_PREFIX) && !line.contains(&b'\n')
 }
 
-/// Whether what such a router said last is that it had started its program
+/// Whether what such a gateway said last is that it had started its program
 /// before our request arrived.
 pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
     let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();
@@ -315,10 +315,10 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_is_told_how_to_come_back() {
+    fn who_has_detached_is_told_how_to_attach_again() {
         let end = ended(EndKind::Detached, 0, "k3x9q2aa");
         assert_eq!(end.status(), 0);
-        let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
+        let text = "detached: k3x9q2aa (attach again with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
         let end = ended(EndKind::Detached, 1, "root has attached");
         assert_eq!(

@@ -49,7 +49,7 @@ pub struct Reconnect {
 }
 
 impl Reconnect {
-    /// The server has said by what we find the session. (A watcher goes on with
+    /// The server has said by what we find the session. (A viewer goes on with
     /// what it came by.)
     pub fn note_key(&mut self, mut key: SessionKey, which: &SessionChoice) {
         if key.found_by == FoundBy::Viewer {

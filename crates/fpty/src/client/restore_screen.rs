@@ -39,7 +39,7 @@ pub fn paint(left: DetachedOutput, size: Dimensions) -> RestoredScreen {
     restore_within(left, size, size)
 }
 
-/// Paints it for somebody who watches on a terminal of this size, while the
+/// Paints it for somebody who views on a terminal of this size, while the
 /// program has another: where there is room its lines are where they are there.
 pub fn restore_for_viewer(left: DetachedOutput, room: Dimensions) -> RestoredScreen {
     let theirs = left.0.size_after(&left.1);

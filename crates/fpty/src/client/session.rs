@@ -235,7 +235,7 @@ impl<'a> Session<'a> {
         let keys = escape.unwrap_or_default();
         let address = self.config.address.to_string_lossy();
         self.notice(&format!(
-            "connection to {address} lost: {why}; coming back (what is typed is dropped; {keys}Ctrl-C gives up)"
+            "connection to {address} lost: {why}; reconnecting (what is typed is dropped; {keys}Ctrl-C gives up)"
         ));
     }
 

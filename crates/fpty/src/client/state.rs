@@ -23,12 +23,12 @@ use crate::sys::{Size, pty};
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// How long input waits for the server to say which mode it speaks. A router
+/// How long input waits for the server to say which mode it speaks. A gateway
 /// that knows only the plain one says nothing if its program does not.
 const HELLO_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// So much input goes to a server that does not say it, in bytes, before it is
-/// waited for longer, and how long: a router of ours that is busy, or stopped,
+/// waited for longer, and how long: a gateway of ours that is busy, or stopped,
 /// keeps no more of what comes before the request.
 pub const MAX_EARLY: usize = 64 * 1024;
 pub const EARLY_TIMEOUT: Duration = Duration::from_secs(3);

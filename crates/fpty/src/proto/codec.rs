@@ -1,7 +1,7 @@
 //! Packets from and to bytes, in any fragmentation.
 
 use super::packet::{
-    COLS, ClientPacket, ERROR_OUTPUT, HEADER, HELLO, INPUT, ROWS, RouterPacket, SIGNALS, VARIABLES,
+    COLS, ClientPacket, ERROR_OUTPUT, GatewayPacket, HEADER, HELLO, INPUT, ROWS, SIGNALS, VARIABLES,
 };
 
 /// The reader of frames: a header as it comes, and how much of the payload is to come.
@@ -108,11 +108,11 @@ impl ClientPacketDecoder {
     }
 }
 
-/// The decoder of a router's packets, in extended mode.
+/// The decoder of a gateway's packets, in extended mode.
 #[derive(Clone, Debug, Default)]
-pub struct RouterPacketDecoder(FrameReader);
+pub struct GatewayPacketDecoder(FrameReader);
 
-impl RouterPacketDecoder {
+impl GatewayPacketDecoder {
     /// Whether a packet of this kind may be under way.
     pub fn may_be_in(&self, kind: u8) -> bool {
         match self.0.remaining {
@@ -123,23 +123,25 @@ impl RouterPacketDecoder {
 
     /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
     /// used up, with what is incomplete kept for the next call.
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<RouterPacket<'a>> {
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<GatewayPacket<'a>> {
         loop {
             if self.0.remaining > 0 {
                 return match self.0.payload(bytes)? {
-                    (INPUT, output, _) => Some(RouterPacket::Output(output)),
-                    (ERROR_OUTPUT, output, _) => Some(RouterPacket::ErrorOutput(output)),
-                    (kind, part, last) => Some(RouterPacket::Part(kind, part, last)),
+                    (INPUT, output, _) => Some(GatewayPacket::Output(output)),
+                    (ERROR_OUTPUT, output, _) => Some(GatewayPacket::ErrorOutput(output)),
+                    (kind, part, last) => Some(GatewayPacket::Part(kind, part, last)),
                 };
             }
             match self.0.header(bytes)? {
-                (HELLO, version) => return Some(RouterPacket::Hello(version)),
+                (HELLO, version) => return Some(GatewayPacket::Hello(version)),
                 (INPUT | ERROR_OUTPUT, 0) => {}
-                (kind, 0) if kind >= VARIABLES => return Some(RouterPacket::Part(kind, &[], true)),
+                (kind, 0) if kind >= VARIABLES => {
+                    return Some(GatewayPacket::Part(kind, &[], true));
+                }
                 (kind, size) if kind <= ERROR_OUTPUT || kind >= VARIABLES => {
                     self.0.begin(kind, size);
                 }
-                // A router says nothing under these numbers; they have no
+                // A gateway says nothing under these numbers; they have no
                 // payload.
                 _ => {}
             }
@@ -293,18 +295,18 @@ mod tests {
         assert_ne!(decode([bytes.as_slice()]), expected);
     }
 
-    /// Everything that a router says, joined.
+    /// Everything that a gateway says, joined.
     fn answers<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(u8, Vec<u8>)> {
-        let mut decoder = RouterPacketDecoder::default();
+        let mut decoder = GatewayPacketDecoder::default();
         let mut said: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut open = false;
         for mut piece in pieces {
             while let Some(answer) = decoder.next(&mut piece) {
                 let (kind, bytes, last) = match answer {
-                    RouterPacket::Output(bytes) => (INPUT, bytes, false),
-                    RouterPacket::ErrorOutput(bytes) => (ERROR_OUTPUT, bytes, false),
-                    RouterPacket::Hello(version) => (HELLO, [].as_slice(), version > 0),
-                    RouterPacket::Part(kind, bytes, last) => (kind, bytes, last),
+                    GatewayPacket::Output(bytes) => (INPUT, bytes, false),
+                    GatewayPacket::ErrorOutput(bytes) => (ERROR_OUTPUT, bytes, false),
+                    GatewayPacket::Hello(version) => (HELLO, [].as_slice(), version > 0),
+                    GatewayPacket::Part(kind, bytes, last) => (kind, bytes, last),
                 };
                 match said.last_mut() {
                     Some((same, before)) if *same == kind && open => {
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_routers_packets() {
+    fn a_gateways_packets() {
         let mut bytes = encode_bare(HELLO, 1).to_vec();
         encode_packet(INPUT, b"out", &mut bytes);
         encode_packet(ERROR_OUTPUT, b"err", &mut bytes);
@@ -337,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_of_a_router_in_any_pieces_say_the_same(
+        fn any_bytes_of_a_gateway_in_any_pieces_say_the_same(
             bytes in proptest::collection::vec(any::<u8>(), 0..2000),
             cut in 1usize..60,
         ) {

@@ -35,12 +35,12 @@ pub fn is_session_name(name: &[u8]) -> bool {
     (1..=MAX_SESSION_NAME).contains(&name.len()) && name.iter().all(is_in_one)
 }
 
-/// What a socket of the router speaks.
+/// What a socket of the gateway speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Bytes both ways, nothing else.
     Raw,
-    /// Packets from the client; from the router the bytes of the terminal, or
+    /// Packets from the client; from the gateway the bytes of the terminal, or
     /// packets where both ends have agreed on the extended mode.
     Uwsgi,
 }

@@ -2,7 +2,7 @@
 //!
 //! A packet is `modifier1 (u8), size (u16 little-endian), modifier2 (u8)`,
 //! the uwsgi header, whose modifier2 says what it is; modifier1 is ignored.
-//! In plain uwsgi mode only input has a payload, and the router sends none.
+//! In plain uwsgi mode only input has a payload, and the gateway sends none.
 //! In extended mode both ends send packets, and those from 103 on have a
 //! payload of `size` bytes; unknown ones are skipped.
 
@@ -29,7 +29,7 @@ pub const HELLO: u8 = 102;
 pub const TOO_LATE: &str = "the request came too late";
 /// Variables; without a payload: that was all, begin.
 pub const VARIABLES: u8 = 103;
-/// From the client: the input has ended. From the router: the output has.
+/// From the client: the input has ended. From the gateway: the output has.
 pub const END_OF_STREAM: u8 = 104;
 /// From the client: a request, see [`super::request`].
 pub const REQUEST: u8 = 105;
@@ -47,13 +47,13 @@ pub const TAKEN: u8 = 108;
 pub const DETACH: u8 = 109;
 /// The payload of [`DETACH`] that ends the session.
 pub const DETACH_AND_END: &[u8] = b".";
-/// From the router: how the session ended; see [`super::Ended`].
+/// From the gateway: how the session ended; see [`super::Ended`].
 pub const END: u8 = 110;
-/// From the router: one line of text for the person.
+/// From the gateway: one line of text for the person.
 pub const NOTICE: u8 = 111;
-/// From the router: descriptors come with the first byte of this packet; its
+/// From the gateway: descriptors come with the first byte of this packet; its
 /// payload has a byte for each, see [`OFFER_MASTER`]. From the client:
-/// likewise; without a payload: those of the router's have not arrived, and it
+/// likewise; without a payload: those of the gateway's have not arrived, and it
 /// keeps them.
 pub const OFFER: u8 = 112;
 /// In an offer: the master of the session's terminal.
@@ -62,14 +62,14 @@ pub const OFFER_MASTER: u8 = b'm';
 pub const OFFER_PIDFD: u8 = b'p';
 /// In an offer: the ring of the last output ([`crate::scrollback`]).
 pub const OFFER_RING: u8 = b'r';
-/// From the router: from now on the descriptors are the client's to use. Where
+/// From the gateway: from now on the descriptors are the client's to use. Where
 /// output goes on being relayed the payload says how much there was before
 /// (u64, little-endian): the ring has it up to there.
 pub const GO: u8 = 113;
-/// From the router: a piece of what is kept of the output, for who got no ring
+/// From the gateway: a piece of what is kept of the output, for who got no ring
 /// ([`crate::scrollback::RingPieces`]).
 pub const RING_PIECE: u8 = 114;
-/// From the router: by what the client finds its session again
+/// From the gateway: by what the client finds its session again
 /// ([`super::session_key::SessionKey`]).
 pub const SESSION_KEY: u8 = 115;
 /// What everybody is told of a session that there is not, and who has no right
@@ -96,14 +96,14 @@ pub enum ClientPacket<'a> {
     Unknown(u8, u16),
 }
 
-/// A packet of a router in extended mode, or a part of one.
+/// A packet of a gateway in extended mode, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouterPacket<'a> {
+pub enum GatewayPacket<'a> {
     /// Bytes of the terminal, or of standard output; not empty.
     Output(&'a [u8]),
     /// Bytes of standard error; not empty.
     ErrorOutput(&'a [u8]),
-    /// The extended mode's version of the router.
+    /// The extended mode's version of the gateway.
     Hello(u16),
     /// A part of another packet: its modifier2, and whether that is the last
     /// part.

@@ -81,7 +81,7 @@ impl Request {
 
     fn begin(&mut self, letter: u8) {
         match (self.kind, RequestKind::of(letter)) {
-            (_, None) => self.fail("this router does not know what it asks for"),
+            (_, None) => self.fail("this gateway does not know what it asks for"),
             (None, kind) => self.kind = kind,
             (Some(before), Some(kind)) if before == kind => {}
             (Some(_), Some(_)) => self.fail("it asks for two things at once"),

@@ -1,4 +1,4 @@
-//! The end of a session, as the router sends it (packet 110).
+//! The end of a session, as the gateway sends it (packet 110).
 
 use super::codec::encode_packet;
 use super::packet::END;

@@ -77,13 +77,13 @@ pub enum FoundBy {
     User = b'u' as isize,
     /// The id and the secret: nobody knows whose client it is.
     Secret = b's' as isize,
-    /// What it came by: it only watches.
+    /// What it came by: it only views.
     Viewer = b'w' as isize,
 }
 
 /// The key of a session, by which its client finds it again: the payload of
 /// [`super::SESSION_KEY`] is a letter ([`FoundBy`]), the secret (none for who only
-/// watches), and the id.
+/// views), and the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionKey {
     /// The session's id.

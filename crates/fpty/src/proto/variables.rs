@@ -26,7 +26,7 @@ pub const SESSION_NAME: &[u8] = b"fpty.name";
 pub const BEGIN: &[u8] = b"fpty.begin";
 /// Attach even where another client is attached (value 1).
 pub const STEAL: &[u8] = b"fpty.steal";
-/// The client only watches (value 1).
+/// The client only views (value 1).
 pub const READ_ONLY: &[u8] = b"fpty.readonly";
 /// The secret of the session that is asked for (16 bytes), or nothing: the client
 /// keeps the one that it gets; see [`super::session_key`].

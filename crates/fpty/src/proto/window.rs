@@ -5,11 +5,11 @@
 use super::codec::encode_packet;
 use super::packet::WINDOW_ADJUST;
 
-/// Bytes of one output that the router sends before it hears that some were
+/// Bytes of one output that the gateway sends before it hears that some were
 /// taken.
 pub const OUTPUT_SIZE: u32 = 1024 * 1024;
 
-/// Bytes of input that the client may send at first, once the router has
+/// Bytes of input that the client may send at first, once the gateway has
 /// said so: until then, none.
 pub const INPUT_SIZE: u32 = 256 * 1024;
 

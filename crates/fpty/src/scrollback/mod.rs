@@ -60,7 +60,7 @@ impl ScrollbackWriter {
     /// # Errors
     /// It is not what it should be.
     pub fn resume(shared_file: OwnedFd) -> Result<Self> {
-        Self::from_ring(Ring::open(shared_file, true).context("cannot use kept output")?)
+        Self::from_ring(Ring::open(shared_file, true).context("cannot use the ring")?)
     }
 
     /// The scrollback in a ring that was received already, to be written on.
@@ -70,7 +70,7 @@ impl ScrollbackWriter {
     pub fn from_ring(ring: Ring) -> Result<Self> {
         let total = ring.total();
         if total > MAX_TOTAL {
-            return Err(Error::new("cannot use kept output: it is none"));
+            return Err(Error::new("cannot use the ring: its count of output is impossible"));
         }
         let read = |from, to| ring.read(from, to);
         let checkpoints =
@@ -86,7 +86,7 @@ impl ScrollbackWriter {
     /// # Errors
     /// As of [`ScrollbackWriter::resume`].
     pub fn catch_up(&mut self) -> Result<()> {
-        let shared_file = self.try_clone_file().context("cannot use kept output")?;
+        let shared_file = self.try_clone_file().context("cannot use the ring")?;
         *self = Self::resume(shared_file)?;
         Ok(())
     }
@@ -113,7 +113,7 @@ impl ScrollbackWriter {
     /// # Errors
     /// There is no memory or descriptor for it.
     pub fn open_file(&mut self) -> Result<()> {
-        self.ring.open_file().context("cannot pass on kept output")
+        self.ring.open_file().context("cannot pass on the ring")
     }
 
     /// A descriptor of the ring for another process; see
@@ -123,7 +123,7 @@ impl ScrollbackWriter {
     /// As there.
     pub fn share_file(&mut self) -> Result<OwnedFd> {
         self.open_file()?;
-        self.try_clone_file().context("cannot pass on kept output")
+        self.try_clone_file().context("cannot pass on the ring")
     }
 
     /// Reads output from the terminal, and keeps it: nothing is lost if we are
@@ -201,7 +201,7 @@ impl ScrollbackReader {
     /// # Errors
     /// It is not what it should be.
     pub fn open(shared_file: OwnedFd) -> Result<Self> {
-        let mut ring = Ring::open(shared_file, false).context("cannot use kept output")?;
+        let mut ring = Ring::open(shared_file, false).context("cannot use the ring")?;
         ring.close_file();
         Ok(Self(ring))
     }
@@ -271,7 +271,7 @@ impl RingPieces {
     /// They have no end.
     pub fn push(&mut self, piece: &[u8]) -> Result<()> {
         if self.0.len() + piece.len() > MAX_PIECES_LENGTH {
-            return Err(Error::new("the router sends output of old without end"));
+            return Err(Error::new("the gateway sends output of old without end"));
         }
         self.0.extend_from_slice(piece);
         Ok(())

@@ -176,7 +176,7 @@ impl Master {
     /// # Errors
     /// What it is instead.
     pub fn received(fd: OwnedFd) -> Result<Self> {
-        let not = |what: &str| Error::new(format!("the router sent {what} instead of a terminal"));
+        let not = |what: &str| Error::new(format!("the gateway sent {what} instead of a terminal"));
         let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
         let is_device = fd_query::file_type_of(status.st_mode) == SFlag::S_IFCHR;
         // /dev/ptmx, of whatever devpts (devices.txt of the kernel).

@@ -1,6 +1,6 @@
 use super::*;
 use crate::session::state::CONTROL_BUDGET;
-use fpty::proto::{RouterPacket, RouterPacketDecoder, encode_input};
+use fpty::proto::{GatewayPacket, GatewayPacketDecoder, encode_input};
 use proptest::prelude::*;
 
 /// A client and a program that take so many bytes at a time.
@@ -86,13 +86,13 @@ fn decoder() -> ClientPacketDecoder {
 /// The kinds of the packets that came, and each output.
 fn handle_packet(mut bytes: &[u8]) -> (Vec<u8>, [Vec<u8>; 2]) {
     let (mut kinds, mut outputs) = (Vec::new(), [Vec::new(), Vec::new()]);
-    let mut decoder = RouterPacketDecoder::default();
+    let mut decoder = GatewayPacketDecoder::default();
     while let Some(answer) = decoder.next(&mut bytes) {
         match answer {
-            RouterPacket::Output(part) => outputs[0].extend_from_slice(part),
-            RouterPacket::ErrorOutput(part) => outputs[1].extend_from_slice(part),
-            RouterPacket::Part(kind, _, last) if last => kinds.push(kind),
-            RouterPacket::Part(..) | RouterPacket::Hello(_) => {}
+            GatewayPacket::Output(part) => outputs[0].extend_from_slice(part),
+            GatewayPacket::ErrorOutput(part) => outputs[1].extend_from_slice(part),
+            GatewayPacket::Part(kind, _, last) if last => kinds.push(kind),
+            GatewayPacket::Part(..) | GatewayPacket::Hello(_) => {}
         }
     }
     (kinds, outputs)

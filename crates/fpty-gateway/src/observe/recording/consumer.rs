@@ -307,8 +307,9 @@ impl GatewayFeed {
         }
     }
 
-    /// Whether the gateway has closed the channel; bytes on it only wake the recorder up.
-    pub fn is_closed(&self) -> bool {
+    /// Drains the channel, whose bytes only wake the recorder up; true once the gateway has
+    /// closed it.
+    pub fn drain_until_closed(&self) -> bool {
         loop {
             match self.channel.read(&mut [0; 16]) {
                 ReadOutcome::Bytes(_) => {}

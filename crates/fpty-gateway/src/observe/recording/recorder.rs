@@ -148,7 +148,7 @@ fn run(registration: Stream, mut ctx: RecorderContext<'_>) -> std::io::Result<()
                     }
                 }
                 token => {
-                    if feeds.get(&token).is_some_and(GatewayFeed::is_closed) {
+                    if feeds.get(&token).is_some_and(GatewayFeed::drain_until_closed) {
                         if let Some(feed) = feeds.remove(&token) {
                             feed.orphan(&mut ctx);
                         }

@@ -87,7 +87,7 @@ impl Supervisor {
             // What cannot be waited for is looked at.
             let ended = (!matches!(is_heard, Some(Ok(())))).then(Instant::now);
             supervised.orphan = Some(Orphan { token, ended });
-            // One that can be left goes on without its client.
+            // One that can be detached goes on without its client.
             if let Some(client) = fds.client.as_ref().filter(|_| supervised.record.bound) {
                 let _ = self.poller.add(client.as_fd(), token + 1, Interest::default());
             }
@@ -200,7 +200,7 @@ impl Supervisor {
         if !is_told && !supervised.record.bound && supervised.fds.has_output() {
             let now = Timestamp::now().into();
             supervised.record.ended = Some((packet[HEADER..].to_vec(), now));
-            supervised.record.left.get_or_insert(now);
+            supervised.record.detached_at.get_or_insert(now);
             supervised.fds.program = None;
             self.sessions.insert(id.to_owned(), supervised);
         }

@@ -81,7 +81,7 @@ impl SupervisorClient {
             }
         }
         self.is_unavailable = true;
-        log("forkptyrouter: nothing keeps sessions: they end with their gateway");
+        log("forkptyrouter: no supervisor: sessions end with their gateway");
         Vec::new()
     }
 

@@ -56,7 +56,8 @@ pub struct SessionRecord {
     /// The attached user, since when.
     pub attached: Option<(u32, (u64, u64))>,
     /// When it was detached.
-    pub left: Option<(u64, u64)>,
+    #[serde(rename = "left")]
+    pub detached_at: Option<(u64, u64)>,
     /// How and when its program ended: the payload of an END packet.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
     /// The last change of its state, CLOCK_BOOTTIME in nanoseconds.
@@ -75,8 +76,8 @@ pub struct SessionRecord {
 impl SessionRecord {
     /// Whether the session is detached and its program runs: there may be thousands of
     /// those.
-    fn is_left(&self) -> bool {
-        self.left.is_some() && self.ended.is_none() && !self.bound
+    fn is_detached(&self) -> bool {
+        self.detached_at.is_some() && self.ended.is_none() && !self.bound
     }
 }
 
@@ -108,7 +109,7 @@ impl SessionFds {
     /// Keeps the ring mapped without its descriptor, for a detached session. A malformed
     /// ring is dropped.
     pub fn close_ring_fd(&mut self, record: &SessionRecord, writes: bool) {
-        if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
+        if let Some(ring) = self.ring.take_if(|_| record.is_detached()) {
             let mut ring = Ring::open(ring, writes).ok();
             ring.iter_mut().for_each(Ring::close_file);
             self.memory = ring.map(Box::new);

@@ -140,7 +140,7 @@ fn a_flood_takes_the_clients_read_interest_away_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_client_that_does_not_read_stops_the_program_not_the_router() {
+fn a_client_that_does_not_read_stops_the_program_not_the_gateway() {
     let mut session = Session::raw(SIZE);
     let mut effects = Fake { client_room: 3, ..Fake::default() };
     session.terminal_output(b"output", &mut effects);

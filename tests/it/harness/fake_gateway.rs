@@ -1,4 +1,4 @@
-//! A router that the test itself is, and that knows only the plain modes.
+//! A gateway that the test itself is, and that knows only the plain modes.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -101,7 +101,7 @@ impl Peer {
 /// product.
 fn decode(mut bytes: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
-    // The very first packet asks whether the router can do more.
+    // The very first packet asks whether the gateway can do more.
     let behind_hello = bytes.get(4..).map_or(std::ptr::null(), <[u8]>::as_ptr);
     while let &[modifier1, low, high, modifier2, ref rest @ ..] = bytes {
         assert_eq!(modifier1, 0, "a header, not something else: {:?}", &bytes[..4]);

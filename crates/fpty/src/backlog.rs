@@ -38,9 +38,9 @@ pub enum SendOutcome {
 #[derive(Debug, Default)]
 struct Queue {
     chunks: VecDeque<Vec<u8>>,
-    /// What was taken of the first piece.
+    /// Bytes of the first piece that were taken.
     taken: usize,
-    /// What is left of all.
+    /// Bytes that are left in all pieces.
     len: usize,
 }
 

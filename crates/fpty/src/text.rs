@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 
-/// What stands for what was cut off.
+/// Ellipsis that marks cut-off text.
 pub const CUT: char = '\u{2026}';
 
 /// The first and the last of each run of characters beyond ASCII that do more than
@@ -112,7 +112,7 @@ fn escape_within<const QUOTED: bool>(text: &str, most: usize, out: &mut String) 
     }
 }
 
-/// What a byte of UTF-8 is: 0: itself.
+/// Kind of each byte of UTF-8; 0: the byte stands for itself.
 const KINDS: [u8; 256] = {
     let mut kinds = [0; 256];
     let mut byte = 0;
@@ -222,7 +222,7 @@ fn escape<const QUOTED: bool>(mut text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()

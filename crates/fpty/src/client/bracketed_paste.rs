@@ -4,7 +4,7 @@
 
 use crate::terminal::escape_parser::{Action, EscapeParser};
 
-/// What a terminal says after a paste.
+/// Sequence that a terminal sends after a bracketed paste.
 pub const PASTE_END: &[u8] = b"\x1b[201~";
 
 /// The tracker of pastes in the input, which comes in pieces of any size.

@@ -26,7 +26,7 @@ use crate::sys::{stdio, stdio_pass};
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// What may wait for a server that does not read, in bytes, before no more
+/// Limit of input that waits for a server that does not read, in bytes; beyond it no more
 /// input is read.
 const MAX_BACKLOG: usize = 256 * 1024;
 
@@ -70,7 +70,7 @@ struct CommandSession<'a> {
     decoder: ServerDecoder,
     packet_decoder: RouterPacketDecoder,
     payload: Vec<u8>,
-    /// What a server says that speaks plainly.
+    /// Output of a server in plain mode.
     plain_output: Vec<u8>,
     input: Input,
     input_is_a_terminal: bool,

@@ -20,9 +20,9 @@ pub struct ClientConfig {
     pub name: &'static str,
     /// The server's address.
     pub address: OsString,
-    /// What it speaks.
+    /// The protocol of the server's socket.
     pub protocol: Protocol,
-    /// What is to run there.
+    /// The program to run at the server.
     pub exec_request: ExecRequest,
     /// Whether with a terminal.
     pub request_tty: RequestTty,
@@ -87,10 +87,10 @@ impl ClientConfig {
     }
 }
 
-/// What is to run at the other end.
+/// Program to run at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ExecRequest {
-    /// What the server has configured.
+    /// The program that the server has configured.
     #[default]
     Configured,
     /// A command line, for the shell there.

@@ -1,5 +1,4 @@
-//! What a person types to the client itself: `~` at the beginning of a line,
-//! as in ssh(1).
+//! Escapes: keys for the client itself, `~` at the beginning of a line, as in ssh(1).
 
 /// The action that an escape stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +57,7 @@ impl EscapeFilter {
         Self { character, state: State::LineStart }
     }
 
-    /// What `~?` says.
+    /// The text of `~?`.
     pub fn help(&self) -> String {
         let c = char::from(self.character);
         format!(
@@ -113,7 +112,7 @@ impl EscapeFilter {
 mod tests {
     use super::*;
 
-    /// What is passed on, and every escape, of keys typed one by one.
+    /// Keys that are passed on, and every escape, of keys typed one by one.
     fn typed(keys: &[u8]) -> (Vec<u8>, Vec<EscapeAction>) {
         let (mut escapes, mut passed, mut found) =
             (EscapeFilter::new(b'~'), Vec::new(), Vec::new());

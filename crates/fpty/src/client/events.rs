@@ -28,7 +28,7 @@ const MAX_OFFERED: usize = 8;
 /// says nothing after it.
 const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What of the last bytes is of use.
+/// How many of the last bytes are kept, in bytes.
 const LAST_BYTES: usize = 512;
 
 impl Session<'_> {

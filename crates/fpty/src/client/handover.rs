@@ -64,7 +64,7 @@ pub enum Handover {
     HandedOver(HandedOverTerminal),
 }
 
-/// What has come of an offer.
+/// Result of an offer of descriptors.
 #[derive(Debug)]
 pub enum OfferOutcome {
     /// All of it; the ring of the last output, if that is among it.

@@ -44,7 +44,7 @@ pub enum End {
     NotReconnected {
         /// Why not.
         why: String,
-        /// What to come back with, where that may be possible.
+        /// The argument of `--attach`, where the session may be attached again.
         attach_argument: Option<String>,
     },
     /// A signal ended us.
@@ -99,7 +99,7 @@ impl End {
         }
     }
 
-    /// What a person is told; `None`: nothing.
+    /// The line for the person; `None`: nothing is said.
     fn text(&self, address: &str) -> Option<String> {
         match self {
             End::Ended(SessionEnd { ending: EndKind::Detached, value: 0, text }) => {
@@ -157,7 +157,7 @@ fn end_text(ended: &SessionEnd) -> Option<String> {
     }
 }
 
-/// What brings a person back, made to be pasted into a shell; `None`: it cannot be.
+/// The command that attaches again, to be pasted into a shell; `None`: there is none.
 fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
     let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
@@ -202,7 +202,7 @@ fn signal_name(number: u8) -> String {
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
-/// What is said of it, where anything is.
+/// The line about an end, where one is printed.
 fn line(config: &ClientConfig, end: &End) -> Option<String> {
     let went_wrong = !matches!(
         end,
@@ -211,12 +211,12 @@ fn line(config: &ClientConfig, end: &End) -> Option<String> {
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
 }
 
-/// Whether it is said to a person's eyes alone.
+/// Whether the line about an end is shown to a person alone.
 pub fn is_for_a_person(config: &ClientConfig) -> bool {
     !config.status_json && stdio::columns_of_output().is_some()
 }
 
-/// Whether anything is said of it.
+/// Whether anything is printed about an end.
 pub fn prints_anything(config: &ClientConfig, end: &End) -> bool {
     config.status_json || line(config, end).is_some()
 }

@@ -10,7 +10,7 @@ use crate::sys::poll::{PollResult, PollSet};
 use crate::sys::stdio::{self, Output};
 use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 
-/// What becomes of one of them.
+/// State of an output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The stream is written here.
@@ -41,7 +41,7 @@ pub struct OutputStreams {
     streams: [OutputStream; 2],
     /// The number of the one that something came of last.
     last: usize,
-    /// What is written to them comes to one place.
+    /// Both streams are written to one file.
     is_same_file: bool,
     /// Standard output, where the program has it itself.
     passed_stdout: Option<PassedStream>,

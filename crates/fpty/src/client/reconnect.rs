@@ -86,8 +86,8 @@ impl Reconnect {
         self.is_silent.then(|| format!("no answer for {} seconds", ACK_TIMEOUT.as_secs()))
     }
 
-    /// What a person types to come back, to a session that was left, whose id the
-    /// server says.
+    /// The argument that attaches to a detached session again, whose id the server has
+    /// sent.
     pub fn attach_argument_for(&self, id: &str) -> Option<String> {
         self.key.as_ref().filter(|key| key.id == id).map(SessionKey::attach_argument)
     }
@@ -102,7 +102,7 @@ impl Reconnect {
     }
 }
 
-/// What a session is asked for by: what was typed, or what the server has said.
+/// The id and secret to attach with: the typed ones, or those that the server has sent.
 pub fn attach_target<'a>(
     which: &'a SessionChoice,
     reconnect: &'a Reconnect,

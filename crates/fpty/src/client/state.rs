@@ -72,7 +72,7 @@ pub struct Session<'a> {
     /// Early input while it is little, for another attempt.
     pub(super) early_input: Option<Vec<u8>>,
     pub(super) early_until: Option<Instant>,
-    /// What the terminal that is ours has not taken yet.
+    /// Output that our terminal has not taken yet.
     pub(super) to_terminal: Backlog,
     pub(super) resize_due: bool,
     /// The size that was said last.
@@ -82,7 +82,7 @@ pub struct Session<'a> {
     /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
     pub(super) last_bytes: Vec<u8>,
-    /// What may be a refusal, until then.
+    /// Output that may be a refusal, until then.
     pub(super) withheld: Option<(Vec<u8>, Instant)>,
     pub(super) ended: Option<SessionEnd>,
     /// Where the session can be left and found again.

@@ -35,7 +35,7 @@ pub fn is_session_name(name: &[u8]) -> bool {
     (1..=MAX_SESSION_NAME).contains(&name.len()) && name.iter().all(is_in_one)
 }
 
-/// What a socket of the router speaks.
+/// Protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Bytes both ways, nothing else.

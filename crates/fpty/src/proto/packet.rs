@@ -1,4 +1,4 @@
-//! What the two ends can say.
+//! Packets of the protocol between client and server.
 //!
 //! A packet is `modifier1 (u8), size (u16 little-endian), modifier2 (u8)`,
 //! the uwsgi header, whose modifier2 says what it is; modifier1 is ignored.
@@ -72,8 +72,8 @@ pub const RING_PIECE: u8 = 114;
 /// From the router: by what the client finds its session again
 /// ([`super::session_key::SessionKey`]).
 pub const SESSION_KEY: u8 = 115;
-/// What everybody is told of a session that there is not, and who has no right
-/// of one that there is.
+/// Reply to a client that asks for a session that does not exist, or that it has no right
+/// to.
 pub const NO_SUCH_SESSION: &str = "there is no such session";
 
 /// A packet of a client, or a part of one: payloads are passed on as they come.

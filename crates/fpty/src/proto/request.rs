@@ -1,4 +1,4 @@
-//! What a client asks for beside a terminal with the configured program: the
+//! Requests of a client for anything but a terminal with the configured program: the
 //! payload of [`super::REQUEST`] is a letter, and data.
 
 use super::codec::encode_packet;
@@ -88,7 +88,7 @@ impl Request {
         }
     }
 
-    /// What was kept of it is of no use.
+    /// Fails the request, and drops its data.
     fn fail(&mut self, why: &'static str) {
         if self.error.is_none() {
             self.error = Some(why);
@@ -96,7 +96,7 @@ impl Request {
         }
     }
 
-    /// What is asked for, as far as it has come.
+    /// The kind of the request, as far as it has come.
     pub fn kind(&self) -> Option<RequestKind> {
         self.kind
     }
@@ -116,7 +116,7 @@ impl Request {
         }
     }
 
-    /// What is asked for, and its data; `None`: nothing.
+    /// The kind of the request, and its data; `None`: there is no request.
     ///
     /// # Errors
     /// It is none that can be granted: why.
@@ -143,7 +143,7 @@ mod tests {
     use crate::proto::packet::HEADER;
     use proptest::prelude::*;
 
-    /// What is read of packets, each in pieces of `cut` bytes.
+    /// Request that is read from packets, each in pieces of `cut` bytes.
     fn read(
         mut packets: &[u8],
         cut: usize,

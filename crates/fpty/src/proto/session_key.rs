@@ -9,7 +9,7 @@ use super::is_session_name;
 /// How many bytes a secret has.
 pub const SECRET_LENGTH: usize = 16;
 
-/// What stands between the two in what a person types: no name has it, nor an
+/// Separator of id and secret in the argument of `--attach`: no name has it, nor an
 /// address.
 const SEPARATOR: char = '+';
 
@@ -77,7 +77,7 @@ pub enum FoundBy {
     User = b'u' as isize,
     /// The id and the secret: nobody knows whose client it is.
     Secret = b's' as isize,
-    /// What it came by: it only watches.
+    /// The proof that a viewer came with: it only views.
     Viewer = b'w' as isize,
 }
 
@@ -118,7 +118,7 @@ impl SessionKey {
         Some(Self { id, secret, found_by })
     }
 
-    /// What a person types to come back.
+    /// The argument of `--attach` that finds the session again.
     pub fn attach_argument(&self) -> String {
         match (&self.secret, self.found_by) {
             (Some(secret), FoundBy::Secret) => {
@@ -130,8 +130,8 @@ impl SessionKey {
     }
 }
 
-/// What such a word stands for: an id, and a secret where it has one; `None`: it
-/// is none.
+/// Parses the argument of `--attach`: an id, and a secret where it has one; `None`: it is
+/// not valid.
 pub fn parse_argument(attach_argument: &str) -> Option<(&str, Option<Secret>)> {
     let (id, secret) = match attach_argument.split_once(SEPARATOR) {
         Some((id, hex)) => (id, Some(parse_secret(hex)?)),

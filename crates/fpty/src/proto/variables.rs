@@ -98,7 +98,8 @@ impl Variables {
         self.pairs.iter().rfind(|(other, _)| other == name).map(|(_, value)| value.as_slice())
     }
 
-    /// What the client is told where some were too many or too long, and left out.
+    /// Notice to the client that some variables were too many or too long, and left out;
+    /// `None`: none were.
     pub fn truncation_notice(&self) -> Option<String> {
         let line =
             || format!("some variables were left out: at most {MAX_COUNT}, and {MAX_BYTES} bytes");

@@ -32,8 +32,8 @@ pub fn is_adjust_due(taken: u32, window: u32) -> bool {
     taken >= window / 4
 }
 
-/// What whoever takes a stream has to say of it: not each byte, but often
-/// enough that the sender never waits for the word.
+/// Window adjustments of a receiver: not for each byte, but often enough that the sender
+/// never waits for one.
 #[derive(Debug, Default)]
 pub struct Consumed(u32);
 

@@ -231,8 +231,8 @@ impl ScrollbackReader {
         Some((total, self.0.capacity().checked_sub(lost + CHUNK)?))
     }
 
-    /// What was in force at the first place that is known, and the output from
-    /// there to the last, or to this one; `None`: nothing is known.
+    /// The checkpoint of the first known place, and the output from there to the last, or
+    /// to this place; `None`: nothing is known.
     pub fn output(&self, until: Option<u64>) -> Option<(Checkpoint, Vec<u8>)> {
         let (total, kept) = self.kept_until(until.unwrap_or(MAX_TOTAL))?;
         let checkpoint = Checkpoint::oldest(&self.0.notes::<NOTES_LENGTH>(), kept, total)?;
@@ -255,9 +255,8 @@ impl ScrollbackReader {
     }
 }
 
-/// What is kept of the output, as it comes in pieces: the ring's notes, how
-/// much output there was before what follows (u64, little-endian), and the
-/// output from there on.
+/// Ring that comes in pieces: its checkpoints, how much output there was before what
+/// follows (u64, little-endian), and the output from there on.
 #[derive(Debug, Default)]
 pub struct RingPieces(Vec<u8>);
 
@@ -277,7 +276,7 @@ impl RingPieces {
         Ok(())
     }
 
-    /// What [`ScrollbackReader::output`] says of a ring.
+    /// The checkpoint and the output, as in [`ScrollbackReader::output`].
     pub fn output(self) -> Option<(Checkpoint, Vec<u8>)> {
         let (notes, rest) = self.0.split_first_chunk::<NOTES_LENGTH>()?;
         let (from, output) = rest.split_first_chunk()?;

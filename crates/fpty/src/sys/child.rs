@@ -25,7 +25,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What wait(2) says.
+    /// Exit from a wait(2) status.
     pub(super) fn of_wait_status(status: i32) -> Self {
         if libc::WIFSIGNALED(status) {
             Self::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }

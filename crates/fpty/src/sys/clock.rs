@@ -146,7 +146,7 @@ struct Offset {
     ahead: i64,
 }
 
-/// What the wall clock was set to of late, as far as somebody looked.
+/// Offsets of the wall clock from CLOCK_BOOTTIME, as observed of late.
 struct WallClock(Vec<Offset>);
 
 static WALL_CLOCK: Mutex<WallClock> = Mutex::new(WallClock(Vec::new()));
@@ -154,7 +154,7 @@ static WALL_CLOCK: Mutex<WallClock> = Mutex::new(WallClock(Vec::new()));
 /// Less than that is rounding, or a leap second.
 const MIN_STEP: u64 = 2;
 
-/// What is remembered of a clock that is set again and again.
+/// Limit of remembered offsets, for a clock that is set again and again.
 const MAX_OFFSETS: usize = 16;
 
 impl WallClock {
@@ -304,7 +304,7 @@ mod tests {
         assert!(apart < Duration::from_secs(1), "{apart:?}");
     }
 
-    /// What a terminal says was by the wall clock, which was set meanwhile.
+    /// A terminal's times are of the wall clock, which was set meanwhile.
     #[test]
     fn a_wall_clock_that_is_set_makes_nothing_older_or_newer() {
         for set in [86_400, -86_400] {

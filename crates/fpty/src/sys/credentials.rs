@@ -29,7 +29,7 @@ pub struct Credentials {
 /// number here (user_namespaces(7), overflowuid of proc(5)).
 pub const OVERFLOW_UID: u32 = 65_534;
 
-/// What the kernel has for "nobody has logged in".
+/// The kernel's value for "nobody has logged in".
 const LOGINUID_UNSET: u32 = u32::MAX;
 
 impl Stream {

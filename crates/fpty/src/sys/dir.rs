@@ -114,7 +114,7 @@ impl Dir {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         let folder = openat(&way.at, name.as_os_str(), flags, Mode::empty())?;
         if is_new {
-            // Somebody else may have put his own in its place by now.
+            // Another user may have put their own in its place by now.
             if fstat(&folder)?.st_uid != nix::unistd::geteuid().as_raw() {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }

@@ -19,7 +19,7 @@ pub fn create(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What such a file has.
+/// The bytes of such a file.
 ///
 /// # Errors
 /// It has more bytes than this, or cannot be read.

@@ -16,7 +16,7 @@ use super::socket::Stream;
 use super::{ReadOutcome, WriteOutcome};
 use crate::error::errno_text;
 
-/// What is known of the other end of a connection.
+/// Process at the other end of a connection, as far as it is known.
 #[derive(Default)]
 pub struct Peer {
     /// The process that sends. A connection that it closed orderly and one

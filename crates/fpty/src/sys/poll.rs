@@ -8,8 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-/// What one wants to be told of a descriptor. Its hang-up and its errors come
-/// uncalled for.
+/// Events to wait for at a descriptor. Its hang-up and its errors are always reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// Readable: there is something to read, or the end of it.
@@ -38,7 +37,7 @@ fn rounded_up(timeout: Option<Duration>) -> PollTimeout {
     })
 }
 
-/// What happened to a descriptor.
+/// Events of a descriptor that is ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
     /// The number it was registered under.
@@ -168,7 +167,7 @@ impl AsFd for Poller {
 #[derive(Default)]
 pub struct PollSet<'a>(Vec<PollFd<'a>>);
 
-/// What a wait for them found.
+/// Events that a wait has found, by descriptor.
 pub struct PollResult(Vec<PollFlags>);
 
 impl<'a> PollSet<'a> {
@@ -191,8 +190,7 @@ impl<'a> PollSet<'a> {
     }
 }
 
-/// What tells that the other end is gone: a pipe says POLLERR, a socket
-/// POLLHUP.
+/// Events of a hang-up: a pipe reports POLLERR, a socket POLLHUP.
 pub(super) const HANG_UP: PollFlags =
     PollFlags::POLLHUP.union(PollFlags::POLLERR).union(PollFlags::POLLNVAL);
 

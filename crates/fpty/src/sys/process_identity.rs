@@ -14,7 +14,7 @@ const FREE_BIT: u32 = PID_BITS;
 const INODE_BIT: u32 = FREE_BIT + 2;
 const PROOF_BITS: u32 = INODE_BIT + 1;
 
-/// What proves it.
+/// Proof that a process id still means the noted process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     /// The process ran at this time (ticks since boot, as in proc(5)'s stat): whoever
@@ -71,7 +71,7 @@ impl ProcessIdentity {
     /// The other one.
     pub const OTHER_MARK: u64 = 1 << (FREE_BIT + 1);
 
-    /// What was noted in a word, whatever its marks.
+    /// The identity that was stored in a word, whatever its marks.
     pub fn of_bits(bits: u64) -> Option<Self> {
         // Bits that fit.
         let pid = Pid::new((bits & ((1 << PID_BITS) - 1)) as i32)?;
@@ -83,7 +83,7 @@ impl ProcessIdentity {
         Some(Self { pid, proof })
     }
 
-    /// Whether it is this one, which was opened under its number.
+    /// Whether this identity is that of a process that was opened under its number.
     pub(super) fn is(&self, pidfd: &PidFd) -> bool {
         match self.proof {
             Proof::Inode(inode) => pidfd.inode().map(truncated) == Some(inode),

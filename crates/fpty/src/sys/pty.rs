@@ -36,7 +36,7 @@ pub struct Master {
 /// A key that stands for a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalKey {
-    /// What it sends.
+    /// The byte that the key sends.
     pub byte: u8,
     /// Whether the terminal raises the signal and drops, first, all input
     /// that was not read.
@@ -87,8 +87,8 @@ pub fn open(size: Size) -> Result<(Master, Slave)> {
     Ok((master, Slave(slave)))
 }
 
-/// What a new terminal's settings are, with IUTF8: every one begins with the
-/// same, so they are asked for once.
+/// Initial settings of a new terminal, with IUTF8: all terminals begin with the same, so
+/// they are asked for once.
 fn initial_settings(terminal: &OwnedFd) -> Option<&'static libc::termios> {
     static SETTINGS: OnceCell<libc::termios> = OnceCell::new();
     SETTINGS

@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 use super::ReadOutcome;
 use super::memfd::{self, Mapping, READ_WRITE};
 
-/// What such a file begins with, with the number of the layout.
+/// Magic bytes at the beginning of a ring's file, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
 
 /// How much output there was in all, eight bytes.
@@ -42,7 +42,7 @@ pub const MAX_CAPACITY: usize = 64 * 1024 * 1024;
 /// The ring, mapped into this process.
 #[derive(Debug)]
 pub struct Ring {
-    /// What it is passed on as, where that is open: the memory needs none.
+    /// The file to pass the ring on by, where it is open: the mapping needs none.
     file: Option<OwnedFd>,
     memory: Mapping,
     capacity: usize,
@@ -194,8 +194,9 @@ impl Ring {
         Some(read)
     }
 
-    /// What a reader that was killed has read and not counted: a terminal
-    /// makes nothing of zeros, so what ends with them is no shorter for it.
+    /// Output that a reader which was killed has read and not counted. The room ends with
+    /// zeros, which a terminal ignores: output that ends with zeros itself loses nothing
+    /// by that.
     pub fn uncommitted(&self, total: u64) -> Vec<u8> {
         if self.counter(ROOM_OFFSET).load(Ordering::Acquire) != total {
             return Vec::new();

@@ -19,7 +19,7 @@ use super::memfd::{self, Mapping, READ_WRITE};
 /// Bytes that it has room for.
 pub const CAPACITY: usize = 4 << 20;
 
-/// What stands before them.
+/// Size of the header before the bytes: a page, in bytes.
 const PAGE: usize = 4096;
 
 /// Length of the mapping: the header's page and the bytes.
@@ -35,7 +35,7 @@ struct Header {
     consumer_sleeps: AtomicU32,
     /// Whether the producer waits for room, and is to be told of it.
     producer_waits: AtomicU32,
-    /// What is to be known of it when whoever puts them in is gone.
+    /// Notes for the process that comes after a producer that was killed.
     notes: [Note; NOTES],
 }
 
@@ -91,7 +91,7 @@ pub struct Producer {
 }
 
 impl AsFd for Producer {
-    /// What is sent to whoever takes bytes out.
+    /// The descriptor of the queue, to be sent to the consumer.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -196,7 +196,8 @@ impl Consumer {
         Ok(Self { memory, tail, at: tail, id })
     }
 
-    /// What is noted, and whose that is. To be asked when whoever notes it is gone.
+    /// The notes of the producer, each with its owner and number. Read after the producer
+    /// is gone.
     pub fn notes(&self) -> Vec<(u32, u64)> {
         let all = self.memory.header().notes.iter();
         let all = all.map(|note| (note.number.load(Ordering::Acquire), &note.whose));
@@ -204,7 +205,7 @@ impl Consumer {
         noted.map(|(number, whose)| (whose.load(Ordering::Relaxed), number)).collect()
     }
 
-    /// What the queue is known by, as long as it is open anywhere.
+    /// The identity of the queue, for as long as it is open anywhere.
     pub fn id(&self) -> u64 {
         self.id
     }

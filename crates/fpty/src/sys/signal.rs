@@ -137,7 +137,7 @@ pub fn is_ignored(signal: Signal) -> bool {
     disposition(signal as i32) == libc::SIG_IGN
 }
 
-/// What becomes of a signal (sigaction(2)).
+/// Disposition of a signal (sigaction(2)).
 pub(super) fn disposition(number: libc::c_int) -> libc::sighandler_t {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with no new action it fills one struct; all zero is a valid one.

@@ -44,7 +44,7 @@ pub struct Stream {
     passing: Cell<FdPassing>,
 }
 
-/// What a connection comes over.
+/// Transport of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A UNIX socket: a peer that closes is told from one that only shuts
@@ -95,7 +95,7 @@ impl ListeningSocket {
         Ok(Self { fd: listener, transport: Transport::of(listener), refuses })
     }
 
-    /// What connections come over.
+    /// The transport of its connections.
     pub fn transport(self) -> Transport {
         self.transport
     }

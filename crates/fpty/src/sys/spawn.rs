@@ -74,7 +74,7 @@ const MAX_SPARE: usize = 2;
 const PATIENCE: libc::c_long = 5000;
 const IMPATIENT: Duration = Duration::from_secs(1);
 
-/// What a program's descriptors 0, 1 and 2 are.
+/// Descriptors 0, 1 and 2 of a program.
 pub enum Streams<'a> {
     /// All of them a terminal, which becomes its controlling one.
     Terminal(&'a Slave),
@@ -82,7 +82,7 @@ pub enum Streams<'a> {
     Apart([BorrowedFd<'a>; 3]),
 }
 
-/// What came of a start.
+/// Result of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
     /// The process runs, or is about to be executed: see [`Spawner::failure`].
@@ -91,7 +91,7 @@ pub enum Started {
     NotExecuted(i32),
 }
 
-/// What one child needs until it has executed its program.
+/// Memory that one child needs until it has executed its program.
 struct ChildSlot {
     slot: UnsafeCell<Slot>,
     paths: Vec<*const libc::c_char>,

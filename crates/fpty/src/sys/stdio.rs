@@ -248,7 +248,7 @@ impl WriteFailure {
     }
 }
 
-/// What a pipe takes whole when a poll finds room in it (PIPE_BUF, pipe(7)).
+/// Bytes that a pipe takes whole when a poll finds room in it (PIPE_BUF, pipe(7)).
 const PIECE: usize = 4096;
 
 impl Output {

@@ -95,8 +95,8 @@ impl Keyboard {
     }
 }
 
-/// What characters mean: the sets G0 to G3 by the byte that designates each,
-/// and which of them is shifted in.
+/// Character sets: G0 to G3 by the byte that designates each, and which of them is
+/// shifted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charsets {
     sets: [u8; 4],
@@ -109,7 +109,7 @@ impl Default for Charsets {
     }
 }
 
-/// What is saved along with the cursor.
+/// State that is saved along with the cursor (DECSC).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct SavedCursor {
     rendition: Rendition,
@@ -399,7 +399,7 @@ impl Modes {
         self.private.set(ORIGIN, saved.origin);
     }
 
-    /// What xterm resets at a soft reset (DECSTR).
+    /// Resets the modes that xterm resets at a soft reset (DECSTR).
     fn soft_reset(&mut self) {
         let reset =
             CURSOR_VISIBLE | CURSOR_BLINK | AUTOWRAP | CURSOR_KEYS | KEYPAD | ORIGIN | MARGINS;

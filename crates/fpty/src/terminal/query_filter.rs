@@ -28,12 +28,12 @@ pub struct QueryFilter {
     /// The sequence that has begun, as far as it is not decided.
     held: Vec<u8>,
     verdict: Verdict,
-    /// What became of a string that an ESC has ended; `Undecided`: there is none.
+    /// The verdict of a string that an ESC has ended; `Undecided`: there is none.
     string: Verdict,
     passthrough: TmuxPassthrough,
 }
 
-/// What becomes of a sequence, or of a string.
+/// Verdict of a sequence, or of a string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Verdict {
     /// Not yet decided.
@@ -308,7 +308,7 @@ fn is_answered(string: State, held: &[u8]) -> bool {
     }
 }
 
-/// What follows the introducer, which is ESC and a character, or a C1 control.
+/// The body of a sequence, after its introducer: ESC and a character, or a C1 control.
 fn body(held: &[u8]) -> &[u8] {
     match held {
         // Controls may stand between the two.

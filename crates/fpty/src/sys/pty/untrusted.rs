@@ -47,10 +47,10 @@ impl Master {
         let _ = fd_query::switch(self, Switch::PACKETS, false);
     }
 
-    /// A read or a write that is ended where it waits. Whoever has taken
-    /// O_NONBLOCK away since we set it is told from a slow machine by that; he may
-    /// have set it again, so what was ended without that counts, too. (What was
-    /// read or written in part says nothing: that is as ever.)
+    /// Makes a read or a write that a timer ends where it blocks. By that a process that
+    /// has cleared O_NONBLOCK since we set it is told from a slow machine; the process
+    /// may have set it again, so a call that was ended counts in any case. (A read or
+    /// write in part proves nothing: that is as ever.)
     #[cold]
     pub(super) fn interruptible(
         &self,
@@ -139,7 +139,7 @@ mod tests {
         });
     }
 
-    /// He may set it again before we look.
+    /// The other process may set it again before we look.
     #[test]
     fn who_does_it_again_and_again_is_found_out() {
         alone(|| {

@@ -7,10 +7,10 @@ use super::parser::{MAX_PARAMETERS, MAX_TITLE, Osc, Parser};
 use super::rendition::Rendition;
 use super::{Charsets, KEYBOARD_STACK, Modes, PRIVATE_MODES};
 
-/// Length of modes that are kept.
+/// Size of encoded modes, in bytes.
 pub const SIZE: usize = 512;
 
-/// What the bytes begin with: another number is another layout.
+/// Number of the layout, the first byte: another number is another layout.
 const LAYOUT: u8 = 1;
 
 /// Goes through the fields in their order: writes them, or reads them.
@@ -154,7 +154,7 @@ impl Modes {
     }
 }
 
-/// What operating system commands are noted as, in their order from [`OSC_BASE`].
+/// Codes of operating system commands, in their order from [`OSC_BASE`].
 const OSC_STATES: [Osc; 7] = [
     Osc::Number,
     Osc::Title,

@@ -31,11 +31,11 @@ pub enum Osc {
     ColourNumber,
     /// Where a colour begins, or a question for one.
     Colour,
-    /// What has no bearing.
+    /// Any other command: it changes no mode.
     Other,
 }
 
-/// What was found.
+/// Event that the parser has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Attributes: the numbers of a `CSI m`; see [`parse_numbers`].
@@ -65,7 +65,7 @@ pub struct Parser {
     pub(crate) osc: Osc,
     /// `?`, `>`, `=`, `<` before the parameters, or 0.
     pub(crate) marker: u8,
-    /// What stands before the last byte, or 0.
+    /// The intermediate: the byte before the last byte of a sequence, or 0.
     pub(crate) intermediate: u8,
     pub(crate) parameters: [u16; MAX_PARAMETERS],
     /// Parameters that follow a colon: they belong to the one before.
@@ -204,7 +204,7 @@ impl Parser {
         None
     }
 
-    /// What the end of a string means.
+    /// The event of a string that has ended.
     fn string_end(&self, osc: Osc) -> Option<Event<'static>> {
         match osc {
             Osc::Title => Some(Event::Title),
@@ -214,7 +214,7 @@ impl Parser {
         }
     }
 
-    /// What the number of a command means, if it takes a colour back.
+    /// The event of a command that resets a colour, by its number.
     fn colour_reset(&self) -> Option<Event<'static>> {
         let is_one = self.count == 1 && matches!(self.parameters[0], 104 | 110..=119);
         is_one.then(|| Event::ColourReset(self.parameters[0] - 100))

@@ -1,5 +1,5 @@
-//! What the master of an instance does for its gateways: before it gives anything up,
-//! before it forks them, in each of them, and at its end or before it executes itself.
+//! Steps of an instance's master for its gateways: before it gives anything up, before it forks
+//! them, in each of them, and at its end or before it executes itself.
 
 use std::sync::atomic::AtomicU64;
 

@@ -316,6 +316,9 @@ impl LiveCommand {
     }
 
     /// Registers the client and the streams, or updates the poller's interests.
+    ///
+    /// # Errors
+    /// epoll_ctl(2) fails.
     pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let Self { command, io, client_interest, interests: [input, outputs @ ..], .. } = self;
         let (client, token) = (Some(io.client.as_fd()), Token::CommandClient(key));

@@ -28,7 +28,7 @@ pub struct OptionSpec {
     pub help: &'static CStr,
     /// Whether it takes a value, or is on when it is named.
     pub takes_value: bool,
-    /// What giving the option implies.
+    /// The effect of the option on the server.
     pub implies: Implies,
     /// The key among the options of a socket (`addr=...,max=20`).
     pub key: Option<&'static str>,
@@ -36,7 +36,7 @@ pub struct OptionSpec {
     pub applies_to: AppliesTo,
 }
 
-/// What giving an option implies.
+/// Effect of an option on the server's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Implies {
     /// Nothing.
@@ -92,12 +92,12 @@ impl OptionSpec {
         Self { applies_to, ..self }
     }
 
-    /// What naming the option implies for the server.
+    /// Sets the effect of the option on the server.
     pub const fn implies(self, implies: Implies) -> Self {
         Self { implies, ..self }
     }
 
-    /// What is done with a value.
+    /// Sets the function that applies a value.
     pub const fn parse_with<C>(self, apply: Apply<C>) -> OptionRow<C> {
         OptionRow { spec: self, apply }
     }
@@ -131,6 +131,9 @@ pub fn apply_option<C>(
 }
 
 /// Assigns a parsed value.
+///
+/// # Errors
+/// The value is invalid: the error that was passed.
 pub fn assign<T>(place: &mut T, value: Result<T>) -> Result<()> {
     *place = value?;
     Ok(())

@@ -95,7 +95,7 @@ fn mode(typed: &str) -> Option<u32> {
     u32::from_str_radix(typed, 8).ok().filter(|mode| is_number && *mode <= 0o777)
 }
 
-/// What a word is parsed by, and the error's reason.
+/// Parser of a word, and the reason of its error.
 type WordParser<T> = (fn(&str) -> Option<T>, &'static str);
 
 const USER: WordParser<u32> = (accounts::uid_of, "no such user");

@@ -1,5 +1,5 @@
-//! The rules of a socket: what runs there and as whom, who may connect, how many and how
-//! long. The global options are the defaults; a socket may have rules of its own
+//! The rules of a socket: its program and the user it runs as, who may connect, how many and
+//! how long. The global options are the defaults; a socket may have rules of its own
 //! (`forkpty-urouter2 = addr=...,max=20`).
 
 use std::collections::BTreeSet;
@@ -140,6 +140,9 @@ impl Identity {
 
 impl RunAs {
     /// Sets the supplementary groups: a list, or `none`.
+    ///
+    /// # Errors
+    /// There is no such group.
     pub fn set_groups(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let id = |word: &[u8]| match String::from_utf8_lossy(word).trim() {
             "none" => Some(None),
@@ -151,6 +154,9 @@ impl RunAs {
     }
 
     /// Resolves the identity; `None`: nothing was typed.
+    ///
+    /// # Errors
+    /// The user has no account, and no group was given.
     pub(crate) fn identity(&self, option: &str) -> Result<Option<Identity>> {
         let Self { uid, gid, groups } = self.clone();
         if uid.is_none() && gid.is_none() && groups.is_none() {

@@ -96,7 +96,7 @@ impl<'a> AllSessions<'a> {
         Some(client.peer_uid())
     }
 
-    /// What is known of one that can be left, or was.
+    /// The view of a session that can be detached, or was.
     pub fn detachable(self, one: SessionRef) -> Option<EntryView<'a>> {
         match one {
             SessionRef::Session(key) => self.left?.by_session(key),

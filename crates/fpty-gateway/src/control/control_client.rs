@@ -40,15 +40,15 @@ pub struct KillSearch {
 pub struct KillMatch {
     /// The gateway that has the session; `None`: this one.
     pub gateway: Option<usize>,
-    /// Its index there.
+    /// The index of the session at that gateway.
     pub place: u32,
-    /// Its id.
+    /// The id of the session.
     pub id: SessionSelector,
 }
 
 /// A control client.
 pub struct ControlClient {
-    /// Its connection.
+    /// The client's connection.
     pub client: Stream,
     /// The principal that it counts for.
     pub principal: Principal,
@@ -62,7 +62,7 @@ pub struct ControlClient {
     listed: bool,
     /// The answer, as far as it is not sent.
     pub answer: Backlog,
-    /// It has read some of the answer since the last check.
+    /// The client has read some of the answer since the last check.
     pub reads: bool,
     /// The answer is complete.
     pub over: bool,
@@ -91,7 +91,7 @@ impl ControlClient {
         }
     }
 
-    /// Whether it is a client of the statistics.
+    /// Whether the client asks for the statistics.
     pub fn is_of_statistics(&self) -> bool {
         matches!(self.control_request, ControlRequest::Statistics(_))
     }

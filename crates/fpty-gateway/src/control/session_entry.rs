@@ -21,7 +21,7 @@ use fpty::sys::pty::Master;
 const COMMAND: usize = 1000;
 const ADDRESS: usize = 400;
 
-/// What is known of a session now.
+/// Snapshot of a session.
 struct Snapshot<'a> {
     cx: &'a Context,
     session_ref: SessionRef,
@@ -30,9 +30,9 @@ struct Snapshot<'a> {
     uid: Option<u32>,
     user: Option<Arc<str>>,
     info: Option<&'a SessionInfo>,
-    /// Its view, where it is attached.
+    /// The session's view, where it is attached.
     view: Option<SessionView<'a>>,
-    /// Its view as a session that can be detached.
+    /// The session's view as one that can be detached.
     left: Option<EntryView<'a>>,
     /// The listener that it started at.
     listener: u16,

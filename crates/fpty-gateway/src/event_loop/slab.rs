@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU32;
 
-/// What an event of the poller is about.
+/// Token of the poller's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
     /// A listener, by its index.
@@ -32,7 +32,7 @@ pub enum Token {
     ControlClient(Key),
     /// A lingering connection.
     LingeringClose(Key),
-    /// What sessions wait for that can be left.
+    /// The epoll of sessions that can be detached.
     Detached,
     /// The timerfd of far timers.
     Alarm,

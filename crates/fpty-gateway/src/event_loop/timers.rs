@@ -92,7 +92,7 @@ pub enum TerminalTimer {
     PeerClosed,
     /// Check whether the slave was opened again.
     SlaveReopened,
-    /// Offer the terminal for hand-over.
+    /// Offer the terminal for handover.
     Offer,
 }
 

@@ -75,7 +75,7 @@ pub enum Event<'a> {
         session: SessionRef,
         /// Why.
         reason: EndReason,
-        /// What was known of the session, and its figures.
+        /// The facts and figures of the session.
         ended: Option<&'a EndedSession>,
     },
     /// A pending session was dropped: its client is rejected.

@@ -46,7 +46,7 @@ impl Region {
     }
 }
 
-/// What the configuration needs of shared memory.
+/// Needs of shared memory that the configuration has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemoryOptions {
     /// The number of gateways.

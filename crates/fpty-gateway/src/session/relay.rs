@@ -158,7 +158,7 @@ impl SessionEffects for SessionIo {
     }
 }
 
-/// What an event of a client has come to.
+/// Result of a client's event.
 #[must_use]
 pub enum ClientEvent {
     /// The session is to be settled.
@@ -169,7 +169,7 @@ pub enum ClientEvent {
     FirstEof,
 }
 
-/// What a session needs from the parts above it.
+/// Action that a session needs from the parts above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum SessionAction {
@@ -444,6 +444,7 @@ impl LiveSession {
         self.terminal_interest = Some(wanted);
     }
 
+    /// Removes the terminal from the poller.
     pub(crate) fn unregister_terminal(&mut self, poller: &Poller) {
         if self.terminal_interest.take().is_some() {
             let _ = poller.remove(self.io.master.as_fd());

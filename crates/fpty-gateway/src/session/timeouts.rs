@@ -29,7 +29,7 @@ pub const ENDED_BY_OPERATOR: &str = "session ended by an operator (fpty --kill)"
 
 /// A session or command with an idle timeout and a maximum time.
 pub trait TimeLimited {
-    /// What the texts call it.
+    /// The noun of its texts.
     const WHAT: &'static str;
     /// The timer of a session or of a command.
     fn due(key: Key, due: SessionTimer) -> Timer;

@@ -39,11 +39,11 @@ pub fn name(listener: u16, uid: u32, name: SessionSelector) -> NameKey {
 /// The quality of a match: the greater the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MatchQuality {
-    /// A prefix of its id.
+    /// A prefix of the session's id.
     IdPrefix,
-    /// Its name; or an empty query, and a detached session.
+    /// The session's name; or an empty query, and a detached session.
     Name,
-    /// Its whole id.
+    /// The session's whole id.
     FullId,
 }
 

@@ -24,7 +24,7 @@ impl AttachTypes for Numbers {
     type Pending = Pending;
 }
 
-/// What somebody got.
+/// Result of an attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Got {
     Session,

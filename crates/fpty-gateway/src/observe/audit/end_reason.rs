@@ -97,7 +97,7 @@ impl RejectReason {
     pub const WORDS: [&'static str; 6] =
         ["exec", "resources", "denied", "limit", "command", "handshake"];
 
-    /// What the client was told.
+    /// The reason of a rejection, from the end that the client was sent.
     pub fn of(why: &SessionEnd) -> Self {
         match why.ending {
             EndKind::ExecFailed => Self::Exec,

@@ -14,10 +14,10 @@ pub const PATH: usize = 500;
 
 pub use crate::config::audit_format::AuditFormat as Format;
 
-/// What a field's value may be.
+/// Value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// It is not known, or there is none.
+    /// No value: it is not known, or there is none.
     Null,
     /// A number.
     Number(u64),

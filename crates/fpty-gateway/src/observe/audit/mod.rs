@@ -64,7 +64,7 @@ const REST_OF_LINE: usize = 2100;
 /// Lines that may wait for the log.
 const MAX_WAITING_LINES: usize = 4096;
 
-/// What a gateway tells of its sessions.
+/// Audit of a gateway.
 pub struct Audit {
     /// Names of users.
     pub user_names: UserNames,
@@ -111,20 +111,20 @@ impl Audit {
         Origin { socket, mode: mode.into(), ..Origin::default() }
     }
 
-    /// The same of somebody who has said this of itself.
+    /// Origin of a client that has said hello, with the identity that it claims.
     pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
         let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
         let claimed = self.is_enabled.then(|| ClaimedIdentity::of(&hello.variables));
         Origin { claimed: claimed.unwrap_or_default(), ..self.origin(listener, mode) }
     }
 
-    /// The same, of somebody who asks for a command.
+    /// Origin of a client that asks for a command.
     pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
         let command = self.is_enabled.then(command).flatten().map(Arc::from);
         Origin { command, ..origin }
     }
 
-    /// What is known of a session.
+    /// The audit's facts of a session.
     pub fn of(&self, session_ref: SessionRef) -> Option<&SessionInfo> {
         self.info.get(&session_ref).map(Box::as_ref)
     }
@@ -215,7 +215,7 @@ impl Audit {
         self.info.insert(session_ref, Box::new(info));
     }
 
-    /// It is over; what of that is still to be told.
+    /// Removes a session that has ended, and returns what is still to be logged.
     pub fn ended(
         &mut self,
         session_ref: SessionRef,
@@ -312,7 +312,7 @@ impl Audit {
         has_written
     }
 
-    /// What the next gateway is to know of a session, where anybody wants to know it.
+    /// The history of a session for the next gateway, where anybody wants to know it.
     pub fn history(&self, session_ref: SessionRef) -> Option<Box<SessionHistory>> {
         self.info.get(&session_ref).map(|info| info.history.for_successor())
     }
@@ -342,7 +342,7 @@ impl Audit {
         self.lines.as_mut()?.put(None, line, started, true)
     }
 
-    /// It was written.
+    /// Releases the slot of an end line that was written.
     pub fn remove_prepared(&mut self, place: EndLineSlot) {
         if let Some(lines) = &mut self.lines {
             lines.take(place);

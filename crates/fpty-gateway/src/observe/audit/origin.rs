@@ -44,7 +44,7 @@ impl From<Protocol> for Mode {
     }
 }
 
-/// What the audit knows of a listener.
+/// Listener, as the audit knows it.
 #[derive(Clone, Debug, Default)]
 pub struct AuditSocket {
     /// The address.

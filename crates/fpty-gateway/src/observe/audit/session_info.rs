@@ -1,4 +1,4 @@
-//! What the audit knows of a session, and the lines that it writes of that.
+//! Facts of the audit about a session, and the lines that it writes of them.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,7 +42,7 @@ pub struct NewSession {
     pub size: Option<Size>,
 }
 
-/// What is known of a session.
+/// Facts of the audit about a session.
 #[derive(Clone, Debug, Default)]
 pub struct SessionInfo {
     /// Its id.
@@ -59,7 +59,7 @@ pub struct SessionInfo {
     pub exit: Option<Exit>,
     /// The format of its lines; `None`: no audit.
     pub audit: Option<Format>,
-    /// Whether it is recorded now.
+    /// Whether the session is recorded now.
     pub recorded: bool,
     /// The path of its recording.
     pub recording: Option<Box<str>>,
@@ -100,7 +100,7 @@ pub struct End {
 /// An ended session, whose line waits for the result of its recording.
 #[derive(Clone, Debug)]
 pub struct EndedSession {
-    /// What is known of the session.
+    /// The facts of the session.
     pub info: Box<SessionInfo>,
     /// The end.
     pub end: End,
@@ -325,7 +325,7 @@ mod tests {
         }
     }
 
-    /// The same, with lines of this format.
+    /// Facts of a session, with lines of this format.
     fn audited(format: Format, text: &str) -> SessionInfo {
         SessionInfo { audit: Some(format), ..info(text) }
     }

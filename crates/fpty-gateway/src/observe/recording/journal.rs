@@ -38,7 +38,7 @@ pub struct Journal {
 /// A file before a batch changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The index of its directory.
+    /// The index of its folder.
     pub folder: usize,
     /// The name.
     pub name: String,

@@ -51,7 +51,7 @@ pub struct RecordingFile {
     failure: Option<Failure>,
 }
 
-/// The name of a recording: the index of its directory, and its stem.
+/// The name of a recording: the index of its folder, and its stem.
 pub type RecordingName = (usize, String);
 
 impl RecordingFile {
@@ -296,7 +296,7 @@ mod tests {
         Message { kind: Kind::Output, session: 0, at: 1, body }
     }
 
-    /// What stands before the last line, whose hash is in there.
+    /// Text before the last line, whose hash is in that line.
     fn checked(text: &str) -> String {
         let (before, last) = text.trim_end().rsplit_once('\n').expect("lines");
         let before = format!("{before}\n");

@@ -54,7 +54,7 @@ pub struct RecordingTap {
     pub session_ref: Cell<Option<SessionRef>>,
     /// The recording has stopped, and that was reported.
     has_stopped: Cell<bool>,
-    /// Since a reload its files are in another directory.
+    /// Since a reload the recording's files are in another folder.
     pub is_in_other_folder: bool,
     /// Messages before the start; `None`: it has started.
     early_events: RefCell<Option<Vec<u8>>>,
@@ -127,7 +127,7 @@ impl RecordingTap {
         self.path_of(&self.begin.borrow().file())
     }
 
-    /// The path of a file of this name in its directory.
+    /// The path of a file of this name in its folder.
     pub fn path_of(&self, name: &str) -> String {
         launcher::file_path(self.begin.borrow().folder, name)
     }
@@ -147,7 +147,7 @@ impl RecordingTap {
         self.early_events.borrow().is_none()
     }
 
-    /// Whether it is recorded now.
+    /// Whether the session is recorded now.
     pub fn is_recorded(&self) -> bool {
         self.has_begun() && !self.has_stopped.get()
     }
@@ -338,7 +338,7 @@ mod tests {
         (producer, Consumer::of(&fd).expect("its other end"), other)
     }
 
-    /// What comes out.
+    /// Messages that come out of the queue.
     fn told(taker: &mut Consumer) -> Vec<(Kind, u32, Vec<u8>)> {
         let mut bytes = Vec::new();
         taker.take(CAPACITY, &mut bytes).expect("bytes");

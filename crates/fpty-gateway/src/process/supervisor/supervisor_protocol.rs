@@ -24,8 +24,8 @@ const MAX_MESSAGE: usize = 200 * 1024;
 /// The most bytes of a command: as many as lists show.
 const MAX_COMMAND: usize = 1000;
 
-/// What the supervisor knows of a session. The names in JSON are those of version 2, which
-/// a supervisor from before a reload with an older library speaks.
+/// Session record of the supervisor. The names in JSON are those of version 2, which a
+/// supervisor from before a reload with an older library speaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionRecord {
@@ -68,7 +68,7 @@ pub struct SessionRecord {
     pub command: Option<String>,
     /// The state of its recording.
     pub recording: Option<RecordingState>,
-    /// It cannot be detached: it was handed over for good, and ends with its client.
+    /// The session cannot be detached: it was handed over for good, and ends with its client.
     pub bound: bool,
 }
 

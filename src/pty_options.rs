@@ -235,7 +235,7 @@ impl PtyOptions {
         }))
     }
 
-    /// What is asked instead of a session; `None`: a session is wanted.
+    /// Control request to send instead of opening a session; `None`: a session is wanted.
     pub fn control_request(&self) -> Option<ControlRequest> {
         let options = &self.client;
         let list = options.list || options.list_json;

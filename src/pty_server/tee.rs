@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fpty::sys::WriteOutcome;
 use fpty::sys::stdio::Output;
 
-/// What may wait for the log; the rest is lost to it.
+/// Limit of output that waits for the log, in bytes; the rest is lost to it.
 const MAX_WAITING: usize = 256 * 1024;
 
 /// How long the rest of a line is waited for before its beginning is logged:
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(packet(&[0x80; 9], 8), 8);
     }
 
-    /// What is in a log that is a socket of packets, packet by packet.
+    /// Packets in a log that is a socket of packets.
     fn logged(reader: &std::os::fd::OwnedFd) -> Vec<String> {
         let mut packets = Vec::new();
         let mut buffer = [0; 4096];

@@ -24,8 +24,9 @@ use fpty_gateway::log::log;
 /// to close.
 const BATCH: usize = 64;
 
-/// How long one may take, and how often that is looked after, in milliseconds.
+/// How long a rejected connection may take to close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of looking after rejected connections, in milliseconds.
 const CHECK_INTERVAL_MS: u16 = 500;
 
 /// Reads of what one sends at once.

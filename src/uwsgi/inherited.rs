@@ -1,8 +1,8 @@
-//! What only gateways inherit from the master: descriptors that lead to other
-//! people's terminals (the connection to what keeps sessions, mailboxes, the
-//! recorder's door), and memory that gateways share. All else that the server
-//! forks has nothing of it: workers, mules, spoolers, other plugins' gateways,
-//! the Emperor, and what any of them starts.
+//! Descriptors and memory that only gateways inherit from the master: descriptors that
+//! lead to other people's terminals (the supervisor's socket, inboxes, the recorder's
+//! registration socket), and memory that gateways share. All else that the server forks
+//! has nothing of it: workers, mules, spoolers, other plugins' gateways, the Emperor, and
+//! what any of them starts.
 //!
 //! Three things see to it, because no one of them is everywhere. Whatever
 //! executes something loses them by close-on-exec. What is forked while all of
@@ -90,7 +90,7 @@ pub fn keep_in_gateway() {
     IS_MASTER.store(false, Ordering::Release);
 }
 
-/// This process is none: it loses all of it, once.
+/// Closes what only gateways inherit, once, in a process that is no gateway.
 pub fn close_all() {
     for number in &DESCRIPTORS {
         let number = number.swap(0, Ordering::AcqRel);

@@ -57,6 +57,9 @@ const RULES: c_int = 8;
 
 /// Adds a socket that will be bound when the server starts, with the rules of
 /// this number.
+///
+/// # Errors
+/// There are too many sockets, or the address holds a NUL byte.
 pub fn add(address: &OsStr, owner: Owner, role: SocketRole, rules: usize) -> Result<()> {
     let rules = c_int::try_from(rules).ok().filter(|number| *number < 65_536);
     let rules = rules.ok_or_else(|| Error::new("there are too many sockets"))?;
@@ -255,7 +258,10 @@ fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int>
     Ok(listener.into_raw_fd())
 }
 
-/// What bind(2) would fail at with fewer words.
+/// Checks a path: bind(2) would fail at it with fewer words.
+///
+/// # Errors
+/// The path is too long, or its folder does not exist: the line for the operator.
 fn check_path(bytes: &[u8]) -> Result<()> {
     let name = String::from_utf8_lossy(bytes);
     if bytes.len() > LONGEST_PATH {
@@ -320,7 +326,7 @@ fn bytes(string: *const c_char) -> &'static [u8] {
     unsafe { CStr::from_ptr(string) }.to_bytes()
 }
 
-/// The same for a person: what is not UTF-8 as U+FFFD.
+/// A server's string for messages; bytes that are not UTF-8 as U+FFFD.
 fn text(string: *const c_char) -> String {
     String::from_utf8_lossy(bytes(string)).into_owned()
 }

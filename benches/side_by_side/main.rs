@@ -40,7 +40,7 @@ use contestant::{Kind, World};
 /// Whatever goes wrong ends in a line for a person.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What an experiment found: rows of the report and their values.
+/// Values of an experiment: rows of the report and their values.
 type Values = Vec<(&'static str, f64)>;
 
 /// Something that is measured with each contestant.

@@ -52,8 +52,7 @@ fn ask(client: &Wire, line: &[u8]) {
     client.send(packet(VARIABLES, &[]));
 }
 
-/// What a router said after its answer: the outputs, what it said by other
-/// packets, in order.
+/// Packets of a router after its answer: the outputs, and other packets in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Said {
     outputs: [Vec<u8>; 2],

@@ -13,7 +13,7 @@ use crate::harness::client::Pipes;
 use crate::harness::wire::{header, packet};
 use crate::harness::{Flavor, Server, Setup, in_process, on_one_server, servers, wait_until};
 
-/// What both have to say.
+/// Facts that both have to report.
 const ALIKE: [&str; 13] = [
     "id",
     "socket",
@@ -30,7 +30,7 @@ const ALIKE: [&str; 13] = [
     "watchers",
 ];
 
-/// What stays known of a session, whatever becomes of its gateway.
+/// Facts that stay known of a session, whatever becomes of its gateway.
 const KNOWN: [&str; 7] = ["id", "socket", "command", "name", "uid", "user", "tty"];
 
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -64,7 +64,7 @@ fn statistics(server: &Server) -> Vec<Value> {
     statistics["sessions"].as_array().expect("a list").clone()
 }
 
-/// What both have of each session, and that it is the same; by the list's names.
+/// Facts that both report of each session, checked to be equal; by the list's names.
 #[track_caller]
 fn all(server: &Server) -> BTreeMap<String, Value> {
     let mut listed = by_id(list(server));

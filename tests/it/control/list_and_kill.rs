@@ -248,7 +248,8 @@ fn a_handed_over_session_is_listed_and_killed() {
     });
 }
 
-/// What waits for a gateway that hangs goes on, and what is full still answers.
+/// Requests that wait for a gateway that hangs go on, and a gateway at its session limit
+/// still answers.
 #[test]
 fn a_hung_gateway_is_done_without_and_a_full_one_still_answers() {
     in_process(|flavor| {

@@ -10,7 +10,7 @@ use crate::harness::instance::{Client, End, Instance};
 use crate::harness::reports::ExpectedEnd;
 use crate::harness::{process, wait_until};
 
-/// Who is relayed is lost, and comes back by itself.
+/// A relayed session loses its connection, and its client reconnects by itself.
 #[track_caller]
 fn wait_until_reconnected(house: &Instance, place: Place, all: &mut [Detachable]) {
     for one in all {

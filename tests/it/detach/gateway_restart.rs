@@ -163,7 +163,7 @@ fn the_next_gateway_tells_the_end_of_a_detached_session() {
     });
 }
 
-/// What keeps the sessions is killed, and then the gateway.
+/// The supervisor is killed, and then the gateway.
 #[test]
 fn a_killed_supervisor_is_replaced() {
     in_process(|flavor| {

@@ -172,7 +172,7 @@ fn a_detached_session_keeps_its_permit_for_the_attach() {
     });
 }
 
-/// What was told, in order.
+/// Audit events with their reasons, in their order.
 fn story(server: &Server) -> Vec<String> {
     let told = |line: &serde_json::Value| {
         let reason = line["reason"].as_str().map(|reason| format!(" {reason}"));

@@ -141,7 +141,7 @@ fn sessions_are_found_from_every_gateway() {
     });
 }
 
-/// What was said was also done: all gateways have answered since.
+/// All gateways have answered since: earlier requests were also carried out.
 #[track_caller]
 fn all_answer(server: &Server) {
     let client = server.connect("u");

@@ -22,7 +22,7 @@ struct State {
     refuses: bool,
 }
 
-/// What listens. Its threads end with the test.
+/// The relay's listener. Its threads end with the test.
 pub struct Breaker {
     /// Where clients connect to.
     pub address: String,

@@ -15,7 +15,7 @@ use super::servers::{self, C_BINARY, C_PLUGINS};
 use super::terminal::{Settings, Terminal};
 use super::{Flavor, Server, Setup, Wire, wait_until};
 
-/// What the client speaks.
+/// Mode of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Raw,
@@ -112,8 +112,8 @@ pub fn wrapped(script: &str, client: &Command) -> Command {
     shell
 }
 
-/// What the client itself has to say: what the server that it is a part of
-/// says when it starts is not its word.
+/// Lines of the client itself, without those of the server that it is a part of, which it
+/// writes when it starts.
 pub fn own_lines(text: &str) -> Vec<&str> {
     text.lines().filter(|line| line.starts_with("[pty]") || line.starts_with("fpty: ")).collect()
 }

@@ -32,7 +32,7 @@ pub fn setup(flavor: &Flavor, script: &str) -> Setup {
 /// The instance.
 pub struct Detachable {
     pub server: Server,
-    /// What people connect to.
+    /// The address that people connect to.
     pub address: String,
 }
 
@@ -64,7 +64,7 @@ impl Detachable {
         Person::runs(fpty(&[arguments, &[&self.address]].concat()), size)
     }
 
-    /// The same, who comes back to the session that was detached last.
+    /// Attaches a person to the session that was detached last.
     pub fn attach(&self, arguments: &[&str], size: (u16, u16)) -> Person {
         self.connect(&[arguments, &["-a"]].concat(), size)
     }

@@ -16,7 +16,7 @@ use super::{Server, Wire, comes_true, servers, wait_until};
 
 /// A session, and its client.
 pub struct LiveSession {
-    /// What it is, for whoever reads of a failure.
+    /// The session's description, for messages of a failure.
     pub what: String,
     pub id: String,
     pub mode: Mode,
@@ -35,16 +35,16 @@ pub enum Client {
     Plain(Wire),
 }
 
-/// What a client says at its end.
+/// Report of a client at its end.
 #[derive(Debug, Default)]
 pub struct ClientReport {
     /// Its exit status; `None`: it is no process.
     pub status: Option<i32>,
-    /// What `--status-json` has.
+    /// The object of `--status-json`.
     pub json: Value,
     /// The line for the person before that.
     pub line: String,
-    /// What it has shown.
+    /// The client's output.
     pub output: String,
 }
 
@@ -88,7 +88,7 @@ impl Client {
         Self::Fpty { pipes, keys: Some(keys) }
     }
 
-    /// What it shows.
+    /// The client's output.
     pub fn shown(&mut self) -> &mut Wire {
         match self {
             Self::Fpty { pipes, .. } => &mut pipes.stdout,
@@ -142,13 +142,13 @@ impl LiveSession {
         self.client.types(&format!("{line}\n"));
     }
 
-    /// It answers.
+    /// The session answers.
     #[track_caller]
     pub fn answers(&mut self) {
         self.runs(":", "alive");
     }
 
-    /// It runs a line, which says this when it has.
+    /// Runs a line in the session, which says this when it has run.
     #[track_caller]
     pub fn runs(&mut self, line: &str, says: &str) {
         self.types(&format!("{line}; echo ''{says}"));

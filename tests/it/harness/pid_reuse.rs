@@ -6,7 +6,7 @@ use std::io;
 use super::process::Process;
 use super::{comes_true, users};
 
-/// What clone3(2) reads, in its first version that takes a number.
+/// Arguments of clone3(2), in its first version that takes a number.
 #[repr(C)]
 #[derive(Default)]
 struct Arguments {

@@ -372,7 +372,7 @@ impl Server {
         process::marked(&self.mark)
     }
 
-    /// What still runs of the sessions, their jobs included.
+    /// Processes of sessions that still run, jobs included.
     pub fn session_processes(&self) -> Vec<Process> {
         let own = Process::of(self.master()).map_or(0, |master| master.session);
         self.processes().into_iter().filter(|process| process.session != own).collect()

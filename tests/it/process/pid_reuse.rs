@@ -12,7 +12,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::wire::header;
 use crate::harness::{Server, Setup, in_process, side_by_side, wait_until};
 
-/// What [`as_a_program`] is to do.
+/// Name of the variable with the part that [`as_a_program`] plays.
 const PART: &str = "FPTY_TEST_PART";
 
 /// Not a case: what the cases below have run in a terminal.
@@ -35,7 +35,7 @@ fn as_a_program() {
     head.kill().unwrap();
     head.wait().unwrap();
     if rest.is_some() {
-        // SAFETY: as above.
+        // SAFETY: SIG_IGN is no handler: nothing of this program runs in a signal.
         unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn).unwrap() };
     }
     println!("group {group} rest {}.", rest.map_or(0, |rest| rest.id()));

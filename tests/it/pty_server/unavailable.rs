@@ -6,11 +6,11 @@ use crate::harness::process::{self, Process};
 use crate::harness::pty_server::{join, request, request_is_seen, shared, start, worker};
 use crate::harness::{Server, Setup, Wire, on_every_server, wait_until};
 
-/// What somebody reads who is refused.
+/// Output of a client that is refused.
 #[track_caller]
 fn refused(server: &Server) -> String {
     let mut client = join(server);
-    // Whatever he has said already.
+    // The client may have typed already.
     let _ = nix::unistd::write(client.fd(), b"typed\n");
     let said = client.text_to_end();
     assert!(said.starts_with("pty: refused: "), "{said:?}");

@@ -293,7 +293,8 @@ fn a_reload_to_another_folder_begins_another_file() {
     });
 }
 
-/// What is told to have begun is recorded, also where that was known at its end.
+/// A session whose start is logged is recorded, also where the start was known at its
+/// end.
 #[test]
 fn a_session_that_ends_as_it_begins_has_its_recording() {
     let server = server(&servers::all()[0], &[("forkptyrouter-hangup-grace", "1")]);

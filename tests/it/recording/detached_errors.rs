@@ -245,7 +245,7 @@ fn an_end_without_a_gateway_has_the_recordings_figures() {
     }
 }
 
-/// What a gateway had counted, and not told yet.
+/// Dropped bytes that a gateway had counted, and not reported yet.
 #[test]
 fn dropped_bytes_of_a_killed_gateway_are_counted() {
     let server = server(&servers::all()[0], &[]);

@@ -11,8 +11,8 @@ use crate::harness::reports::ExpectedEnd;
 use crate::harness::{side_by_side, wait_until};
 use crate::session::endings::{KINDS, assert_permits_taken, begin, door, ends, fate, plan};
 
-/// What is no terminal's any more ignores that, and has a job that does: both are gone
-/// after the grace.
+/// A program without a terminal that ignores its hang-up, and has a job that does, too:
+/// both are gone after the grace.
 #[track_caller]
 fn ignored(modes: &[Mode], end: End) {
     let house = plan(1, modes, &|_| "").start();
@@ -131,7 +131,7 @@ fn a_hung_supervisor_delays_no_end() {
     ends(&house, lives, End::Stop, &|life| fate(life, End::Stop));
 }
 
-/// Nobody of the house is left but what keeps sessions, which tells of all.
+/// Nothing of the instance is left but the supervisor, which reports all ends.
 #[test]
 fn a_killed_master_has_every_end_told() {
     side_by_side([false, true], |stubborn| {

@@ -1,5 +1,5 @@
-//! The terminal itself is handed over: what outlives a gateway and a reload,
-//! what a stop ends, and clients of routers that lie.
+//! Handover of the terminal: sessions that outlive a gateway and a reload, sessions that
+//! a stop ends, and clients of routers that lie.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};

@@ -122,7 +122,7 @@ fn wait_until_kept(server: &Server) {
     });
 }
 
-/// It is in the list as it was, and is ended like any other.
+/// The session is in the list as it was, and is ended like any other.
 #[test]
 fn the_next_gateway_lists_and_ends_a_handed_over_session() {
     on_one_server(|flavor| {
@@ -188,7 +188,7 @@ fn the_time_limit_of_a_handed_over_session_survives_a_killed_gateway() {
     });
 }
 
-/// It holds its seat, over a kill and a reload, and gives it back.
+/// The session holds its permit, over a kill and a reload, and releases it.
 #[test]
 fn the_permit_of_a_handed_over_session_survives_a_kill_and_a_reload() {
     on_one_server(|flavor| {

@@ -63,7 +63,7 @@ fn set_wall_clock(server: &Server, ahead: i64) {
     std::fs::rename(server.path("new"), server.path("ahead")).unwrap();
 }
 
-/// What a gateway's alarms say of themselves (proc(5)).
+/// Times of a gateway's alarms (timerfd, proc(5)).
 fn alarms(gateway: i32) -> Vec<String> {
     let of_alarm = |(number, path): &(u32, std::path::PathBuf)| {
         let is_one = path == Path::new("anon_inode:[timerfd]");

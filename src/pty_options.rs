@@ -286,7 +286,8 @@ mod tests {
         option_table::apply_option(&OPTIONS, pty, name, value.as_ref())
     }
 
-    /// Of each name and each key there is one, and each option has its line in the help.
+    /// Checks that there is one option for each name and each key, and that each option
+    /// has its line in the help.
     fn check<C>(table: &[OptionRow<C>]) {
         let specs = || table.iter().map(|row| &row.spec);
         let all_names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();

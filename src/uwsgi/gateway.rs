@@ -30,7 +30,7 @@ pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {
     }
 }
 
-/// Whether one is ours.
+/// Whether a gateway of the server's list is ours.
 pub(super) fn is_ours(gateway: &ffi::uwsgi_gateway) -> bool {
     gateway.name.cast_const() == NAME.as_ptr()
 }

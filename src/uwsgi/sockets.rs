@@ -36,7 +36,7 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// Its name on the server's list, which is compared by its text.
+    /// The owner's name on the server's list, which is compared by its text.
     pub const fn name(self) -> &'static CStr {
         match self {
             Owner::Router => c"uWSGI forkptyrouter",

@@ -16,7 +16,7 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// In which so many may wait.
+    /// A queue in which so many lines may wait.
     pub const fn of(most: usize) -> Self {
         Self { lines: VecDeque::new(), most, bytes: 0, lost: 0 }
     }

@@ -45,7 +45,7 @@ impl Principal {
         }
     }
 
-    /// With whom it shares a share: processes cost nothing.
+    /// The principal with which this one shares a share: processes cost nothing.
     pub fn group(self) -> Self {
         match self {
             Self::ForeignUser(_) => Self::ForeignUser(0),

@@ -31,12 +31,12 @@ const CHECKED: &[u8] = b"\
     TERMINFO TERMINFO_DIRS TERMPATH TMPDIR TZDIR";
 
 impl AcceptEnv {
-    /// These names, with blanks between.
+    /// A list of these names, with blanks between.
     pub fn of(typed: &[u8]) -> Self {
         Self(Some(typed.to_vec()))
     }
 
-    /// Adds those of one more option: the first takes the place of the usual ones.
+    /// Adds the names of one more option: the first takes the place of the default ones.
     pub fn add(&mut self, typed: &[u8]) {
         let before = self.0.take().unwrap_or_default();
         *self = Self::of(&[&before, typed].join(&b' '));

@@ -22,11 +22,11 @@ pub type Apply<C> = fn(&mut C, &OptionValue<'_>) -> Result<()>;
 /// The specification of an option.
 #[derive(Debug)]
 pub struct OptionSpec {
-    /// Its names, without dashes; none: a key alone.
+    /// The option's names, without dashes; none: a key alone.
     pub names: &'static [&'static CStr],
     /// One line for `uwsgi --help`.
     pub help: &'static CStr,
-    /// Whether it takes a value, or is on when it is named.
+    /// Whether the option takes a value, or is on when it is named.
     pub takes_value: bool,
     /// The effect of the option on the server.
     pub implies: Implies,

@@ -48,7 +48,7 @@ struct PendingConnection {
     handshake: Handshake,
     /// Descriptors that came along.
     received_fds: ReceivedFds,
-    /// When it was accepted.
+    /// When the connection was accepted.
     since: Instant,
     /// The deadline of the next packet, and of the whole request.
     deadline: Instant,

@@ -1,5 +1,5 @@
-//! Who may attach to a session: clients of its user, where the kernel knows users, and
-//! clients that have its secret.
+//! Access of clients to a session: clients of its user may attach, where the kernel knows
+//! users, and clients that have its secret.
 
 use serde::{Deserialize, Serialize};
 

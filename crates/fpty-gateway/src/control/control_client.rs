@@ -50,13 +50,13 @@ pub struct KillMatch {
 pub struct ControlClient {
     /// The client's connection.
     pub client: Stream,
-    /// The principal that it counts for.
+    /// The principal that the client counts for.
     pub principal: Principal,
-    /// When it connected.
+    /// When the client connected.
     pub since: Instant,
     /// The request.
     pub control_request: ControlRequest,
-    /// The cursor of its list.
+    /// The cursor of the client's list.
     pub cursor: PageCursor,
     /// An entry was listed.
     listed: bool,

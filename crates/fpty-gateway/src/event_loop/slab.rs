@@ -52,7 +52,7 @@ impl Key {
     /// The least key.
     pub const FIRST: Self = Self::of_slot(0);
 
-    /// Its place in the table, as [`Slab::iter_from`] has it.
+    /// The key's place in the table, as [`Slab::iter_from`] has it.
     pub fn slot(self) -> usize {
         self.index as usize
     }

@@ -33,7 +33,7 @@ use fpty::sys::socket::Stream;
 
 /// Facts of a session of an earlier gateway.
 pub struct RestoredInfo {
-    /// Its history for the audit, where that is kept.
+    /// The session's history for the audit, where that is kept.
     pub history: Option<Box<SessionHistory>>,
     /// The command, where it is known.
     pub command: Option<String>,

@@ -22,7 +22,7 @@ pub enum ServerEvent {
     Notice(String),
     /// Descriptors of these kinds come along.
     Offer(Vec<u8>),
-    /// By what the session is found again.
+    /// The key by which the session is found again.
     SessionKey(SessionKey),
     /// A piece of what is kept of the output, or of such a piece.
     RingPiece(Vec<u8>),

@@ -32,6 +32,7 @@ const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 const LAST_BYTES: usize = 512;
 
 impl Session<'_> {
+    /// Reads from the server, and handles what it has sent.
     pub(super) fn read_server(&mut self) -> ControlFlow<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let Connection { stream, peer, .. } = &mut self.connection;
@@ -51,6 +52,7 @@ impl Session<'_> {
         end
     }
 
+    /// Handles the end of the server's output.
     pub(super) fn server_closed(&mut self) {
         self.connection.note_end();
         let rest = self.decoder.take_rest();

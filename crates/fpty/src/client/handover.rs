@@ -218,7 +218,7 @@ impl HandedOverTerminal {
         let _ = self.master.resize(size);
     }
 
-    /// Whether it is worth waiting for output.
+    /// Whether more output may come.
     pub fn is_open(&self) -> bool {
         self.closed.is_none()
     }

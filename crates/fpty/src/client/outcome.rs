@@ -275,10 +275,10 @@ pub fn may_be_refusal(bytes: &[u8]) -> bool {
         && ends_at == bytes.len()
 }
 
-/// How it ended with a server that has said no more than this, and speaks plainly.
+/// The end with a server in plain mode that has sent no more than this.
 ///
 /// # Errors
-/// It has said nothing.
+/// The server has sent nothing.
 pub fn end_in_plain_mode(said: &[u8]) -> Result<End> {
     match said {
         [] => Err(Error::new("the server closed the connection without a word")),

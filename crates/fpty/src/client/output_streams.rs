@@ -217,7 +217,7 @@ impl OutputStreams {
         }
     }
 
-    /// When it is to be looked whether anybody reads.
+    /// When to look whether standard output still has a reader.
     pub fn deadline(&self) -> Option<Instant> {
         let is_pipe = matches!(self.passed_stdout, Some(PassedStream::Pipe(_)));
         (is_pipe && self.streams[1].unread).then_some(self.next_look)

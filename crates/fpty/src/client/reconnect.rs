@@ -42,7 +42,7 @@ pub struct Reconnect {
     pub(super) waited: Duration,
     /// How often the server spoke plainly.
     pub(super) plain: u8,
-    /// When it is looked whether what was sent has arrived.
+    /// When to look whether what was sent has arrived.
     pub(super) look: Option<Instant>,
     /// The probe was not answered: the connection is given up.
     pub(super) is_silent: bool,
@@ -64,7 +64,7 @@ impl Reconnect {
         self.key = Some(key);
     }
 
-    /// By what the session is found that was lost.
+    /// The key of the lost session.
     pub fn key(&self) -> Option<&SessionKey> {
         self.key.as_ref().filter(|_| self.is_reconnecting())
     }
@@ -119,6 +119,9 @@ pub fn attach_target<'a>(
 
 /// Connects in a thread, as the person may give up meanwhile: a name may take long to
 /// be looked up, and a connection to be made. The socket hangs up when that is done.
+///
+/// # Errors
+/// There is no descriptor for the socket pair, or no thread.
 pub(super) fn connect_in_thread(
     config: &ClientConfig,
 ) -> std::io::Result<(JoinHandle<Result<Connection>>, UnixStream)> {

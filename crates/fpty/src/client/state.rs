@@ -87,7 +87,7 @@ pub struct Session<'a> {
     pub(super) ended: Option<SessionEnd>,
     /// Where the session can be left and found again.
     pub(super) detachable: Detachable,
-    /// By what it is found again if the connection breaks.
+    /// The way back to the session if the connection breaks.
     pub(super) reconnect: Reconnect,
     pub(super) buffer: Vec<u8>,
     pub(super) shown: Vec<u8>,
@@ -149,6 +149,7 @@ impl<'a> Session<'a> {
         self.resize_due = self.config.protocol == Protocol::Uwsgi;
     }
 
+    /// Sends the terminal's size to whoever sets it, where it has changed.
     pub(super) fn send_size(&mut self) {
         let nobody_hears = self.connection.has_ended && self.handover.terminal().is_none();
         if !self.resize_due || self.handover.is_accepted() || nobody_hears || self.config.read_only
@@ -227,6 +228,7 @@ impl<'a> Session<'a> {
         self.output.flush_with_timeout();
     }
 
+    /// The argument of `--attach` that finds this session again.
     pub(super) fn attach_argument(&self) -> Option<String> {
         self.reconnect.key.as_ref().map(SessionKey::attach_argument)
     }

@@ -33,7 +33,7 @@ pub enum EndKind {
     Detached,
 }
 
-/// All of them, in their order.
+/// All kinds of ends, in their order.
 const END_KINDS: [EndKind; 10] = [
     EndKind::Exit,
     EndKind::Signal,

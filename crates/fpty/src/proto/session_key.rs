@@ -45,8 +45,8 @@ impl Secret {
         &self.0
     }
 
-    /// Whether these are its bytes, in a time that does not tell how many of them
-    /// are.
+    /// Whether these are the secret's bytes, in a time that does not tell how many of
+    /// them are.
     pub fn is(&self, bytes: &[u8]) -> bool {
         let Ok(bytes) = <&[u8; SECRET_LENGTH]>::try_from(bytes) else {
             return false;
@@ -90,7 +90,7 @@ pub struct SessionKey {
     pub id: String,
     /// The session's secret.
     pub secret: Option<Secret>,
-    /// How it is found.
+    /// The proof by which the session is found.
     pub found_by: FoundBy,
 }
 

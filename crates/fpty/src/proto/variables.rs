@@ -135,8 +135,8 @@ fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(text)
 }
 
-/// Whether it is a name that a shell would set (environ(7), POSIX
-/// XBD 8.1): letters, digits and underscores, no digit first.
+/// Whether a name is one that a shell would set (environ(7), POSIX XBD 8.1): letters,
+/// digits and underscores, no digit first.
 pub fn is_environment_name(name: &[u8]) -> bool {
     name.first().is_some_and(|first| !first.is_ascii_digit())
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')

@@ -149,7 +149,7 @@ pub struct Checkpoint {
     pub size: Dimensions,
     /// The terminal's modes at that place.
     pub modes: Modes,
-    /// Where it became another size.
+    /// Places where the terminal was resized, and the new sizes.
     resizes: VecDeque<(u64, Dimensions)>,
 }
 

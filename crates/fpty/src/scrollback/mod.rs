@@ -25,7 +25,7 @@ const MAX_TOTAL: u64 = 1 << 60;
 /// has overwritten so much of the oldest that is still counted on.
 const CHUNK: usize = 4096;
 
-/// Where it is noted that a paste is under way (a byte).
+/// Offset of the note that a paste is under way (a byte).
 const PASTING_OFFSET: usize = NOTES_LENGTH;
 
 /// How much output is passed on in pieces, where the distance of its notes

@@ -66,6 +66,9 @@ impl Pid {
 }
 
 /// Waits until a child has ended, and reaps it.
+///
+/// # Errors
+/// The process is no child of ours, or was reaped.
 pub(super) fn wait_for(child: nix::unistd::Pid) -> nix::Result<WaitStatus> {
     loop {
         match waitpid(child, None) {

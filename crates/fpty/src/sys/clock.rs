@@ -172,8 +172,9 @@ impl WallClock {
         }
     }
 
-    /// When it showed that, by our clock, at the latest `now`: the latest time
-    /// that there may have been, as nobody knows when exactly it was set.
+    /// CLOCK_BOOTTIME in seconds when the wall clock showed `wall`, at the latest `now`:
+    /// the latest time that is possible, as nobody knows when exactly the wall clock was
+    /// set.
     fn boot_of(&self, wall: i64, now: u64) -> u64 {
         let ends = self.0.iter().skip(1).map(|era| era.first).chain([now]);
         let begins = [0].into_iter().chain(self.0.iter().map(|era| era.last));

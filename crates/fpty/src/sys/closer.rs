@@ -86,7 +86,7 @@ impl ReceivedFd {
         unsafe { ManuallyDrop::take(&mut accepted.fd) }
     }
 
-    /// Whether it is a socket.
+    /// Whether the descriptor is a socket.
     pub fn is_socket(&self) -> bool {
         fd_query::file_type(self) == SFlag::S_IFSOCK
     }

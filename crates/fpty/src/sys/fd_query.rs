@@ -86,6 +86,9 @@ pub(super) fn window_size(terminal: impl AsFd) -> Option<Size> {
 
 /// Waits for one descriptor, at most so long: what it has then; nothing, where it has
 /// nothing.
+///
+/// # Errors
+/// A signal has ended the wait (EINTR).
 pub(super) fn poll_one(
     fd: impl AsFd,
     events: PollFlags,

@@ -117,7 +117,7 @@ pub enum WriteOutcome {
     Bytes(usize),
     /// The call would block.
     WouldBlock,
-    /// Nobody will ever read it.
+    /// The stream has no reader any more.
     Closed,
 }
 

@@ -31,7 +31,7 @@ impl Peer {
         self.sender.as_ref().is_some_and(PidFd::has_ended_soon)
     }
 
-    /// Whether it is known who sends.
+    /// Whether the sending process is known.
     pub fn is_known(&self) -> bool {
         self.sender.is_some()
     }

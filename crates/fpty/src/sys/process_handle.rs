@@ -31,12 +31,12 @@ impl ProcessHandle {
         self.pid
     }
 
-    /// Whether it is a child of ours.
+    /// Whether the process is a child of ours.
     pub fn is_child(&self) -> bool {
         self.held.is_none()
     }
 
-    /// A descriptor of it.
+    /// A pidfd of the process.
     pub fn pidfd(&self) -> Option<PidFd> {
         match &self.held {
             None => PidFd::open(self.pid),

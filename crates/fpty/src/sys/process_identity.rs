@@ -56,7 +56,7 @@ impl ProcessIdentity {
         self.pid
     }
 
-    /// In one word, which is never 0 and has two bits free, those of
+    /// Encodes the identity in one word, which is never 0 and has two bits free, those of
     /// [`ProcessIdentity::MARK`] and [`ProcessIdentity::OTHER_MARK`].
     pub fn to_bits(self) -> u64 {
         let (is_inode, proof) = match self.proof {
@@ -66,9 +66,9 @@ impl ProcessIdentity {
         proof << PROOF_BITS | is_inode | u64::from(self.pid.as_raw().unsigned_abs())
     }
 
-    /// A bit that is free.
+    /// The first free bit of the word.
     pub const MARK: u64 = 1 << FREE_BIT;
-    /// The other one.
+    /// The second free bit of the word.
     pub const OTHER_MARK: u64 = 1 << (FREE_BIT + 1);
 
     /// The identity that was stored in a word, whatever its marks.

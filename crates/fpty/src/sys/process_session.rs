@@ -19,7 +19,7 @@ pub struct SessionLeader {
     proof: Proof,
 }
 
-/// By what a leader is known.
+/// Proof that a process is still the noted leader.
 #[derive(Debug)]
 enum Proof {
     /// A child of this process that was not reaped.
@@ -58,7 +58,7 @@ impl SessionLeader {
         self.pid
     }
 
-    /// Whether it has ended, or is about to.
+    /// Whether the leader has ended, or is about to.
     pub fn has_ended(&self) -> bool {
         match &self.proof {
             Proof::Pidfd(pidfd) => pidfd.has_ended(),
@@ -289,7 +289,8 @@ mod tests {
         killed_by(Some(ProcessList::by_number()), SessionLeader::child);
     }
 
-    /// Its number could be another's by now: neither that one nor its session.
+    /// The leader's number could be another process's by now: neither that process nor
+    /// its session is signalled.
     #[test]
     fn a_leader_that_has_ended_is_not_mistaken_for_another() {
         let (mut shell, job) = session();

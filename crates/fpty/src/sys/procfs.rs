@@ -104,6 +104,7 @@ fn pid_max() -> libc::pid_t {
 }
 
 impl ProcessList {
+    /// All processes by /proc, or, where /proc hides some, by every number.
     pub(super) fn new() -> Self {
         match std::fs::read_dir("/proc") {
             Ok(processes) if shows_all() => Self::Proc(processes),

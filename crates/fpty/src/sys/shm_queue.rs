@@ -210,12 +210,12 @@ impl Consumer {
         self.id
     }
 
-    /// Where it will begin for the next one if we end now.
+    /// The place where the next consumer begins if this one ends now.
     pub fn begins_at(&self) -> u64 {
         self.tail
     }
 
-    /// Where it will begin for the next one once we are done with all that was
+    /// The place where the next consumer begins once this one is done with all that was
     /// taken out but the last bytes.
     pub fn would_begin_at(&self, unread: usize) -> u64 {
         self.at.wrapping_sub(unread as u64)
@@ -273,7 +273,7 @@ mod tests {
         Consumer::of(&giver.as_fd().try_clone_to_owned().unwrap()).unwrap()
     }
 
-    /// Whoever takes bytes out is killed before it is done with all of them.
+    /// A consumer is killed before it is done with all that it has taken out.
     #[test]
     fn the_next_one_finds_what_the_one_before_was_not_done_with() {
         let mut giver = Producer::new().unwrap();

@@ -175,6 +175,9 @@ impl Stream {
 
     /// Reads bytes from a peer that may send more than those: that is closed, and
     /// then nothing more is read.
+    ///
+    /// # Errors
+    /// As of read(2); EPROTO: the sender's share of descriptors is used up.
     pub(super) fn take(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
         if self.passing.get() == FdPassing::Never {
             // SAFETY: read(2) writes at most so many bytes there.
@@ -209,6 +212,9 @@ impl Stream {
     }
 
     /// send(2), which neither waits nor raises SIGPIPE.
+    ///
+    /// # Errors
+    /// As of send(2).
     pub(super) fn send(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
         let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags)
@@ -228,7 +234,7 @@ impl Stream {
         !fd_query::poll_now(self, PollFlags::empty()).is_empty()
     }
 
-    /// Whether it is a UNIX socket.
+    /// Whether the socket is a UNIX socket.
     pub fn is_unix(&self) -> bool {
         Transport::of(self) == Transport::Unix
     }

@@ -76,7 +76,7 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 
 /// Descriptors 0, 1 and 2 of a program.
 pub enum Streams<'a> {
-    /// All of them a terminal, which becomes its controlling one.
+    /// All three a terminal, which becomes the program's controlling one.
     Terminal(&'a Slave),
     /// Three descriptors; the program has no controlling terminal.
     Apart([BorrowedFd<'a>; 3]),

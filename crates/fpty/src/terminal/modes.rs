@@ -158,7 +158,7 @@ impl PrivateModes {
 pub struct Modes {
     parser: Parser,
     private: PrivateModes,
-    /// Those that were saved (`CSI ? N s`).
+    /// Saved private modes (`CSI ? N s`).
     private_saved: PrivateModes,
     insert: bool,
     /// A line feed returns the carriage, too.
@@ -170,7 +170,7 @@ pub struct Modes {
     margins: Region,
     charsets: Charsets,
     rendition: Rendition,
-    /// Of the main and of the alternate screen.
+    /// Saved cursors of the main and of the alternate screen.
     saved: [SavedCursor; 2],
     keyboards: [Keyboard; 2],
     /// xterm's modifyOtherKeys.

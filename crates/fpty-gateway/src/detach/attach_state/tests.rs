@@ -33,7 +33,7 @@ enum Got {
     Overtaken,
     HasEnded,
     NoSuch,
-    /// Its gateway was killed, and it sees that.
+    /// The session's gateway was killed, and the client sees that.
     Closed,
 }
 

@@ -68,7 +68,7 @@ const MAX_WAITING_LINES: usize = 4096;
 pub struct Audit {
     /// Names of users.
     pub user_names: UserNames,
-    /// Somebody wants to know more of a session than that there is one.
+    /// Whether the statistics, an audit or a recording need facts about sessions.
     pub is_enabled: bool,
     place: LineSource,
     queue: LogQueue,
@@ -79,8 +79,8 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Of the gateway of this number, with these sockets, and with the lines that one
-    /// that was here before us has not written.
+    /// The audit of the gateway of this number, with these sockets, and with the end
+    /// lines that an earlier gateway has not written.
     pub fn new(config: &GatewayConfig, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
         let room = host().log_packet_size().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
@@ -129,7 +129,7 @@ impl Audit {
         self.info.get(&session_ref).map(Box::as_ref)
     }
 
-    /// Of whom anything is known.
+    /// Sessions of which facts are kept.
     pub fn subjects(&self) -> impl Iterator<Item = SessionRef> {
         self.info.keys().copied()
     }

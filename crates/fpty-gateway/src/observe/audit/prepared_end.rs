@@ -59,8 +59,8 @@ pub fn with_reason(line: &str, why: EndReason, exit: Option<Exit>) -> String {
     )
 }
 
-/// Where it says what becomes of the session's recording, and how the line looks;
-/// `None`: it was not recorded.
+/// The place of the recording's fields in a line, and the format of the line; `None`: the
+/// session was not recorded.
 fn find_recording(line: &str) -> Option<(usize, Format)> {
     // Within a text the quotes would be escaped.
     let json = line.rfind("\"record\":{\"path\":\"").map(|at| (at, Format::Json));

@@ -9,7 +9,7 @@ use super::line::{AuditLine, PATH, SHORT, Value};
 pub struct RecordingResult {
     /// The file.
     pub path: String,
-    /// Its length; `None`: it is not known.
+    /// The file's length, in bytes; `None`: it is not known.
     pub bytes: Option<u64>,
     /// Missing bytes of the output.
     pub dropped: u64,

@@ -45,7 +45,7 @@ pub struct NewSession {
 /// Facts of the audit about a session.
 #[derive(Clone, Debug, Default)]
 pub struct SessionInfo {
-    /// Its id.
+    /// The session's id.
     pub id: String,
     /// The address of the listener.
     pub socket: Arc<str>,

@@ -51,6 +51,9 @@ impl Master {
     /// has cleared O_NONBLOCK since we set it is told from a slow machine; the process
     /// may have set it again, so a call that was ended counts in any case. (A read or
     /// write in part proves nothing: that is as ever.)
+    ///
+    /// # Errors
+    /// As of the call; EAGAIN: it would block.
     #[cold]
     pub(super) fn interruptible(
         &self,
@@ -117,7 +120,7 @@ mod tests {
         (master, slave)
     }
 
-    /// Somebody takes the flag away between two system calls of ours.
+    /// Another process clears O_NONBLOCK between two system calls of ours.
     #[test]
     fn nothing_waits_for_a_terminal_that_others_have() {
         alone(|| {

@@ -78,6 +78,10 @@ impl Stream {
         self.peer_uid().unwrap_or(UNKNOWN_USER)
     }
 
+    /// Reads bytes, and closes descriptors that came with them.
+    ///
+    /// # Errors
+    /// As of recvmsg(2); EPROTO: the sender's share of descriptors is used up.
     #[cold]
     pub(super) fn take_guarded(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
         if closer::is_over_quota(|| self.user()) {

@@ -228,6 +228,7 @@ fn direct(red: u16, green: u16, blue: u16) -> Option<u32> {
     Some(DIRECT | red? << 16 | green? << 8 | blue?)
 }
 
+/// Appends formatted text.
 pub(crate) fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // Writing to memory does not fail.
     let _ = out.write_fmt(text);

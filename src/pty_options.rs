@@ -191,7 +191,7 @@ pub struct PtyOptions {
     pub server: PtyServerOptions,
 }
 
-/// More would only make a new client wait.
+/// The largest scrollback, in bytes: more would only make a new client wait.
 const MAX_SCROLLBACK: u32 = 64 * 1024 * 1024;
 
 impl PtyOptions {

@@ -24,7 +24,8 @@ use super::{exec_handoff, gateway};
 use crate::ffi;
 use fpty::sys::shm;
 
-/// Two ends for each of 64 gateways, and a few more.
+/// The most registered descriptors: two ends for each of 64 gateways, and a few
+/// more.
 const MAX_DESCRIPTORS: usize = 160;
 
 /// Numbers of descriptors; 0: none.

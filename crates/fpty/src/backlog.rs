@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Memory that must be left after everything that can wait for it.
+/// Memory that must be left after everything that can wait for it, in bytes.
 const MEMORY_RESERVE: usize = 512 * 1024;
 
 /// Whether so many bytes could be had, and some to spare.
@@ -44,7 +44,7 @@ struct Queue {
     len: usize,
 }
 
-/// Room in a new piece for small ones that follow.
+/// Room in a new piece for small ones that follow, in bytes.
 const CHUNK: usize = 4096;
 
 impl Backlog {

@@ -72,7 +72,7 @@ impl Default for GatewayConfig {
     }
 }
 
-/// More would not fit the server's table of gateways (MAX_GATEWAYS).
+/// The most gateways: more would not fit the server's table (MAX_GATEWAYS).
 pub(crate) const MAX_PROCESSES: u32 = 64;
 pub(crate) const MAX_EVENTS: u32 = 65_536;
 

@@ -21,7 +21,8 @@ use fpty::sys::{ReadOutcome, Size, WriteOutcome};
 /// Most bytes that one read of a terminal yields, whatever the buffer.
 const ONE_READ: usize = 4096;
 
-/// After a shorter read there is most likely nothing more.
+/// Length of a read in bytes; after a shorter one there is most likely nothing
+/// more.
 const SHORT_READ: usize = 1024;
 
 /// From this magnitude (1,024 bytes at once) a sender is a program, not a person who types.

@@ -7,8 +7,7 @@ use crate::proto::{
     SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
-/// The longest payload that is collected; of notices and ends what is longer
-/// is cut.
+/// The longest payload that is collected, in bytes; a longer notice or end is cut.
 pub(super) const MAX_PAYLOAD: usize = 2048;
 
 /// An event from the server.

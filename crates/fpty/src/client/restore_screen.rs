@@ -13,7 +13,7 @@ use crate::terminal::modes::Modes;
 /// Cells above the screen that are kept for the scrollback: what is to be
 /// painted was written by anybody, and memory is ours.
 const MAX_CELLS: usize = 400_000;
-/// And lines.
+/// Lines above the screen that are kept for the scrollback.
 const MAX_LINES: usize = 5000;
 
 /// How much output is taken at once, and how long that may take in all: some

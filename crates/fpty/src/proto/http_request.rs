@@ -14,7 +14,8 @@ use std::time::Duration;
 /// person who has typed as much waits for the echo.
 pub const HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// A longer first line is a request, if one of these begins it, and else none.
+/// The longest first line, in bytes; a longer one is a request if a method begins
+/// it, and else none.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
 
 /// The methods that browsers have, and what HTTP/2 begins with.
@@ -22,7 +23,7 @@ const METHODS: [&[u8]; 10] = [
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI",
 ];
 
-/// The longest word that is taken for another method.
+/// The longest word that is taken for another method, in bytes.
 const MAX_METHOD: usize = 32;
 
 /// Kind of a client's first bytes.

@@ -28,13 +28,13 @@ const RESIZE_LENGTH: usize = 4 + 4 + 8;
 
 const RESIZES_OFFSET: usize = CHECKPOINTS * CHECKPOINT_LENGTH;
 
-/// Length of the area.
+/// Length of the area of checkpoints and resizes, in bytes.
 pub const NOTES_LENGTH: usize = RESIZES_OFFSET + RESIZES * RESIZE_LENGTH;
 
 /// A terminal's height and width.
 pub type Dimensions = (u16, u16);
 
-/// The largest that is believed.
+/// The most rows or columns that are believed.
 const MAX_DIMENSION: u16 = 2000;
 
 /// The checkpoints' writer: follows output that goes into a ring.

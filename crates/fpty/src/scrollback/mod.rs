@@ -18,18 +18,19 @@ use crate::sys::ring::Ring;
 use crate::sys::{ReadOutcome, Size};
 use crate::terminal::modes::Modes;
 
-/// More output than any terminal has: who says so is none of ours.
+/// More output than any terminal has, in bytes: a ring with more is not ours.
 const MAX_TOTAL: u64 = 1 << 60;
 
-/// How much output is written before it is counted. Who is killed in between
-/// has overwritten so much of the oldest that is still counted on.
+/// How much output is written before it is counted, in bytes. A writer that is
+/// killed in between has overwritten so much of the oldest output that is still
+/// counted on.
 const CHUNK: usize = 4096;
 
 /// Offset of the note that a paste is under way (a byte).
 const PASTING_OFFSET: usize = NOTES_LENGTH;
 
-/// How much output is passed on in pieces, where the distance of its notes
-/// allows that.
+/// How much output is passed on in pieces, in bytes, where the distance of the
+/// checkpoints allows that.
 const MAX_SENT_IN_PIECES: usize = 1024 * 1024;
 
 /// The size that is taken where none is noted.
@@ -260,7 +261,7 @@ impl ScrollbackReader {
 #[derive(Debug, Default)]
 pub struct RingPieces(Vec<u8>);
 
-/// The longest ring that there is, and what comes before its output.
+/// The longest ring that there is, with its checkpoints, in bytes.
 const MAX_PIECES_LENGTH: usize = 64 * 1024 * 1024 + NOTES_LENGTH + 8;
 
 impl RingPieces {

@@ -38,7 +38,7 @@ const MAX_WAITING_PER_USER: usize = 256;
 /// How long a thread waits for more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A thread does little.
+/// Stack of a thread, in bytes: a thread does little.
 const STACK_SIZE: usize = 64 * 1024;
 
 /// The user of whom nothing is known.

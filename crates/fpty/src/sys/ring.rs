@@ -21,14 +21,14 @@ const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
 const TOTAL_OFFSET: usize = 16;
 /// How much there was when somebody last made room to read into, eight bytes.
 const ROOM_OFFSET: usize = 24;
-/// How much room that is, at most.
+/// The most room to read into, in bytes.
 const ROOM_LENGTH: usize = 4096;
-/// Notes about the output.
+/// Offset of the notes about the output, in bytes.
 const NOTES_OFFSET: usize = 64;
-/// The output; the notes end before it.
+/// Offset of the output, in bytes; the notes end before it.
 const OUTPUT_OFFSET: usize = 16 * 1024;
 
-/// How much is copied at once.
+/// How much is copied at once, in bytes.
 const PAGE: usize = 4096;
 
 /// Room for notes, in bytes.

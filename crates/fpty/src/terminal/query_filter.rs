@@ -13,8 +13,8 @@ use super::escape_parser::{
     Action, ByteClass, C1_LEAD, C1Detector, CAN, ESC, EscapeParser, SUB, State, complete_csi,
 };
 
-/// The longest sequence that is kept until its end is seen. Every query is
-/// shorter, or known by how it begins.
+/// The longest sequence that is kept until its end is seen, in bytes. Every query
+/// is shorter, or known by how it begins.
 const MAX_SEQUENCE: usize = 4096;
 
 const ENQ: u8 = 0x05;

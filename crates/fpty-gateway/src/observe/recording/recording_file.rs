@@ -14,10 +14,10 @@ use fpty::error::reason;
 use fpty::sys::Size;
 use fpty::sys::dir::Dir;
 
-/// The room of the trailer below the limit.
+/// The room of the trailer below the limit, in bytes.
 const TRAILER_ROOM: u64 = 512;
 
-/// The most capacity of a buffer that a recording keeps.
+/// The most capacity of a buffer that a recording keeps, in bytes.
 const KEPT_CAPACITY: usize = 32 * 1024;
 
 /// The most names that are tried where a file exists.

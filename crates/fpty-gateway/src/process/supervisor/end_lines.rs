@@ -19,7 +19,7 @@ const MAX_SESSIONS: usize = 1 << 14;
 const SLOT_WORDS: usize = 256;
 const HEAD: usize = SLOT_WORDS - MAX_LINE / size_of::<AtomicU64>();
 
-/// Words of a gateway.
+/// Words of a gateway's slots.
 pub const WORDS: usize = MAX_SESSIONS * SLOT_WORDS;
 
 /// Flag of the length: the supervisor has the line, and writes it.

@@ -11,7 +11,7 @@ use crate::sys::itimer_guard::{self, ArmedTimer};
 /// A call may be ended by chance: after a while that is forgotten. (Seconds.)
 const STRIKE_PERIOD: i64 = 8;
 
-/// So often it is no chance.
+/// Blocked calls within a period from which on it is no chance.
 const MAX_STRIKES: u8 = 16;
 
 impl Master {

@@ -63,7 +63,7 @@ pub const LINE: &[u8] = b"the quick brown fox jumps over the lazy dog\r\n";
 /// Where recordings are.
 const RECORDINGS: &str = "recordings";
 
-/// Nobody waits longer for anything.
+/// The longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where everything is.

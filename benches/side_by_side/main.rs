@@ -71,7 +71,7 @@ impl Effort {
 }
 
 const ALL: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare];
-/// Where it counts that the terminal can be handed over.
+/// Contestants of experiments where it counts that the terminal can be handed over.
 const TERMINALS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare, Kind::Handed];
 const SERVERS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat];
 const FRAMED: &[Kind] = &[Kind::C, Kind::Ours, Kind::Bare];

@@ -51,7 +51,7 @@ fn the_shell_around_the_client_gets_no_signal() {
     });
 }
 
-/// Whoever has turned them off before has bytes.
+/// A terminal whose signal keys were turned off before sends bytes.
 #[test]
 fn a_terminal_without_signal_keys_sends_bytes() {
     on_one_server(|flavor| {

@@ -79,7 +79,7 @@ impl Said {
         self.others.iter().any(|(other, said)| *other == kind && said == payload)
     }
 
-    /// How it ended: kind, value, text.
+    /// The end: kind, value, text.
     #[track_caller]
     fn end(&self) -> (u8, u8, String) {
         let Some((ENDED, end)) = self.others.last() else { panic!("no end: {:?}", self.others) };

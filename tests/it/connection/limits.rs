@@ -78,7 +78,7 @@ fn session_limits_are_exact_over_killed_gateways() {
     });
 }
 
-/// Whoever is told to begin anew does so at once, at whichever gateway.
+/// A client that is told to begin anew does so at once, at whichever gateway.
 #[test]
 fn a_late_hello_has_no_seat_when_it_is_refused() {
     in_process(|flavor| {

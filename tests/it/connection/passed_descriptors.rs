@@ -273,7 +273,7 @@ fn unwanted_descriptors_at_a_pty_server_delay_nobody() {
     });
 }
 
-/// Of what is cut, for want of descriptors, what was delivered is closed.
+/// Descriptors of a truncated message that were delivered are closed.
 #[test]
 fn truncated_descriptors_are_closed_near_the_limit() {
     on_one_server(|flavor| {

@@ -90,7 +90,8 @@ fn named(server: &Server, name: &str) -> Value {
     found.cloned().unwrap_or_else(|| panic!("{name}: {all:?}"))
 }
 
-/// When it began, in seconds of the day: as precise as a clock that was read twice.
+/// Time of a session's start, in seconds of the day: as precise as a clock that was
+/// read twice.
 fn began(session: &Value) -> f64 {
     let text = session["started"].as_str().expect("a time");
     let (_, time) = text.split_once('T').expect("RFC 3339");
@@ -115,7 +116,7 @@ fn assert_still_known(before: &Value, now: &Value) {
     }
 }
 
-/// One that is left, and whose program ends then.
+/// A session that is detached, and whose program ends then.
 #[track_caller]
 fn ends_alone(server: &Server, name: &str, status: i32) {
     let mut client = AttachClient::begins(server, &[("fpty.name", name)]).at_the_prompt();

@@ -23,7 +23,7 @@ fn fpty(arguments: &[&str]) -> Command {
     fpty
 }
 
-/// Of a connection that nobody says a word on nothing is known.
+/// Nothing is reported of a connection on which nothing was sent.
 #[test]
 fn a_connection_closed_without_a_byte_is_lost() {
     let fake = Fake::new();

@@ -31,7 +31,7 @@ pub(super) enum Place {
 pub(super) const PLACES: [Place; 5] =
     [Place::HandedOver, Place::Recorded, Place::Tcp, Place::Four, Place::FourRecorded];
 
-/// How it is with a session, before it ends.
+/// State of a session before it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Attached,
@@ -108,7 +108,7 @@ pub(super) fn answers(client: &mut Client) {
     });
 }
 
-/// Its client leaves it.
+/// The client detaches.
 #[track_caller]
 fn leaves(client: Client, what: &str) {
     client.types("\r~d");
@@ -149,7 +149,7 @@ pub(super) fn begin(house: &Instance, place: Place, state: State) -> Detachable 
     one
 }
 
-/// Somebody else takes it.
+/// Another client takes the session.
 #[track_caller]
 fn steal(house: &Instance, one: &mut Detachable) {
     let mut thief = house.comes_to("d", &one.id, &["--steal"]);
@@ -221,7 +221,7 @@ pub(super) fn assert_ended(house: &Instance, when: &str, one: Detachable, fate: 
     assert_eq!(story(house, &one.id), wanted, "{what}");
 }
 
-/// How it ends by itself.
+/// The end of a session whose program exits.
 pub(super) fn exit() -> ExpectedEnd {
     ExpectedEnd { reason: "exit", status: Some(7), client: Some((7, "exit")), signal: None }
 }

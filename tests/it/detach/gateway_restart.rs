@@ -282,7 +282,7 @@ fn a_stop_ends_detached_sessions() {
     });
 }
 
-/// Nobody could come to it any more.
+/// No client could attach to such a session any more.
 #[test]
 fn a_reload_without_the_option_ends_detached_sessions() {
     on_every_server(|flavor| {

@@ -189,7 +189,7 @@ impl AttachClient {
         self.say(&packet(DETACH, b"."));
     }
 
-    /// How it ended.
+    /// The end of the session.
     #[track_caller]
     pub fn ended(&mut self) -> End {
         self.waits("the end", |client| client.end.is_some());

@@ -63,7 +63,7 @@ impl Breaker {
     }
 }
 
-/// Its close is a reset.
+/// Has the close of a connection reset it.
 fn reset(stream: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let _ = setsockopt(stream, sockopt::Linger, &linger);

@@ -190,7 +190,8 @@ impl Drop for Pipes {
 }
 
 impl Finished {
-    /// Its output as text, and that it ended well without a word of its own.
+    /// The client's output as text, and that it ended well without a message of its
+    /// own.
     #[track_caller]
     pub fn text(&self) -> String {
         let text = String::from_utf8_lossy(&self.stdout).into_owned();
@@ -213,7 +214,7 @@ while read -r line; do
     echo "status=$?."
 done"#;
 
-/// Somebody at a terminal, who starts the client from a shell.
+/// A person at a terminal, who starts the client from a shell.
 pub struct Seat {
     pub terminal: Terminal,
     /// The terminal's settings before the client started.

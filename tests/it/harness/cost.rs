@@ -63,7 +63,7 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Those of a process.
+    /// The resources of a process.
     pub fn of(pid: i32) -> Self {
         Self {
             // The alarm for what is far away comes with the first of it, and stays.

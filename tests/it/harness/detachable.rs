@@ -37,13 +37,13 @@ pub struct Detachable {
 }
 
 impl Detachable {
-    /// One that hands terminals over.
+    /// An instance that hands terminals over.
     #[track_caller]
     pub fn new(flavor: &Flavor, script: &str) -> Self {
         Self::of(flavor, script, true)
     }
 
-    /// One that hands terminals over, or relays.
+    /// An instance that hands terminals over, or relays.
     #[track_caller]
     pub fn of(flavor: &Flavor, script: &str, hands_over: bool) -> Self {
         let setup = setup(flavor, script).option("forkptyrouter-detach", "9");

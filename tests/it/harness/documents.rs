@@ -10,7 +10,7 @@ pub fn root() -> &'static Path {
 
 /// One document.
 pub struct Document {
-    /// Its path in the clone.
+    /// The document's path in the clone.
     pub name: String,
     pub text: String,
 }
@@ -21,7 +21,7 @@ pub fn read(name: &str) -> Document {
     Document { name: name.to_owned(), text }
 }
 
-/// All of them.
+/// All documents.
 pub fn all() -> Vec<Document> {
     let mut names: Vec<String> =
         ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from).to_vec();

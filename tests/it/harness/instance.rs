@@ -68,16 +68,16 @@ impl Mode {
     }
 }
 
-/// How it ends, or what happens to it.
+/// End of a session, or what happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its program does, with status 7.
+    /// The program ends, with status 7.
     Exit,
     /// SIGKILL ends its program.
     Signal,
-    /// Its client leaves, and says so where it can.
+    /// The client disconnects, and says so where it can.
     Leave,
-    /// Its client is killed.
+    /// The client is killed.
     Lose,
     /// `fpty --kill`.
     Operator,
@@ -232,7 +232,7 @@ impl Instance {
         Client::comes(&self.server, self.door(door), &[])
     }
 
-    /// Somebody comes to this session, with these words for `fpty` beside.
+    /// A client attaches to this session, with these words for `fpty` beside.
     #[track_caller]
     pub fn comes_to(&self, door: &str, id: &str, words: &[&str]) -> Client {
         Client::comes(&self.server, self.door(door), &[words, &["-a", id]].concat())

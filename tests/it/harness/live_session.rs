@@ -20,9 +20,10 @@ pub struct LiveSession {
     pub what: String,
     pub id: String,
     pub mode: Mode,
-    /// Its program.
+    /// The program's pid.
     pub pid: i32,
-    /// Its client has the terminal itself, so that it outlives its gateway.
+    /// The client has the terminal itself, so that the session outlives its
+    /// gateway.
     pub is_handed_over: bool,
     pub client: Client,
 }
@@ -31,14 +32,14 @@ pub struct LiveSession {
 pub enum Client {
     /// The command; what it is typed where its input is a terminal.
     Fpty { pipes: Pipes, keys: Option<Wire> },
-    /// One that knows no extended mode.
+    /// A client without extended mode.
     Plain(Wire),
 }
 
 /// Report of a client at its end.
 #[derive(Debug, Default)]
 pub struct ClientReport {
-    /// Its exit status; `None`: it is no process.
+    /// The client's exit status; `None`: it is no process.
     pub status: Option<i32>,
     /// The object of `--status-json`.
     pub json: Value,
@@ -60,7 +61,7 @@ fn terminal() -> (Wire, OwnedFd) {
 }
 
 impl Client {
-    /// One that comes to a socket, with these words for `fpty`.
+    /// A client that connects to a socket, with these words for `fpty`.
     #[track_caller]
     pub(super) fn comes(server: &Server, door: &Socket, words: &[&str]) -> Self {
         if door.mode == Mode::Uwsgi {
@@ -155,14 +156,14 @@ impl LiveSession {
         self.client.shown().read_until(says);
     }
 
-    /// Its client does nothing until it is told to go on.
+    /// Stops the client until it is told to go on.
     pub fn stops_its_client(&self, stops: bool) {
         if let Some(pid) = self.client() {
             process::signal(pid, if stops { Signal::SIGSTOP } else { Signal::SIGCONT });
         }
     }
 
-    /// Its client's process.
+    /// The client's process.
     pub fn client(&self) -> Option<i32> {
         match &self.client {
             Client::Fpty { pipes, .. } => Some(pipes.pid()),
@@ -170,8 +171,8 @@ impl LiveSession {
         }
     }
 
-    /// Its client leaves: by `~.`, by the signal that a command has had already, or by
-    /// closing its connection.
+    /// The client disconnects: by `~.`, by the signal that a command has had already,
+    /// or by closing its connection.
     #[track_caller]
     pub(super) fn leaves(&mut self) {
         match &mut self.client {
@@ -191,7 +192,7 @@ impl LiveSession {
         }
     }
 
-    /// Its client is killed.
+    /// The client is killed.
     pub(super) fn loses_its_client(&mut self) {
         match &mut self.client {
             Client::Fpty { pipes, .. } => process::signal(pipes.pid(), Signal::SIGKILL),

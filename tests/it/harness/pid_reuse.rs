@@ -49,7 +49,7 @@ impl Stranger {
         stranger
     }
 
-    /// Nobody has signalled it.
+    /// Whether the process still sleeps: nobody has signalled it.
     pub fn lives(&self) -> bool {
         Process::of(self.0).is_some_and(|it| it.name == "sleep" && it.state == 'S')
     }

@@ -79,7 +79,7 @@ pub fn describe_descriptors(pid: i32) -> String {
     })
 }
 
-/// Somebody at the terminal.
+/// A client at the terminal.
 #[track_caller]
 pub fn join(server: &Server) -> Wire {
     server.connect("p")

@@ -121,7 +121,7 @@ pub fn recorder(server: &Server) -> Option<Process> {
     find(server, "fpty-recorder")
 }
 
-/// Its number, as soon as it runs.
+/// The recorder's pid, as soon as it runs.
 #[track_caller]
 pub fn running(server: &Server, name: &str) -> i32 {
     wait_until(&format!("{name} runs"), || find(server, name).is_some());

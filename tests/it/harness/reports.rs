@@ -23,7 +23,7 @@ const AT_BOTH_ENDS: [&str; 3] = ["uid", "gid", "command"];
 /// How a session ended, as it is told.
 #[derive(Clone, Debug, Default)]
 pub struct ExpectedEnd {
-    /// Of the audit and of what is counted.
+    /// The reason in the audit and in the counters.
     pub reason: &'static str,
     /// How its program ended, where it ended first.
     pub status: Option<i32>,
@@ -259,7 +259,7 @@ impl Instance {
         same("files of nobody", files.len(), known)
     }
 
-    /// Those that live have a program, nobody else has one, and no helper is left that
+    /// Live sessions have a program, nobody else has one, and no helper is left that
     /// nobody needs.
     fn processes_agree(&self, programs: &BTreeMap<i64, &String>) -> Answer {
         for (pid, id) in programs {

@@ -26,7 +26,7 @@ const MARK: &str = "FORKPTY_TEST";
 /// its child has open.
 const INHERITED: i32 = 900;
 
-/// That of the clock of an instance without uWSGI.
+/// Descriptor of the clock of an instance without uWSGI.
 const CLOCK: i32 = 901;
 
 /// A server to be started. `{dir}` in arguments is its own folder.
@@ -37,7 +37,7 @@ pub struct Setup {
     inherited: Option<OwnedFd>,
     filter: Option<Filter>,
     killed_at_end: bool,
-    /// Of an instance without uWSGI.
+    /// The clock of an instance without uWSGI.
     clock: Option<Clock>,
 }
 

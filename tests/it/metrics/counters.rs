@@ -89,7 +89,8 @@ pub fn parse(text: &str) -> HashMap<String, f64> {
     samples
 }
 
-/// Its buckets grow, in their bounds and in what they count, to all there is.
+/// Buckets of a histogram grow, in their bounds and in what they count, to the
+/// total.
 #[track_caller]
 fn check_histogram(name: &str, text: &str, samples: &HashMap<String, f64>) {
     let prefix = format!("{name}_bucket{{le=\"");

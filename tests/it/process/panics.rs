@@ -282,7 +282,7 @@ fn detach_named(case: &mut Case, name: &str) {
     wait_until_as_before(case.gateway, case.before);
 }
 
-/// Somebody comes back to it.
+/// A client attaches to a session.
 #[track_caller]
 fn lives(case: &Case, name: &str) -> AttachClient {
     let mut back = AttachClient::comes(&case.server, name, &[]).takes();

@@ -13,7 +13,7 @@ use crate::harness::{
     Flavor, Server, Setup, on_every_server, on_one_server, side_by_side, wait_until,
 };
 
-/// Nobody else has this number.
+/// A user that nobody else is.
 const SOMEBODY: &str = "54321";
 
 /// Program of a session that ignores its hang-up, with jobs that do, too.

@@ -143,7 +143,7 @@ fn the_next_supervisor_knows_the_sessions_of_a_killed_one() {
     });
 }
 
-/// Nobody has noticed that it is gone when the instance stops.
+/// The supervisor is gone when the instance stops, be it noticed or not.
 #[test]
 fn a_supervisor_killed_before_a_stop_leaves_nothing() {
     on_every_server(|flavor| {
@@ -166,7 +166,7 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
     });
 }
 
-/// Nobody has their terminals any more but their clients.
+/// Nobody but the clients has their terminals any more.
 #[test]
 fn a_supervisor_killed_with_its_gateway_leaves_nothing() {
     in_process(|flavor| {
@@ -366,7 +366,7 @@ fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
     });
 }
 
-/// One that is stopped keeps nobody waiting for ever.
+/// A supervisor that is stopped keeps nobody waiting for ever.
 #[test]
 fn a_stopped_supervisor_is_replaced() {
     in_process(|flavor| {

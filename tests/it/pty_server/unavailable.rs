@@ -70,7 +70,7 @@ fn clients_are_refused_after_idle_stopped_the_worker() {
     });
 }
 
-/// Somebody at the terminal, as soon as there is one.
+/// A client at the terminal, as soon as there is one.
 #[track_caller]
 fn join_when_there(server: &Server) -> Wire {
     worker(server);

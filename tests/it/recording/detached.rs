@@ -227,7 +227,8 @@ fn a_detached_flood_is_recorded_whole_or_counted() {
     });
 }
 
-/// Whoever is there again is shown what came while it had to wait for the recorder.
+/// A client that attaches again is shown output that came while it had to wait for
+/// the recorder.
 #[test]
 fn a_flood_after_the_attach_goes_on() {
     in_process(|flavor| {

@@ -207,8 +207,8 @@ fn a_killed_gateway_ends_no_recording_of_another() {
     });
 }
 
-/// Whoever tells it: the next gateway, or the master at its end. Servers do not differ in
-/// that.
+/// Either the next gateway reports the end, or the master at its own. Servers do not
+/// differ in that.
 #[test]
 fn an_end_without_a_gateway_has_the_recordings_figures() {
     for way in ["kill", "reload", "both", "stop"] {

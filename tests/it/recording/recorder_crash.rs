@@ -14,7 +14,7 @@ use crate::harness::{
     wait_until,
 };
 
-/// Of clients that can leave: see `detached.rs`.
+/// Recordings of clients that can detach: see `detached.rs`.
 #[test]
 fn a_session_that_could_be_handed_over_is_recorded_to_its_end() {
     in_process(|flavor| {

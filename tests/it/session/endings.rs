@@ -52,7 +52,7 @@ pub fn begin(house: &Instance, kinds: &[&'static str], modes: &[Mode]) -> Vec<Li
     all(kinds, modes).iter().map(|(kind, mode)| house.begin(&door(kind, *mode))).collect()
 }
 
-/// Nobody else gets in at all.
+/// No further client gets in at all.
 #[track_caller]
 fn assert_full(house: &Instance, lives: &[LiveSession]) {
     assert_permits_taken(house, lives);
@@ -66,7 +66,7 @@ fn assert_full(house: &Instance, lives: &[LiveSession]) {
     }
 }
 
-/// Nobody else gets in where one may.
+/// No further client gets in at sockets with a limit of sessions.
 #[track_caller]
 pub fn assert_permits_taken(house: &Instance, lives: &[LiveSession]) {
     for life in lives.iter().filter(|life| !life.what.contains("plain")) {

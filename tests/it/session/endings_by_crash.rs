@@ -23,7 +23,8 @@ fn ignored(modes: &[Mode], end: End) {
     ends(&house, lives, end, &|life| fate(life, end));
 }
 
-/// Its client is stopped when it happens, and hears of it later: nobody waits for that.
+/// The client is stopped when the session ends, and hears of it later: nobody waits for
+/// that.
 #[track_caller]
 fn unheard(end: End) {
     let modes = [Mode::Raw, Mode::HandedOver, Mode::Relayed, Mode::Streams, Mode::Passed];
@@ -115,7 +116,7 @@ fn gateways_killed_in_a_row_lose_no_handed_over_session() {
     ends(&house, lives, End::Exit, &|life| fate(life, End::Exit));
 }
 
-/// Nobody waits for it.
+/// Nobody waits for a supervisor that hangs.
 #[test]
 fn a_hung_supervisor_delays_no_end() {
     let house = plan(1, &Mode::ALL, &|_| "").start();

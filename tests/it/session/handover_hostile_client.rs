@@ -40,7 +40,7 @@ fn blocks(fd: &OwnedFd) {
     let _ = fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR));
 }
 
-/// Somebody takes the flag away without end, while `body` runs.
+/// Another process clears O_NONBLOCK without end, while `body` runs.
 fn while_it_is_cleared(fd: &OwnedFd, body: impl FnOnce()) {
     let over = AtomicBool::new(false);
     struct Over<'a>(&'a AtomicBool);
@@ -157,7 +157,7 @@ fn a_detached_blocking_terminal_delays_nobody() {
     });
 }
 
-/// Its program, too, is as ever where nobody does such a thing.
+/// The program of a client that never answers an offer runs as ever.
 #[test]
 fn a_client_that_never_answers_the_offer_has_a_session() {
     in_process(|flavor| {

@@ -223,7 +223,7 @@ fn an_idle_command_ends_and_a_busy_one_goes_on() {
     });
 }
 
-/// That a client is there is no traffic: it asks by itself, over TCP all the time.
+/// A client's pings are no traffic: over TCP it sends them by itself all the time.
 #[test]
 fn a_client_that_only_pings_is_idle() {
     in_process(|flavor| {
@@ -252,7 +252,7 @@ fn a_client_that_only_pings_is_idle() {
     });
 }
 
-/// One that never wrote or read anything has as long as another.
+/// A session without any input or output has as long as another.
 #[test]
 fn a_session_without_any_traffic_is_told_a_minute_before() {
     in_process(|flavor| {

@@ -213,7 +213,7 @@ fn queue() -> OwnedFd {
     }
 }
 
-/// Somebody has all descriptors of the master, and says at each of them what a
+/// A process has all descriptors of the master, and says at each of them what a
 /// gateway would.
 #[test]
 fn a_leaked_descriptor_gives_no_access() {

@@ -83,7 +83,7 @@ pub fn add(address: &OsStr, owner: Owner, role: SocketRole, rules: usize) -> Res
 /// Adds the sockets that a zerg server hands out.
 ///
 /// # Errors
-/// It cannot be reached, or hands out none.
+/// The zerg server cannot be reached, or hands out no sockets.
 pub fn add_from_zerg(address: &OsStr) -> Result<()> {
     const MOST: c_int = 64;
     let failed =
@@ -278,7 +278,7 @@ fn check_path(bytes: &[u8]) -> Result<()> {
 /// A plugin's sockets, bound before the process was forked.
 ///
 /// # Errors
-/// One of them is not a listening socket any more.
+/// A socket is not a listening socket any more.
 pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
     let socket = |socket: &mut ffi::uwsgi_gateway_socket| {
         let (role, rules) = role_and_rules(socket.mode);
@@ -355,7 +355,7 @@ static OF_THE_SERVICE_MANAGER: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
 /// and [`keep_from_the_server`] after that.
 ///
 /// # Errors
-/// It is no listening socket, or there is no descriptor left.
+/// The number is no listening socket, or no descriptor is left.
 fn take_passed(number: c_int) -> Result<c_int> {
     ListeningSocket::of_the_server(number)?;
     if is_of_the_service_manager(number) {

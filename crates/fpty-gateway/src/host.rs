@@ -80,7 +80,7 @@ pub trait Host: Sync {
     /// The sockets that are bound, for a gateway that begins.
     ///
     /// # Errors
-    /// One of them is no listening socket.
+    /// A descriptor is no listening socket.
     fn sockets(&self) -> Result<Vec<Socket>>;
 
     /// Has the server show a number in shared memory among its own metrics.

@@ -49,7 +49,7 @@ pub fn stop_words() -> Option<&'static [AtomicU64]> {
 /// Is the gateway of this number; returns only when it cannot go on.
 ///
 /// # Errors
-/// It cannot wait for anything.
+/// The gateway cannot be assembled, or cannot go on.
 pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
     proof::register_gateway(ordinal);
     assemble::assemble(ordinal, config)?.run()

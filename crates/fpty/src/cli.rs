@@ -212,7 +212,7 @@ impl SessionArguments {
     /// which may stand in the environment instead.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The words are no session and address: the reason.
     pub fn resolve(
         &self,
         first: OsString,

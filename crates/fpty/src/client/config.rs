@@ -120,7 +120,7 @@ pub enum RequestTty {
 /// has its value from here, if it has one.
 ///
 /// # Errors
-/// It is no name of an environment variable: why.
+/// The name is none of an environment variable: the reason.
 pub fn variable(typed: &OsStr) -> Result<(OsString, Option<OsString>), &'static str> {
     let typed = typed.as_bytes();
     let (name, value) = match typed.iter().position(|byte| *byte == b'=') {

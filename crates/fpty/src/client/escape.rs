@@ -41,7 +41,7 @@ const ACTIONS: [(u8, EscapeAction); 4] = [
 /// The character that was typed to begin escapes with; `none`: there are none.
 ///
 /// # Errors
-/// It cannot be that: why.
+/// The word is no such character: the reason.
 pub fn character(typed: &str) -> Result<Option<u8>, &'static str> {
     match typed.as_bytes() {
         b"none" => Ok(None),

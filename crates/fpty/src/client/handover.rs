@@ -101,7 +101,7 @@ impl Handover {
     /// keep all of it ([`OfferOutcome::Lost`]).
     ///
     /// # Errors
-    /// It is not what an offer is made of: the server is none of ours.
+    /// The descriptors are not those of an offer: the server is none of ours.
     pub fn accept_offer(&mut self, names: &[u8], received: ReceivedFds) -> Result<OfferOutcome> {
         if !matches!(self, Handover::NotOffered) {
             return Err(Error::new("the router offered its terminal twice"));

@@ -116,7 +116,7 @@ impl OutputStreams {
     /// The streams of this process.
     ///
     /// # Errors
-    /// One of them is closed.
+    /// A stream is closed.
     pub fn new() -> Result<Self> {
         Ok(Self {
             streams: [OutputStream::new(OUTPUT)?, OutputStream::new(ERROR)?],

@@ -119,7 +119,7 @@ impl Request {
     /// The kind of the request, and its data; `None`: there is no request.
     ///
     /// # Errors
-    /// It is none that can be granted: why.
+    /// The request cannot be granted: the reason.
     pub fn read(self) -> Result<Option<(RequestKind, Vec<u8>)>, &'static str> {
         match (self.error, self.kind) {
             (Some(why), _) => Err(why),

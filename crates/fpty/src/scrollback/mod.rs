@@ -47,7 +47,7 @@ impl ScrollbackWriter {
     /// The scrollback of a new terminal.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// Memory is short.
     pub fn new(capacity: usize, size: Size) -> Result<Self> {
         let ring = Ring::new(capacity).context("cannot keep output")?;
         let size = (size.rows, size.cols);
@@ -59,7 +59,7 @@ impl ScrollbackWriter {
     /// The scrollback that another process has written, to be written on.
     ///
     /// # Errors
-    /// It is not what it should be.
+    /// The file is no ring.
     pub fn resume(shared_file: OwnedFd) -> Result<Self> {
         Self::from_ring(Ring::open(shared_file, true).context("cannot use kept output")?)
     }
@@ -112,7 +112,7 @@ impl ScrollbackWriter {
     /// nothing more.
     ///
     /// # Errors
-    /// There is no memory or descriptor for it.
+    /// Memory is short, or no descriptor is left.
     pub fn open_file(&mut self) -> Result<()> {
         self.ring.open_file().context("cannot pass on kept output")
     }
@@ -200,7 +200,7 @@ impl ScrollbackReader {
     /// Opens a ring by a descriptor that was received.
     ///
     /// # Errors
-    /// It is not what it should be.
+    /// The file is no ring.
     pub fn open(shared_file: OwnedFd) -> Result<Self> {
         let mut ring = Ring::open(shared_file, false).context("cannot use kept output")?;
         ring.close_file();
@@ -268,7 +268,7 @@ impl RingPieces {
     /// Appends a piece.
     ///
     /// # Errors
-    /// They have no end.
+    /// The pieces have no end.
     pub fn push(&mut self, piece: &[u8]) -> Result<()> {
         if self.0.len() + piece.len() > MAX_PIECES_LENGTH {
             return Err(Error::new("the router sends output of old without end"));

@@ -111,7 +111,7 @@ impl BoottimeTimer {
     /// A timer that is not set.
     ///
     /// # Errors
-    /// There is no descriptor or memory for it.
+    /// Memory is short, or no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self(TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?))

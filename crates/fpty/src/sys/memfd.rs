@@ -33,7 +33,7 @@ pub(super) fn sealed(name: &CStr, length: usize) -> io::Result<OwnedFd> {
 /// The length of such a file, which may be anybody's.
 ///
 /// # Errors
-/// It is none.
+/// The file is no sealed memfd.
 pub(super) fn length_of_sealed(file: impl AsFd) -> io::Result<usize> {
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
     let length = usize::try_from(nix::sys::stat::fstat(&file)?.st_size);

@@ -92,7 +92,7 @@ impl PidFd {
     /// Another descriptor of the process.
     ///
     /// # Errors
-    /// There is no descriptor left.
+    /// No descriptor is left.
     pub fn try_clone(&self) -> std::io::Result<Self> {
         Ok(Self { pid: self.pid, fd: self.fd.try_clone()? })
     }

@@ -174,7 +174,7 @@ impl Master {
     /// The master of a pseudo-terminal, received from a process that says it is one.
     ///
     /// # Errors
-    /// What it is instead.
+    /// The descriptor is no master: the reason.
     pub fn received(fd: OwnedFd) -> Result<Self> {
         let not = |what: &str| Error::new(format!("the router sent {what} instead of a terminal"));
         let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
@@ -223,7 +223,7 @@ impl Master {
     /// A master that another process had for a while; someone may still have a copy.
     ///
     /// # Errors
-    /// It is no terminal's.
+    /// The descriptor is no terminal's master.
     pub fn returned(fd: OwnedFd, shared: bool) -> Result<Self> {
         path_of_slave(&fd).context("no terminal")?;
         let master = Self::of(fd, shared);
@@ -269,7 +269,7 @@ impl Master {
     /// Another descriptor of the master.
     ///
     /// # Errors
-    /// There is none left.
+    /// No descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self::of(self.fd.try_clone()?, self.shared))
     }

@@ -70,7 +70,7 @@ impl Ring {
     /// not written.
     ///
     /// # Errors
-    /// It is none, or its memory could go away.
+    /// The file is no ring, or its memory could go away.
     pub fn open(file: OwnedFd, writes: bool) -> io::Result<Self> {
         let none = || io::Error::from_raw_os_error(libc::EINVAL);
         let length = memfd::length_of_sealed(&file).map_err(|_| none())?;

@@ -68,7 +68,7 @@ impl<T: SharedWord> SharedMemory<T> {
     /// The words in memory that was kept.
     ///
     /// # Errors
-    /// It is none, or of another length; mmap(2).
+    /// The memory is no sealed memfd, or of another length; mmap(2) fails.
     pub fn of(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         if memfd::length_of_sealed(fd)? != length::<T>(count) {
             return Err(io::ErrorKind::InvalidData.into());

@@ -185,7 +185,7 @@ impl Consumer {
     /// had it before was done.
     ///
     /// # Errors
-    /// It is none, or there is no memory.
+    /// The file is no queue, or memory is short.
     pub fn of(fd: &OwnedFd) -> io::Result<Self> {
         if memfd::length_of_sealed(fd)? != LENGTH {
             return Err(io::ErrorKind::InvalidData.into());

@@ -73,7 +73,7 @@ impl ListeningSocket {
     /// A listening socket that stays open as long as the process lives.
     ///
     /// # Errors
-    /// It is none, or cannot be made non-blocking.
+    /// The number is no listening socket, or cannot be made non-blocking.
     pub fn of_the_server(fd: i32) -> Result<Self> {
         let not = || Error::new(format!("descriptor {fd} is not a listening socket"));
         if fd < 0 {

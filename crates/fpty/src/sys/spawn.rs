@@ -165,7 +165,7 @@ impl Spawner {
     /// Takes four descriptors.
     ///
     /// # Errors
-    /// There are none.
+    /// No descriptors are left.
     pub fn new() -> Result<Self> {
         let nothing = File::options().read(true).write(true).open("/dev/null");
         let nothing: OwnedFd = nothing.context("cannot open /dev/null")?.into();
@@ -317,7 +317,7 @@ impl Spawner {
     /// Waits until a program has been executed.
     ///
     /// # Errors
-    /// It could not be: the errno; the process was reaped.
+    /// The program could not be executed: the errno; the process was reaped.
     pub fn wait(&mut self, leader: Pid) -> std::result::Result<(), i32> {
         if let Some(room) = self.rooms.iter().find(|room| room.leader == Some(leader)) {
             room.wait();

@@ -255,7 +255,7 @@ impl Output {
     /// A copy of any descriptor for output; it is not passed to children.
     ///
     /// # Errors
-    /// It is closed.
+    /// The descriptor is closed.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let file_type = file_type_of(fstat(fd)?.st_mode);
         if file_type == SFlag::S_IFIFO || nix::unistd::isatty(fd).unwrap_or(false) {

@@ -244,7 +244,7 @@ impl PtyOptions {
 }
 
 impl ClientOptions {
-    /// Which session it is to be.
+    /// The choice of the session.
     fn session(&self, has_command: bool) -> Result<SessionChoice> {
         let last = self.attach_last.then(String::new);
         let left = self.attach.clone().or(last);

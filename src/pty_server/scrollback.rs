@@ -20,7 +20,7 @@ pub struct Scrollback {
     through: Vec<u8>,
     bytes: VecDeque<u8>,
     limit: usize,
-    /// Whether something before it was forgotten.
+    /// Whether output before this was forgotten.
     is_truncated: bool,
 }
 

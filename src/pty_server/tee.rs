@@ -15,7 +15,7 @@ const MAX_WAITING: usize = 256 * 1024;
 /// what a log engine gets in one packet is one entry.
 const LINE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Where the copy goes, and what it has not taken.
+/// Copy of the output to the log, and bytes that the log has not taken.
 pub struct LogTee {
     output: Output,
     /// The most that one packet may hold, where packets are what it takes.
@@ -62,8 +62,8 @@ impl LogTee {
         self.flush()
     }
 
-    /// Logs what waits, as far as the log takes it. Returns whether somebody
-    /// still takes it.
+    /// Logs what waits, as far as the log takes it. Returns whether the log can still be
+    /// written.
     pub fn flush(&mut self) -> bool {
         let rest_is_due = self.due.is_some_and(|due| due <= Instant::now());
         self.blocked = false;
@@ -95,9 +95,8 @@ impl LogTee {
     }
 }
 
-/// How much of it one packet takes: whole lines; of one that is too long as
-/// many whole characters as there is room for; nothing of a line that may yet
-/// become whole.
+/// How many bytes one packet takes: whole lines; of a line that is too long as many whole
+/// characters as there is room for; nothing of a line that may yet become whole.
 fn packet(waiting: &[u8], most: usize) -> usize {
     let within = &waiting[..waiting.len().min(most)];
     if let Some(newline) = within.iter().rposition(|byte| *byte == b'\n') {

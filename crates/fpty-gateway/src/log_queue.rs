@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-/// Bytes of them that may wait.
+/// Limit of the lines that wait, in bytes.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Lines that the log has not taken.

@@ -12,7 +12,7 @@ use fpty::error::Result;
 pub struct OptionRow<C: 'static> {
     /// The specification.
     pub spec: OptionSpec,
-    /// Parses its value, and assigns it; the error is the line for the operator.
+    /// Parses the option's value, and assigns it; the error is the line for the operator.
     pub apply: Apply<C>,
 }
 
@@ -87,7 +87,7 @@ impl OptionSpec {
         Self { key: Some(key), ..self }
     }
 
-    /// At which sockets the key means something.
+    /// Sets the sockets at which the key has a meaning.
     pub const fn applies_to(self, applies_to: AppliesTo) -> Self {
         Self { applies_to, ..self }
     }

@@ -50,7 +50,7 @@ pub struct GatewayConfig {
     pub remarks: Vec<String>,
 }
 
-/// Of [`GatewayConfig::handshake_timeout`].
+/// The default of [`GatewayConfig::handshake_timeout`].
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for GatewayConfig {

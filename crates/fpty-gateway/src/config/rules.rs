@@ -23,9 +23,9 @@ use fpty::sys::{Size, accounts};
 pub struct Rules {
     /// The program of each session, as typed.
     pub command: CString,
-    /// The identity of its programs, as typed.
+    /// The identity of the socket's programs, as typed.
     pub(crate) run_as: RunAs,
-    /// The identity of its programs; `None`: the gateway's.
+    /// The identity of the socket's programs; `None`: the gateway's.
     pub identity: Option<Identity>,
     /// The socket's mode and owner.
     pub(crate) ownership: Ownership,

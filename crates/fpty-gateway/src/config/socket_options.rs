@@ -37,7 +37,7 @@ pub enum SocketRequest {
         address: OsString,
         /// The protocol.
         protocol: Protocol,
-        /// The index of its rules; 0: the global ones.
+        /// The index of the socket's rules; 0: the global ones.
         rules: usize,
     },
     /// The sockets of the zerg server at this address.

@@ -16,7 +16,7 @@ pub struct OptionValue<'a> {
     pub name: String,
     /// The bytes of the value.
     pub value: Cow<'a, OsStr>,
-    /// The words between its separators, for a list.
+    /// The value's words, for a list.
     pub words: Vec<Vec<u8>>,
     /// The value of one socket, which replaces the global one.
     is_of_socket: bool,
@@ -40,7 +40,7 @@ impl<'a> OptionValue<'a> {
         }
     }
 
-    /// As text, without blanks around it.
+    /// The value as text, without blanks around it.
     pub fn text(&self) -> String {
         text(self.value.as_bytes())
     }

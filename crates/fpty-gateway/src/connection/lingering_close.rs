@@ -77,7 +77,7 @@ struct LingeringConnection {
     untaken: Option<usize>,
     /// EOF was sent.
     ended: bool,
-    /// Where somebody has asked.
+    /// The principal of the peer, where it was looked up.
     peer: OnceCell<Principal>,
 }
 

@@ -15,7 +15,7 @@ use fpty::sys::process_handle::ProcessHandle;
 /// Indexes of commands come after those of sessions, which are fewer than descriptors.
 const COMMANDS: usize = 1 << 31;
 
-/// Indexes of detached sessions come after those.
+/// Indexes of detached sessions come after those of commands.
 const LEFT: usize = 3 << 30;
 
 /// All sessions of a gateway.

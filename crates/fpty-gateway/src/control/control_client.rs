@@ -31,7 +31,7 @@ pub enum ControlRequest {
 pub struct KillSearch {
     selector: SessionSelector,
     found: Vec<KillMatch>,
-    /// A peer is killing it.
+    /// A peer is killing the session.
     is_ending: bool,
 }
 

@@ -34,7 +34,7 @@ struct Snapshot<'a> {
     view: Option<SessionView<'a>>,
     /// The session's view as one that can be detached.
     left: Option<EntryView<'a>>,
-    /// The listener that it started at.
+    /// The listener that the session started at.
     listener: u16,
     /// The program's pid, while it runs: that of an ended one may be reused.
     pid: Option<i32>,

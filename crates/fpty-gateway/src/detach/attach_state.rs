@@ -103,10 +103,10 @@ pub struct Released<T: AttachTypes> {
 /// Time limits of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeLimits {
-    /// How long it may be detached.
+    /// How long the session may be detached.
     pub detached: Duration,
-    /// The end of its maximum time, for a detached session. (For an attached one the live session
-    /// sees to it, with a notice.)
+    /// The end of the session's maximum time, while it is detached. (Of an attached session the
+    /// live session watches the time, with a notice.)
     pub end: Option<BootInstant>,
 }
 

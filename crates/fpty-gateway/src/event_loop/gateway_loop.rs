@@ -129,7 +129,7 @@ impl GatewayLoop {
         }
     }
 
-    /// Hands an event to whom it concerns.
+    /// Hands an event to the part that it concerns.
     fn dispatch(&mut self, ready: Ready) {
         let source = Token::of(ready.token);
         self.guarded(source.fault_domain(), |event_loop| event_loop.handle_event(source, ready));

@@ -38,7 +38,8 @@ pub enum Token {
     Alarm,
 }
 
-/// A place in a [`Slab`], and whose it was. One or none is as large.
+/// Key of a place in a [`Slab`], and of the value that it was made for. An `Option` of it
+/// is as large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     index: u32,

@@ -104,7 +104,7 @@ type Deadlines<Time> = BinaryHeap<Reverse<(Time, Timer)>>;
 pub struct Timers {
     near: Deadlines<Instant>,
     far: Deadlines<BootInstant>,
-    /// For the first of those that are far; made when there is one.
+    /// The timerfd of the first far deadline; made when there is one.
     alarm: Option<BoottimeTimer>,
     /// How many were left when what had no meaning any more was last thrown
     /// out.
@@ -191,7 +191,7 @@ impl Timers {
     }
 }
 
-/// Takes the first, where it is due by now.
+/// Takes the first deadline, where it is due by now.
 fn next<Time: Ord + Copy>(deadlines: &mut Deadlines<Time>, now: Time) -> Option<Timer> {
     deadlines.peek().filter(|Reverse((at, _))| *at <= now)?;
     deadlines.pop().map(|Reverse((_, timer))| timer)

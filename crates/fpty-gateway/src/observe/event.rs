@@ -86,9 +86,9 @@ pub enum Event<'a> {
         origin: &'a Origin,
         /// The client's connection, where there is one.
         client: Option<&'a Stream>,
-        /// Why, as it is counted.
+        /// The reason, as it is counted.
         reason: RejectReason,
-        /// Why, as the client reads it.
+        /// The reason, as the client reads it.
         text: &'a str,
     },
 }

@@ -85,7 +85,7 @@ pub fn token() -> Option<Token> {
     (token != [0; LENGTH]).then_some(token)
 }
 
-/// Whether somebody else has said it.
+/// Whether a number that another process has sent is that of the gateways.
 pub fn is_proved_by(said: &Token) -> bool {
     // One that guesses learns nothing of how much of it was right.
     let is_it = |token: Token| token.iter().zip(said).fold(0, |all, (a, b)| all | (a ^ b)) == 0;

@@ -16,7 +16,8 @@ pub struct PasteTracker {
 }
 
 impl PasteTracker {
-    /// Whether a paste is under way after this; `None`: nothing has changed.
+    /// Follows input; returns whether a paste is under way after it; `None`: nothing has
+    /// changed.
     pub fn follow(&mut self, input: &[u8]) -> Option<bool> {
         let mut pastes = None;
         for byte in input {

@@ -86,7 +86,7 @@ impl Connection {
         }
     }
 
-    /// Sends what is queued, if the server takes it soon: the last that is sent.
+    /// Sends the last packets, if the server takes them soon.
     pub(super) fn flush_with_timeout(&mut self) {
         let (stream, peer) = (&self.stream, &mut self.peer);
         let write = |bytes: &[u8]| stream.write_to(bytes, peer).taken();

@@ -44,7 +44,7 @@ impl ControlRequest {
 /// How long a server may say nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A list has no more bytes than this.
+/// The longest list, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Asks a server, and returns the status to exit with.
@@ -81,7 +81,7 @@ fn ask(config: &ClientConfig, control_request: &ControlRequest) -> Result<End> {
     }
 }
 
-/// Asks, and hears the answer to its end.
+/// Sends the request, and reads the answer to its end.
 fn exchange(
     config: &ClientConfig,
     control_request: &ControlRequest,

@@ -38,7 +38,7 @@ pub struct Detachable {
     pub(super) detaching: Option<Instant>,
     /// The detach request is still to be sent.
     pub(super) detach_request_due: bool,
-    /// The terminal is smaller than it should be until then.
+    /// Until then the terminal is smaller than it should be.
     pub(super) shrunk_until: Option<Instant>,
     pub(super) pastes: PasteTracker,
 }

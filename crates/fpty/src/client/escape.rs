@@ -3,7 +3,7 @@
 /// The action that an escape stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EscapeAction {
-    /// For the program.
+    /// Keys for the program.
     Pass,
     /// `~.`: leave.
     Disconnect,
@@ -25,7 +25,7 @@ enum State {
 /// The filter that finds escapes in the input.
 #[derive(Debug)]
 pub struct EscapeFilter {
-    /// The character that begins one.
+    /// The character that begins an escape.
     character: u8,
     state: State,
 }

@@ -232,8 +232,8 @@ impl Session<'_> {
         self.buffer = buffer;
     }
 
-    /// Looks whether it is over, and how it ended; of a program that nobody tells of
-    /// any more it is noted when that was seen.
+    /// Looks whether the session is over, and how it ended; of a program whose end nobody
+    /// reports any more the time when that was seen is noted.
     pub(super) fn check_end(&mut self) -> Option<End> {
         if !self.output.is_flushed() {
             return None;

@@ -67,7 +67,7 @@ pub enum Handover {
 /// Result of an offer of descriptors.
 #[derive(Debug)]
 pub enum OfferOutcome {
-    /// All of it; the ring of the last output, if that is among it.
+    /// All of the descriptors; the ring of the last output, if that is among them.
     Arrived(Option<OwnedFd>),
     /// No descriptor has arrived.
     Lost,
@@ -291,7 +291,7 @@ impl HandedOverTerminal {
             .min()
     }
 
-    /// To be polled: becomes readable when the program ends.
+    /// The program's pidfd, to be polled: readable when the program has ended.
     pub fn program(&self) -> Option<BorrowedFd<'_>> {
         self.program.as_ref().map(AsFd::as_fd)
     }

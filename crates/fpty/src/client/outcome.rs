@@ -287,7 +287,7 @@ pub fn end_in_plain_mode(said: &[u8]) -> Result<End> {
     }
 }
 
-/// The end by such a line.
+/// The end by a refusal in plain mode.
 pub(super) fn refused(bytes: &[u8]) -> End {
     let why = bytes.strip_prefix(REFUSAL_PREFIX).unwrap_or(bytes).trim_ascii_end();
     End::NoSession(format!("session refused: {}", proto::bounded_text(why)))

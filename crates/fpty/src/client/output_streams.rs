@@ -15,7 +15,7 @@ use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 pub enum State {
     /// The stream is written here.
     Open,
-    /// All of it has come.
+    /// All of the stream has come.
     Ended,
     /// The stream has no reader here any more.
     Closed,
@@ -165,7 +165,7 @@ impl OutputStreams {
             .any(|stream| stream.number == last && stream.output.is_mid_line(for_a_person))
     }
 
-    /// No more of one of them will come.
+    /// The server has sent the end of a stream.
     pub fn ended(&mut self, number: usize) {
         let stream = self.stream(number);
         if stream.state == State::Open {

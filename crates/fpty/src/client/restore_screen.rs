@@ -27,7 +27,7 @@ pub type DetachedOutput = (Checkpoint, Vec<u8>);
 
 /// Output that restores a screen, and the modes after it.
 pub struct RestoredScreen {
-    /// For the terminal.
+    /// Bytes for the terminal.
     pub bytes: Vec<u8>,
     /// The terminal's modes after these bytes.
     pub modes: Modes,

@@ -134,8 +134,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The server was asked whether it can do more; says how large the terminal
-    /// is, which every server understands.
+    /// Begins after the hello: waits for the server's mode, and sends the terminal's
+    /// size, which every server understands.
     pub fn greet(&mut self) {
         self.decoder = ServerDecoder::after_hello();
         let patience = if self.needs_extended() { EXTENDED_TIMEOUT } else { HELLO_TIMEOUT };
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
         self.send_size();
     }
 
-    /// The terminal's size may be another one.
+    /// Notes that the terminal's size may have changed.
     pub(super) fn size_changed(&mut self) {
         self.resize_due = self.config.protocol == Protocol::Uwsgi;
     }

@@ -43,15 +43,15 @@ pub enum FirstBytes {
 #[derive(Debug, Default)]
 pub struct HttpProbe {
     bytes: Vec<u8>,
-    /// How many of them the terminal has.
+    /// How many of the bytes the terminal has.
     given: usize,
     /// Held-back bytes were released.
     released: bool,
 }
 
 impl HttpProbe {
-    /// Takes more of it. What it is for the terminal is what
-    /// [`HttpProbe::take`] returns then.
+    /// Adds first bytes. Those for the terminal are what [`HttpProbe::take`] returns
+    /// then.
     pub fn feed(&mut self, bytes: &[u8]) -> FirstBytes {
         self.bytes.extend_from_slice(bytes);
         classify(&self.bytes)

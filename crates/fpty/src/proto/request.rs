@@ -7,7 +7,7 @@ use super::packet::REQUEST;
 /// How many bytes a request may have in all.
 const MAX_LENGTH: usize = 1024 * 1024;
 
-/// How many of them are shown to a person.
+/// How many bytes of a request are shown to a person.
 const MAX_DISPLAYED: usize = 4096;
 
 /// The kind of a request, by its letter.

@@ -18,7 +18,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// To be told of what there is to read.
+    /// Interest in input alone.
     pub const READ: Self = Self { read: true, write: false };
 
     fn flags(self) -> EpollFlags {
@@ -40,7 +40,7 @@ fn rounded_up(timeout: Option<Duration>) -> PollTimeout {
 /// Events of a descriptor that is ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
-    /// The number it was registered under.
+    /// The token that the descriptor was registered under.
     pub token: u64,
     /// A read will not block.
     pub read: bool,
@@ -57,8 +57,8 @@ fn all() -> MutexGuard<'static, Vec<RawFd>> {
     ALL_EPOLLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes a descriptor from whatever set it is in: it is about to be closed
-/// elsewhere, and would be told of until then.
+/// Removes a descriptor from each epoll that it is in: it is about to be closed
+/// elsewhere, and would be reported until then.
 pub(super) fn remove_everywhere(fd: BorrowedFd<'_>) {
     for epoll in all().iter() {
         // SAFETY: epoll_ctl(2) with numbers; it takes no event. Where the one is
@@ -156,8 +156,8 @@ impl Poller {
 }
 
 impl AsFd for Poller {
-    /// To be waited for in another one: readable while something in here has
-    /// something.
+    /// The epoll's descriptor, to be waited for in another one: readable while something
+    /// in here is ready.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
@@ -171,7 +171,7 @@ pub struct PollSet<'a>(Vec<PollFd<'a>>);
 pub struct PollResult(Vec<PollFlags>);
 
 impl<'a> PollSet<'a> {
-    /// Adds one; its hang-up is told uncalled for. Returns its place.
+    /// Adds a descriptor; its hang-up is always reported. Returns its place.
     pub fn add(&mut self, fd: BorrowedFd<'a>, reads: bool, writes: bool) -> usize {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, reads);

@@ -9,7 +9,7 @@ use super::procfs;
 
 /// A number is below 4 194 304 (PID_MAX_LIMIT in include/linux/threads.h).
 const PID_BITS: u32 = 22;
-/// Two that their user may have; see [`ProcessIdentity::to_bits`].
+/// Two bits for the user of an identity; see [`ProcessIdentity::to_bits`].
 const FREE_BIT: u32 = PID_BITS;
 const INODE_BIT: u32 = FREE_BIT + 2;
 const PROOF_BITS: u32 = INODE_BIT + 1;

@@ -23,7 +23,7 @@ pub fn take(file: impl AsFd) -> bool {
     fcntl(file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))).is_ok()
 }
 
-/// Whether another process has it.
+/// Whether another process has the lock.
 pub fn is_held(file: impl AsFd) -> bool {
     lock_of_other(file).is_some()
 }

@@ -65,7 +65,7 @@ impl Targets {
         found.max()
     }
 
-    /// Sends a process what it gets, if anything.
+    /// Sends a process its signals, if any.
     fn hang_up(&self, process: Pid) {
         if self.signals_for(process).next().is_none() {
             return;

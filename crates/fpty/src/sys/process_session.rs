@@ -66,7 +66,7 @@ impl SessionLeader {
         }
     }
 
-    /// Whether its number may be another one's by now.
+    /// Whether the leader's number may be another process's by now.
     fn is_over(&self) -> bool {
         match &self.proof {
             Proof::Child => false,
@@ -78,7 +78,7 @@ impl SessionLeader {
         }
     }
 
-    /// Sends SIGHUP to the process group that it leads.
+    /// Sends SIGHUP and SIGCONT to the process group that the leader leads.
     pub fn hang_up(&self) {
         for number in [libc::SIGHUP, libc::SIGCONT] {
             let is_sent = match &self.proof {

@@ -71,7 +71,7 @@ pub(super) fn number<T: std::str::FromStr>(pid: impl std::fmt::Display, field: u
     stat(pid, field)?.parse().ok()
 }
 
-/// In what the kernel counts times here, to a second.
+/// Clock ticks per second, the unit of times in stat (sysconf(3)).
 pub(super) fn ticks_per_second() -> Option<u64> {
     u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|ticks| *ticks > 0)
 }

@@ -27,9 +27,9 @@ pub struct Master {
     /// Others have copies, or had: what they do to the one terminal must not
     /// have us wait.
     shared: bool,
-    /// How often it had, of late.
+    /// How often a process with a copy made a call block, of late.
     strikes: Cell<u8>,
-    /// When, in periods that come round.
+    /// The period of those, a number that comes round.
     period: Cell<u8>,
 }
 
@@ -47,7 +47,7 @@ pub struct SignalKey {
 pub struct Slave(OwnedFd);
 
 impl Slave {
-    /// Makes it somebody's, as login(1) does: programs open their terminal by
+    /// Gives the terminal to a user, as login(1) does: programs open their terminal by
     /// its path, too. The group is that of terminals where there is one.
     pub fn chown_to(&self, uid: u32) {
         let user = nix::unistd::Uid::from_raw(uid);
@@ -256,8 +256,8 @@ impl Master {
         hang_up(&self.fd)
     }
 
-    /// The device and the inode of its slave; no other terminal has them as long
-    /// as this is open.
+    /// The device and the inode of the slave; no other terminal has them as long as this
+    /// master is open.
     pub(super) fn slave_file(&self) -> Option<(u64, u64)> {
         // Only its path, or where the kernel cannot do that, itself.
         let path = peer_of(&self.fd, libc::O_PATH | libc::O_CLOEXEC);

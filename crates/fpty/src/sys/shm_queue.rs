@@ -16,7 +16,7 @@ use nix::sys::mman::MapFlags;
 
 use super::memfd::{self, Mapping, READ_WRITE};
 
-/// Bytes that it has room for.
+/// Room of the queue, in bytes.
 pub const CAPACITY: usize = 4 << 20;
 
 /// Size of the header before the bytes: a page, in bytes.
@@ -39,7 +39,7 @@ struct Header {
     notes: [Note; NOTES],
 }
 
-/// A number, and whose it is.
+/// Note: a number, and its owner.
 #[repr(C)]
 struct Note {
     whose: AtomicU32,
@@ -150,7 +150,7 @@ impl Producer {
         true
     }
 
-    /// Whether whoever takes them out is to be woken up; once.
+    /// Whether the consumer is to be woken up; once.
     pub fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.memory.header().consumer_sleeps.swap(0, Ordering::SeqCst) == 1
@@ -181,8 +181,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The other end of a queue that somebody has sent: it begins where whoever
-    /// had it before was done.
+    /// The consumer of a queue that was received: it begins where the consumer before was
+    /// done.
     ///
     /// # Errors
     /// The file is no queue, or memory is short.
@@ -255,7 +255,7 @@ impl Consumer {
         header.head.load(Ordering::SeqCst) != self.at
     }
 
-    /// Whether somebody waits for room, and there is some; once.
+    /// Whether the producer waits for room, and there is some; once.
     pub fn must_tell_of_room(&self) -> bool {
         let header = self.memory.header();
         let used = header.head.load(Ordering::Relaxed).wrapping_sub(self.tail);

@@ -100,7 +100,7 @@ impl ListeningSocket {
         self.transport
     }
 
-    /// Keeps it from what this process executes.
+    /// Closes the socket with an exec.
     pub fn close_on_exec(self) {
         let _ = fcntl(self.fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }

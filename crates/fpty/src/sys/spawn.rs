@@ -136,8 +136,8 @@ impl ChildSlot {
         unsafe { (*self.slot.get()).error }
     }
 
-    /// Whether the next program can have it: the last one was executed, or
-    /// its failure was asked for.
+    /// Whether the next program can have this slot: the last one was executed, or its
+    /// failure was asked for.
     fn is_free(&self) -> bool {
         !self.is_in_use() && (self.leader.is_none() || self.error() == 0)
     }

@@ -209,10 +209,10 @@ enum OutputKind {
     /// A description of our own, which does not wait. (To make the inherited
     /// one so would make it so for everyone who shares it, the shell too.)
     Reopened,
-    /// The inherited one: a terminal or pipe that cannot be opened again,
-    /// written to in pieces that a poll has found room for.
+    /// The inherited descriptor: a terminal or pipe that cannot be opened again, written
+    /// to in pieces that a poll has found room for.
     Inherited,
-    /// The inherited one: a file, where a write never waits for anybody.
+    /// The inherited descriptor: a file, where a write never waits for anybody.
     File,
     /// A socket.
     Socket,

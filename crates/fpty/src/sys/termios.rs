@@ -114,7 +114,7 @@ impl RawMode {
         Ok(())
     }
 
-    /// The terminal is somebody else's for now: see [`RawMode::resume`].
+    /// Notes that the terminal is another job's for now: see [`RawMode::resume`].
     pub fn lost(&mut self) {
         self.is_raw = false;
     }

@@ -169,7 +169,7 @@ impl EscapeParser {
 /// A control sequence in one piece, with nothing in it but numbers, as most are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompleteCsi<'a> {
-    /// Whether a `?` stands before them.
+    /// Whether a `?` stands before the parameters.
     pub is_private: bool,
     /// The parameters, between semicolons.
     pub numbers: &'a [u8],

@@ -55,7 +55,7 @@ const KEYBOARD_STACK: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Keyboard {
     flags: [u8; KEYBOARD_STACK],
-    /// In force where none was pushed.
+    /// Keyboard flags that are in force where none were pushed.
     base: u8,
     depth: u8,
 }

@@ -245,7 +245,7 @@ impl QueryFilter {
         self.held.clear();
     }
 
-    /// Whether what is held is such a string.
+    /// Whether the held bytes begin a passthrough string of tmux.
     fn is_tmux_passthrough(&self, state: State) -> bool {
         state == State::Dcs && self.verdict == Verdict::Undecided && is_tmux_passthrough(&self.held)
     }

@@ -87,7 +87,7 @@ pub struct ForwardedClient {
     pub listener: u16,
     /// The deadline, CLOCK_BOOTTIME in nanoseconds: later the client was rejected.
     pub until: u64,
-    /// How often it was forwarded.
+    /// How often the client was forwarded.
     pub hops: u8,
     /// The client has shut its sending side down.
     pub ended: bool,

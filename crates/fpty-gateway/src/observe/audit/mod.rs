@@ -58,7 +58,7 @@ use super::audit::user_names::UserNames;
 /// How many bytes of a command a line has room for, and the least.
 const COMMAND_ROOM: usize = 900;
 const LEAST_ROOM: usize = 64;
-/// How many bytes the rest of it may have.
+/// Limit of the rest of a line, in bytes.
 const REST_OF_LINE: usize = 2100;
 
 /// Lines that may wait for the log.
@@ -102,7 +102,7 @@ impl Audit {
         }
     }
 
-    /// Where somebody comes from: at which socket, and what it speaks.
+    /// Origin of a client: the socket, and the mode.
     pub fn origin(&self, listener: u16, mode: impl Into<Mode>) -> Origin {
         if !self.is_enabled {
             return Origin::default();
@@ -147,8 +147,8 @@ impl Audit {
         }
     }
 
-    /// There never was such a session: where its client comes from, which is about
-    /// to be refused.
+    /// Removes a session that never began, and returns the origin of its client, which is
+    /// about to be refused.
     pub fn remove(&mut self, session_ref: SessionRef) -> Origin {
         let Some(info) = self.info.remove(&session_ref) else {
             return Origin::default();
@@ -262,7 +262,7 @@ impl Audit {
         kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
     }
 
-    /// Sets since when the current client is there.
+    /// Sets the time since when the current client is attached.
     pub fn set_attached(&mut self, session_ref: SessionRef, since: Timestamp) {
         if let Some(info) = self.info.get_mut(&session_ref) {
             info.history.attached = since.into();
@@ -304,7 +304,7 @@ impl Audit {
         self.queue.waits() || self.rejection_rate.has_suppressed
     }
 
-    /// Writes some of them; returns whether the log took any.
+    /// Writes waiting lines; returns whether the log took any.
     pub fn flush(&mut self) -> bool {
         self.write_suppressed();
         let has_written = self.queue.flush(log::try_write) > 0;
@@ -331,7 +331,7 @@ impl Audit {
         self.insert_info(session_ref, socket, history, id, pid);
     }
 
-    /// Writes a line that somebody has written in advance.
+    /// Writes a line that another process has prepared.
     pub fn write_raw(&mut self, line: String) {
         self.queue.say(|_| line, log::try_write);
     }

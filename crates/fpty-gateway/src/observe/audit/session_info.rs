@@ -57,13 +57,13 @@ pub struct SessionInfo {
     pub started: Timestamp,
     /// The program's exit.
     pub exit: Option<Exit>,
-    /// The format of its lines; `None`: no audit.
+    /// The format of the session's lines; `None`: no audit.
     pub audit: Option<Format>,
     /// Whether the session is recorded now.
     pub recorded: bool,
-    /// The path of its recording.
+    /// The path of the session's recording.
     pub recording: Option<Box<str>>,
-    /// The slot of its prepared line.
+    /// The slot of the session's prepared line.
     pub place: Option<end_lines::EndLineSlot>,
     /// The line of its start was written, or waits for the log.
     pub is_started: bool,

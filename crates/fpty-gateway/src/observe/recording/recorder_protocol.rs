@@ -49,9 +49,9 @@ const KINDS: [Kind; 9] = {
 /// The start of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// The index of its folder.
+    /// The index of the recording's folder.
     pub folder: usize,
-    /// The stem of its files, without the part.
+    /// The stem of the recording's files, without the part.
     pub name: String,
     /// The part; most recordings have one.
     pub part: u32,
@@ -137,7 +137,7 @@ pub enum Answer {
     Over {
         /// The session id.
         id: String,
-        /// The index of its folder.
+        /// The index of the recording's folder.
         folder: usize,
         /// The result; `None`: there is no such session.
         recorded: Option<RecordingResult>,
@@ -188,9 +188,9 @@ pub struct Unconsumed {
     pub lost: u64,
     /// Those of the lost bytes that were missing before.
     pub missing: u64,
-    /// The session starts or is resumed in there.
+    /// The session starts or is resumed in these messages.
     pub begins: bool,
-    /// The session ends in there.
+    /// The session ends in these messages.
     pub ends: bool,
 }
 

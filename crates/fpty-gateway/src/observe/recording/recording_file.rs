@@ -31,7 +31,7 @@ pub struct RecordingFile {
     part: u32,
     inode: u64,
     file: File,
-    /// The last batch that has written to it.
+    /// The last batch that has written to the file.
     batch: u64,
     asciicast: Asciicast,
     hash: Sha256,

@@ -64,7 +64,7 @@ pub struct RecordingTap {
     reported_missing: Cell<u64>,
     /// Whether the terminal is throttled; see [`RecordingTap::throttles`].
     pub is_throttled: Cell<bool>,
-    /// No recorder has it: all further bytes are missing.
+    /// No recorder has the recording: all further bytes are missing.
     detached_missing: Cell<bool>,
 }
 
@@ -137,12 +137,12 @@ impl RecordingTap {
         self.session_ref.set(Some(session_ref));
     }
 
-    /// Whether its session must be recorded.
+    /// Whether the session must be recorded.
     pub fn is_required(&self) -> bool {
         self.on_error == OnError::Close
     }
 
-    /// Whether its program was executed.
+    /// Whether the program was executed.
     pub fn has_begun(&self) -> bool {
         self.early_events.borrow().is_none()
     }

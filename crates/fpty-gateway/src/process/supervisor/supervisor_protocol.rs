@@ -35,16 +35,16 @@ pub struct SessionRecord {
     pub name: String,
     /// The owner's uid.
     pub uid: u32,
-    /// The principal that its permit counts for.
+    /// The principal that the session's permit counts for.
     #[serde(rename = "who")]
     pub principal: Option<Principal>,
-    /// The secrets of its client.
+    /// The secrets of the session's client.
     pub secrets: Secrets,
     /// The address that it began at, and at which of the sockets there.
     #[serde(rename = "door")]
     pub listener: String,
     pub nth: usize,
-    /// The pid of its program, until that was reaped.
+    /// The pid of the session's program, until it was reaped.
     pub pid: i32,
     /// The start, as a [`Timestamp`](fpty::sys::clock::Timestamp) is encoded.
     pub since: (u64, u64),
@@ -57,16 +57,16 @@ pub struct SessionRecord {
     pub attached: Option<(u32, (u64, u64))>,
     /// When it was detached.
     pub left: Option<(u64, u64)>,
-    /// How and when its program ended: the payload of an END packet.
+    /// How and when the program ended: the payload of an END packet.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
-    /// The last change of its state, CLOCK_BOOTTIME in nanoseconds.
+    /// The last change of the session's state, CLOCK_BOOTTIME in nanoseconds.
     #[serde(rename = "turned")]
     pub changed_at: u64,
     /// The terminal is, was, or is about to be handed over.
     pub shared: bool,
     /// The command, where it is known.
     pub command: Option<String>,
-    /// The state of its recording.
+    /// The state of the session's recording.
     pub recording: Option<RecordingState>,
     /// The session cannot be detached: it was handed over for good, and ends with its client.
     pub bound: bool,
@@ -192,7 +192,7 @@ pub enum Received {
 #[derive(Serialize, Deserialize)]
 enum WireMessage<'a> {
     Hello(Hello),
-    /// With the letters of its descriptors.
+    /// A session, with the letters of its descriptors.
     Session(Box<Cow<'a, SessionRecord>>, String),
     #[serde(rename = "Over")]
     Ended(Cow<'a, str>),

@@ -21,13 +21,13 @@ impl Master {
         self.shared = true;
     }
 
-    /// Whether anybody else has a copy, or had one.
+    /// Whether another process has a copy, or had one.
     pub fn is_shared(&self) -> bool {
         self.shared
     }
 
-    /// Whether whoever has a copy has made our calls wait: it is not read and
-    /// not written any more.
+    /// Whether a process with a copy has made our calls block: the terminal is not read
+    /// and not written any more.
     pub fn is_stalled(&self) -> bool {
         self.strikes.get() >= MAX_STRIKES
     }

@@ -105,7 +105,7 @@ impl Program {
         self
     }
 
-    /// Puts it into surroundings, which many programs may share.
+    /// Puts the program into surroundings, which many programs may share.
     pub fn within(mut self, surroundings: Arc<Surroundings>) -> Self {
         self.surroundings = surroundings;
         self
@@ -121,7 +121,7 @@ impl Program {
         self.surroundings.user.as_ref().map(|user| user.uid)
     }
 
-    /// A variable of its environment.
+    /// A variable of the program's environment.
     pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
         let mut pairs = self.surroundings.environment.iter().map(|pair| pair.to_bytes());
         pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))

@@ -52,7 +52,7 @@ impl FieldCursor<'_> {
         *field = u32::from_le_bytes(bytes);
     }
 
-    /// With room for the longest, and its length.
+    /// A title: room for the longest, and its length.
     fn title(&mut self, title: &mut Vec<u8>) {
         // No longer than that.
         let mut length = title.len() as u8;
@@ -145,8 +145,7 @@ impl Modes {
         bytes
     }
 
-    /// From bytes that anybody may have written; `None`: they are of another
-    /// layout.
+    /// Decodes bytes that anybody may have written; `None`: they are of another layout.
     pub fn from_bytes(bytes: &[u8; SIZE]) -> Option<Self> {
         let mut modes = Self::default();
         FieldCursor { bytes: &mut bytes.clone(), at: 1, reads: true }.modes(&mut modes);
@@ -167,7 +166,7 @@ const OSC_STATES: [Osc; 7] = [
 const OSC_BASE: u8 = 4;
 
 impl Parser {
-    /// Where in a sequence it stands.
+    /// The parser's place in a sequence, as a number.
     pub(crate) fn state_number(&self) -> u8 {
         match self.escapes.state() {
             State::Ground => 0,

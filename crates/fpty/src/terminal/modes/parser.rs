@@ -124,12 +124,12 @@ impl Parser {
         Some((event, complete_csi.length))
     }
 
-    /// All that is left of it has no bearing: there is nothing under way.
+    /// Whether nothing is under way: all that is left in the parser has no meaning.
     pub fn is_ground(&self) -> bool {
         self.escapes.state() == State::Ground
     }
 
-    /// Where in an operating system command it stands.
+    /// The parser's place in an operating system command.
     pub fn osc(&self) -> Option<Osc> {
         (self.escapes.state() == State::Osc).then_some(self.osc)
     }

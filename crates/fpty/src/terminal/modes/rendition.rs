@@ -20,7 +20,7 @@ const OVERLINE: u16 = 1 << 8;
 const FRAMED: u16 = 1 << 9;
 const CIRCLED: u16 = 1 << 10;
 
-/// Each with the parameter that sets it.
+/// Flags, each with the parameter that sets it.
 const FLAGS: [(u16, u16); 11] = [
     (BOLD, 1),
     (FAINT, 2),
@@ -184,7 +184,7 @@ impl<'a> PendingSgr<'a> {
         self.count += 1;
     }
 
-    /// Has them take effect.
+    /// Applies the pending parameters.
     #[inline]
     pub fn apply(&mut self, rendition: &mut Rendition) {
         if std::mem::take(&mut self.resets) {

@@ -5,8 +5,8 @@ use std::ffi::CString;
 use fpty::proto::variables::{Variables, is_environment_name};
 
 /// Patterns of names, as in sshd_config(5)'s AcceptEnv: `*` stands for any
-/// characters, `?` for one. Blanks stand between them; `none` is none, and what was
-/// not given are the [`DEFAULT_PATTERNS`] ones.
+/// characters, `?` for one. Blanks stand between them; `none` is none. Where none were
+/// given the default patterns are in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AcceptEnv(Option<Vec<u8>>);
 

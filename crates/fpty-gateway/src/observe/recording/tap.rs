@@ -36,8 +36,8 @@ impl RecordingState {
     }
 }
 
-/// A session that is recorded, as its traffic passes by. Whoever reads its
-/// terminal has it, and the gateway's [`Recordings`](super::Recorder).
+/// Tap of a recorded session, as its traffic passes by. The part that reads the terminal
+/// has a tap, and so have the gateway's [`Recordings`](super::Recordings).
 pub struct RecordingTap {
     producer: Rc<RefCell<RecorderProducer>>,
     /// The number of the recording.

@@ -23,7 +23,7 @@ pub struct LogTee {
     queue: VecDeque<u8>,
     lost: usize,
     blocked: bool,
-    /// When the beginning of a line is logged without its rest.
+    /// Time at which the beginning of a line is logged without its rest.
     due: Option<Instant>,
 }
 
@@ -39,7 +39,7 @@ impl LogTee {
         self.blocked.then(|| self.output.as_fd())
     }
 
-    /// When to call [`LogTee::flush`] whatever happens.
+    /// Time at which to call [`LogTee::flush`] whatever happens.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }

@@ -58,7 +58,7 @@ pub struct Client {
     state: State,
     /// The first bytes, while they may be an HTTP request.
     http_probe: Option<Box<HttpProbe>>,
-    /// Until when the first bytes are held back.
+    /// Time until which the first bytes are held back.
     pub held_until: Option<Instant>,
 }
 

@@ -74,8 +74,8 @@ impl Host for Uwsgi {
         sockets::bound(Owner::Router)
     }
 
-    /// Where metrics are asked for (`enable-metrics`); the master reads the number every
-    /// second. To be called before the server sets its metrics up.
+    /// Exports a metric where metrics are asked for (`enable-metrics`); the master reads
+    /// the number every second. To be called before the server sets its metrics up.
     fn export_metric(&self, name: &'static CStr, kind: MetricKind, number: &'static AtomicU64) {
         // SAFETY: as in statistics_by_http.
         if unsafe { addr_of!(ffi::uwsgi.has_metrics).read() == 0 } {
@@ -144,7 +144,7 @@ impl Host for Uwsgi {
 }
 
 unsafe extern "C" {
-    /// Where the arguments begin that are no options (getopt(3)).
+    /// Index of the first argument that is no option (getopt(3)).
     static optind: c_int;
 }
 

@@ -47,7 +47,7 @@ static WAS_DUMPABLE: AtomicBool = AtomicBool::new(false);
 
 type Loop = unsafe extern "C" fn(c_int, *mut c_void);
 
-/// Where other plugins' gateways begin, by their numbers.
+/// Main functions of other plugins' gateways, by their numbers.
 static LOOPS: OnceLock<Vec<Option<Loop>>> = OnceLock::new();
 
 /// Registers a descriptor of the master's that stays open there: gateways alone inherit

@@ -26,7 +26,7 @@ use fpty_gateway::log::log;
 /// The longest socket path that the server binds, in bytes.
 const LONGEST_PATH: usize = 102;
 
-/// Which of our plugins a socket belongs to.
+/// Owner of a socket: one of our plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The router: its gateways keep the socket, workers do not.

@@ -142,7 +142,7 @@ pub fn host() -> &'static dyn Host {
     }
 }
 
-/// Where no server was named: unit tests of parts.
+/// Server where none was named: for unit tests of parts.
 struct Nobody;
 
 impl Host for Nobody {

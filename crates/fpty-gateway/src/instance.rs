@@ -40,8 +40,8 @@ pub fn before_gateways(config: &GatewayConfig) {
     peers::reserve(config.processes);
 }
 
-/// Where each gateway says, by its process id, that its clients know that the instance
-/// stops; `None`: they share no memory.
+/// Words in which each gateway says, by its process id, that its clients know that the
+/// instance stops; `None`: they share no memory.
 pub fn stop_words() -> Option<&'static [AtomicU64]> {
     shared_memory::region(Region::ClientsNotified)
 }

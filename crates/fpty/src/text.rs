@@ -149,8 +149,8 @@ const CONTROL: u8 = 1;
 const QUOTE: u8 = 2;
 const MAYBE: u8 = 3;
 
-/// Where the first byte is that may not be itself. Most are: a processor looks
-/// at some of them in one instruction.
+/// The place of the first byte that may not be itself. Most are: a processor looks at
+/// some of them in one instruction.
 fn candidate<const QUOTED: bool>(text: &[u8]) -> Option<usize> {
     const STEP: usize = 16;
     let is_one = |byte: u8| {
@@ -166,8 +166,7 @@ fn candidate<const QUOTED: bool>(text: &[u8]) -> Option<usize> {
     text[plain..].iter().position(is_one).map(|at| plain + at)
 }
 
-/// Where the first character is that is not written as itself, and how long it
-/// is.
+/// The place and the length of the first character that is not written as itself.
 fn special<const QUOTED: bool>(text: &[u8]) -> Option<(usize, usize)> {
     let mut at = 0;
     while let Some(next) = text.get(at..).and_then(candidate::<QUOTED>) {

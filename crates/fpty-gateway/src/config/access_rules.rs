@@ -60,11 +60,11 @@ impl<T> AccessList<T> {
 /// any case, unless it is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// By uid.
+    /// Users by uid.
     pub users: AccessList<u32>,
-    /// By gid, of members.
+    /// Groups by gid, for their members.
     pub groups: AccessList<u32>,
-    /// By address.
+    /// Networks by address.
     pub addresses: AccessList<Network>,
     /// root needs an allow list that has it.
     pub deny_root: bool,

@@ -19,7 +19,7 @@ fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// Without the backslashes.
+/// A text without its backslashes.
 pub fn plain(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     let mut bytes = text.iter();

@@ -35,7 +35,7 @@ pub struct Rules {
     pub environment: Vec<CString>,
     /// The terminal's size before the client has sent one.
     pub size: Size,
-    /// Which variables clients may set.
+    /// Variables that clients may set.
     pub accept_env: AcceptEnv,
     /// Access rules.
     pub access: Access,

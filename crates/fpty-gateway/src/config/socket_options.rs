@@ -59,7 +59,7 @@ pub enum SocketKind {
 }
 
 impl SocketKind {
-    /// Why a key that applies to such sockets means nothing at this kind.
+    /// The reason why a key that applies to such sockets has no meaning at this kind.
     pub(crate) fn mismatch(self, at: AppliesTo) -> Option<&'static str> {
         use SocketKind::{Abstract, Passed, Path, Tcp};
         match (at, self) {

@@ -48,7 +48,7 @@ struct PendingConnection {
     handshake: Handshake,
     /// Descriptors that came along.
     received_fds: ReceivedFds,
-    /// When the connection was accepted.
+    /// Time at which the connection was accepted.
     since: Instant,
     /// The deadline of the next packet, and of the whole request.
     deadline: Instant,

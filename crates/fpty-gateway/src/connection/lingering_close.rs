@@ -45,11 +45,11 @@ const MAX_PER_PEER: usize = 48;
 /// How the client learns of the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseNotice {
-    /// By EOF, which is to be sent.
+    /// EOF, which is to be sent.
     Eof,
-    /// By EOF, which was sent.
+    /// EOF, which was sent.
     EofSent,
-    /// By an END packet. uWSGI's routers close both ways when one ends: the stream is left
+    /// An END packet. uWSGI's routers close both ways when one ends: the stream is left
     /// open.
     Packet {
         /// The client will answer it by a window update.

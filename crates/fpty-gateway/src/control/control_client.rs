@@ -52,7 +52,7 @@ pub struct ControlClient {
     pub client: Stream,
     /// The principal that the client counts for.
     pub principal: Principal,
-    /// When the client connected.
+    /// Time at which the client connected.
     pub since: Instant,
     /// The request.
     pub control_request: ControlRequest,

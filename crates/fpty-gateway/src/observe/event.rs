@@ -29,7 +29,7 @@ pub enum Event<'a> {
         from: SessionRef,
         /// The live session.
         to: SessionRef,
-        /// Where the client comes from.
+        /// The origin of the client.
         origin: &'a Origin,
         /// The client's connection.
         client: &'a Stream,
@@ -49,7 +49,7 @@ pub enum Event<'a> {
     ViewerJoined {
         /// The session.
         session: SessionRef,
-        /// Where the viewer comes from.
+        /// The origin of the viewer.
         origin: &'a Origin,
         /// The viewer's connection.
         client: &'a Stream,
@@ -82,7 +82,7 @@ pub enum Event<'a> {
     Aborted(SessionRef),
     /// A client gets no session.
     Rejected {
-        /// Where the client comes from.
+        /// The origin of the client.
         origin: &'a Origin,
         /// The client's connection, where there is one.
         client: Option<&'a Stream>,

@@ -101,7 +101,7 @@ pub enum ExecRequest {
     Sftp(OsString),
 }
 
-/// When there is to be a terminal.
+/// Request of a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestTty {
     /// A terminal for the configured program always; for a command where standard input

@@ -347,7 +347,7 @@ mod tests {
         assert!(Handover::default().accept_offer(b"m", cut).is_err());
     }
 
-    /// As through a proxy.
+    /// An offer without descriptors, as through a proxy.
     #[test]
     fn what_was_lost_on_the_way_is_the_servers() {
         let mut handover = Handover::default();

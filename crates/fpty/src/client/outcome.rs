@@ -174,8 +174,8 @@ fn with_user_name(text: &str) -> String {
     number(text).unwrap_or_else(|| text.to_owned())
 }
 
-/// Why a connection was lost that has ended; `None`: it was not, as one that speaks plainly
-/// has no other end.
+/// The reason why a connection that has ended was lost; `None`: it was not, as one in plain
+/// mode has no other end.
 pub fn loss_reason(peer: &Peer, is_extended: bool) -> Option<String> {
     match peer.failure() {
         // A process that lives, and closes a UNIX socket before it has read all input,

@@ -45,7 +45,7 @@ pub struct OutputStreams {
     is_same_file: bool,
     /// Standard output, where the program has it itself.
     passed_stdout: Option<PassedStream>,
-    /// When standard output's reader is looked for next.
+    /// Time at which standard output's reader is looked for next.
     next_look: Instant,
 }
 
@@ -73,7 +73,7 @@ impl OutputStream {
         }
     }
 
-    /// So many bytes were taken; `None`: the stream has no reader.
+    /// Notes that so many bytes were taken; `None`: the stream has no reader.
     fn consumed(&mut self, count: Option<usize>) {
         let Some(count) = count else {
             return self.give_up();
@@ -187,7 +187,7 @@ impl OutputStreams {
         self.streams.iter().all(|stream| stream.output.is_flushed())
     }
 
-    /// Why one of them took no more, where that was not for want of a reader.
+    /// The reason why a stream took no more, where that was not for want of a reader.
     pub fn failure(&self) -> Option<String> {
         let name = |number| if number == OUTPUT { "standard output" } else { "standard error" };
         let of = |stream: &OutputStream| {
@@ -217,7 +217,7 @@ impl OutputStreams {
         }
     }
 
-    /// When to look whether standard output still has a reader.
+    /// Time at which to look whether standard output still has a reader.
     pub fn deadline(&self) -> Option<Instant> {
         let is_pipe = matches!(self.passed_stdout, Some(PassedStream::Pipe(_)));
         (is_pipe && self.streams[1].unread).then_some(self.next_look)

@@ -42,7 +42,7 @@ pub struct Reconnect {
     pub(super) waited: Duration,
     /// How often the server spoke plainly.
     pub(super) plain: u8,
-    /// When to look whether what was sent has arrived.
+    /// Time at which to look whether what was sent has arrived.
     pub(super) look: Option<Instant>,
     /// The probe was not answered: the connection is given up.
     pub(super) is_silent: bool,
@@ -81,7 +81,7 @@ impl Reconnect {
         self.lost.take().is_some()
     }
 
-    /// Why the connection can be used no more, where that was found here.
+    /// The reason why the connection can be used no more, where that was found here.
     pub fn why(&self) -> Option<String> {
         self.is_silent.then(|| format!("no answer for {} seconds", ACK_TIMEOUT.as_secs()))
     }

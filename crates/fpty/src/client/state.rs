@@ -36,7 +36,7 @@ pub const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one may take where only a server that can do more will do.
 pub const EXTENDED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where our input stands.
+/// State of our input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputState {
     /// Standard input is open.
@@ -65,7 +65,7 @@ pub struct Session<'a> {
     pub(super) received: ReceivedFds,
     /// Input that waits for the word how to send it.
     pub(super) held: Vec<u8>,
-    /// Until when input is held for a server that does not say which mode it speaks.
+    /// Time until which input is held for a server that has not said its mode.
     pub(super) held_until: Option<Instant>,
     /// How much input went nevertheless, and until when there is a bound to that.
     pub(super) early: usize,
@@ -85,7 +85,7 @@ pub struct Session<'a> {
     /// Output that may be a refusal, until then.
     pub(super) withheld: Option<(Vec<u8>, Instant)>,
     pub(super) ended: Option<SessionEnd>,
-    /// Where the session can be left and found again.
+    /// The way to detach the session and to attach again.
     pub(super) detachable: Detachable,
     /// The way back to the session if the connection breaks.
     pub(super) reconnect: Reconnect,

@@ -152,7 +152,7 @@ pub const FORBIDDEN_RESPONSE: &[u8] = b"HTTP/1.0 403 Forbidden\r\nConnection: cl
 Content-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n\r\n\
 this is a terminal: no web page is let in\r\n";
 
-/// Why one is refused, for the log.
+/// Reason of a browser's rejection, for the log.
 pub const HTTP_REJECTED: &str = "it speaks HTTP, as a web page does";
 
 #[cfg(test)]

@@ -101,8 +101,8 @@ impl Request {
         self.kind
     }
 
-    /// Which command is asked for, as a person would type it, and not endless;
-    /// `None`: none is.
+    /// The requested command, as a person would type it, and not endless; `None`: none
+    /// is.
     pub fn shown(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.data[..self.data.len().min(MAX_DISPLAYED)]);
         match self.kind? {

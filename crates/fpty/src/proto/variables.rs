@@ -31,7 +31,7 @@ pub const READ_ONLY: &[u8] = b"fpty.readonly";
 /// The secret of the session that is asked for (16 bytes), or nothing: the client
 /// keeps the one that it gets; see [`super::session_key`].
 pub const SECRET: &[u8] = b"fpty.secret";
-/// Where the client's person was logged in from, as sshd(8) says it.
+/// Origin of the client's person, as sshd(8) writes it.
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
 /// The login name of the client's person, as its environment has it (LOGNAME).
 pub const LOGNAME: &[u8] = b"fpty.logname";

@@ -13,9 +13,9 @@ pub struct Pid(NonZeroI32);
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// By exit(3) with this status.
+    /// The process ended by exit(3) with this status.
     Status(i32),
-    /// By a signal.
+    /// A signal ended the process.
     Signal {
         /// The signal's number.
         number: i32,

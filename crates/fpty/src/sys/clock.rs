@@ -151,7 +151,7 @@ struct WallClock(Vec<Offset>);
 
 static WALL_CLOCK: Mutex<WallClock> = Mutex::new(WallClock(Vec::new()));
 
-/// Less than that is rounding, or a leap second.
+/// Step of the wall clock, in seconds; a smaller one is rounding, or a leap second.
 const MIN_STEP: u64 = 2;
 
 /// Limit of remembered offsets, for a clock that is set again and again.
@@ -206,12 +206,12 @@ fn boot_of_wall(wall: i64) -> (u64, u64) {
     (clock.boot_of(wall, now), now)
 }
 
-/// When something was: for people by the wall clock, and to measure from.
+/// Time of an event: for people by the wall clock, and to measure from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
-    /// By the clock that people read, and set.
+    /// Time by the clock that people read, and set.
     pub wall: SystemTime,
-    /// By the one that nobody sets.
+    /// Time by the clock that nobody sets.
     pub boot: BootInstant,
 }
 
@@ -234,8 +234,8 @@ impl Timestamp {
     }
 }
 
-/// As it is said to another process: in milliseconds since 1970, and nanoseconds
-/// since the machine's start.
+/// Encoded for another process: milliseconds since 1970, and nanoseconds since the
+/// machine's start.
 impl From<Timestamp> for (u64, u64) {
     fn from(time: Timestamp) -> Self {
         let wall = time.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();

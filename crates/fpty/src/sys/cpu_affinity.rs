@@ -7,7 +7,7 @@ use std::fs;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// Where the unbound workers may run, as a mask.
+/// Processors of the unbound workers, as a mask.
 const WORKERS: &str = "/sys/devices/virtual/workqueue/cpumask";
 
 /// Concurrency: the parts that can run at the same time as this process.

@@ -36,7 +36,7 @@ impl Peer {
         self.sender.is_some()
     }
 
-    /// Why the connection can be used no more, where that is not because the
+    /// The reason why the connection can be used no more, where that is not because the
     /// other end has closed it: errno's text.
     pub fn failure(&self) -> Option<String> {
         self.failure.map(|errno| errno_text(errno as i32))

@@ -101,7 +101,7 @@ impl ProcessIdentity {
     }
 }
 
-/// So much as there is room for: 174 years, or more processes than there are
+/// A number, cut to the room there is: 174 years, or more processes than there are
 /// until the next boot.
 fn truncated(number: u64) -> u64 {
     number & (u64::MAX >> PROOF_BITS)

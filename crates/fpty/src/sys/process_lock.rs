@@ -28,7 +28,7 @@ pub fn is_held(file: impl AsFd) -> bool {
     lock_of_other(file).is_some()
 }
 
-/// Which one, where it has a number in this PID namespace.
+/// The process that has the lock, where it has a number in this PID namespace.
 pub fn holder(file: impl AsFd) -> Option<Pid> {
     Pid::new(lock_of_other(file)?.l_pid)
 }

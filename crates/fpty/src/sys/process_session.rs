@@ -248,7 +248,7 @@ mod tests {
         SessionLeader::open(ProcessIdentity::running(pid)?)
     }
 
-    /// Until whoever inherited it has reaped it.
+    /// Waits until a process was reaped by the one that inherited it.
     fn ends(pid: Pid) {
         for _ in 0..1000 {
             if session_of(pid).is_none() || procfs::stat(pid, 3).is_none_or(|state| state == "Z") {

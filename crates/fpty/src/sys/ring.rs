@@ -208,7 +208,7 @@ impl Ring {
         output
     }
 
-    /// Where output is that follows so much, and how much can be read there.
+    /// The place of output that follows so much, and how much can be read there.
     fn room(&self, total: u64) -> (usize, usize) {
         // Less than the capacity.
         let at = (total % self.capacity as u64) as usize;

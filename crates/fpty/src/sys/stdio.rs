@@ -218,8 +218,8 @@ enum OutputKind {
     Socket,
 }
 
-/// Why an output takes no more, where that is not for want of a reader: a full
-/// disk (write(2)).
+/// Failure of an output that takes no more, where that is not for want of a reader: a
+/// full disk (write(2)).
 #[derive(Debug, Default)]
 pub struct WriteFailure(Cell<i32>);
 

@@ -156,7 +156,7 @@ pub enum PassedStream {
     Pipe(OwnedFd),
     /// A stream socket.
     Socket,
-    /// Anything else: it has no reader that could leave.
+    /// Any other file: it has no reader that could leave.
     Other,
 }
 

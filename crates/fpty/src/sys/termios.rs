@@ -144,7 +144,7 @@ impl Drop for RawMode {
     }
 }
 
-/// Where a terminal's settings have this signal's key.
+/// The index of a signal's key in a terminal's settings.
 pub(super) fn index_of(signal: Signal) -> Option<usize> {
     match signal {
         Signal::SIGINT => Some(libc::VINTR),

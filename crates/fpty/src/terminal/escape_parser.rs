@@ -26,7 +26,7 @@ pub const CAN: u8 = 0x18;
 /// Cancels a sequence, too.
 pub const SUB: u8 = 0x1a;
 
-/// Where in a sequence the output stands.
+/// State of the output within a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Characters.
@@ -36,7 +36,7 @@ pub enum State {
     Escape,
     /// After an intermediate of an escape sequence.
     EscapeIntermediate,
-    /// Where a control sequence begins.
+    /// At the beginning of a control sequence.
     CsiEntry,
     /// In the parameters of a control sequence.
     CsiParameter,
@@ -339,7 +339,7 @@ mod tests {
     }
 
     proptest! {
-        /// By the short cuts, in any fragmentation, or byte by byte.
+        /// The parser by its short cuts, in any fragmentation, and byte by byte.
         #[test]
         fn it_does_not_matter_how_output_is_cut(output in likely(), cut in 1usize..20) {
             let mut plain = EscapeParser::default();

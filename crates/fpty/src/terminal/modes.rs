@@ -132,7 +132,7 @@ impl Region {
     }
 }
 
-/// Which of [`PRIVATE_MODES`] are set: a bit for each.
+/// Set of [`PRIVATE_MODES`] that are on: a bit for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PrivateModes(u32);
 

@@ -54,8 +54,8 @@ pub struct AttachMatch {
     pub quality: MatchQuality,
     /// The rank for an empty query: a session that runs and is detached is first.
     pub rank: u8,
-    /// Since when the session is in its state, CLOCK_BOOTTIME in nanoseconds: the last is
-    /// first.
+    /// Time since when the session is in its state, CLOCK_BOOTTIME in nanoseconds: the
+    /// last is first.
     pub since: u64,
 }
 

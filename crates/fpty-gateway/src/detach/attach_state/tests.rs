@@ -37,7 +37,7 @@ enum Got {
     Closed,
 }
 
-/// Something that happens.
+/// Event of a session.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Comes { steal: bool },

@@ -134,12 +134,13 @@ impl Audit {
         self.info.keys().copied()
     }
 
-    /// As which user and group programs run that are started at a socket.
+    /// User and group of programs that are started at a socket.
     pub fn ids_at(&self, listener: u16) -> Option<(u32, u32)> {
         self.sockets.get(usize::from(listener)).map(|socket| socket.ids)
     }
 
-    /// Where a session's recording is, or is to be, and whether it is recorded now.
+    /// Notes the path of a session's recording, and whether the session is recorded
+    /// now.
     pub fn recorded(&mut self, session_ref: SessionRef, path: &str, recorded: bool) {
         if let Some(info) = self.info.get_mut(&session_ref) {
             info.recording = Some(path.into());

@@ -144,7 +144,7 @@ pub enum Answer {
     },
 }
 
-/// Why a recording has failed.
+/// Reason why a recording has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
     /// The limit of the file.

@@ -47,7 +47,7 @@ pub struct RecordingFile {
     at: u64,
     /// The start of the file, in the time of messages.
     from: u64,
-    /// Why nothing more is written but the trailer.
+    /// The reason why nothing more is written but the trailer.
     failure: Option<Failure>,
 }
 

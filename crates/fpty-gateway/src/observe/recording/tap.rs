@@ -54,7 +54,7 @@ pub struct RecordingTap {
     pub session_ref: Cell<Option<SessionRef>>,
     /// The recording has stopped, and that was reported.
     has_stopped: Cell<bool>,
-    /// Since a reload the recording's files are in another folder.
+    /// The recording's files are in another folder since a reload.
     pub is_in_other_folder: bool,
     /// Messages before the start; `None`: it has started.
     early_events: RefCell<Option<Vec<u8>>>,

@@ -138,7 +138,7 @@ fn start_of(length: u64) -> Option<(u32, usize)> {
     (length > 0).then_some((place as u32, length as usize))
 }
 
-/// Which lines of a gateway that is gone are taken.
+/// Choice of lines of a gateway that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Select {
     /// Lines that the supervisor does not have; it never has those of starts.

@@ -39,7 +39,7 @@ pub fn end_for_client(exit: Option<Exit>) -> SessionEnd {
 pub struct Orphan {
     /// The token of the session's program; its client has the next one.
     token: u64,
-    /// When the program ended; its status is pending.
+    /// Time at which the program ended; its status is pending.
     ended: Option<Instant>,
 }
 

@@ -72,7 +72,7 @@ fn roomy() -> Fake {
     Fake { terminal_room: usize::MAX, client_room: usize::MAX, ..Fake::default() }
 }
 
-/// Everything is heard, be it in many turns.
+/// Feeds packets until all are handled, be it in many turns.
 fn sent(session: &mut Session, bytes: &mut Vec<u8>, effects: &mut Fake) {
     let mut left =
         session.client_sent(bytes, &mut Vec::new(), &mut CONTROL_BUDGET.clone(), effects);

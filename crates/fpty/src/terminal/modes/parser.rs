@@ -14,8 +14,7 @@ pub const MAX_PARAMETERS: usize = 32;
 const SHIFT_OUT: u8 = 0x0e;
 const SHIFT_IN: u8 = 0x0f;
 
-/// Where in the text of an operating system command the output stands; kept as
-/// numbers.
+/// State of the output within the text of an operating system command; kept as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Osc {
     /// The command's number.
@@ -25,11 +24,11 @@ pub enum Osc {
     Title,
     /// The parameters before the address of a link.
     LinkParameters,
-    /// Where the address of a link begins, if there is one.
+    /// The beginning of a link's address, if there is one.
     LinkAddress,
     /// The number of a colour of the palette.
     ColourNumber,
-    /// Where a colour begins, or a question for one.
+    /// The beginning of a colour, or of a query for one.
     Colour,
     /// Any other command: it changes no mode.
     Other,

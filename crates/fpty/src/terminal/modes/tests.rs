@@ -207,7 +207,7 @@ fn by_emulator(output: &[u8]) -> Modes {
     of(&term.contents(ContentRegion::All))
 }
 
-/// Less what the emulator brings back in another way, or not.
+/// Modes without those that the emulator restores in another way, or not.
 fn comparable(mut modes: Modes) -> Modes {
     // In the parser no field means anything between two sequences.
     modes.parser = Parser::default();

@@ -145,7 +145,8 @@ impl Mapping {
         let mut at = self.at(offset, bytes.len());
         let (head, rest) = bytes.split_at(at.align_offset(WORD).min(bytes.len()));
         let mut words = rest.chunks_exact(WORD);
-        // SAFETY: as in `read`.
+        // SAFETY: as many bytes as `bytes` has are mapped from here on; what is written as a
+        // word is aligned, as the head ends where the first such word begins.
         unsafe {
             for byte in head {
                 AtomicU8::from_ptr(at).store(*byte, Relaxed);

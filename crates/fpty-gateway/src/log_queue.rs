@@ -42,7 +42,7 @@ impl LogQueue {
         self.lines.push_back(line);
     }
 
-    /// How many were lost that nobody has told of.
+    /// The number of lost lines that nobody has reported.
     pub fn lost(&mut self) -> &mut u64 {
         &mut self.lost
     }

@@ -46,7 +46,7 @@ pub struct LiveCommand {
     pub(crate) is_started: bool,
     /// The program could not be executed, and the observers were told.
     pub(crate) is_rejected: bool,
-    /// How the program ended.
+    /// The end of the program.
     pub(crate) exit: Option<EndReason>,
     /// The socket where the client came in, by its index.
     pub(super) listener: u16,

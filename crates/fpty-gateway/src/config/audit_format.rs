@@ -1,6 +1,6 @@
 //! The format of audit lines (`forkptyrouter-audit`).
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditFormat {
     /// `{"event":"session-end","peer":{"pid":4711}}`

@@ -36,7 +36,7 @@ pub const MIN_LIMIT: u64 = 4096;
 pub struct RecordOptions {
     /// The folder; `None`: nothing is recorded.
     pub dir: Option<OsString>,
-    /// How a recording is written.
+    /// The format of a recording.
     pub format: Format,
     /// Whether input is recorded, too.
     pub input: bool,

@@ -42,7 +42,7 @@ const FD_FRACTION: u64 = 16;
 /// The most of one user, or of one address.
 const MAX_PER_PEER: usize = 48;
 
-/// How the client learns of the end.
+/// Notice of the end to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseNotice {
     /// EOF, which is to be sent.

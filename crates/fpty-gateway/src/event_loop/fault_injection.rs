@@ -67,10 +67,13 @@ pub use injected::{arm, point, strike};
 
 #[cfg(not(all(feature = "testing", debug_assertions)))]
 mod nothing {
+    /// Injects nothing.
     #[inline(always)]
     pub fn strike<B: AsRef<[u8]>>(_: &str, _: impl FnOnce() -> B) {}
+    /// Arms nothing.
     #[inline(always)]
     pub fn arm(_: &[u8]) {}
+    /// Injects nothing.
     #[inline(always)]
     pub fn point(_: &str) {}
 }

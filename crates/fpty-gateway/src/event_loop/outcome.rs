@@ -66,7 +66,7 @@ pub enum Outcome {
     TerminateDetached(Key, EndReason),
 }
 
-/// How a session was closed, for the observers that are told later.
+/// Close of a session, for the observers that are told later.
 pub struct Closed {
     /// The session.
     pub session_ref: SessionRef,

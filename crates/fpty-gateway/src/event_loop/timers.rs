@@ -106,8 +106,7 @@ pub struct Timers {
     far: Deadlines<BootInstant>,
     /// The timerfd of the first far deadline; made when there is one.
     alarm: Option<BoottimeTimer>,
-    /// How many were left when what had no meaning any more was last thrown
-    /// out.
+    /// Number of timers that were left when void ones were last removed.
     left: usize,
 }
 

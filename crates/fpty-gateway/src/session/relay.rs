@@ -62,7 +62,7 @@ pub struct LiveSession {
     pub drains: u8,
     /// Delay of the next check whether the program has been executed, in milliseconds; 0: it has.
     pub started_poll: u8,
-    /// How the program ended.
+    /// The end of the program.
     pub exit: Option<EndReason>,
 }
 

@@ -15,7 +15,7 @@ pub(super) const MAX_PAYLOAD: usize = 2048;
 pub enum ServerEvent {
     /// The server has agreed to the extended mode.
     ExtendedMode,
-    /// How the session ended.
+    /// The end of the session.
     SessionEnd(SessionEnd),
     /// A line for the person.
     Notice(String),

@@ -26,7 +26,7 @@ const REOPEN_POLL: Duration = Duration::from_millis(200);
 const DRAIN_SILENCE: Duration = Duration::from_millis(50);
 const MAX_DRAINS: u8 = 20;
 
-/// How long whoever inherited a program may take to reap it.
+/// Time that the process which inherited a program may take to reap it.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const REAP_POLL: Duration = Duration::from_millis(50);
 
@@ -244,8 +244,8 @@ impl HandedOverTerminal {
         }
     }
 
-    /// How the session ended, where the server is gone and so cannot say;
-    /// `None`: it goes on.
+    /// The end of the session, where the server is gone and so cannot report it;
+    /// `None`: the session goes on.
     pub fn end_without_server(&mut self) -> Option<SessionEnd> {
         let over = match &self.program {
             Some(program) => program.is_over(),

@@ -49,7 +49,7 @@ pub struct OutputStreams {
     next_look: Instant,
 }
 
-/// How often, where standard error has none any more.
+/// Interval of looks for a reader, where standard error has none any more.
 const READER_POLL: Duration = Duration::from_millis(500);
 
 impl OutputStream {

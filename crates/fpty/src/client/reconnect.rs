@@ -40,7 +40,7 @@ pub struct Reconnect {
     pub(super) lost: Option<Instant>,
     /// How long the last wait could be.
     pub(super) waited: Duration,
-    /// How often the server spoke plainly.
+    /// Number of attempts that the server answered in plain mode.
     pub(super) plain: u8,
     /// Time at which to look whether what was sent has arrived.
     pub(super) look: Option<Instant>,

@@ -33,7 +33,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_millis(100);
 pub const MAX_EARLY: usize = 64 * 1024;
 pub const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one may take where only a server that can do more will do.
+/// Time that a server may take to say hello where only the extended mode will do.
 pub const EXTENDED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// State of our input.

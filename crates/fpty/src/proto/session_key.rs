@@ -1,12 +1,12 @@
-//! How a client finds its session again: by the session's id and, where nobody
-//! knows who the client is, by a secret.
+//! Keys by which a client finds its session again: the session's id and, where nobody
+//! knows who the client is, a secret.
 
 use std::fmt;
 use std::hint::black_box;
 
 use super::is_session_name;
 
-/// How many bytes a secret has.
+/// Length of a secret, in bytes.
 pub const SECRET_LENGTH: usize = 16;
 
 /// Separator of id and secret in the argument of `--attach`: no name has it, nor an

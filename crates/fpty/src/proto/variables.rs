@@ -5,9 +5,9 @@
 use super::codec::encode_packet;
 use super::packet::VARIABLES;
 
-/// How many a client may set.
+/// The most variables that a client may set.
 const MAX_COUNT: usize = 256;
-/// How many bytes their names and values may have in all.
+/// The most bytes of all their names and values.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Names with this prefix say something about the client; the others are for

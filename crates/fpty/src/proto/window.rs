@@ -1,6 +1,6 @@
-//! How much of a relayed stream may be on its way (packet 106), and which
-//! stream is meant: the streams of a command without a terminal are numbered
-//! as its descriptors are.
+//! Flow control of relayed streams (packet 106): how much may be on its way, and which
+//! stream is meant. The streams of a command without a terminal are numbered as its
+//! descriptors are.
 
 use super::codec::encode_packet;
 use super::packet::WINDOW_ADJUST;

@@ -43,7 +43,7 @@ pub struct CheckpointWriter {
     /// The modes in force.
     pub(super) modes: Modes,
     size: Dimensions,
-    /// How much output there was.
+    /// Output so far, in bytes.
     pub(super) total: u64,
     /// A note is made after each so many bytes.
     interval: u64,
@@ -143,7 +143,7 @@ fn interval(capacity: usize) -> u64 {
 /// it.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// How much output there was before.
+    /// Output before the checkpoint, in bytes.
     pub from: u64,
     /// The size of the terminal there.
     pub size: Dimensions,

@@ -180,7 +180,7 @@ impl ScrollbackWriter {
         &self.checkpoints.modes
     }
 
-    /// How much output there was in all.
+    /// Output so far, in bytes.
     pub fn total(&self) -> u64 {
         self.checkpoints.total
     }
@@ -207,8 +207,7 @@ impl ScrollbackReader {
         Ok(Self(ring))
     }
 
-    /// How much output there was in all, says whoever wrote it; `None`: it says
-    /// nonsense.
+    /// Output so far, in bytes, as the writer says; `None`: it says nonsense.
     pub fn total(&self) -> Option<u64> {
         Some(self.0.total()).filter(|total| *total <= MAX_TOTAL)
     }
@@ -222,8 +221,8 @@ impl ScrollbackReader {
         (is_there && to.checked_sub(from)? == output.len() as u64).then_some(output)
     }
 
-    /// How much output there was in all at this place, at the latest now, and how much
-    /// before it is kept.
+    /// Output up to this place, at the latest now, in bytes, and how much before it is
+    /// kept.
     fn kept_until(&self, until: u64) -> Option<(u64, usize)> {
         let now = self.0.total().min(MAX_TOTAL);
         let total = now.min(until);

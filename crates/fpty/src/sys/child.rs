@@ -10,7 +10,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pid(NonZeroI32);
 
-/// How a process ended.
+/// Exit of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The process ended by exit(3) with this status.

@@ -74,12 +74,12 @@ impl BootInstant {
         self.0
     }
 
-    /// How long ago that is.
+    /// Time since this instant.
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
     }
 
-    /// How long after `earlier` that is; nothing where it is not later.
+    /// Time from `earlier` to this instant; nothing where it is not later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -138,7 +138,8 @@ impl AsFd for BoottimeTimer {
     }
 }
 
-/// How far the wall clock was ahead of ours, in seconds, while that was so.
+/// Offset of the wall clock from CLOCK_BOOTTIME, in seconds, and the time while it was
+/// so.
 #[derive(Clone, Copy, Debug)]
 struct Offset {
     first: u64,
@@ -193,7 +194,7 @@ pub fn observe_wall_clock() {
     let _ = boot_of_wall(0);
 }
 
-/// How long ago the wall clock showed that (seconds since 1970).
+/// Time since the wall clock showed this (seconds since 1970).
 pub(super) fn since_wall(wall: i64) -> Duration {
     let (time, now) = boot_of_wall(wall);
     Duration::from_secs(now.saturating_sub(time))
@@ -228,7 +229,7 @@ impl Timestamp {
         Self { wall: SystemTime::now(), boot: BootInstant::now() }
     }
 
-    /// How long ago that is, whatever was set since.
+    /// Time since this timestamp, whatever was set since.
     pub fn elapsed(&self) -> Duration {
         self.boot.elapsed()
     }

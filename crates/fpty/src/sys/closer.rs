@@ -35,7 +35,7 @@ const MAX_THREADS_PER_USER: usize = 4;
 const MAX_WAITING: usize = 2048;
 const MAX_WAITING_PER_USER: usize = 256;
 
-/// How long a thread waits for more.
+/// Time that a thread waits for more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Stack of a thread, in bytes: a thread does little.

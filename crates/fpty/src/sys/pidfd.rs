@@ -110,7 +110,7 @@ impl PidFd {
         is_one.then_some(Self { pid: Pid::UNKNOWN, fd })
     }
 
-    /// How the process ended, as far as a process that is not its parent can know: where
+    /// Exit of the process, as far as a process that is not its parent can know: where
     /// it waits to be reaped, or the kernel remembers.
     pub fn exit(&self) -> Option<Exit> {
         self.exit_from_info().or_else(|| self.exit_from_stat())

@@ -17,9 +17,9 @@ use super::memfd::{self, Mapping, READ_WRITE};
 /// Magic bytes at the beginning of a ring's file, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
 
-/// How much output there was in all, eight bytes.
+/// Offset of the number of output bytes so far, eight bytes.
 const TOTAL_OFFSET: usize = 16;
-/// How much there was when somebody last made room to read into, eight bytes.
+/// Offset of that number when somebody last made room to read into, eight bytes.
 const ROOM_OFFSET: usize = 24;
 /// The most room to read into, in bytes.
 const ROOM_LENGTH: usize = 4096;
@@ -129,12 +129,12 @@ impl Ring {
         }
     }
 
-    /// How much of the output is kept.
+    /// Capacity of the ring, in bytes.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How much output there was in all, says whoever counted it.
+    /// Output so far, in bytes, as the writer has counted it.
     pub fn total(&self) -> u64 {
         self.counter(TOTAL_OFFSET).load(Ordering::Acquire)
     }

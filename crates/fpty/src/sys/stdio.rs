@@ -184,8 +184,8 @@ pub fn stdin_is_a_terminal() -> bool {
     nix::unistd::isatty(stdin()).unwrap_or(false)
 }
 
-/// How wide the terminal on standard output is; `None`: it is none, or does not
-/// know.
+/// Columns of the terminal on standard output; `None`: it is no terminal, or has no
+/// size.
 pub fn columns_of_output() -> Option<usize> {
     let cols = fd_query::window_size(stdout())?.cols;
     (cols > 0).then_some(cols.into())
@@ -203,7 +203,7 @@ pub struct Output {
     kind: OutputKind,
 }
 
-/// How an output is written to.
+/// Way of writing to an output.
 #[derive(Clone, Copy)]
 enum OutputKind {
     /// A description of our own, which does not wait. (To make the inherited

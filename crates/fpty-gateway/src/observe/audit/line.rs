@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use fpty::text::escape_json_within;
 
-/// How many bytes of a text there may be, so that all of them make a line that
-/// is written at once.
+/// Limits of texts in bytes, so that all of them make a line that is written at once.
 pub const SHORT: usize = 64;
 pub const ADDRESS: usize = 200;
 pub const WHY: usize = 300;

@@ -84,7 +84,7 @@ pub enum ClientAct<'a> {
     Unwatch(Option<Duration>),
 }
 
-/// How a session ended.
+/// End of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// The time.

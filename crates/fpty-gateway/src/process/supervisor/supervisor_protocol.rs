@@ -57,7 +57,7 @@ pub struct SessionRecord {
     pub attached: Option<(u32, (u64, u64))>,
     /// When it was detached.
     pub left: Option<(u64, u64)>,
-    /// How and when the program ended: the payload of an END packet.
+    /// The end of the program: the payload of an END packet, and the time.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
     /// The last change of the session's state, CLOCK_BOOTTIME in nanoseconds.
     #[serde(rename = "turned")]

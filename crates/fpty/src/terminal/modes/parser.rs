@@ -69,7 +69,7 @@ pub struct Parser {
     pub(crate) parameters: [u16; MAX_PARAMETERS],
     /// Parameters that follow a colon: they belong to the one before.
     pub(crate) subparameters: u32,
-    /// How many there are; the last is under way.
+    /// Number of parameters; the last is under way.
     pub(crate) count: u8,
     /// No longer than TITLE.
     pub(crate) title: Vec<u8>,

@@ -1,4 +1,4 @@
-//! How characters are drawn from here on: SGR (ECMA-48, xterm's ctlseqs).
+//! Rendition of characters from here on: SGR (ECMA-48, xterm's ctlseqs).
 
 use std::io::Write;
 

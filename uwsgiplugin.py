@@ -153,6 +153,9 @@ def build():
     # `dev` for checks that ask nothing of the plugin's speed.
     profile = os.environ.get('FORKPTY_PROFILE') or 'release'
     command = [find_cargo(), 'build', '--profile', profile, '--locked', '--lib', '--quiet']
+    if profile == 'dev':
+        # Dependencies with the features that they have in the tests: see tools/build.
+        command.append('--workspace')
     print('*** forkptyrouter: cargo builds the plugin %s ***' % NAME)
     sys.stdout.flush()
     try:

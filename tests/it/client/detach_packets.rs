@@ -1,4 +1,4 @@
-//! Packets of the client that detach and reattach, sent to a router that the test itself
+//! Packets of the client that detach and reattach, sent to a gateway that the test itself
 //! is.
 //!
 //! No real gateway can be held between the packet TAKEN and the packet GO, nor does one

@@ -9,7 +9,7 @@ use crate::harness::fake_router::Fake;
 use crate::harness::terminal::Terminal;
 use crate::harness::{DEADLINE, Setup, assert_same, on_one_server, sequence, wait_until};
 
-/// First packet of the client, which an old router ignores.
+/// First packet of the client, which an old gateway ignores.
 const HELLO: [u8; 4] = [0, 1, 0, 102];
 
 #[test]

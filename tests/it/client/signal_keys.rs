@@ -165,7 +165,7 @@ fn signal_keys_work_at_a_terminal_of_another_session() {
     });
 }
 
-/// Signal keys at a terminal of another session, with a router that knows only the plain
+/// Signal keys at a terminal of another session, with a gateway that knows only the plain
 /// mode: packets.
 #[test]
 fn signal_keys_work_at_a_terminal_of_another_session_with_an_old_router() {

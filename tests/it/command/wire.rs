@@ -52,7 +52,7 @@ fn ask(client: &Wire, line: &[u8]) {
     client.send(packet(VARIABLES, &[]));
 }
 
-/// Packets of a router after its answer: the outputs, and other packets in their order.
+/// Packets of a gateway after its answer: the outputs, and other packets in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Said {
     outputs: [Vec<u8>; 2],

@@ -1,5 +1,5 @@
 //! Handover of the terminal: sessions that outlive a gateway and a reload, sessions that
-//! a stop ends, and clients of routers that lie.
+//! a stop ends, and clients of gateways that lie.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};

@@ -109,7 +109,7 @@ fn sockets_of_the_service_manager_are_the_routers_alone() {
     });
 }
 
-/// Activated sockets that are not the router's stay the server's.
+/// Activated sockets that are not the gateway's stay the server's.
 #[test]
 fn an_activated_socket_that_is_not_the_routers_stays_the_servers() {
     on_every_server(|flavor| {

@@ -19,11 +19,9 @@ pub fn guard<R>(what: &str, on_panic: R, body: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Runs a part of a plugin's start that C called.
-///
-/// # Errors
-/// `body` fails or panics: the server ends with a line that says so, as a server that
-/// runs with something else than asked for helps nobody.
+/// Runs a part of a plugin's start that C called. Where `body` fails or panics the server
+/// ends with a line that says so: a server that runs with something else than asked for
+/// helps nobody.
 pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
     if let Err(error) = guard(what, Err(Error::new("cannot start")), body) {
         log(&format!("{plugin}: {error}"));

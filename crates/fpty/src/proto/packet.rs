@@ -47,7 +47,7 @@ pub const TAKEN: u8 = 108;
 pub const DETACH: u8 = 109;
 /// The payload of [`DETACH`] that ends the session.
 pub const DETACH_AND_END: &[u8] = b".";
-/// From the router: how the session ended; see [`super::Ended`].
+/// From the gateway: how the session ended; see [`super::SessionEnd`].
 pub const END: u8 = 110;
 /// From the router: one line of text for the person.
 pub const NOTICE: u8 = 111;

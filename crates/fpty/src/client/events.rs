@@ -24,8 +24,8 @@ use crate::sys::socket::Transport;
 /// No offer has more descriptors.
 const MAX_OFFERED: usize = 8;
 
-/// How long what may be such a line waits for the connection's end: the router
-/// says nothing after it.
+/// Time that a possible refusal waits for the connection's end: a gateway sends nothing
+/// after a refusal.
 const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many of the last bytes are kept, in bytes.

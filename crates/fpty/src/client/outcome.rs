@@ -246,19 +246,19 @@ fn json(end: &End, text: &str) -> String {
     object.to_string()
 }
 
-/// How a router begins that refuses a session and speaks plainly.
+/// Prefix of the line by which a gateway in plain mode refuses a session.
 pub(super) const REFUSAL_PREFIX: &[u8] = b"forkptyrouter: session refused: ";
 
 /// The longest such line, in bytes.
 pub(super) const MAX_REFUSAL: usize = 4096;
 
-/// Whether this is all that such a router says.
+/// Whether the output is a refusal in plain mode, and nothing else.
 pub(super) fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
     line.starts_with(REFUSAL_PREFIX) && !line.contains(&b'\n')
 }
 
-/// Whether what such a router said last is that it had started its program
+/// Whether the last output is a refusal whose reason is that the program had started
 /// before our request arrived.
 pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
     let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();
@@ -266,7 +266,7 @@ pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
     line.strip_prefix(REFUSAL_PREFIX).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
 }
 
-/// Whether it may become that: a line that is not endless.
+/// Whether the output may become a refusal: a line that is not endless.
 pub fn may_be_refusal(bytes: &[u8]) -> bool {
     let length = bytes.len().min(REFUSAL_PREFIX.len());
     let ends_at = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);

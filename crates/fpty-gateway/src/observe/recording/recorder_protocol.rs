@@ -186,7 +186,7 @@ pub enum RecorderEvent {
 pub struct Unconsumed {
     /// Bytes that are missing if the queue is lost.
     pub lost: u64,
-    /// Those of the lost bytes that were missing before.
+    /// The part of the lost bytes that was missing before.
     pub missing: u64,
     /// The session starts or is resumed in these messages.
     pub begins: bool,

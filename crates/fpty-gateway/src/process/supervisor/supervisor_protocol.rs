@@ -55,7 +55,7 @@ pub struct SessionRecord {
     pub last: EndRecord,
     /// The attached user, since when.
     pub attached: Option<(u32, (u64, u64))>,
-    /// When it was detached.
+    /// Time of the detach.
     pub left: Option<(u64, u64)>,
     /// The end of the program: the payload of an END packet, and the time.
     pub ended: Option<(Vec<u8>, (u64, u64))>,

@@ -21,8 +21,8 @@ mod fingerprint;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What the bindings hold: the types, functions and globals that `src/uwsgi`
-/// uses, and what those refer to.
+/// Items of the bindings: the types, functions and globals that `src/uwsgi` uses, and
+/// those that they refer to.
 const TYPES: &[&str] = &[
     "uwsgi_plugin",
     "uwsgi_option",

@@ -38,7 +38,7 @@ static PTY: Lazy<Mutex<pty_options::PtyOptions>> = Lazy::new(Mutex::default);
 static PTY_OPTIONS: OptionTable<{ option_table::name_count(&pty_options::OPTIONS) + 1 }> =
     OptionTable::new(&pty_options::OPTIONS, pty_option);
 
-/// What the server's loader looks up: `--plugin forkptyrouter`.
+/// Symbol that the server's loader looks up for `--plugin forkptyrouter`.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
@@ -64,11 +64,11 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
 #[allow(non_upper_case_globals)]
 pub static uwsgi_plugin: u8 = 0;
 
-/// What the server's loader looks up: `--plugin pty`.
+/// Symbol that the server's loader looks up for `--plugin pty`.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static mut pty_plugin: ffi::uwsgi_plugin = {
-    // SAFETY: as above.
+    // SAFETY: NULLs, zeros and None: a plugin without a name or a hook.
     let mut plugin: ffi::uwsgi_plugin = unsafe { std::mem::zeroed() };
     plugin.name = c"pty".as_ptr();
     plugin.options = PTY_OPTIONS.as_ptr();
@@ -189,7 +189,8 @@ unsafe extern "C" fn sockets_are_known() {
     guard("the start", (), sockets::keep_from_the_server);
 }
 
-/// Marks the gateways' sockets, now that all gateways are registered.
+/// Called when the server has bound all of its sockets and registered all gateways, ours
+/// and others'.
 unsafe extern "C" fn gateway_post_init() {
     guard("the start", (), || {
         sockets::keep_from_the_server();

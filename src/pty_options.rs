@@ -191,7 +191,7 @@ pub struct PtyOptions {
     pub server: PtyServerOptions,
 }
 
-/// More would only make a new client wait.
+/// The largest scrollback, in bytes: more would only make a new client wait.
 const MAX_SCROLLBACK: u32 = 64 * 1024 * 1024;
 
 impl PtyOptions {
@@ -235,7 +235,7 @@ impl PtyOptions {
         }))
     }
 
-    /// What is asked instead of a session; `None`: a session is wanted.
+    /// Control request to send instead of opening a session; `None`: a session is wanted.
     pub fn control_request(&self) -> Option<ControlRequest> {
         let options = &self.client;
         let list = options.list || options.list_json;
@@ -244,7 +244,7 @@ impl PtyOptions {
 }
 
 impl ClientOptions {
-    /// Which session it is to be.
+    /// The choice of the session.
     fn session(&self, has_command: bool) -> Result<SessionChoice> {
         let last = self.attach_last.then(String::new);
         let attach = self.attach.clone().or(last);
@@ -285,7 +285,8 @@ mod tests {
         option_table::apply_option(&OPTIONS, pty, name, value.as_ref())
     }
 
-    /// Of each name and each key there is one, and each option has its line in the help.
+    /// Checks that there is one option for each name and each key, and that each option
+    /// has its line in the help.
     fn check<C>(table: &[OptionRow<C>]) {
         let specs = || table.iter().map(|row| &row.spec);
         let all_names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();

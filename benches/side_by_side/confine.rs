@@ -47,7 +47,7 @@ impl Drop for Confined {
     }
 }
 
-/// Of those that this process may use.
+/// The last processor that this process may use.
 fn last_processor() -> Result<usize> {
     let status = fs::read_to_string("/proc/self/status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));

@@ -14,7 +14,7 @@ use nix::pty::openpty;
 
 use super::{Result, agent, handed};
 
-/// Who takes part.
+/// Contestant of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// uWSGI's own plugin.
@@ -36,7 +36,7 @@ pub enum Mode {
     Uwsgi,
 }
 
-/// What a server gives its clients.
+/// Program that a server runs for its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     /// See `agent.rs`.
@@ -47,23 +47,23 @@ pub enum Program {
     Silent,
 }
 
-/// What ours does beside.
+/// Additional feature of our server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extra {
     None,
     /// Each session is recorded.
     Records,
-    /// They can be left.
+    /// Sessions can be detached.
     Detaches,
 }
 
-/// What `line.c` prints, as a terminal shows it.
+/// Output of `line.c`, as a terminal shows it.
 pub const LINE: &[u8] = b"the quick brown fox jumps over the lazy dog\r\n";
 
 /// Where recordings are.
 const RECORDINGS: &str = "recordings";
 
-/// Nobody waits longer for anything.
+/// The longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where everything is.
@@ -361,16 +361,16 @@ impl Drop for Server<'_> {
 
 /// A session with a contestant.
 pub struct Session {
-    /// What comes and goes.
+    /// The session's connection or terminal.
     pub wire: File,
     /// Whether what goes is packets.
     pub framed: bool,
     /// The process whose child the program is.
     pub gateway: i32,
     child: Option<Child>,
-    /// What keeps the session of a terminal that was handed over.
+    /// The connection that keeps the session of a terminal that was handed over.
     _connection: Option<UnixStream>,
-    /// What the program said before that.
+    /// Output of the program before that.
     said: Vec<u8>,
 }
 

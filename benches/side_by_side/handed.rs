@@ -13,7 +13,7 @@ use super::contestant::Session;
 
 /// The hello, a variable and the word that this was all.
 pub const CAN_TAKE: &[u8] = b"\0\x01\0\x66\0\x0e\0\x67\x09\0fpty.take\x01\x001\0\0\0\x67";
-/// The same, of one that takes nothing.
+/// The hello and the end of a request, of a client that takes no terminal.
 pub const PLAIN: &[u8] = b"\0\x01\0\x66\0\0\0\x67";
 
 const TAKEN: [u8; 4] = [0, 0, 0, 108];

@@ -1,4 +1,4 @@
-//! What it costs the gateway that sessions are open and silent.
+//! Cost of open and silent sessions to the gateway.
 
 use std::time::{Duration, Instant};
 

@@ -19,7 +19,7 @@ const DESCRIPTORS: u64 = 2 * MANY as u64 + 1000;
 const TERMINALS: &str = "/proc/sys/kernel/pty/max";
 const OPEN: &str = "/proc/sys/kernel/pty/nr";
 
-/// What a client of ours says first; then it asks, or says that this was all.
+/// First packets of a client of ours; then it asks, or says that this was all.
 const HELLO: &[u8] = b"\0\x01\0\x66\0\x18\0\x64\0\x50\0\x65\0\x10\0\x67\x0b\0fpty.detach\x01\x001";
 const ALL: &[u8] = b"\0\0\0\x67";
 const DETACH: &[u8] = b"\0\0\0\x6d";
@@ -186,8 +186,8 @@ impl Client {
         Ok(Self { stream, bytes: Vec::new() })
     }
 
-    /// What comes with the next packet of this kind. (Descriptors that are offered
-    /// close, as they are not received.)
+    /// Payload of the next packet of this kind. (Descriptors that are offered close, as
+    /// they are not received.)
     fn until(&mut self, wanted: u8) -> Result<Vec<u8>> {
         loop {
             while let Some((kind, payload)) = handed::next(&mut self.bytes) {

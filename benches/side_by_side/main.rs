@@ -40,7 +40,7 @@ use contestant::{Kind, World};
 /// Whatever goes wrong ends in a line for a person.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What an experiment found: rows of the report and their values.
+/// Values of an experiment: rows of the report and their values.
 type Values = Vec<(&'static str, f64)>;
 
 /// Something that is measured with each contestant.
@@ -71,7 +71,7 @@ impl Effort {
 }
 
 const ALL: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare];
-/// Where it counts that the terminal can be handed over.
+/// Contestants of experiments where it counts that the terminal can be handed over.
 const TERMINALS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare, Kind::Handed];
 const SERVERS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat];
 const FRAMED: &[Kind] = &[Kind::C, Kind::Ours, Kind::Bare];

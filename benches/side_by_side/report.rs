@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Result;
 use super::contestant::Kind;
 
-/// What a row should be.
+/// Target of a row.
 enum Target {
     /// Ours by the C plugin's, at least.
     AtLeast(f64),
@@ -114,7 +114,7 @@ impl Report {
         self.failures.insert((experiment, kind), why);
     }
 
-    /// Whether it could not.
+    /// Whether a contestant has failed at an experiment.
     pub fn has_failed(&self, experiment: &'static str, kind: Kind) -> bool {
         self.failures.contains_key(&(experiment, kind))
     }
@@ -188,7 +188,7 @@ impl Report {
         }
     }
 
-    /// The same for a program, with the value of each round.
+    /// Writes the report as JSON, with the value of each round.
     pub fn write_json(&self, path: &str) -> Result<()> {
         let rows: Vec<Value> = ROWS
             .iter()
@@ -224,7 +224,7 @@ impl Report {
     }
 }
 
-/// What it was measured on, in words.
+/// The machine of the measurement, in words.
 fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");

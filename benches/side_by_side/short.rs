@@ -63,7 +63,7 @@ struct Ended {
 }
 
 impl Ended {
-    /// Those a second that delivered everything.
+    /// Sessions a second that delivered everything.
     fn complete(&self) -> f64 {
         self.per_second * (1.0 - self.lost / 100.0)
     }

@@ -58,7 +58,7 @@ fn packet(payload: &[u8]) -> Vec<u8> {
     [&[0, size[0], size[1], 0], payload].concat()
 }
 
-/// What went through, how long it took, and what it cost the gateway.
+/// Result of a transfer: bytes, time, and the gateway's processor time.
 struct Moved {
     bytes: u64,
     wall: Duration,

@@ -1,4 +1,4 @@
-//! What processes have used.
+//! Resources that processes have used.
 
 use std::fs;
 use std::time::Duration;

@@ -42,8 +42,8 @@ use crate::pty_server::tee::LogTee;
 use crate::pty_server::terminal::SharedTerminal;
 use crate::pty_server::terminal_client::{Listener, READONLY};
 
-/// Nobody says how large a shared terminal is; a program that asks gets what
-/// programs expect.
+/// Size of a shared terminal, which nobody sets; a program that asks gets what programs
+/// expect.
 const SIZE: Size = Size { rows: 24, cols: 80 };
 
 /// Binds the sockets, in the master: a worker that is respawned finds them

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use fpty::backlog::Backlog;
 use fpty::terminal::QueryFilter;
 
-/// What may wait for one client; one that is further behind loses its place.
-/// The terminal is never kept waiting, so this is what a reader may lag behind
-/// a burst of output.
+/// Limit of output that waits for one client, in bytes; a client that is further behind
+/// is dropped. The terminal is never kept waiting, so this is how far a reader may lag
+/// behind a burst of output.
 pub const QUEUE_LIMIT: usize = 8 * 1024 * 1024;
 
 /// The last output, so that a new client does not see an empty screen; less
@@ -16,11 +16,11 @@ pub const QUEUE_LIMIT: usize = 8 * 1024 * 1024;
 #[derive(Default)]
 pub struct Scrollback {
     queries: QueryFilter,
-    /// What is being remembered.
+    /// Filtered output that is being added.
     through: Vec<u8>,
     bytes: VecDeque<u8>,
     limit: usize,
-    /// Whether something before it was forgotten.
+    /// Whether output before this was forgotten.
     is_truncated: bool,
 }
 
@@ -41,9 +41,9 @@ impl Scrollback {
         self.bytes.extend(output);
     }
 
-    /// What a new client is shown: from the beginning of a line, where that
-    /// is not the very beginning, so that no half of an escape sequence or of
-    /// a character is.
+    /// Queues the scrollback for a new client: from the beginning of a line, where that
+    /// is not the very beginning, so that no half of an escape sequence or of a character
+    /// is shown.
     ///
     /// Returns the filter for what comes then, where that is in the midst of
     /// a sequence: until there is nothing undecided.

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use fpty::sys::WriteOutcome;
 use fpty::sys::stdio::Output;
 
-/// What may wait for the log; the rest is lost to it.
+/// Limit of output that waits for the log, in bytes; the rest is lost to it.
 const MAX_WAITING: usize = 256 * 1024;
 
 /// How long the rest of a line is waited for before its beginning is logged:
 /// what a log engine gets in one packet is one entry.
 const LINE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Where the copy goes, and what it has not taken.
+/// Copy of the output to the log, and bytes that the log has not taken.
 pub struct LogTee {
     output: Output,
     /// The most that one packet may hold, where packets are what it takes.
@@ -23,7 +23,7 @@ pub struct LogTee {
     queue: VecDeque<u8>,
     lost: usize,
     blocked: bool,
-    /// When the beginning of a line is logged without its rest.
+    /// Time at which the beginning of a line is logged without its rest.
     due: Option<Instant>,
 }
 
@@ -39,7 +39,7 @@ impl LogTee {
         self.blocked.then(|| self.output.as_fd())
     }
 
-    /// When to call [`LogTee::flush`] whatever happens.
+    /// Time at which to call [`LogTee::flush`] whatever happens.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -62,8 +62,8 @@ impl LogTee {
         self.flush()
     }
 
-    /// Logs what waits, as far as the log takes it. Returns whether somebody
-    /// still takes it.
+    /// Logs what waits, as far as the log takes it. Returns whether the log can still be
+    /// written.
     pub fn flush(&mut self) -> bool {
         let rest_is_due = self.due.is_some_and(|due| due <= Instant::now());
         self.blocked = false;
@@ -95,9 +95,8 @@ impl LogTee {
     }
 }
 
-/// How much of it one packet takes: whole lines; of one that is too long as
-/// many whole characters as there is room for; nothing of a line that may yet
-/// become whole.
+/// How many bytes one packet takes: whole lines; of a line that is too long as many whole
+/// characters as there is room for; nothing of a line that may yet become whole.
 fn packet(waiting: &[u8], most: usize) -> usize {
     let within = &waiting[..waiting.len().min(most)];
     if let Some(newline) = within.iter().rposition(|byte| *byte == b'\n') {
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(packet(&[0x80; 9], 8), 8);
     }
 
-    /// What is in a log that is a socket of packets, packet by packet.
+    /// Packets in a log that is a socket of packets.
     fn logged(reader: &std::os::fd::OwnedFd) -> Vec<String> {
         let mut packets = Vec::new();
         let mut buffer = [0; 4096];

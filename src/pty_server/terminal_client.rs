@@ -46,7 +46,7 @@ pub fn accept(listener: &ListeningSocket) -> io::Result<Option<Private<Stream>>>
 /// A client: its connection, and the output that is queued for it.
 pub struct Client {
     pub stream: Private<Stream>,
-    /// Whose share of the places it has, and since when.
+    /// The principal whose share of the places the client has, and since when.
     pub principal: Principal,
     pub since: Instant,
     readonly: bool,
@@ -58,7 +58,7 @@ pub struct Client {
     state: State,
     /// The first bytes, while they may be an HTTP request.
     http_probe: Option<Box<HttpProbe>>,
-    /// Until when the first bytes are held back.
+    /// Time until which the first bytes are held back.
     pub held_until: Option<Instant>,
 }
 
@@ -76,7 +76,7 @@ enum State {
     Gone,
 }
 
-/// What came of a client's event.
+/// Result of a client's event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientEvent {
     /// Nothing for the terminal.
@@ -117,7 +117,7 @@ impl Client {
         client
     }
 
-    /// What to wait for; input only where the terminal takes it.
+    /// The events to wait for; input only where the terminal takes it.
     pub fn interest(&self, takes_input: bool) -> PollFlags {
         let mut events = PollFlags::empty();
         let is_heard = self.state == State::Open && (takes_input || self.readonly);

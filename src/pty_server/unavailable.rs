@@ -20,18 +20,19 @@ use fpty::text::shown;
 use fpty_gateway::host::Socket;
 use fpty_gateway::log::log;
 
-/// How many are refused in one turn, and how many of them may take their time
+/// The most rejected clients in one turn, and the most of them that may take their time
 /// to close.
 const BATCH: usize = 64;
 
-/// How long one may take, and how often that is looked after, in milliseconds.
+/// How long a rejected connection may take to close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of looking after rejected connections, in milliseconds.
 const CHECK_INTERVAL_MS: u16 = 500;
 
 /// Reads of what one sends at once.
 const MAX_READS: usize = 16;
 
-/// How long to wait before the next one where there is no descriptor for it.
+/// Time to wait before the next client where there is no descriptor for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Rejects the connections that wait while the first worker does not run: the master's

@@ -11,8 +11,10 @@ use super::fingerprint::{self, Fingerprint};
 
 include!(concat!(env!("OUT_DIR"), "/built_for.rs"));
 
-/// Compares this process with the server we were built for; the error is the
-/// line for the operator.
+/// Compares this process with the server that this library was built for.
+///
+/// # Errors
+/// The structures differ, or this is no uWSGI server: the line for the operator.
 pub fn check() -> Result<(), String> {
     let texts = (text_of(c"uwsgi_get_dot_h"), text_of(c"uwsgi_get_cflags"));
     let (Some(header), Some(flags)) = texts else {
@@ -34,7 +36,7 @@ pub fn check() -> Result<(), String> {
     })
 }
 
-/// What tells the two apart, if anything does.
+/// The difference between two servers, if there is one.
 fn explain(built: &Fingerprint, running: &Fingerprint) -> Option<String> {
     if built.version != running.version {
         return Some(String::from("another version"));

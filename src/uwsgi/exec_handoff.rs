@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::ffi;
 
-/// What they are kept under.
+/// Environment variables that hold the kept descriptors' numbers.
 const VARIABLES: [&str; 4] =
     ["FORKPTYROUTER_KEPT", "FORKPTYROUTER_MEMORY", "FORKPTYROUTER_PROOF", "FORKPTYROUTER_RECORDER"];
 
@@ -61,7 +61,7 @@ pub fn take(name: &str) -> Option<(Vec<OwnedFd>, OsString)> {
     take_if(name, |fd| getsockopt(fd, sockopt::SockType) == Ok(SockType::SeqPacket))
 }
 
-/// The same of memory.
+/// Takes a memfd that [`keep`] has kept under this name.
 pub fn take_memory(name: &str) -> Option<(OwnedFd, OsString)> {
     let is_memory = |fd: &OwnedFd| {
         // SAFETY: fcntl(2) with numbers.
@@ -79,8 +79,8 @@ fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(Vec<OwnedFd>
     Some((fds.collect::<Option<_>>()?, note.to_owned()))
 }
 
-/// What [`keep`] has written: the numbers, `None` for what is none of ours, and the
-/// note.
+/// Parses the note that [`keep`] has written: the numbers, `None` for a descriptor that
+/// is not ours, and the note.
 fn parse_note(value: &[u8]) -> (Vec<Option<c_int>>, &OsStr) {
     let blank = value.iter().position(|byte| *byte == b' ');
     let (numbers, note) = value.split_at(blank.unwrap_or(value.len()));

@@ -1,5 +1,5 @@
-//! What identifies a server's structures: its header, and those of its flags
-//! that the header looks at.
+//! Fingerprint of a server's structures: its header, and those of its flags that the
+//! header looks at.
 //!
 //! Also a part of build.rs, which takes the fingerprint of the target server;
 //! [`super::abi`] compares it with that of the server that loads the library.

@@ -30,15 +30,16 @@ pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {
     }
 }
 
-/// Whether one is ours.
+/// Whether a gateway of the server's list is ours.
 pub(super) fn is_ours(gateway: &ffi::uwsgi_gateway) -> bool {
     gateway.name.cast_const() == NAME.as_ptr()
 }
 
-/// What the gateway process of a number among ours does.
+/// Main function of a gateway process, by its number among ours.
 type Run = fn(usize) -> Result<()>;
 
-/// That, and its harakiri in seconds; set once, before the first is registered.
+/// The main function, and its harakiri in seconds; set once, before the first gateway is
+/// registered.
 static RUN: OnceCell<(Run, Option<u32>)> = OnceCell::new();
 
 /// The number of this gateway process on the server's list, where the master kills it

@@ -19,8 +19,9 @@ pub fn guard<R>(what: &str, on_panic: R, body: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Runs a part of a plugin's start that C called. Where it fails the server ends with a
-/// line that says so: one that runs with something else than asked for helps nobody.
+/// Runs a part of a plugin's start that C called. Where `body` fails or panics the server
+/// ends with a line that says so: a server that runs with something else than asked for
+/// helps nobody.
 pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
     if let Err(error) = guard(what, Err(Error::new("cannot start")), body) {
         log(&format!("{plugin}: {error}"));
@@ -28,7 +29,7 @@ pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
     }
 }
 
-/// What a mutex holds: after a panic that is as good as before.
+/// The content of a mutex: after a panic that is as good as before.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

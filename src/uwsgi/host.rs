@@ -56,7 +56,8 @@ impl Host for Uwsgi {
     /// uWSGI's core/logging.c); some of its loggers and alarms put something
     /// before it in a buffer of that size.
     fn log_packet_size(&self) -> Option<usize> {
-        // SAFETY: as in statistics_by_http.
+        // SAFETY: plain ints that are set while options are read and only read afterwards;
+        // abi::check proved their places.
         let (log_master, size) = unsafe {
             (addr_of!(ffi::uwsgi.log_master).read(), addr_of!(ffi::uwsgi.log_master_bufsize).read())
         };
@@ -74,10 +75,11 @@ impl Host for Uwsgi {
         sockets::bound(Owner::Gateway)
     }
 
-    /// Where metrics are asked for (`enable-metrics`); the master reads the number every
-    /// second. To be called before the server sets its metrics up.
+    /// Exports a metric where metrics are asked for (`enable-metrics`); the master reads
+    /// the number every second. To be called before the server sets its metrics up.
     fn export_metric(&self, name: &'static CStr, kind: MetricKind, number: &'static AtomicU64) {
-        // SAFETY: as in statistics_by_http.
+        // SAFETY: a plain int that is set while options are read and only read
+        // afterwards; abi::check proved its place.
         if unsafe { addr_of!(ffi::uwsgi.has_metrics).read() == 0 } {
             return;
         }
@@ -144,7 +146,7 @@ impl Host for Uwsgi {
 }
 
 unsafe extern "C" {
-    /// Where the arguments begin that are no options (getopt(3)).
+    /// Index of the first argument that is no option (getopt(3)).
     static optind: c_int;
 }
 

@@ -1,8 +1,8 @@
-//! What only gateways inherit from the master: descriptors that lead to other
-//! people's terminals (the connection to what keeps sessions, mailboxes, the
-//! recorder's door), and memory that gateways share. All else that the server
-//! forks has nothing of it: workers, mules, spoolers, other plugins' gateways,
-//! the Emperor, and what any of them starts.
+//! Descriptors and memory that only gateways inherit from the master: descriptors that
+//! lead to other people's terminals (the supervisor's socket, inboxes, the recorder's
+//! registration socket), and memory that gateways share. All else that the server forks
+//! has nothing of it: workers, mules, spoolers, other plugins' gateways, the Emperor, and
+//! what any of them starts.
 //!
 //! Three things see to it, because no one of them is everywhere. Whatever
 //! executes something loses them by close-on-exec. What is forked while all of
@@ -24,14 +24,15 @@ use super::{exec_handoff, gateway};
 use crate::ffi;
 use fpty::sys::shm;
 
-/// Two ends for each of 64 gateways, and a few more.
+/// The most registered descriptors: two ends for each of 64 gateways, and a few
+/// more.
 const MAX_DESCRIPTORS: usize = 160;
 
 /// Numbers of descriptors; 0: none.
 static DESCRIPTORS: [AtomicI32; MAX_DESCRIPTORS] = [const { AtomicI32::new(0) }; MAX_DESCRIPTORS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// This is the master, and what it forks is looked at.
+/// Whether this is the master, whose children are checked.
 static IS_MASTER: AtomicBool = AtomicBool::new(false);
 
 /// The child that is about to be forked may be a gateway of ours.
@@ -46,12 +47,12 @@ static WAS_DUMPABLE: AtomicBool = AtomicBool::new(false);
 
 type Loop = unsafe extern "C" fn(c_int, *mut c_void);
 
-/// Where other plugins' gateways begin, by their numbers.
+/// Main functions of other plugins' gateways, by their numbers.
 static LOOPS: OnceLock<Vec<Option<Loop>>> = OnceLock::new();
 
-/// Of a descriptor of the master's that stays open in it: gateways alone have
-/// it. The server does not close it either, as it does after a reload with what
-/// it does not know: its number could mean something else then.
+/// Registers a descriptor of the master's that stays open there: gateways alone inherit
+/// it. The server does not close it either, as it does after a reload with descriptors
+/// that it does not know: its number could mean something else then.
 pub fn gateways_only(fd: BorrowedFd<'_>) {
     exec_handoff::protect(fd);
     let at = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +77,7 @@ pub fn install() {
     unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_child)) };
 }
 
-/// Nobody of its own user looks into the master any more.
+/// Forbids other processes of the master's own user to inspect the master.
 pub fn forbid_inspection() {
     if !nix::unistd::geteuid().is_root() {
         let was = nix::sys::prctl::get_dumpable().unwrap_or(false);
@@ -90,7 +91,7 @@ pub fn keep_in_gateway() {
     IS_MASTER.store(false, Ordering::Release);
 }
 
-/// This process is none: it loses all of it, once.
+/// Closes what only gateways inherit, once, in a process that is no gateway.
 pub fn close_all() {
     for number in &DESCRIPTORS {
         let number = number.swap(0, Ordering::AcqRel);
@@ -132,7 +133,7 @@ fn is_gateway_missing() -> bool {
     gateway::all().iter().any(|one| gateway::is_ours(one) && !is_child(one.pid))
 }
 
-/// Whether this is a child of ours that runs. It is not reaped by that: the
+/// Whether a process is a child of ours that runs. The child is not reaped by that: the
 /// server does so.
 fn is_child(pid: libc::pid_t) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;

@@ -53,7 +53,7 @@ impl<const N: usize> OptionTable<N> {
         Self(UnsafeCell::new(table))
     }
 
-    /// For the plugin's struct.
+    /// The array, for the plugin's struct.
     pub const fn as_ptr(&self) -> *mut ffi::uwsgi_option {
         self.0.get().cast()
     }

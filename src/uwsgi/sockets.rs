@@ -26,7 +26,7 @@ use fpty_gateway::log::log;
 /// The longest socket path that the server binds, in bytes.
 const LONGEST_PATH: usize = 102;
 
-/// Which of our plugins a socket belongs to.
+/// Owner of a socket: one of our plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The plugin forkptyrouter: its gateways keep the socket, workers do not.
@@ -36,7 +36,7 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// Its name on the server's list, which is compared by its text.
+    /// The owner's name on the server's list, which is compared by its text.
     pub const fn name(self) -> &'static CStr {
         match self {
             Owner::Gateway => c"uWSGI forkptyrouter",
@@ -57,6 +57,9 @@ const RULES: c_int = 8;
 
 /// Adds a socket that will be bound when the server starts, with the rules of
 /// this number.
+///
+/// # Errors
+/// There are too many sockets, or the address holds a NUL byte.
 pub fn add(address: &OsStr, owner: Owner, role: SocketRole, rules: usize) -> Result<()> {
     let rules = c_int::try_from(rules).ok().filter(|number| *number < 65_536);
     let rules = rules.ok_or_else(|| Error::new("there are too many sockets"))?;
@@ -80,7 +83,7 @@ pub fn add(address: &OsStr, owner: Owner, role: SocketRole, rules: usize) -> Res
 /// Adds the sockets that a zerg server hands out.
 ///
 /// # Errors
-/// It cannot be reached, or hands out none.
+/// The zerg server cannot be reached, or hands out no sockets.
 pub fn add_from_zerg(address: &OsStr) -> Result<()> {
     const MOST: c_int = 64;
     let failed =
@@ -255,7 +258,10 @@ fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int>
     Ok(listener.into_raw_fd())
 }
 
-/// What bind(2) would fail at with fewer words.
+/// Checks a path: bind(2) would fail at it with fewer words.
+///
+/// # Errors
+/// The path is too long, or its folder does not exist: the line for the operator.
 fn check_path(bytes: &[u8]) -> Result<()> {
     let name = String::from_utf8_lossy(bytes);
     if bytes.len() > LONGEST_PATH {
@@ -272,7 +278,7 @@ fn check_path(bytes: &[u8]) -> Result<()> {
 /// A plugin's sockets, bound before the process was forked.
 ///
 /// # Errors
-/// One of them is not a listening socket any more.
+/// A socket is not a listening socket any more.
 pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
     let socket = |socket: &mut ffi::uwsgi_gateway_socket| {
         let (role, rules) = role_and_rules(socket.mode);
@@ -320,7 +326,7 @@ fn bytes(string: *const c_char) -> &'static [u8] {
     unsafe { CStr::from_ptr(string) }.to_bytes()
 }
 
-/// The same for a person: what is not UTF-8 as U+FFFD.
+/// A server's string for messages; bytes that are not UTF-8 as U+FFFD.
 fn text(string: *const c_char) -> String {
     String::from_utf8_lossy(bytes(string)).into_owned()
 }
@@ -349,7 +355,7 @@ static OF_THE_SERVICE_MANAGER: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
 /// and [`keep_from_the_server`] after that.
 ///
 /// # Errors
-/// It is no listening socket, or there is no descriptor left.
+/// The number is no listening socket, or no descriptor is left.
 fn take_passed(number: c_int) -> Result<c_int> {
     ListeningSocket::of_the_server(number)?;
     if is_of_the_service_manager(number) {

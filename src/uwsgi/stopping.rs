@@ -24,7 +24,8 @@ static BEFORE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 const STEPS: u32 = 150;
 const STEP: Duration = Duration::from_millis(2);
 
-/// Where gateways say so, a word for each: memory that the master shares with them.
+/// Sets the words of gateways that have told their clients, one for each: memory that the
+/// master shares with them.
 pub fn set_memory(words: &'static [AtomicU64]) {
     let _ = NOTIFIED.set(words);
 }

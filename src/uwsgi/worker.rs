@@ -8,24 +8,24 @@ use crate::ffi;
 
 type Hook = unsafe extern "C" fn();
 
-/// Whether it is the first worker. (Mules and spoolers have number 0.)
+/// Whether this process is the first worker. (Mules and spoolers have number 0.)
 pub fn is_first() -> bool {
     // SAFETY: a plain int, which the server sets before it calls hooks.
     unsafe { addr_of!(ffi::uwsgi.mywid).read() == 1 }
 }
 
-/// How it is with the first worker.
+/// State of the first worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstWorker {
-    /// It runs, or is about to.
+    /// The worker runs, or is about to.
     Runs,
-    /// It runs when there is work for it again (`cheap`, `cheaper`, `idle`).
+    /// The worker runs when there is work for it again (`cheap`, `cheaper`, `idle`).
     Cheaped,
     /// There are no workers: the server has no socket for requests.
     Never,
 }
 
-/// To be asked by the master.
+/// The state of the first worker. Called in the master.
 pub fn first_worker() -> FirstWorker {
     // SAFETY: plain ints of the server's configuration, which is complete,
     // and a word of an array in shared memory, which has a place for the first worker

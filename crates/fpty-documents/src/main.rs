@@ -18,8 +18,8 @@ use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 
-/// What the definition does not know, in the language of man(7): what the page
-/// begins with, and what follows the options.
+/// Text that the definition does not have, in the language of man(7): the beginning of
+/// the page, and what follows the options.
 const DESCRIPTION: &str = include_str!("description.man");
 const SECTIONS: &str = include_str!("sections.man");
 
@@ -55,7 +55,7 @@ fn page() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// What the definition gives, and ids and names of sessions, which only the
+/// Completions by the definition, and for ids and names of sessions, which only the
 /// server knows.
 fn completions(shell: Shell) -> Vec<u8> {
     let mut completions = Vec::new();

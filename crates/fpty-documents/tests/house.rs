@@ -30,7 +30,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What a text has between backquotes.
+/// Parts of a text between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -78,7 +78,7 @@ fn files(root: &str) -> Vec<String> {
 }
 
 impl Package {
-    /// What other packages call it.
+    /// The package's name, as other packages write it.
     fn name(&self) -> String {
         let of_crate = self.root.strip_prefix("crates/").and_then(|it| it.strip_suffix("/src"));
         of_crate.unwrap_or("forkptyrouter").replace('-', "_")
@@ -301,7 +301,7 @@ fn imports_keep_to_the_map() {
     is_right(broken);
 }
 
-/// What the table at the beginning of a module names; `None`: there is none.
+/// Names in the table at the beginning of a module; `None`: there is no table.
 fn table(text: &str) -> Option<BTreeSet<&str>> {
     let lines = text.lines().take_while(|line| line.starts_with("//!"));
     let rows = lines.filter_map(|line| line.strip_prefix("//! | "));

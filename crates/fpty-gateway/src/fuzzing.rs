@@ -1,6 +1,5 @@
-//! What other processes and clients say, taken apart: for the fuzzers
-//! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
-//! something is not as it has to be.
+//! Fuzz targets (`fuzz/`, feature `fuzzing`): messages of other processes and of clients are
+//! decoded. Each takes any bytes and panics where something is not as it has to be.
 
 pub use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
 use crate::control::page::Page;
@@ -15,7 +14,7 @@ use crate::process::supervisor::supervisor_protocol;
 use fpty::proto::SessionEnd;
 use fpty::sys::Size;
 
-/// What a gateway says to another.
+/// Messages between gateways.
 pub fn peers(bytes: &[u8]) {
     if let Some(message) = Message::decode(bytes) {
         assert_eq!(
@@ -36,7 +35,7 @@ pub fn peers(bytes: &[u8]) {
     }
 }
 
-/// What the process that keeps sessions is told, and tells the next gateway.
+/// Messages to the supervisor, and from it to the next gateway.
 pub fn supervisor(bytes: &[u8]) {
     let message = supervisor_protocol::decode(bytes, Vec::new());
     if let Some(supervisor_protocol::Message::Session(mut record, _)) = message {
@@ -51,7 +50,7 @@ pub fn supervisor(bytes: &[u8]) {
     }
 }
 
-/// What a client asks to have executed.
+/// Arguments of an exec request.
 pub fn arguments(bytes: &[u8]) {
     if let Ok(words) = crate::connection::exec_request::arguments(bytes) {
         let mut again = Vec::new();
@@ -60,8 +59,8 @@ pub fn arguments(bytes: &[u8]) {
     }
 }
 
-/// What the recorder takes out of a queue, cut at every so many bytes; and what
-/// it writes: lines of JSON, and nothing that a terminal obeys.
+/// Messages in the recorder's queue, cut at every so many bytes; and the file that is written:
+/// lines of JSON, and nothing that a terminal obeys.
 pub fn recorder(bytes: &[u8], cut: usize) {
     let mut whole = bytes;
     let mut messages = Vec::new();

@@ -15,15 +15,15 @@ use fpty::sys::socket::ListeningSocket;
 pub struct Socket {
     /// The listening socket.
     pub listener: ListeningSocket,
-    /// What its clients get.
+    /// The role of the socket: the service for its clients.
     pub role: SocketRole,
-    /// Its address, as the server names it; what is not UTF-8 as U+FFFD.
+    /// The socket's address, as the server names it; bytes that are not UTF-8 as U+FFFD.
     pub name: String,
-    /// The number of its rules in the configuration.
+    /// The number of the socket's rules in the configuration.
     pub rules: usize,
 }
 
-/// What the clients of a socket get.
+/// Role of a socket: the service for its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketRole {
     /// A terminal, by this protocol.
@@ -35,9 +35,9 @@ pub enum SocketRole {
 /// Whether a metric only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows.
+    /// The metric only grows.
     Counter,
-    /// It goes up and down.
+    /// The metric goes up and down.
     Gauge,
 }
 
@@ -51,7 +51,7 @@ pub trait Host: Sync {
     /// The server's version.
     fn version(&self) -> &str;
 
-    /// What the instance is called: a name, or the path of its configuration.
+    /// The name of the instance: a name, or the path of its configuration.
     fn instance(&self) -> Option<String> {
         None
     }
@@ -80,7 +80,7 @@ pub trait Host: Sync {
     /// The sockets that are bound, for a gateway that begins.
     ///
     /// # Errors
-    /// One of them is no listening socket.
+    /// A descriptor is no listening socket.
     fn sockets(&self) -> Result<Vec<Socket>>;
 
     /// Has the server show a number in shared memory among its own metrics.
@@ -142,7 +142,7 @@ pub fn host() -> &'static dyn Host {
     }
 }
 
-/// Where no server was named: unit tests of parts.
+/// Server where none was named: for unit tests of parts.
 struct Nobody;
 
 impl Host for Nobody {

@@ -1,5 +1,5 @@
-//! What the master of an instance does for its gateways: before it gives anything up,
-//! before it forks them, in each of them, and at its end or before it executes itself.
+//! Steps of an instance's master for its gateways: before it gives anything up, before it forks
+//! them, in each of them, and at its end or before it executes itself.
 
 use std::sync::atomic::AtomicU64;
 
@@ -40,8 +40,8 @@ pub fn before_gateways(config: &GatewayConfig) {
     peers::reserve(config.processes);
 }
 
-/// Where each gateway says, by its process id, that its clients know that the instance
-/// stops; `None`: they share no memory.
+/// Words in which each gateway says, by its process id, that its clients know that the
+/// instance stops; `None`: they share no memory.
 pub fn stop_words() -> Option<&'static [AtomicU64]> {
     shared_memory::region(Region::ClientsNotified)
 }
@@ -49,7 +49,7 @@ pub fn stop_words() -> Option<&'static [AtomicU64]> {
 /// Is the gateway of this number; returns only when it cannot go on.
 ///
 /// # Errors
-/// It cannot wait for anything.
+/// The gateway cannot be assembled, or cannot go on.
 pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
     proof::register_gateway(ordinal);
     assemble::assemble(ordinal, config)?.run()

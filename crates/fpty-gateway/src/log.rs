@@ -20,7 +20,7 @@ const MAX_LINE: usize = 3072;
 /// Lines that the log has not taken.
 static WAITING: Mutex<LogQueue> = Mutex::new(LogQueue::of(MAX_LINES));
 
-/// Whether there are any: a look at it costs nothing.
+/// Whether lines wait: a look at it costs nothing.
 static HAS_MORE: AtomicBool = AtomicBool::new(false);
 
 /// Writes one line to the server's log (`uwsgi_log`), or keeps it until that

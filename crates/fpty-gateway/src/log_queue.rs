@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-/// Bytes of them that may wait.
+/// Limit of the lines that wait, in bytes.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Lines that the log has not taken.
@@ -16,7 +16,7 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// In which so many may wait.
+    /// A queue in which so many lines may wait.
     pub const fn of(most: usize) -> Self {
         Self { lines: VecDeque::new(), most, bytes: 0, lost: 0 }
     }
@@ -42,7 +42,7 @@ impl LogQueue {
         self.lines.push_back(line);
     }
 
-    /// How many were lost that nobody has told of.
+    /// The number of lost lines that nobody has reported.
     pub fn lost(&mut self) -> &mut u64 {
         &mut self.lost
     }

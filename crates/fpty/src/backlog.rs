@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Memory that must be left after everything that can wait for it.
+/// Memory that must be left after everything that can wait for it, in bytes.
 const MEMORY_RESERVE: usize = 512 * 1024;
 
 /// Whether so many bytes could be had, and some to spare.
@@ -38,13 +38,13 @@ pub enum SendOutcome {
 #[derive(Debug, Default)]
 struct Queue {
     chunks: VecDeque<Vec<u8>>,
-    /// What was taken of the first piece.
+    /// Bytes of the first piece that were taken.
     taken: usize,
-    /// What is left of all.
+    /// Bytes that are left in all pieces.
     len: usize,
 }
 
-/// Room in a new piece for small ones that follow.
+/// Room in a new piece for small ones that follow, in bytes.
 const CHUNK: usize = 4096;
 
 impl Backlog {

@@ -123,12 +123,12 @@ impl Arguments {
         })
     }
 
-    /// What is asked instead of a session; `None`: a session is wanted.
+    /// Control request to send instead of opening a session; `None`: a session is wanted.
     pub fn control_request(&self) -> Option<ControlRequest> {
         ControlRequest::of_options(self.kill.as_ref(), self.list, self.json)
     }
 
-    /// What the client is to do.
+    /// Configuration of the client.
     ///
     /// # Errors
     /// As of [`Arguments::read`].
@@ -212,7 +212,7 @@ impl SessionArguments {
     /// which may stand in the environment instead.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The words are no session and address: the reason.
     pub fn resolve(
         &self,
         first: OsString,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::credentials::OVERFLOW_UID;
 use crate::sys::socket::Stream;
 
-/// Who has a share.
+/// Principal that has a share of a limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Principal {
     /// A user.
@@ -25,13 +25,13 @@ pub enum Principal {
     /// A network of IPv6: a user has 64 bits of it.
     #[serde(rename = "Network")]
     Ipv6Prefix(u64),
-    /// It has left.
+    /// A client that disconnected before it was identified.
     #[serde(rename = "Nobody")]
     Unknown,
 }
 
 impl Principal {
-    /// Who has connected.
+    /// The principal of a client.
     pub fn of(client: &Stream) -> Self {
         match (client.credentials(), client.peer_address()) {
             (Some(peer), _) if peer.uid == OVERFLOW_UID => Self::ForeignUser(peer.pid),
@@ -45,7 +45,7 @@ impl Principal {
         }
     }
 
-    /// With whom it shares a share: processes cost nothing.
+    /// The principal with which this one shares a share: processes cost nothing.
     pub fn group(self) -> Self {
         match self {
             Self::ForeignUser(_) => Self::ForeignUser(0),
@@ -54,12 +54,12 @@ impl Principal {
     }
 }
 
-/// Who has a place, since when.
+/// Place that a principal holds, and since when.
 pub type Share<K> = (K, Principal, Instant);
 
-/// Whose place the next one of `principal` gets, where nobody may have more than
-/// `most` and all together no more than `all`: the oldest of its own, or the
-/// oldest of whoever has the most. `None`: there is room.
+/// The place to evict for the next one of `principal`, where no principal may have more
+/// than `most` and all together no more than `all`: the oldest of this principal, or the
+/// oldest of the principal with the most. `None`: there is room.
 pub fn to_evict<K: Copy>(
     shares_held: impl Iterator<Item = Share<K>>,
     principal: Principal,
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Who goes where so many have places, the first of them the oldest.
+    /// The place that is evicted where so many have places, the first of them the oldest.
     fn goes(
         shares_held: &[(Principal, usize)],
         principal: Principal,

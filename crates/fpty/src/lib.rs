@@ -1,5 +1,5 @@
-//! What both ends of a pseudo-terminal server share, and the client.
-//! Nothing here knows of uWSGI.
+//! Parts that both ends of a pseudo-terminal server share, and the client. Nothing here
+//! knows of uWSGI.
 //!
 //! | module | subject |
 //! | --- | --- |

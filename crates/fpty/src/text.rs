@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 
-/// What stands for what was cut off.
+/// Ellipsis that marks cut-off text.
 pub const CUT: char = '\u{2026}';
 
 /// The first and the last of each run of characters beyond ASCII that do more than
@@ -112,7 +112,7 @@ fn escape_within<const QUOTED: bool>(text: &str, most: usize, out: &mut String) 
     }
 }
 
-/// What a byte of UTF-8 is: 0: itself.
+/// Kind of each byte of UTF-8; 0: the byte stands for itself.
 const KINDS: [u8; 256] = {
     let mut kinds = [0; 256];
     let mut byte = 0;
@@ -149,8 +149,8 @@ const CONTROL: u8 = 1;
 const QUOTE: u8 = 2;
 const MAYBE: u8 = 3;
 
-/// Where the first byte is that may not be itself. Most are: a processor looks
-/// at some of them in one instruction.
+/// The place of the first byte that may not be itself. Most are: a processor looks at
+/// some of them in one instruction.
 fn candidate<const QUOTED: bool>(text: &[u8]) -> Option<usize> {
     const STEP: usize = 16;
     let is_one = |byte: u8| {
@@ -166,8 +166,7 @@ fn candidate<const QUOTED: bool>(text: &[u8]) -> Option<usize> {
     text[plain..].iter().position(is_one).map(|at| plain + at)
 }
 
-/// Where the first character is that is not written as itself, and how long it
-/// is.
+/// The place and the length of the first character that is not written as itself.
 fn special<const QUOTED: bool>(text: &[u8]) -> Option<(usize, usize)> {
     let mut at = 0;
     while let Some(next) = text.get(at..).and_then(candidate::<QUOTED>) {
@@ -222,7 +221,7 @@ fn escape<const QUOTED: bool>(mut text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()

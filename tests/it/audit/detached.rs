@@ -22,7 +22,7 @@ fn seated(server: &Server, variables: &[(&str, &str)]) -> AttachClient {
     AttachClient::begins(server, variables).at_the_prompt()
 }
 
-/// What was told, in order, of the only session: each event with its reason.
+/// Events of the only session in their order, each with its reason.
 #[track_caller]
 fn story(server: &Server) -> Vec<String> {
     let lines = lines(&server.log());

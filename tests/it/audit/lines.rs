@@ -27,7 +27,7 @@ pub fn lines(log: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Those of an event.
+/// The lines of an event.
 pub fn of<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["event"] == event).collect()
 }

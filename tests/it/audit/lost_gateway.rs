@@ -15,7 +15,7 @@ use crate::harness::{
 };
 use crate::session::slow_start::Lease;
 
-/// Who was in is told even where nobody is left to see them leave.
+/// Sessions have an end line even where no gateway is left to see their end.
 #[test]
 fn sessions_of_a_killed_gateway_have_an_end_line() {
     on_one_server(|flavor| {

@@ -14,7 +14,7 @@ fn fpty(arguments: &[&str]) -> Command {
     fpty
 }
 
-/// What it prints and exits with, without a server.
+/// Exit status and output of `fpty`, without a server.
 #[track_caller]
 fn said(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = fpty(arguments).stdin(Stdio::null()).output().expect("fpty runs");

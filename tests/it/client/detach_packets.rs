@@ -1,5 +1,5 @@
-//! What the client says to detach and to reattach, packet by packet: to a gateway that
-//! the test itself is.
+//! Packets of the client that detach and reattach, sent to a gateway that the test itself
+//! is.
 //!
 //! No real gateway can be held between the packet TAKEN and the packet GO, nor does one
 //! show what it was told.

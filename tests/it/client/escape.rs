@@ -1,4 +1,4 @@
-//! What a person types to the client itself: `~.` and its like.
+//! Escapes, which a person types to the client itself: `~.` and its like.
 
 use crate::harness::client::{MODES, Pipes, Seat, both, client_of};
 use crate::harness::{Setup, on_one_server};

@@ -1,5 +1,5 @@
-//! What a script learns from the client: its exit status, and one line on
-//! standard error that says what and why.
+//! The client's exit status, and its one line on standard error that says how the session
+//! ended and why, for scripts.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! What the client sends in uwsgi mode, byte by byte, and what its terminal's
-//! size does at the other end.
+//! Packets of the client in uwsgi mode, byte by byte, and the effect of its terminal's
+//! size at the other end.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::harness::fake_gateway::Fake;
 use crate::harness::terminal::Terminal;
 use crate::harness::{DEADLINE, Setup, assert_same, on_one_server, sequence, wait_until};
 
-/// What the client says first, and an old gateway ignores.
+/// First packet of the client, which an old gateway ignores.
 const HELLO: [u8; 4] = [0, 1, 0, 102];
 
 #[test]

@@ -33,7 +33,8 @@ fn connect(line: &Breaker, arguments: &[&str]) -> Person {
     Person::runs(fpty(&[arguments, &[&line.address]].concat()), SIZE)
 }
 
-/// What is typed before the client is back is dropped: types until it is answered.
+/// Types until the program answers: input that is typed before the client has reconnected
+/// is dropped.
 #[track_caller]
 fn answers(person: &mut Person, word: &str) {
     wait_until("it is back", || {

@@ -65,7 +65,8 @@ fn detach_in_a_flood_works() {
     });
 }
 
-/// What the client had read and not shown, and what the gateway reads from then on.
+/// Output that the client had read and not shown, and output that the gateway reads from
+/// then on.
 #[test]
 fn a_client_killed_in_a_flood_loses_and_repeats_nothing() {
     in_process(|flavor| {

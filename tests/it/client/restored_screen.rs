@@ -24,7 +24,7 @@ const SAME: [Sizes; 2] = [((24, 80), (24, 80), true), ((24, 80), (24, 80), false
 const ANY: [Sizes; 4] =
     [SAME[0], SAME[1], ((24, 80), (30, 100), true), ((40, 120), (20, 70), true)];
 
-/// What a person types, and then sees.
+/// Input that a person types, and the text that is then on the screen.
 type Steps<'a> = &'a [(&'a str, &'a str)];
 
 /// The screen of a program that was left in the midst, as by a lid that

@@ -51,7 +51,7 @@ fn the_shell_around_the_client_gets_no_signal() {
     });
 }
 
-/// Whoever has turned them off before has bytes.
+/// A terminal whose signal keys were turned off before sends bytes.
 #[test]
 fn a_terminal_without_signal_keys_sends_bytes() {
     on_one_server(|flavor| {
@@ -165,7 +165,8 @@ fn signal_keys_work_at_a_terminal_of_another_session() {
     });
 }
 
-/// The same with a gateway that knows only the plain mode: packets.
+/// Signal keys at a terminal of another session, with a gateway that knows only the plain
+/// mode: packets.
 #[test]
 fn signal_keys_work_at_a_terminal_of_another_session_with_an_old_gateway() {
     on_one_server(|flavor| {

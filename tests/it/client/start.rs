@@ -1,5 +1,5 @@
-//! What the client was started with: closed descriptors, an input that cannot
-//! be read, ignored signals.
+//! Conditions at the client's start: closed descriptors, an input that cannot be read,
+//! ignored signals.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -78,8 +78,8 @@ fn unreadable_input_is_an_end_of_input() {
     });
 }
 
-/// What was ignored stays so; of the plugin's client only what uWSGI itself
-/// leaves alone.
+/// Ignored signals stay so; for the plugin's client only those that uWSGI itself leaves
+/// alone.
 #[test]
 fn ignored_signals_stay_ignored() {
     on_every_server(|flavor| {

@@ -105,7 +105,8 @@ impl Sshd {
         .to_vec()
     }
 
-    /// Its output must not be the tests' own: nobody who writes there waits any more then.
+    /// An ssh client; its output must not be the tests' own, as ssh makes that
+    /// non-blocking for all who write there.
     fn ssh(&self, port: usize, arguments: &[&str]) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.args(self.options(port));

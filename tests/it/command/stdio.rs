@@ -10,7 +10,7 @@ use crate::harness::users::can_be_others;
 use crate::harness::wire::input;
 use crate::harness::{Flavor, Server, Setup, in_process, side_by_side, wait_until};
 
-/// What a line of bash does, in which `fpty` is the client for this address.
+/// Output and status of a line of bash in which `fpty` is the client for this address.
 #[track_caller]
 fn bash(address: &str, line: &str) -> (String, String, Option<i32>) {
     let client = fpty(Mode::Uwsgi, address);
@@ -190,8 +190,8 @@ fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
     });
 }
 
-/// What the terminal is asked in pieces, with a pause between them, while
-/// nobody is attached from the first pause on; how often it is answered.
+/// Sends a query to the terminal in pieces, with a pause between them, while nobody is
+/// attached from the first pause on; returns how often it is answered.
 #[track_caller]
 fn answers(server: &Server, before: &str, after: &[&str]) -> usize {
     let folder = tempfile::tempdir().expect("a folder");
@@ -225,7 +225,7 @@ fn answers(server: &Server, before: &str, after: &[&str]) -> usize {
     read.matches("1b5b3f").count()
 }
 
-/// What printf(1) makes of it.
+/// Output of printf(1) for a piece.
 fn shown(piece: &str) -> String {
     piece.replace("\\033", "\x1b")
 }

@@ -52,8 +52,7 @@ fn ask(client: &Wire, line: &[u8]) {
     client.send(packet(VARIABLES, &[]));
 }
 
-/// What a gateway said after its answer: the outputs, what it said by other
-/// packets, in order.
+/// Packets of a gateway after its answer: the outputs, and other packets in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Said {
     outputs: [Vec<u8>; 2],
@@ -80,7 +79,7 @@ impl Said {
         self.others.iter().any(|(other, said)| *other == kind && said == payload)
     }
 
-    /// How it ended: kind, value, text.
+    /// The end: kind, value, text.
     #[track_caller]
     fn end(&self) -> (u8, u8, String) {
         let Some((ENDED, end)) = self.others.last() else { panic!("no end: {:?}", self.others) };

@@ -262,7 +262,7 @@ fn session_limits_hold_over_all_gateways() {
         for _ in 0..4 {
             refused(&mut server.connect("s"));
         }
-        // A seat that is given back is somebody's again.
+        // A permit that was released can be taken again.
         drop(inside.pop());
         wait_until("there is a seat", || {
             let wire = server.connect("s");
@@ -270,8 +270,8 @@ fn session_limits_hold_over_all_gateways() {
             // A prompt, or the refusal.
             !said.is_empty() && !String::from_utf8_lossy(&said).contains("as many sessions")
         });
-        // These say nothing. Which of them a gateway takes first is open; two are in, and
-        // one hears that there is no seat, a moment later: it may want none.
+        // These send nothing. Which of them a gateway takes first is open; two are in,
+        // and one is refused for want of a permit, a moment later: it may need none.
         let silent = [server.connect("u"), server.connect("u"), server.connect("u")];
         let is_refused = |wire: &&Wire| {
             let said = wire.read_for(Duration::from_secs(1));

@@ -207,7 +207,7 @@ fn the_session_limit_holds_over_all_gateways() {
     });
 }
 
-/// Those that say nothing count, too.
+/// Clients that send nothing count, too.
 #[test]
 fn the_limit_per_user_counts_silent_connections() {
     if !can_be_others() {

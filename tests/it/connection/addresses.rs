@@ -199,7 +199,7 @@ fn paths_that_are_not_utf_8_are_served() {
     });
 }
 
-/// The same for the shared terminal.
+/// Paths of the shared terminal that are not UTF-8.
 #[test]
 fn pty_server_paths_that_are_not_utf_8_are_served() {
     on_every_server(|flavor| {

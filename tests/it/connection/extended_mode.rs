@@ -15,7 +15,7 @@ const TAKEN: u8 = 108;
 const ENDED: u8 = 110;
 const NOTICE: u8 = 111;
 
-/// What a gateway said, with adjacent output joined.
+/// Packets of a gateway, with adjacent output joined.
 #[derive(Debug, Default)]
 pub struct Said {
     pub output: Vec<u8>,

@@ -38,7 +38,8 @@ fn ten_floods_of_keys_delay_nobody() {
     });
 }
 
-/// What was read of a client that has left is heard to its end, and in order.
+/// Input that was read of a client that has disconnected is passed on to its end, and in
+/// order.
 #[test]
 fn nothing_of_a_flood_is_lost() {
     in_process(|flavor| {

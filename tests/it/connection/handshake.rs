@@ -30,7 +30,7 @@ fn server(flavor: &Flavor, script: &str) -> Server {
     setup(flavor, script).start()
 }
 
-/// What of a request is there before "that was all".
+/// Parts of a request before the packet that ends it.
 fn requests(server: &Server) -> Vec<(&'static str, Vec<u8>)> {
     let touch = format!("touch {}", server.path("ran"));
     let command = packet(REQUEST, format!("c{touch}").as_bytes());
@@ -197,8 +197,8 @@ fn a_late_hello_runs_no_other_program() {
     });
 }
 
-/// Who says nothing would be refused: who lists and ends sessions needs no seat, and
-/// may be late.
+/// A client that sends nothing would be refused: one that lists or ends sessions needs no
+/// permit, and may be late.
 #[test]
 fn a_late_list_or_kill_is_served_at_the_session_limit() {
     for limit in ["forkptyrouter-max-sessions", "forkptyrouter-max-user-sessions"] {

@@ -9,7 +9,7 @@ use crate::harness::pty_server::{shared, start};
 use crate::harness::wire::{header, input};
 use crate::harness::{Setup, Wire, in_process, on_every_server, on_one_server, wait_until};
 
-/// What a form of a page may send.
+/// Request that a form of a page may send.
 fn post(body: &str) -> String {
     let length = body.len();
     format!(
@@ -64,8 +64,8 @@ fn an_http_request_is_not_typed_at_a_raw_socket() {
     });
 }
 
-/// What is slower than a person is typed as it comes, but for the end of its
-/// line.
+/// Input that comes more slowly than a person types is passed on as it comes, but for the
+/// end of its line.
 #[test]
 fn a_slow_http_request_is_never_run() {
     in_process(|flavor| {

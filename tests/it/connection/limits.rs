@@ -11,7 +11,7 @@ use crate::harness::{
 
 const MOST: usize = 6;
 
-/// One more session; `None`: it was refused for want of a seat.
+/// Opens one more session; `None`: it was refused for want of a permit.
 #[track_caller]
 fn one_more(server: &Server) -> Option<Wire> {
     let mut client = server.connect("u");
@@ -50,7 +50,7 @@ fn lives(client: &Wire) -> bool {
     }
 }
 
-/// What a gateway had that is killed is free, and nothing else is.
+/// Permits of a gateway that was killed are free, and no others.
 #[test]
 fn session_limits_are_exact_over_killed_gateways() {
     on_one_server(|flavor| {
@@ -78,7 +78,7 @@ fn session_limits_are_exact_over_killed_gateways() {
     });
 }
 
-/// Whoever is told to begin anew does so at once, at whichever gateway.
+/// A client that is told to begin anew does so at once, at whichever gateway.
 #[test]
 fn a_late_hello_has_no_seat_when_it_is_refused() {
     in_process(|flavor| {

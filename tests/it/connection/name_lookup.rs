@@ -7,8 +7,8 @@ use crate::audit::lines::wait_for;
 use crate::harness::users::{can_be_others, connecting_as};
 use crate::harness::{Setup, Wire, in_process};
 
-/// One that hangs for whoever asks as the plugin does: what the server asks at
-/// its start is its own.
+/// A name service that hangs for a process that asks as the plugin does: the
+/// server's own look-ups at its start are answered.
 const HANGS: &str = "#include <unistd.h>
 int getpwuid_r() { for (;;) pause(); }
 ";

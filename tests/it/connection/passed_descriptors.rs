@@ -208,8 +208,8 @@ fn as_user<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// One user's share is his own: others' commands go on, with streams that are
-/// sockets, and neither threads nor descriptors pile up.
+/// Each user has their own share: others' commands go on, with streams that are sockets,
+/// and neither threads nor descriptors pile up.
 #[test]
 fn one_users_descriptors_are_limited_to_a_share() {
     in_process(|flavor| {
@@ -273,7 +273,7 @@ fn unwanted_descriptors_at_a_pty_server_delay_nobody() {
     });
 }
 
-/// Of what is cut, for want of descriptors, what was delivered is closed.
+/// Descriptors of a truncated message that were delivered are closed.
 #[test]
 fn truncated_descriptors_are_closed_near_the_limit() {
     on_one_server(|flavor| {
@@ -305,7 +305,7 @@ fn truncated_descriptors_are_closed_near_the_limit() {
                     let pieces = [IoSlice::new(&[0, 1, 0, OFFER, b'0'])];
                     let flags = MsgFlags::empty();
                     let _ = sendmsg::<()>(stream.as_raw_fd(), &pieces, &control, flags, None);
-                    // Whoever sends them is let go, or was told that he may not.
+                    // A client that sends them is dropped, or was refused.
                     echo_session(&server, "s").send("x");
                 }
             }

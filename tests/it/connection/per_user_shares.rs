@@ -1,4 +1,5 @@
-//! Of each limit everybody has a share, and a refused client takes nothing.
+//! Shares of users: everybody has a share of each limit, and a refused client takes
+//! nothing.
 
 use std::time::{Duration, Instant};
 

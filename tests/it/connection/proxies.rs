@@ -221,7 +221,7 @@ fn attach_from_a_pipe_works_each_time() {
             for round in 0..12 {
                 let mut person = Person::runs(run(&server.path("u"), &["-n", "z"]), (24, 80));
                 person.sees("$ ");
-                // Not within the hand-over.
+                // Not within the handover.
                 person.send("sleep .1; echo rea''dy\r");
                 person.sees("ready\n$ ");
                 leaves(person);

@@ -24,7 +24,7 @@ const SIZE: usize = 40_000;
 /// The end of the last packet's header, an exit, its status.
 const ENDED: [u8; 3] = [110, 0, 7];
 
-/// What there is to be read, which stays there.
+/// Received bytes, which stay there to be read.
 fn peek(client: &Wire) -> Vec<u8> {
     let mut buffer = vec![0; 2 * SIZE];
     let mut pieces = [IoSliceMut::new(&mut buffer)];

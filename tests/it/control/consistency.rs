@@ -13,7 +13,7 @@ use crate::harness::client::Pipes;
 use crate::harness::wire::{header, packet};
 use crate::harness::{Flavor, Server, Setup, in_process, on_one_server, servers, wait_until};
 
-/// What both have to say.
+/// Facts that both have to report.
 const ALIKE: [&str; 13] = [
     "id",
     "socket",
@@ -30,7 +30,7 @@ const ALIKE: [&str; 13] = [
     "watchers",
 ];
 
-/// What stays known of a session, whatever becomes of its gateway.
+/// Facts that stay known of a session, whatever becomes of its gateway.
 const KNOWN: [&str; 7] = ["id", "socket", "command", "name", "uid", "user", "tty"];
 
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -64,7 +64,7 @@ fn statistics(server: &Server) -> Vec<Value> {
     statistics["sessions"].as_array().expect("a list").clone()
 }
 
-/// What both have of each session, and that it is the same; by the list's names.
+/// Facts that both report of each session, checked to be equal; by the list's names.
 #[track_caller]
 fn all(server: &Server) -> BTreeMap<String, Value> {
     let mut listed = by_id(list(server));
@@ -90,7 +90,8 @@ fn named(server: &Server, name: &str) -> Value {
     found.cloned().unwrap_or_else(|| panic!("{name}: {all:?}"))
 }
 
-/// When it began, in seconds of the day: as precise as a clock that was read twice.
+/// Time of a session's start, in seconds of the day: as precise as a clock that was
+/// read twice.
 fn began(session: &Value) -> f64 {
     let text = session["started"].as_str().expect("a time");
     let (_, time) = text.split_once('T').expect("RFC 3339");
@@ -115,7 +116,7 @@ fn assert_still_known(before: &Value, now: &Value) {
     }
 }
 
-/// One that is left, and whose program ends then.
+/// A session that is detached, and whose program ends then.
 #[track_caller]
 fn ends_alone(server: &Server, name: &str, status: i32) {
     let mut client = AttachClient::begins(server, &[("fpty.name", name)]).at_the_prompt();

@@ -248,7 +248,8 @@ fn a_handed_over_session_is_listed_and_killed() {
     });
 }
 
-/// What waits for a gateway that hangs goes on, and what is full still answers.
+/// Requests that wait for a gateway that hangs go on, and a gateway at its session limit
+/// still answers.
 #[test]
 fn a_hung_gateway_is_done_without_and_a_full_one_still_answers() {
     in_process(|flavor| {
@@ -281,7 +282,7 @@ fn a_hung_gateway_is_done_without_and_a_full_one_still_answers() {
     });
 }
 
-/// Those that can be left have more to tell, and are ended without a client.
+/// Detached sessions have more fields, and are ended without a client.
 #[test]
 fn detached_sessions_are_listed_and_killed() {
     in_process(|flavor| {

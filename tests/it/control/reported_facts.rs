@@ -23,7 +23,7 @@ fn fpty(arguments: &[&str]) -> Command {
     fpty
 }
 
-/// Of a connection that nobody says a word on nothing is known.
+/// Nothing is reported of a connection on which nothing was sent.
 #[test]
 fn a_connection_closed_without_a_byte_is_lost() {
     let fake = Fake::new();
@@ -196,7 +196,7 @@ fn the_instance_is_named_by_its_configuration_file() {
     });
 }
 
-/// Who is somebody already needs no right to become it.
+/// A server that already runs as a user needs no right to become that user.
 #[test]
 fn a_socket_may_name_the_servers_own_user() {
     if !can_be_others() {

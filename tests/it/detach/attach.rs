@@ -325,7 +325,7 @@ fn a_detached_session_ends_after_detach_time() {
     });
 }
 
-/// One that takes a flag away which keeps reads from waiting holds up nobody.
+/// A client that clears O_NONBLOCK delays nobody.
 #[test]
 fn a_client_that_makes_the_terminal_blocking_holds_up_nobody() {
     in_process(|flavor| {

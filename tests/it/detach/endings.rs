@@ -24,14 +24,14 @@ pub(super) enum Place {
     Tcp,
     /// At a UNIX socket, with four gateways.
     Four,
-    /// The same, recorded.
+    /// At a UNIX socket, with four gateways, recorded.
     FourRecorded,
 }
 
 pub(super) const PLACES: [Place; 5] =
     [Place::HandedOver, Place::Recorded, Place::Tcp, Place::Four, Place::FourRecorded];
 
-/// How it is with a session, before it ends.
+/// State of a session before it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Attached,
@@ -46,10 +46,10 @@ pub(super) struct Detachable {
     pub(super) state: State,
     pub(super) id: String,
     pub(super) pid: i32,
-    /// Who is attached.
+    /// The attached client.
     pub(super) client: Option<Client>,
     pub(super) viewer: Option<Client>,
-    /// What the audit has told of it, without those who look on.
+    /// Audit events of the session, without those of viewers.
     pub(super) story: Vec<&'static str>,
 }
 
@@ -89,7 +89,7 @@ fn go_of(house: &Instance, id: &str) -> String {
     house.server.path(&format!("go-{id}"))
 }
 
-/// It runs a line, now or when its client has come back.
+/// Runs a line in the session, now or when its client has reconnected.
 #[track_caller]
 pub(super) fn answers(client: &mut Client) {
     let mut round = 0;
@@ -108,7 +108,7 @@ pub(super) fn answers(client: &mut Client) {
     });
 }
 
-/// Its client leaves it.
+/// The client detaches.
 #[track_caller]
 fn leaves(client: Client, what: &str) {
     client.types("\r~d");
@@ -149,7 +149,7 @@ pub(super) fn begin(house: &Instance, place: Place, state: State) -> Detachable 
     one
 }
 
-/// Somebody else takes it.
+/// Another client takes the session.
 #[track_caller]
 fn steal(house: &Instance, one: &mut Detachable) {
     let mut thief = house.comes_to("d", &one.id, &["--steal"]);
@@ -167,7 +167,7 @@ fn steal(house: &Instance, one: &mut Detachable) {
     one.client = Some(thief);
 }
 
-/// What the audit tells of it, without those who look on.
+/// Audit lines of the session, without those of viewers.
 fn story(house: &Instance, id: &str) -> Vec<String> {
     let all = house.events(id).into_iter();
     all.filter(|line| !line.contains("watch")).collect()
@@ -196,7 +196,7 @@ pub(super) fn live(house: &Instance, when: &str, all: &[Detachable]) {
     }
 }
 
-/// It has ended, and all tell of it so.
+/// The session has ended, and all tell of it so.
 #[track_caller]
 pub(super) fn assert_ended(house: &Instance, when: &str, one: Detachable, fate: &ExpectedEnd) {
     let what = format!("{when}: {}", one.what);
@@ -221,7 +221,7 @@ pub(super) fn assert_ended(house: &Instance, when: &str, one: Detachable, fate: 
     assert_eq!(story(house, &one.id), wanted, "{what}");
 }
 
-/// How it ends by itself.
+/// The end of a session whose program exits.
 pub(super) fn exit() -> ExpectedEnd {
     ExpectedEnd { reason: "exit", status: Some(7), client: Some((7, "exit")), signal: None }
 }

@@ -10,7 +10,7 @@ use crate::harness::instance::{Client, End, Instance};
 use crate::harness::reports::ExpectedEnd;
 use crate::harness::{process, wait_until};
 
-/// Who is relayed is lost, and comes back by itself.
+/// A relayed session loses its connection, and its client reconnects by itself.
 #[track_caller]
 fn wait_until_reconnected(house: &Instance, place: Place, all: &mut [Detachable]) {
     for one in all {
@@ -22,7 +22,7 @@ fn wait_until_reconnected(house: &Instance, place: Place, all: &mut [Detachable]
     house.agrees("all are back");
 }
 
-/// All of them come through that.
+/// All sessions come through a crash.
 #[track_caller]
 fn outlived(what: &str, end: End) {
     row(what, "", |house, place, mut all| {
@@ -37,7 +37,8 @@ fn sessions_survive_killed_gateways() {
     outlived("kill", End::KillGateway);
 }
 
-/// Of one that ends while there is no gateway, the next one, or whoever keeps it, tells.
+/// The end of a session that ends while there is no gateway is reported by the next
+/// gateway, or by the supervisor.
 #[test]
 fn sessions_that_end_without_a_gateway_are_told() {
     row("exit without a gateway", "", |house, place, all| {
@@ -80,7 +81,7 @@ fn sessions_that_end_without_a_gateway_are_told() {
     });
 }
 
-/// Those of one gateway go on, whichever that was.
+/// Sessions of one of several gateways go on, whichever that was.
 #[test]
 fn sessions_survive_one_of_four_gateways_killed() {
     let house = Place::Four.house("");

@@ -163,7 +163,7 @@ fn the_next_gateway_tells_the_end_of_a_detached_session() {
     });
 }
 
-/// What keeps the sessions is killed, and then the gateway.
+/// The supervisor is killed, and then the gateway.
 #[test]
 fn a_killed_supervisor_is_replaced() {
     in_process(|flavor| {
@@ -282,7 +282,7 @@ fn a_stop_ends_detached_sessions() {
     });
 }
 
-/// Nobody could come to it any more.
+/// No client could attach to such a session any more.
 #[test]
 fn a_reload_without_the_option_ends_detached_sessions() {
     on_every_server(|flavor| {

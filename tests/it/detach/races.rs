@@ -90,7 +90,7 @@ fn limit_descriptors(server: &Server, soft: libc::rlim_t) -> libc::rlim_t {
     before.rlim_cur
 }
 
-/// Whoever was told that the session goes on finds it.
+/// A client that was told that the session goes on finds it.
 #[test]
 fn a_detach_without_resources_is_refused_and_the_session_goes_on() {
     in_process(|flavor| {
@@ -172,7 +172,7 @@ fn a_detached_session_keeps_its_permit_for_the_attach() {
     });
 }
 
-/// What was told, in order.
+/// Audit events with their reasons, in their order.
 fn story(server: &Server) -> Vec<String> {
     let told = |line: &serde_json::Value| {
         let reason = line["reason"].as_str().map(|reason| format!(" {reason}"));
@@ -181,7 +181,7 @@ fn story(server: &Server) -> Vec<String> {
     lines(&server.log()).iter().map(told).collect()
 }
 
-/// Whoever looks on does so no more when it is over, and that comes first.
+/// Viewers of a session are gone when it has ended, and that is reported first.
 #[test]
 fn the_end_of_a_viewed_session_is_told_after_its_viewers_are_gone() {
     in_process(|flavor| {

@@ -1,5 +1,5 @@
-//! What the next gateway knows of a detached session: for whom it counts, and at which
-//! socket it began. Servers do not differ in that: one is enough.
+//! Identity of a detached session at the next gateway: the user for whom it counts, and
+//! the socket at which it began. Servers do not differ in that: one is enough.
 
 use std::process::Command;
 

@@ -141,7 +141,7 @@ fn sessions_are_found_from_every_gateway() {
     });
 }
 
-/// What was said was also done: all gateways have answered since.
+/// All gateways have answered since: earlier requests were also carried out.
 #[track_caller]
 fn all_answer(server: &Server) {
     let client = server.connect("u");
@@ -385,7 +385,8 @@ fn leaves(mut person: Person) -> String {
     rest.split(' ').next().expect("a word").to_owned()
 }
 
-/// Nobody knows who they are: the word that they were given is all that they have.
+/// Clients whose user is not known: they have nothing but the secret that they were
+/// given.
 #[test]
 fn over_tcp_a_session_is_found_by_its_secret() {
     in_process(|flavor| {

@@ -55,7 +55,7 @@ fn anchors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What `make install` takes along.
+/// Files that `make install` takes along.
 const INSTALLED: [&str; 6] =
     ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "docs", "examples"];
 

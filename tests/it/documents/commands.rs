@@ -20,16 +20,16 @@ use crate::harness::{
 enum How {
     /// By a script, which has the command under this text.
     By(&'static str, &'static str),
-    /// It starts a server, here.
+    /// The command starts a server, here.
     Serves,
-    /// It starts a server whose ini file needs root and a user, here.
+    /// The command starts a server whose ini file needs root and a user, here.
     ServesAsRoot,
-    /// It attaches to what the command before it started, or to a server with
+    /// The command attaches to what the command before it started, or to a server with
     /// both modes, here.
     Attaches,
-    /// The same for a program that not every machine has.
+    /// As `Attaches`, by a program that not every machine has.
     AttachesWith(&'static str),
-    /// It talks to such a server by a program that not every machine has, and
+    /// The command talks to such a server by a program that not every machine has, and
     /// prints this.
     Prints(&'static str, &'static str),
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::harness::{Flavor, Server, Setup, Wire, on_every_server_in_turn};
 
-/// Their paths are fixed: one at a time.
+/// Held by a test that uses the fixed paths: one at a time.
 static PATHS: Mutex<()> = Mutex::new(());
 
 /// The paths, ours alone for a while, and empty again afterwards.

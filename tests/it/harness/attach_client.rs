@@ -24,7 +24,7 @@ const NOTICE: u8 = 111;
 const OFFER: u8 = 112;
 const GO: u8 = 113;
 
-/// What is told of an end: kind, value, text.
+/// End of a session as the client is told: kind, value, text.
 pub type End = (u8, u8, String);
 
 /// The client.
@@ -140,7 +140,7 @@ impl AttachClient {
         self
     }
 
-    /// The same, and the shell is at its prompt.
+    /// Takes the terminal, and waits until the shell is at its prompt.
     #[track_caller]
     pub fn at_the_prompt(self) -> Self {
         let mut client = self.takes();
@@ -189,7 +189,7 @@ impl AttachClient {
         self.say(&packet(DETACH, b"."));
     }
 
-    /// How it ended.
+    /// The end of the session.
     #[track_caller]
     pub fn ended(&mut self) -> End {
         self.waits("the end", |client| client.end.is_some());
@@ -218,7 +218,7 @@ impl AttachClient {
         });
     }
 
-    /// What the ring has, as text.
+    /// Content of the ring, as text.
     #[track_caller]
     pub fn kept(&self) -> String {
         kept(self.ring.as_ref().expect("a ring was offered"))
@@ -238,7 +238,7 @@ impl AttachClient {
         }
     }
 
-    /// The same, or until the connection has ended.
+    /// Waits until it is enough, or until the connection has ended.
     #[track_caller]
     pub fn waits_to_its_end(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let end = Instant::now() + DEADLINE;
@@ -298,7 +298,7 @@ impl AttachClient {
     }
 }
 
-/// What a ring has, as text: all of it, while it was never full.
+/// Content of a ring, as text: all of it, while it was never full.
 #[track_caller]
 pub fn kept(ring: &OwnedFd) -> String {
     let file = std::fs::File::from(ring.try_clone().expect("a copy"));

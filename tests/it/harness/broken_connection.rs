@@ -22,7 +22,7 @@ struct State {
     refuses: bool,
 }
 
-/// What listens. Its threads end with the test.
+/// The relay's listener. Its threads end with the test.
 pub struct Breaker {
     /// Where clients connect to.
     pub address: String,
@@ -63,7 +63,7 @@ impl Breaker {
     }
 }
 
-/// Its close is a reset.
+/// Has the close of a connection reset it.
 fn reset(stream: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let _ = setsockopt(stream, sockopt::Linger, &linger);

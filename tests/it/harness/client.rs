@@ -15,7 +15,7 @@ use super::servers::{self, C_BINARY, C_PLUGINS};
 use super::terminal::{Settings, Terminal};
 use super::{Flavor, Server, Setup, Wire, wait_until};
 
-/// What the client speaks.
+/// Mode of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Raw,
@@ -112,8 +112,8 @@ pub fn wrapped(script: &str, client: &Command) -> Command {
     shell
 }
 
-/// What the client itself has to say: what the server that it is a part of
-/// says when it starts is not its word.
+/// Lines of the client itself, without those of the server that it is a part of, which it
+/// writes when it starts.
 pub fn own_lines(text: &str) -> Vec<&str> {
     text.lines().filter(|line| line.starts_with("[pty]") || line.starts_with("fpty: ")).collect()
 }
@@ -190,7 +190,8 @@ impl Drop for Pipes {
 }
 
 impl Finished {
-    /// Its output as text, and that it ended well without a word of its own.
+    /// The client's output as text, and that it ended well without a message of its
+    /// own.
     #[track_caller]
     pub fn text(&self) -> String {
         let text = String::from_utf8_lossy(&self.stdout).into_owned();
@@ -213,7 +214,7 @@ while read -r line; do
     echo "status=$?."
 done"#;
 
-/// Somebody at a terminal, who starts the client from a shell.
+/// A person at a terminal, who starts the client from a shell.
 pub struct Seat {
     pub terminal: Terminal,
     /// The terminal's settings before the client started.

@@ -1,4 +1,4 @@
-//! What a server's gateway costs, and how quickly it answers.
+//! Cost of a server's gateway, and how quickly it answers.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ pub fn load(pid: i32, within: Duration) -> f64 {
     (ticks() - before) as f64 / 100.0 / begin.elapsed().as_secs_f64()
 }
 
-/// What a gateway has at one moment.
+/// Resources of a gateway at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holdings {
     pub descriptors: usize,
@@ -63,7 +63,7 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Those of a process.
+    /// The resources of a process.
     pub fn of(pid: i32) -> Self {
         Self {
             // The alarm for what is far away comes with the first of it, and stays.

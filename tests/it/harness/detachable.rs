@@ -32,18 +32,18 @@ pub fn setup(flavor: &Flavor, script: &str) -> Setup {
 /// The instance.
 pub struct Detachable {
     pub server: Server,
-    /// What people connect to.
+    /// The address that people connect to.
     pub address: String,
 }
 
 impl Detachable {
-    /// One that hands terminals over.
+    /// An instance that hands terminals over.
     #[track_caller]
     pub fn new(flavor: &Flavor, script: &str) -> Self {
         Self::of(flavor, script, true)
     }
 
-    /// One that hands terminals over, or relays.
+    /// An instance that hands terminals over, or relays.
     #[track_caller]
     pub fn of(flavor: &Flavor, script: &str, hands_over: bool) -> Self {
         let setup = setup(flavor, script).option("forkptyrouter-detach", "9");
@@ -64,7 +64,7 @@ impl Detachable {
         Person::runs(fpty(&[arguments, &[&self.address]].concat()), size)
     }
 
-    /// The same, who comes back to the session that was detached last.
+    /// Attaches a person to the session that was detached last.
     pub fn attach(&self, arguments: &[&str], size: (u16, u16)) -> Person {
         self.connect(&[arguments, &["-a"]].concat(), size)
     }

@@ -10,7 +10,7 @@ pub fn root() -> &'static Path {
 
 /// One document.
 pub struct Document {
-    /// Its path in the clone.
+    /// The document's path in the clone.
     pub name: String,
     pub text: String,
 }
@@ -21,7 +21,7 @@ pub fn read(name: &str) -> Document {
     Document { name: name.to_owned(), text }
 }
 
-/// All of them.
+/// All documents.
 pub fn all() -> Vec<Document> {
     let mut names: Vec<String> =
         ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from).to_vec();
@@ -33,7 +33,7 @@ pub fn all() -> Vec<Document> {
     names.iter().map(|name| read(name)).collect()
 }
 
-/// What a cell of a table begins with that is a command.
+/// First words of a table's cell that is a command.
 const PROGRAMS: [&str; 5] = ["./fpty ", "uwsgi ", "uwsgi-core ", "python3 ", "socat "];
 
 impl Document {
@@ -55,7 +55,7 @@ impl Document {
         self.text.split("```").step_by(2).collect()
     }
 
-    /// What stands under a heading of the second level.
+    /// Text under a heading of the second level.
     pub fn section(&self, heading: &str) -> &str {
         let opening = format!("\n## {heading}\n");
         let (_, body) = self.text.split_once(&opening).expect(heading);
@@ -77,7 +77,7 @@ impl Document {
     }
 }
 
-/// What a text has between backquotes.
+/// Parts of a text between backquotes.
 pub fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }

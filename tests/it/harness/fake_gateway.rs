@@ -21,7 +21,7 @@ impl Fake {
         Self { _folder: folder, listener, address }
     }
 
-    /// What clients come to.
+    /// The listener that clients connect to.
     pub fn listener(&self) -> &UnixListener {
         &self.listener
     }
@@ -47,7 +47,7 @@ pub struct Peer {
     seen: Vec<u8>,
 }
 
-/// What the packets of a stream said.
+/// Packets of a stream, decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     pub input: Vec<u8>,

@@ -18,7 +18,7 @@ use super::in_process_master;
 const OPTIONS: &str = "FORKPTY_TEST_OPTIONS";
 const CLOCK: &str = "FORKPTY_TEST_CLOCK";
 
-/// What separates arguments there: no path and no option has it.
+/// Separator of arguments there: no path and no option has it.
 const SEPARATOR: u8 = 0x1e;
 
 /// How far the clocks of an instance were moved.

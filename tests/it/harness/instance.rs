@@ -53,12 +53,12 @@ impl Mode {
         }
     }
 
-    /// Whether it has a terminal.
+    /// Whether the mode has a terminal.
     pub fn has_terminal(self) -> bool {
         !matches!(self, Self::Streams | Self::Passed)
     }
 
-    /// What its socket has to be told beside its address.
+    /// Rules of the mode's socket beside its address.
     fn rules(self) -> &'static str {
         match self {
             Self::Relayed => "handover=false",
@@ -68,16 +68,16 @@ impl Mode {
     }
 }
 
-/// How it ends, or what happens to it.
+/// End of a session, or what happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its program does, with status 7.
+    /// The program ends, with status 7.
     Exit,
     /// SIGKILL ends its program.
     Signal,
-    /// Its client leaves, and says so where it can.
+    /// The client disconnects, and says so where it can.
     Leave,
-    /// Its client is killed.
+    /// The client is killed.
     Lose,
     /// `fpty --kill`.
     Operator,
@@ -85,11 +85,11 @@ pub enum End {
     Limit,
     /// The gateways are killed.
     KillGateway,
-    /// What keeps sessions is killed.
+    /// The supervisor is killed.
     KillSupervisor,
-    /// The same, and the gateways when there is another one.
+    /// The supervisor is killed, and the gateways when there is another supervisor.
     KillSupervisorThenGateway,
-    /// Both, before either knows of the other.
+    /// The supervisor and the gateways are killed, before either knows of the other.
     KillBoth,
     /// The instance is reloaded.
     Reload,
@@ -101,7 +101,7 @@ pub enum End {
 #[derive(Clone, Debug)]
 pub struct Socket {
     pub name: String,
-    /// What clients connect to.
+    /// The address that clients connect to.
     pub address: String,
     pub mode: Mode,
 }
@@ -232,7 +232,7 @@ impl Instance {
         Client::comes(&self.server, self.door(door), &[])
     }
 
-    /// Somebody comes to this session, with these words for `fpty` beside.
+    /// A client attaches to this session, with these words for `fpty` beside.
     #[track_caller]
     pub fn comes_to(&self, door: &str, id: &str, words: &[&str]) -> Client {
         Client::comes(&self.server, self.door(door), &[words, &["-a", id]].concat())
@@ -244,7 +244,7 @@ impl Instance {
         self.begin_with(door, &[])
     }
 
-    /// The same, with these words for `fpty`.
+    /// Begins a session, with these words for `fpty`.
     #[track_caller]
     pub fn begin_with(&self, door: &str, words: &[&str]) -> LiveSession {
         let door = self.door(door);
@@ -303,7 +303,7 @@ impl Instance {
         (1..=self.gateways).map(of).collect()
     }
 
-    /// What keeps sessions, if it runs.
+    /// The supervisor's pid, if it runs.
     pub fn supervisor(&self) -> Option<i32> {
         let all = self.server.processes().into_iter();
         all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).next()

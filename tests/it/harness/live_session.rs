@@ -16,13 +16,14 @@ use super::{Server, Wire, comes_true, servers, wait_until};
 
 /// A session, and its client.
 pub struct LiveSession {
-    /// What it is, for whoever reads of a failure.
+    /// The session's description, for messages of a failure.
     pub what: String,
     pub id: String,
     pub mode: Mode,
-    /// Its program.
+    /// The program's pid.
     pub pid: i32,
-    /// Its client has the terminal itself, so that it outlives its gateway.
+    /// The client has the terminal itself, so that the session outlives its
+    /// gateway.
     pub is_handed_over: bool,
     pub client: Client,
 }
@@ -31,20 +32,20 @@ pub struct LiveSession {
 pub enum Client {
     /// The command; what it is typed where its input is a terminal.
     Fpty { pipes: Pipes, keys: Option<Wire> },
-    /// One that knows no extended mode.
+    /// A client without extended mode.
     Plain(Wire),
 }
 
-/// What a client says at its end.
+/// Report of a client at its end.
 #[derive(Debug, Default)]
 pub struct ClientReport {
-    /// Its exit status; `None`: it is no process.
+    /// The client's exit status; `None`: it is no process.
     pub status: Option<i32>,
-    /// What `--status-json` has.
+    /// The object of `--status-json`.
     pub json: Value,
     /// The line for the person before that.
     pub line: String,
-    /// What it has shown.
+    /// The client's output.
     pub output: String,
 }
 
@@ -60,7 +61,7 @@ fn terminal() -> (Wire, OwnedFd) {
 }
 
 impl Client {
-    /// One that comes to a socket, with these words for `fpty`.
+    /// A client that connects to a socket, with these words for `fpty`.
     #[track_caller]
     pub(super) fn comes(server: &Server, door: &Socket, words: &[&str]) -> Self {
         if door.mode == Mode::Uwsgi {
@@ -88,7 +89,7 @@ impl Client {
         Self::Fpty { pipes, keys: Some(keys) }
     }
 
-    /// What it shows.
+    /// The client's output.
     pub fn shown(&mut self) -> &mut Wire {
         match self {
             Self::Fpty { pipes, .. } => &mut pipes.stdout,
@@ -142,27 +143,27 @@ impl LiveSession {
         self.client.types(&format!("{line}\n"));
     }
 
-    /// It answers.
+    /// The session answers.
     #[track_caller]
     pub fn answers(&mut self) {
         self.runs(":", "alive");
     }
 
-    /// It runs a line, which says this when it has.
+    /// Runs a line in the session, which says this when it has run.
     #[track_caller]
     pub fn runs(&mut self, line: &str, says: &str) {
         self.types(&format!("{line}; echo ''{says}"));
         self.client.shown().read_until(says);
     }
 
-    /// Its client does nothing until it is told to go on.
+    /// Stops the client until it is told to go on.
     pub fn stops_its_client(&self, stops: bool) {
         if let Some(pid) = self.client() {
             process::signal(pid, if stops { Signal::SIGSTOP } else { Signal::SIGCONT });
         }
     }
 
-    /// Its client's process.
+    /// The client's process.
     pub fn client(&self) -> Option<i32> {
         match &self.client {
             Client::Fpty { pipes, .. } => Some(pipes.pid()),
@@ -170,8 +171,8 @@ impl LiveSession {
         }
     }
 
-    /// Its client leaves: by `~.`, by the signal that a command has had already, or by
-    /// closing its connection.
+    /// The client disconnects: by `~.`, by the signal that a command has had already,
+    /// or by closing its connection.
     #[track_caller]
     pub(super) fn leaves(&mut self) {
         match &mut self.client {
@@ -191,7 +192,7 @@ impl LiveSession {
         }
     }
 
-    /// Its client is killed.
+    /// The client is killed.
     pub(super) fn loses_its_client(&mut self) {
         match &mut self.client {
             Client::Fpty { pipes, .. } => process::signal(pipes.pid(), Signal::SIGKILL),

@@ -1,5 +1,5 @@
-//! What every case needs: the servers to test, one of them running, a client
-//! of our own, and the truth about processes.
+//! Harness of all cases: the servers to test, one of them running, a client of our own, and the
+//! truth about processes.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -120,7 +120,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// What `seq 1 LAST` prints.
+/// Output of `seq 1 LAST`.
 pub fn sequence(last: u32) -> Vec<u8> {
     (1..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
 }

@@ -6,7 +6,7 @@ use std::io;
 use super::process::Process;
 use super::{comes_true, users};
 
-/// What clone3(2) reads, in its first version that takes a number.
+/// Arguments of clone3(2), in its first version that takes a number.
 #[repr(C)]
 #[derive(Default)]
 struct Arguments {
@@ -49,7 +49,7 @@ impl Stranger {
         stranger
     }
 
-    /// Nobody has signalled it.
+    /// Whether the process still sleeps: nobody has signalled it.
     pub fn lives(&self) -> bool {
         Process::of(self.0).is_some_and(|it| it.name == "sleep" && it.state == 'S')
     }

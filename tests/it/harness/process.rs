@@ -1,4 +1,4 @@
-//! What the kernel says about processes (proc(5)).
+//! Processes, as the kernel reports them (proc(5)).
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -18,7 +18,7 @@ pub struct Line {
     pub pause: Duration,
 }
 
-/// What listens. Its threads end with the test.
+/// The relay's listener. Its threads end with the test.
 pub struct Proxy {
     _folder: tempfile::TempDir,
     /// Where clients connect to.

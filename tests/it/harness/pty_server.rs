@@ -55,7 +55,7 @@ pub fn request(server: &Server, path: &str) -> String {
     wire.text_to_end()
 }
 
-/// What a worker without an application prints for a request.
+/// Lines that a worker without an application prints for a request.
 pub const REQUEST_SEEN: &str = "unavailable modifier requested: 0";
 pub const REQUEST_SEEN_BY_PYTHON: &str = "no python application found";
 
@@ -79,7 +79,7 @@ pub fn describe_descriptors(pid: i32) -> String {
     })
 }
 
-/// Somebody at the terminal.
+/// A client at the terminal.
 #[track_caller]
 pub fn join(server: &Server) -> Wire {
     server.connect("p")

@@ -106,7 +106,7 @@ pub fn files(server: &Server) -> Vec<PathBuf> {
     files
 }
 
-/// What is shown is written a moment later.
+/// Waits until output is in a file: it is written a moment after it was shown.
 pub fn wait_until_written(server: &Server, what: &str) {
     let has_it = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|text| text.contains(what));
     wait_until(&format!("{what} is in a file"), || files(server).iter().any(has_it));
@@ -121,7 +121,7 @@ pub fn recorder(server: &Server) -> Option<Process> {
     find(server, "fpty-recorder")
 }
 
-/// Its number, as soon as it runs.
+/// The recorder's pid, as soon as it runs.
 #[track_caller]
 pub fn running(server: &Server, name: &str) -> i32 {
     wait_until(&format!("{name} runs"), || find(server, name).is_some());

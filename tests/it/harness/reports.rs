@@ -16,14 +16,14 @@ use super::{DEADLINE, wait_until};
 use crate::audit::lines::lines;
 use crate::metrics::counters::{get, parse};
 
-/// What the audit says of a session from its first line to its last.
+/// Fields that all audit lines of a session share, from its first to its last.
 const CONSTANT: [&str; 4] = ["id", "host", "socket", "mode"];
 const AT_BOTH_ENDS: [&str; 3] = ["uid", "gid", "command"];
 
 /// How a session ended, as it is told.
 #[derive(Clone, Debug, Default)]
 pub struct ExpectedEnd {
-    /// Of the audit and of what is counted.
+    /// The reason in the audit and in the counters.
     pub reason: &'static str,
     /// How its program ended, where it ended first.
     pub status: Option<i32>,
@@ -225,7 +225,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Who is recorded has one file, which is complete when the session has ended.
+    /// Each recorded session has one file, which is complete when the session has ended.
     fn recordings_agree(&self, book: &Book) -> Answer {
         let files = if self.recorded { files(&self.server) } else { Vec::new() };
         let mut known = 0;
@@ -259,7 +259,7 @@ impl Instance {
         same("files of nobody", files.len(), known)
     }
 
-    /// Those that live have a program, nobody else has one, and no helper is left that
+    /// Live sessions have a program, nobody else has one, and no helper is left that
     /// nobody needs.
     fn processes_agree(&self, programs: &BTreeMap<i64, &String>) -> Answer {
         for (pid, id) in programs {
@@ -305,7 +305,7 @@ impl Instance {
         }
     }
 
-    /// The same, and these are who lives.
+    /// All reports agree, and list these live sessions.
     #[track_caller]
     pub fn assert_lists<'a>(&self, when: &str, lives: impl IntoIterator<Item = &'a LiveSession>) {
         self.agrees(when);

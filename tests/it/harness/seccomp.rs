@@ -22,7 +22,7 @@ pub const fn call_with(number: libc::c_long, argument: u32, value: u32) -> Call 
     Call { number, argument: Some((argument, value)) }
 }
 
-/// What the kernel asks before each call.
+/// Filter that the kernel runs before each call.
 #[derive(Clone)]
 pub struct Filter(Vec<sock_filter>);
 

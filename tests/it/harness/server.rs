@@ -26,7 +26,7 @@ const MARK: &str = "FORKPTY_TEST";
 /// its child has open.
 const INHERITED: i32 = 900;
 
-/// That of the clock of an instance without uWSGI.
+/// Descriptor of the clock of an instance without uWSGI.
 const CLOCK: i32 = 901;
 
 /// A server to be started. `{dir}` in arguments is its own folder.
@@ -37,7 +37,7 @@ pub struct Setup {
     inherited: Option<OwnedFd>,
     filter: Option<Filter>,
     killed_at_end: bool,
-    /// Of an instance without uWSGI.
+    /// The clock of an instance without uWSGI.
     clock: Option<Clock>,
 }
 
@@ -372,7 +372,7 @@ impl Server {
         process::marked(&self.mark)
     }
 
-    /// What still runs of the sessions, their jobs included.
+    /// Processes of sessions that still run, jobs included.
     pub fn session_processes(&self) -> Vec<Process> {
         let own = Process::of(self.master()).map_or(0, |master| master.session);
         self.processes().into_iter().filter(|process| process.session != own).collect()

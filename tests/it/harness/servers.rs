@@ -16,7 +16,7 @@ pub struct Flavor {
 }
 
 impl Flavor {
-    /// Whether it is Debian's: most of uWSGI is plugins there.
+    /// Whether this is Debian's server: most of uWSGI is plugins there.
     pub fn is_debian(&self) -> bool {
         self.name.starts_with("debian-")
     }

@@ -71,7 +71,7 @@ impl Terminal {
         self.wait()
     }
 
-    /// Whether it is raw: no echo, no lines.
+    /// Whether the terminal is raw: no echo, no lines.
     pub fn is_raw(&self) -> bool {
         tcgetattr(&self.slave).is_ok_and(|attributes| {
             !attributes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO)

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::{Server, executable, servers};
 
-/// Whether there can be any: only root becomes somebody else.
+/// Whether there can be clients of other users: only root becomes another user.
 pub fn can_be_others() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {

@@ -34,7 +34,7 @@ impl Wire {
             .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
     }
 
-    /// The same, for an address where nobody may listen.
+    /// Connects to an address where nobody may listen.
     pub fn try_connect(address: &str) -> io::Result<Self> {
         let fd: OwnedFd = if let Some(name) = address.strip_prefix('@') {
             let address = SocketAddr::from_abstract_name(format!("{name}\0"))?;
@@ -155,7 +155,7 @@ impl Wire {
         self.seen.clone()
     }
 
-    /// The same, as text.
+    /// Reads to the end, as text.
     #[track_caller]
     pub fn text_to_end(&mut self) -> String {
         String::from_utf8_lossy(&self.read_to_end()).into_owned()

@@ -28,7 +28,8 @@ fn statistics(server: &Server) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
 }
 
-/// What a name and its labels may have (prometheus.io, exposition formats).
+/// Whether a text may be the name of a metric or of a label (prometheus.io, exposition
+/// formats).
 fn is_name(name: &str) -> bool {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
     name.starts_with(first) && name.chars().all(|c| first(c) || c.is_ascii_digit())
@@ -88,7 +89,8 @@ pub fn parse(text: &str) -> HashMap<String, f64> {
     samples
 }
 
-/// Its buckets grow, in their bounds and in what they count, to all there is.
+/// Buckets of a histogram grow, in their bounds and in what they count, to the
+/// total.
 #[track_caller]
 fn check_histogram(name: &str, text: &str, samples: &HashMap<String, f64>) {
     let prefix = format!("{name}_bucket{{le=\"");
@@ -170,7 +172,7 @@ fn refusals_are_counted_by_reason() {
     });
 }
 
-/// What Prometheus is told, and what everybody else is.
+/// The response for Prometheus, and the one for everybody else.
 #[test]
 fn prometheus_can_read_the_counters() {
     in_process(|flavor| {

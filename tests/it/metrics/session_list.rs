@@ -72,7 +72,7 @@ fn a_session_is_listed_while_it_is_open() {
     });
 }
 
-/// Whoever answers tells of all gateways; one that hangs is done without.
+/// Whichever gateway answers lists the sessions of all; one that hangs is left out.
 #[test]
 fn sessions_of_several_gateways_are_one_list() {
     in_process(|flavor| {

@@ -116,7 +116,7 @@ fn a_silent_client_of_stats_http_blocks_nobody() {
     });
 }
 
-/// One that leaves before the answer, and many at once.
+/// A client that disconnects before the answer, and many at once.
 #[test]
 fn clients_of_the_statistics_leave_nothing_open() {
     in_process(|flavor| {

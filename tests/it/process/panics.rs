@@ -103,7 +103,7 @@ impl Case {
     }
 }
 
-/// What a client of the extended mode says before its program starts.
+/// Packets of a client in extended mode before its program starts.
 fn hello(said: &[Vec<u8>]) -> Vec<u8> {
     [&header(1, 102)[..], &said.concat(), &packet(103, &[])].concat()
 }
@@ -112,7 +112,7 @@ const INTERNAL: &str = "internal error in the gateway";
 
 #[test]
 fn a_panic_before_a_program_starts_ends_that_connection_alone() {
-    // Who panics gives back the seat, or the third has none.
+    // A client whose handshake panics releases its permit, or the third has none.
     let mut case = Case::new(&[("forkptyrouter-max-sessions", "3")]);
     for _ in 0..4 {
         let told = case.says("u", &input("forkpty-fault-in-greeting"));
@@ -282,7 +282,7 @@ fn detach_named(case: &mut Case, name: &str) {
     wait_until_as_before(case.gateway, case.before);
 }
 
-/// Somebody comes back to it.
+/// A client attaches to a session.
 #[track_caller]
 fn lives(case: &Case, name: &str) -> AttachClient {
     let mut back = AttachClient::comes(&case.server, name, &[]).takes();

@@ -13,10 +13,10 @@ use crate::harness::{
     Flavor, Server, Setup, on_every_server, on_one_server, side_by_side, wait_until,
 };
 
-/// Nobody else has this number.
+/// A user that nobody else is.
 const SOMEBODY: &str = "54321";
 
-/// What a session runs that ignores its hang-up, with jobs that do, too.
+/// Program of a session that ignores its hang-up, with jobs that do, too.
 const STUBBORN: &str = "trap '' HUP; sleep 1000 & sleep 1000 & echo rea''dy; wait; sleep 1000";
 
 /// The server in namespaces of its own, of which `prepare` makes what is to be
@@ -79,8 +79,8 @@ fn are_gone(processes: &[Process]) -> bool {
         .all(|one| Process::of(one.pid).is_none_or(|now| now.is_zombie() || now.name != one.name))
 }
 
-/// What outlives its client is killed while other sessions live, and what outlives its
-/// gateway, and what outlives its server.
+/// Programs that outlive their client are killed while other sessions live, and programs
+/// that outlive their gateway, and programs that outlive their server.
 fn assert_found(setup: impl Fn() -> Setup + Sync) {
     let parts = [outlives_its_client, outlives_its_gateway, outlives_its_server];
     side_by_side(parts, |part| part(&setup().raw()));

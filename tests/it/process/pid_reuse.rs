@@ -12,7 +12,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::wire::header;
 use crate::harness::{Server, Setup, in_process, side_by_side, wait_until};
 
-/// What [`as_a_program`] is to do.
+/// Name of the variable with the part that [`as_a_program`] plays.
 const PART: &str = "FPTY_TEST_PART";
 
 /// Not a case: what the cases below have run in a terminal.
@@ -35,7 +35,7 @@ fn as_a_program() {
     head.kill().unwrap();
     head.wait().unwrap();
     if rest.is_some() {
-        // SAFETY: as above.
+        // SAFETY: SIG_IGN is no handler: nothing of this program runs in a signal.
         unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn).unwrap() };
     }
     println!("group {group} rest {}.", rest.map_or(0, |rest| rest.id()));
@@ -73,8 +73,8 @@ fn the_reused_number_of_an_ended_foreground_group_is_not_signalled() {
     });
 }
 
-/// Those who are left in a group whose first process has ended hear of the
-/// hang-up, be their leader deaf.
+/// Processes that are left in a group whose first process has ended get the
+/// hang-up, even if their leader ignores it.
 #[test]
 fn a_foreground_group_without_its_head_is_hung_up() {
     in_process(|flavor| {
@@ -103,7 +103,7 @@ fn kill_gateway(server: &Server) -> i32 {
     server.gateway()
 }
 
-/// Its program is no child of the gateway that has it now.
+/// The session's program is no child of the gateway that has it now.
 #[test]
 fn the_reused_number_of_a_restored_sessions_program_is_not_signalled() {
     if !Stranger::can_be() {

@@ -93,7 +93,7 @@ fn sessions_work_with_refused_system_calls() {
     });
 }
 
-/// What a program wrote last, in a stream, before its terminal was hung up.
+/// Last output of a program, written in a stream before its terminal was hung up.
 #[test]
 fn late_output_is_whole_with_refused_system_calls() {
     with_each_refused(|setup, refused| {
@@ -119,8 +119,8 @@ fn are_gone(processes: &[Process]) -> bool {
         .all(|one| Process::of(one.pid).is_none_or(|now| now.is_zombie() || now.name != one.name))
 }
 
-/// What ignores its hang-up is killed after its client, its gateway or its
-/// server; and what stands by meanwhile keeps nothing of the server's.
+/// Programs that ignore their hang-up are killed after their client, their gateway or
+/// their server; and the process that waits meanwhile keeps nothing of the server's.
 #[test]
 fn leftovers_are_killed_with_refused_system_calls() {
     with_each_refused(|setup, refused| {

@@ -1,5 +1,5 @@
-//! What sessions use up, and what happens when nothing of it is left:
-//! processes, descriptors, memory, processor time.
+//! Resources that sessions use, and what happens when nothing is left of them: processes,
+//! descriptors, memory, processor time.
 
 use std::time::Duration;
 

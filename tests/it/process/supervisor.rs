@@ -11,7 +11,7 @@ use crate::harness::{
     Flavor, Server, Setup, in_process, on_every_server, on_one_server, side_by_side, wait_until,
 };
 
-/// What it is called.
+/// The supervisor's process name.
 const NAME: &str = "fpty-supervisor";
 
 #[track_caller]
@@ -34,11 +34,11 @@ fn supervisor(server: &Server) -> Option<i32> {
 
 /// One session of each kind that outlives its gateway.
 struct Kept {
-    /// It has its terminal, and cannot leave.
+    /// A client that has its terminal, and whose session cannot be detached.
     bound: AttachClient,
-    /// It has its terminal, and can.
+    /// A client that has its terminal, and whose session can be detached.
     attached: AttachClient,
-    /// One that was left.
+    /// The id of a detached session.
     left: String,
 }
 
@@ -143,7 +143,7 @@ fn the_next_supervisor_knows_the_sessions_of_a_killed_one() {
     });
 }
 
-/// Nobody has noticed that it is gone when the instance stops.
+/// The supervisor is gone when the instance stops, be it noticed or not.
 #[test]
 fn a_supervisor_killed_before_a_stop_leaves_nothing() {
     on_every_server(|flavor| {
@@ -166,7 +166,7 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
     });
 }
 
-/// Nobody has their terminals any more but their clients.
+/// Nobody but the clients has their terminals any more.
 #[test]
 fn a_supervisor_killed_with_its_gateway_leaves_nothing() {
     in_process(|flavor| {
@@ -227,8 +227,8 @@ fn a_supervisor_killed_with_one_of_two_gateways_leaves_nothing_of_that() {
     });
 }
 
-/// Who dies with the master leaves its sessions to the supervisor, also to one that
-/// was there before a reload.
+/// Sessions of a master that dies go to the supervisor, also to one that was there before
+/// a reload.
 #[test]
 fn a_killed_master_leaves_nothing() {
     on_every_server(|flavor| {
@@ -295,7 +295,7 @@ fn ends_without_a_gateway_have_their_status() {
     });
 }
 
-/// What has ended by the stop is told once, also where the log goes with the master.
+/// Ends by the stop are reported once, also where the log goes with the master.
 #[test]
 fn a_stop_tells_every_end_once() {
     on_every_server(|flavor| {
@@ -318,7 +318,7 @@ fn a_stop_tells_every_end_once() {
     });
 }
 
-/// It began once, and ends once, over any number of gateways.
+/// The session began once, and ends once, over any number of gateways.
 #[test]
 fn a_session_over_several_gateways_has_one_start_and_one_end() {
     on_one_server(|flavor| {
@@ -342,7 +342,7 @@ fn a_session_over_several_gateways_has_one_start_and_one_end() {
     });
 }
 
-/// It needs more descriptors for a session than the gateway.
+/// The supervisor needs more descriptors for a session than the gateway.
 #[test]
 fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
     in_process(|flavor| {
@@ -366,7 +366,7 @@ fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
     });
 }
 
-/// One that is stopped keeps nobody waiting for ever.
+/// A supervisor that is stopped keeps nobody waiting for ever.
 #[test]
 fn a_stopped_supervisor_is_replaced() {
     in_process(|flavor| {

@@ -1,5 +1,5 @@
-//! What uWSGI's documentation has the shared terminal for: a Python prompt in
-//! a running worker.
+//! Use of the shared terminal in uWSGI's documentation: a Python prompt in a running
+//! worker.
 
 use nix::sys::signal::Signal;
 
@@ -102,8 +102,8 @@ fn a_prompt_runs_in_the_worker() {
     });
 }
 
-/// What the application forks, as servers are, lives on after the worker, and
-/// has neither its clients nor its terminal.
+/// Children that the application forks, as servers are, live on after the worker, and
+/// have neither its clients nor its terminal.
 #[test]
 fn a_forked_child_keeps_no_client() {
     on_every_server(|flavor| {

@@ -1,5 +1,5 @@
-//! What somebody who comes late to a shared terminal sees, and somebody who
-//! may only watch.
+//! Scrollback of a shared terminal for clients that come late, and for clients that may
+//! only view.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn printed(server: &Server) -> Vec<u8> {
     [sequence(30_000), b"ready\nmarker\n".to_vec()].concat()
 }
 
-/// What a new client is shown; it ends with `marker`.
+/// Output that a new client is shown; it ends with `marker`.
 #[track_caller]
 fn shown(server: &Server) -> Vec<u8> {
     let mut late = join(server);
@@ -83,8 +83,8 @@ fn without_scrollback_nothing_is_shown() {
     });
 }
 
-/// What a program asked the terminal is for those who were there: a late
-/// one's terminal would type its answer at whatever runs now.
+/// Queries of a program are for the terminals that were there: a late one would type its
+/// answer at whatever runs now.
 #[test]
 fn queries_are_not_shown_again() {
     on_one_server(|flavor| {

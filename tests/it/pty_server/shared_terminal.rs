@@ -41,7 +41,7 @@ fn all_clients_see_the_same_and_any_may_type() {
     });
 }
 
-/// What the worker itself prints is seen, its request log for one.
+/// Output of the worker itself is shown, its request log for one.
 #[test]
 fn the_workers_own_output_is_seen() {
     on_every_server(|flavor| {

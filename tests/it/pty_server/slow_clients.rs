@@ -7,7 +7,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::pty_server::{join, request, shared, start, worker};
 use crate::harness::{DEADLINE, assert_same, on_one_server, sequence, wait_until};
 
-/// What the worker may hold of its own; it has a megabyte for each client.
+/// Limit of the worker's own memory, in KiB; it has a megabyte for each client.
 const MEMORY_KIB: u64 = 40 * 1024;
 
 /// Says so when it is there; prints without end once it has read a line, and
@@ -53,7 +53,7 @@ fn a_client_that_does_not_read_is_dropped() {
     });
 }
 
-/// Who reads, however slowly for a while, gets everything.
+/// A client that reads, however slowly for a while, gets everything.
 #[test]
 fn a_slow_client_gets_everything() {
     on_one_server(|flavor| {

@@ -6,11 +6,11 @@ use crate::harness::process::{self, Process};
 use crate::harness::pty_server::{join, request, request_is_seen, shared, start, worker};
 use crate::harness::{Server, Setup, Wire, on_every_server, wait_until};
 
-/// What somebody reads who is refused.
+/// Output of a client that is refused.
 #[track_caller]
 fn refused(server: &Server) -> String {
     let mut client = join(server);
-    // Whatever he has said already.
+    // The client may have typed already.
     let _ = nix::unistd::write(client.fd(), b"typed\n");
     let said = client.text_to_end();
     assert!(said.starts_with("pty: refused: "), "{said:?}");
@@ -70,7 +70,7 @@ fn clients_are_refused_after_idle_stopped_the_worker() {
     });
 }
 
-/// Somebody at the terminal, as soon as there is one.
+/// A client at the terminal, as soon as there is one.
 #[track_caller]
 fn join_when_there(server: &Server) -> Wire {
     worker(server);

@@ -227,7 +227,8 @@ fn a_detached_flood_is_recorded_whole_or_counted() {
     });
 }
 
-/// Whoever is there again is shown what came while it had to wait for the recorder.
+/// A client that attaches again is shown output that came while it had to wait for
+/// the recorder.
 #[test]
 fn a_flood_after_the_attach_goes_on() {
     in_process(|flavor| {
@@ -293,7 +294,8 @@ fn a_reload_to_another_folder_begins_another_file() {
     });
 }
 
-/// What is told to have begun is recorded, also where that was known at its end.
+/// A session whose start is logged is recorded, also where the start was known at its
+/// end.
 #[test]
 fn a_session_that_ends_as_it_begins_has_its_recording() {
     let server = server(&servers::all()[0], &[("forkptyrouter-hangup-grace", "1")]);

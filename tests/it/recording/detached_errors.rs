@@ -207,8 +207,8 @@ fn a_killed_gateway_ends_no_recording_of_another() {
     });
 }
 
-/// Whoever tells it: the next gateway, or the master at its end. Servers do not differ in
-/// that.
+/// Either the next gateway reports the end, or the master at its own. Servers do not
+/// differ in that.
 #[test]
 fn an_end_without_a_gateway_has_the_recordings_figures() {
     for way in ["kill", "reload", "both", "stop"] {
@@ -245,7 +245,7 @@ fn an_end_without_a_gateway_has_the_recordings_figures() {
     }
 }
 
-/// What a gateway had counted, and not told yet.
+/// Dropped bytes that a gateway had counted, and not reported yet.
 #[test]
 fn dropped_bytes_of_a_killed_gateway_are_counted() {
     let server = server(&servers::all()[0], &[]);

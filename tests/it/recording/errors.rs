@@ -228,7 +228,7 @@ fn a_folder_that_cannot_be_used_ends_the_start() {
     });
 }
 
-/// Nobody writes the files: sessions go on, and what is missing is counted.
+/// Without a recorder sessions go on, and missing bytes are counted.
 #[test]
 fn a_stopped_recorder_stops_no_session() {
     in_process(|flavor| {

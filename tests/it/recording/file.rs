@@ -1,4 +1,4 @@
-//! What is in a recording, whose it is, and where it is.
+//! Content of a recording, its owner, and its place.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,4 +1,4 @@
-//! What a killed recorder had not written: nothing of it is lost without a word.
+//! Output that a killed recorder had not written: nothing of it is lost without a word.
 
 use std::fs;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::harness::{
     wait_until,
 };
 
-/// Of clients that can leave: see `detached.rs`.
+/// Recordings of clients that can detach: see `detached.rs`.
 #[test]
 fn a_session_that_could_be_handed_over_is_recorded_to_its_end() {
     in_process(|flavor| {
@@ -101,8 +101,7 @@ fn sessions_from_before_recording_was_on_end_or_are_named() {
     });
 }
 
-/// What a session's files have of its output, in their order, whether they were
-/// finished or not.
+/// Output in a session's files, in their order, whether they were finished or not.
 fn all_output(server: &Server) -> String {
     let mut output = String::new();
     let mut files = files(server);
@@ -249,7 +248,7 @@ fn ends_that_wait_for_a_killed_recorder_are_told() {
     });
 }
 
-/// Who may write where the folder is to be cannot lead root elsewhere.
+/// A user who may write where the folder is to be cannot lead root elsewhere.
 #[test]
 fn a_symbolic_link_of_another_user_ends_the_start() {
     use std::os::unix::fs::{PermissionsExt, symlink};

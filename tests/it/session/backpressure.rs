@@ -77,7 +77,7 @@ fn both_directions_full_at_once_lose_nothing() {
     });
 }
 
-/// What cksum(1) prints first (POSIX).
+/// The first number that cksum(1) prints (POSIX).
 fn checksum(bytes: &[u8]) -> u32 {
     let mut length = bytes.len();
     let mut sum = 0_u32;

@@ -7,8 +7,8 @@ use crate::harness::reports::ExpectedEnd;
 use crate::harness::users::{can_be_others, connecting_as};
 use crate::harness::{Wire, servers, side_by_side};
 
-/// At which sockets: those with no rules at all, those that let one in, and those
-/// with rules for who comes in, how many of him, and as whom programs run.
+/// Kinds of sockets: with no rules at all, with room for one session, and with rules for
+/// who may connect, how many of each user, and as whom programs run.
 pub const KINDS: [&str; 3] = ["plain", "limited", "ruled"];
 
 fn rules(kind: &str) -> &'static str {
@@ -52,7 +52,7 @@ pub fn begin(house: &Instance, kinds: &[&'static str], modes: &[Mode]) -> Vec<Li
     all(kinds, modes).iter().map(|(kind, mode)| house.begin(&door(kind, *mode))).collect()
 }
 
-/// Nobody else gets in at all.
+/// No further client gets in at all.
 #[track_caller]
 fn assert_full(house: &Instance, lives: &[LiveSession]) {
     assert_permits_taken(house, lives);
@@ -66,7 +66,7 @@ fn assert_full(house: &Instance, lives: &[LiveSession]) {
     }
 }
 
-/// Nobody else gets in where one may.
+/// No further client gets in at sockets with a limit of sessions.
 #[track_caller]
 pub fn assert_permits_taken(house: &Instance, lives: &[LiveSession]) {
     for life in lives.iter().filter(|life| !life.what.contains("plain")) {
@@ -86,7 +86,7 @@ fn is_a_refusal(told: &ClientReport) -> bool {
     }
 }
 
-/// What has to be told of it; `None`: it goes on.
+/// The end of the session that has to be reported; `None`: it goes on.
 pub fn fate(life: &LiveSession, end: End) -> Option<ExpectedEnd> {
     let mode = life.mode;
     let told = |status: i32, kind: &'static str| Some((status, kind));
@@ -162,7 +162,7 @@ pub fn ends(
         return house.assert_all_over(&when);
     }
     house.assert_lists(&format!("after {when}"), &others);
-    // Who goes on has its seat still.
+    // Sessions that go on still have their permits.
     others.iter_mut().for_each(LiveSession::answers);
     assert_permits_taken(house, &others);
     house.assert_lists(&format!("after {when}, and some refusals"), &others);
@@ -208,8 +208,8 @@ fn limit(modes: &[Mode], more: &dyn Fn(Mode) -> &'static str, reason: &'static s
     }
 }
 
-/// What outlives its gateway ends afterwards as it would have before: first comes one
-/// thing, then the other.
+/// A session that outlives its gateway ends afterwards as it would have before: first
+/// comes one thing, then the other.
 #[track_caller]
 fn after(first: End) {
     let modes = [Mode::HandedOver];
@@ -326,7 +326,8 @@ fn a_handed_over_session_ends_as_ever_after_a_reload() {
     after(End::Reload);
 }
 
-/// Whoever keeps it tells its end; the next gateway counts it, and has its seat free.
+/// The process that has the session reports its end; the next gateway counts it, and has
+/// its permit free.
 #[test]
 fn an_end_without_a_gateway_is_told_and_its_permit_is_free() {
     let modes = [Mode::HandedOver];

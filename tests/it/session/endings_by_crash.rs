@@ -11,8 +11,8 @@ use crate::harness::reports::ExpectedEnd;
 use crate::harness::{side_by_side, wait_until};
 use crate::session::endings::{KINDS, assert_permits_taken, begin, door, ends, fate, plan};
 
-/// What is no terminal's any more ignores that, and has a job that does: both are gone
-/// after the grace.
+/// A program without a terminal that ignores its hang-up, and has a job that does, too:
+/// both are gone after the grace.
 #[track_caller]
 fn ignored(modes: &[Mode], end: End) {
     let house = plan(1, modes, &|_| "").start();
@@ -23,7 +23,8 @@ fn ignored(modes: &[Mode], end: End) {
     ends(&house, lives, end, &|life| fate(life, end));
 }
 
-/// Its client is stopped when it happens, and hears of it later: nobody waits for that.
+/// The client is stopped when the session ends, and hears of it later: nobody waits for
+/// that.
 #[track_caller]
 fn unheard(end: End) {
     let modes = [Mode::Raw, Mode::HandedOver, Mode::Relayed, Mode::Streams, Mode::Passed];
@@ -115,7 +116,7 @@ fn gateways_killed_in_a_row_lose_no_handed_over_session() {
     ends(&house, lives, End::Exit, &|life| fate(life, End::Exit));
 }
 
-/// Nobody waits for it.
+/// Nobody waits for a supervisor that hangs.
 #[test]
 fn a_hung_supervisor_delays_no_end() {
     let house = plan(1, &Mode::ALL, &|_| "").start();
@@ -131,7 +132,7 @@ fn a_hung_supervisor_delays_no_end() {
     ends(&house, lives, End::Stop, &|life| fate(life, End::Stop));
 }
 
-/// Nobody of the house is left but what keeps sessions, which tells of all.
+/// Nothing of the instance is left but the supervisor, which reports all ends.
 #[test]
 fn a_killed_master_has_every_end_told() {
     side_by_side([false, true], |stubborn| {

@@ -1,5 +1,5 @@
-//! What a client says of the environment of a program that may be another
-//! user's: no files of its choice, and not who that user is.
+//! Variables of a client, for the environment of a program that may be another user's: no
+//! files of its choice, and not who that user is.
 
 use crate::connection::extended_mode::{open, to_the_end};
 use crate::harness::{Setup, on_every_server};

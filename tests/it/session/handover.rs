@@ -1,5 +1,5 @@
-//! The terminal itself is handed over: what outlives a gateway and a reload,
-//! what a stop ends, and clients of gateways that lie.
+//! Handover of the terminal: sessions that outlive a gateway and a reload, sessions that
+//! a stop ends, and clients of gateways that lie.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -32,8 +32,8 @@ fn has_the_terminal(client: i32) -> bool {
     count("ptmx") > 0 && count("anon_inode:[pidfd]") > 1
 }
 
-/// Somebody looks after a session when its gateway cannot: it has a pidfd of the
-/// program, and one of the master.
+/// Whether the supervisor has the session: it has a pidfd of the program, and one
+/// of the master.
 fn is_kept(server: &Server) -> bool {
     let pidfds = |pid| {
         descriptors(pid).iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
@@ -130,8 +130,8 @@ fn without_handover_a_killed_gateway_is_an_error() {
     });
 }
 
-/// Whoever looks after the terminal has a copy of the client's connection, too,
-/// for as long as the program runs.
+/// The supervisor has a copy of the client's connection, too, for as long as the
+/// program runs.
 #[test]
 fn a_program_that_outlives_its_client_costs_no_processor() {
     in_process(|flavor| {

@@ -48,7 +48,8 @@ fn kill(server: &Server) {
     assert!(ended.status.success(), "{ended:?}");
 }
 
-/// Whoever keeps it reads nothing more, and what is typed reaches nobody.
+/// Waits until the terminal is hung up: nothing more is read from it, and what is
+/// typed reaches nobody.
 #[track_caller]
 fn assert_dead(terminal: &Wire) {
     use nix::errno::Errno;
@@ -122,7 +123,7 @@ fn wait_until_kept(server: &Server) {
     });
 }
 
-/// It is in the list as it was, and is ended like any other.
+/// The session is in the list as it was, and is ended like any other.
 #[test]
 fn the_next_gateway_lists_and_ends_a_handed_over_session() {
     on_one_server(|flavor| {
@@ -172,7 +173,7 @@ fn the_next_gateway_lists_and_ends_a_handed_over_session() {
     });
 }
 
-/// Its time began when it did.
+/// The session's time counts from its own start.
 #[test]
 fn the_time_limit_of_a_handed_over_session_survives_a_killed_gateway() {
     in_process(|flavor| {
@@ -188,7 +189,7 @@ fn the_time_limit_of_a_handed_over_session_survives_a_killed_gateway() {
     });
 }
 
-/// It holds its seat, over a kill and a reload, and gives it back.
+/// The session holds its permit, over a kill and a reload, and releases it.
 #[test]
 fn the_permit_of_a_handed_over_session_survives_a_kill_and_a_reload() {
     on_one_server(|flavor| {

@@ -12,7 +12,7 @@ use crate::harness::cost::{ECHO, echoes, load};
 use crate::harness::wire::{input, packet};
 use crate::harness::{Flavor, Server, Setup, Wire, comes_true, in_process, wait_until};
 
-/// What tells those two apart who come to one server: the first line.
+/// Program for two clients of one server, which are told apart by their first line.
 const EITHER: &str = "read line; case $line in echo) stty raw -echo; echo ready; exec cat;; \
                       sip) stty raw -echo; echo ready; \
                       while sleep 0.01; do dd bs=4000 count=1 of=/dev/null 2>/dev/null; done;; \
@@ -40,7 +40,7 @@ fn blocks(fd: &OwnedFd) {
     let _ = fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR));
 }
 
-/// Somebody takes the flag away without end, while `body` runs.
+/// Another process clears O_NONBLOCK without end, while `body` runs.
 fn while_it_is_cleared(fd: &OwnedFd, body: impl FnOnce()) {
     let over = AtomicBool::new(false);
     struct Over<'a>(&'a AtomicBool);
@@ -60,8 +60,8 @@ fn while_it_is_cleared(fd: &OwnedFd, body: impl FnOnce()) {
     });
 }
 
-/// It never says that it has the terminal, and types into a program that does
-/// not read.
+/// The client never says that it has the terminal, and types into a program that does not
+/// read.
 #[test]
 fn a_client_that_makes_the_offered_terminal_blocking_delays_nobody() {
     in_process(|flavor| {
@@ -173,7 +173,7 @@ fn a_detached_blocking_terminal_delays_nobody() {
     });
 }
 
-/// Its program, too, is as ever where nobody does such a thing.
+/// The program of a client that never answers an offer runs as ever.
 #[test]
 fn a_client_that_never_answers_the_offer_has_a_session() {
     in_process(|flavor| {

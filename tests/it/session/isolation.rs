@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 
 use crate::harness::{Flavor, Server, Setup, Wire, on_every_server};
 
-/// Nobody else has this number.
+/// A user that nobody else is.
 const SOMEBODY: u32 = 54321;
 
 /// A server that runs as [`SOMEBODY`], with the address of its gateway.

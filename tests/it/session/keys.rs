@@ -22,7 +22,7 @@ fn wait_for_sleep(server: &Server) {
     });
 }
 
-/// What was typed ahead is cancelled, too, be it a line or a flood.
+/// Input that was typed ahead is cancelled, too, be it a line or a flood.
 #[test]
 fn an_interrupt_key_drops_unread_input() {
     in_process(|flavor| {

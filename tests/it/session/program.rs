@@ -1,5 +1,5 @@
-//! What a session's program finds: its terminal, its descriptors, its
-//! signals, its environment.
+//! Surroundings of a session's program: its terminal, its descriptors, its signals, its
+//! environment.
 
 use crate::harness::process::{self, Process};
 use crate::harness::{Server, Setup, in_process, on_every_server, wait_until};
@@ -90,7 +90,7 @@ fn a_program_has_a_term() {
     });
 }
 
-/// What the server has for itself is none of a session's business.
+/// Limits that the server has for itself do not apply to a session.
 #[test]
 fn a_program_has_the_servers_limits_not_the_gateways() {
     in_process(|flavor| {

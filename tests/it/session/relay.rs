@@ -83,7 +83,8 @@ fn a_half_close_is_an_end_of_input() {
     });
 }
 
-/// What `printf 'commands' | client` does: all of it runs, then it ends.
+/// All commands of `printf 'commands'
+/// client` run, then it ends.
 #[test]
 fn commands_in_a_pipe_run_to_the_end() {
     in_process(|flavor| {

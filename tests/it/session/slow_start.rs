@@ -83,7 +83,7 @@ fn a_slow_execution_delays_no_other_client() {
     });
 }
 
-/// That it cannot be executed at all is found out late.
+/// A program that cannot be executed at all is found out late.
 #[test]
 fn a_late_execution_failure_is_told() {
     in_process(|flavor| {

@@ -63,7 +63,7 @@ fn set_wall_clock(server: &Server, ahead: i64) {
     std::fs::rename(server.path("new"), server.path("ahead")).unwrap();
 }
 
-/// What a gateway's alarms say of themselves (proc(5)).
+/// Times of a gateway's alarms (timerfd, proc(5)).
 fn alarms(gateway: i32) -> Vec<String> {
     let of_alarm = |(number, path): &(u32, std::path::PathBuf)| {
         let is_one = path == Path::new("anon_inode:[timerfd]");
@@ -223,7 +223,7 @@ fn an_idle_command_ends_and_a_busy_one_goes_on() {
     });
 }
 
-/// That a client is there is no traffic: it asks by itself, over TCP all the time.
+/// A client's pings are no traffic: over TCP it sends them by itself all the time.
 #[test]
 fn a_client_that_only_pings_is_idle() {
     in_process(|flavor| {
@@ -252,7 +252,7 @@ fn a_client_that_only_pings_is_idle() {
     });
 }
 
-/// One that never wrote or read anything has as long as another.
+/// A session without any input or output has as long as another.
 #[test]
 fn a_session_without_any_traffic_is_told_a_minute_before() {
     in_process(|flavor| {

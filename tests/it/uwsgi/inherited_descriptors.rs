@@ -75,7 +75,7 @@ fn shared_mappings(pid: i32) -> usize {
     maps.lines().filter(is_shared).count()
 }
 
-/// What the master has forked, by its name; and gateways of ours.
+/// Processes that the master has forked, by their names; and gateways of ours.
 fn kinds(server: &Server) -> (BTreeMap<String, i32>, Vec<i32>) {
     let (mut others, mut gateways) = (BTreeMap::new(), Vec::new());
     for Process { pid, .. } in process::children(server.master()) {
@@ -213,7 +213,7 @@ fn queue() -> OwnedFd {
     }
 }
 
-/// Somebody has all descriptors of the master, and says at each of them what a
+/// A process has all descriptors of the master, and says at each of them what a
 /// gateway would.
 #[test]
 fn a_leaked_descriptor_gives_no_access() {

@@ -12,7 +12,7 @@ fn library(flavor: &Flavor) -> PathBuf {
     flavor.plugins.join("forkptyrouter_plugin.so")
 }
 
-/// What a program of binutils says of a file.
+/// Output of a program of binutils for a file.
 #[track_caller]
 fn said_by(program: &str, arguments: &[&str], file: &Path) -> String {
     let output = Command::new(program)

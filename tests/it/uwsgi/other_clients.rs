@@ -87,8 +87,8 @@ fn socat_works_on_a_terminal_and_in_a_pipe() {
     });
 }
 
-/// What uWSGI's documentation has a reader do: a dozen lines that copy bytes
-/// between a raw terminal and the socket.
+/// Client of uWSGI's documentation: a dozen lines that copy bytes between a raw terminal
+/// and the socket.
 #[test]
 fn a_small_script_works_as_client() {
     const CLIENT: &str = "
@@ -126,8 +126,7 @@ finally:
     });
 }
 
-/// The same with the C router: what our own client of the tests says is what
-/// the C plugin understands.
+/// The C router understands packets of the tests' own client.
 #[test]
 fn the_c_router_understands_the_tests_client() {
     if !has(C_BINARY) || !has(&format!("{C_PLUGINS}/forkptyrouter_plugin.so")) {

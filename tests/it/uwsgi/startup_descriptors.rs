@@ -109,7 +109,7 @@ fn sockets_of_the_service_manager_are_the_gateways_alone() {
     });
 }
 
-/// What is not the gateway's stays the server's.
+/// Activated sockets that are not the gateway's stay the server's.
 #[test]
 fn an_activated_socket_that_is_not_the_gateways_stays_the_servers() {
     on_every_server(|flavor| {
@@ -149,7 +149,7 @@ fn listeners(server: &Server) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What a server's hooks leave running does not keep its addresses.
+/// Processes that a server's hooks leave running do not keep its addresses.
 #[test]
 fn processes_of_hooks_do_not_keep_the_addresses() {
     on_every_server(|flavor| {

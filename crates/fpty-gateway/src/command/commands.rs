@@ -46,7 +46,7 @@ pub struct LiveCommand {
     pub(crate) is_started: bool,
     /// The program could not be executed, and the observers were told.
     pub(crate) is_rejected: bool,
-    /// How the program ended.
+    /// The end of the program.
     pub(crate) exit: Option<EndReason>,
     /// The socket where the client came in, by its index.
     pub(super) listener: u16,
@@ -316,6 +316,9 @@ impl LiveCommand {
     }
 
     /// Registers the client and the streams, or updates the poller's interests.
+    ///
+    /// # Errors
+    /// epoll_ctl(2) fails.
     pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let Self { command, io, client_interest, interests: [input, outputs @ ..], .. } = self;
         let (client, token) = (Some(io.client.as_fd()), Token::CommandClient(key));

@@ -90,6 +90,9 @@ impl ChildEnd {
 impl StdioPlan {
     /// Pipes for streams that were not passed, or that the program could not open again through
     /// /proc, where it runs as another user.
+    ///
+    /// # Errors
+    /// A pipe cannot be made: too many descriptors.
     pub fn new(mut passed: [Option<ReceivedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {

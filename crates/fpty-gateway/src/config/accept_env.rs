@@ -1,20 +1,19 @@
-//! Which variables of a client's environment a session may get
-//! (`forkptyrouter-accept-env`).
+//! Variables of a client's environment that a session may get (`forkptyrouter-accept-env`).
 
 use std::ffi::CString;
 
 use fpty::proto::variables::{Variables, is_environment_name};
 
 /// Patterns of names, as in sshd_config(5)'s AcceptEnv: `*` stands for any
-/// characters, `?` for one. Blanks stand between them; `none` is none, and what was
-/// not given are the [`DEFAULT_PATTERNS`] ones.
+/// characters, `?` for one. Blanks stand between them; `none` is none. Where none were
+/// given the default patterns are in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AcceptEnv(Option<Vec<u8>>);
 
-/// What a terminal needs to look right, and its person's language.
+/// Default patterns: variables that a terminal needs to look right, and the person's language.
 const DEFAULT_PATTERNS: &[u8] = b"TERM COLORTERM LANG LANGUAGE LC_* TZ";
 
-/// Whose a session is, and where its programs are.
+/// Variables of the session's identity, and of where its programs are.
 const IDENTITY: &[u8] = b"HOME USER LOGNAME SHELL MAIL PATH";
 
 /// Files that shells and interpreters run or read before what they are asked
@@ -24,20 +23,20 @@ const STARTUP: &[u8] = b"\
     PERL5LIB PERL5OPT PERLLIB PS4 PYTHONHOME PYTHONINSPECT PYTHONPATH PYTHONUSERBASE RUBYLIB \
     RUBYOPT SHELLOPTS ZDOTDIR";
 
-/// What names files that the C library or a terminal's library opens
-/// (sudoers(5): env_check; ld.so(8): secure-execution mode; terminfo(5)).
+/// Variables that name files which the C library or a terminal's library opens (sudoers(5):
+/// env_check; ld.so(8): secure-execution mode; terminfo(5)).
 const CHECKED: &[u8] = b"\
     COLORTERM GCONV_PATH GETCONF_DIR HOSTALIASES LANG LANGUAGE LINGUAS LOCALDOMAIN LOCPATH \
     MALLOC_TRACE NIS_PATH NLSPATH PATH_LOCALE RESOLV_HOST_CONF RES_OPTIONS TERM TERMCAP \
     TERMINFO TERMINFO_DIRS TERMPATH TMPDIR TZDIR";
 
 impl AcceptEnv {
-    /// These names, with blanks between.
+    /// A list of these names, with blanks between.
     pub fn of(typed: &[u8]) -> Self {
         Self(Some(typed.to_vec()))
     }
 
-    /// Adds those of one more option: the first takes the place of the usual ones.
+    /// Adds the names of one more option: the first takes the place of the default ones.
     pub fn add(&mut self, typed: &[u8]) {
         let before = self.0.take().unwrap_or_default();
         *self = Self::of(&[&before, typed].join(&b' '));
@@ -62,9 +61,9 @@ impl AcceptEnv {
         names.filter(|name| !matches!(*name, b"" | b"none"))
     }
 
-    /// What of a client's variables is for the environment, as `NAME=value`:
-    /// of several with one name the last. Where programs run as another user
-    /// (`of_account`), it is that account's environment in any case.
+    /// Variables of a client that are accepted into the environment, as `NAME=value`: of
+    /// several with one name the last. Where programs run as another user (`of_account`), the
+    /// identity is that of the account in any case.
     pub fn accepted_variables(&self, variables: &Variables, of_account: bool) -> Vec<CString> {
         let mut accepted: Vec<(&[u8], CString)> = Vec::new();
         for (name, value) in variables.iter().filter(|(name, _)| self.accepts(name)) {
@@ -176,7 +175,7 @@ mod tests {
         assert_eq!(accepted, [c"LANG=C".to_owned(), c"TERM=b".to_owned()]);
     }
 
-    /// What of these is accepted, by names.
+    /// Accepted variables among these, by names.
     fn accepted(accept: &str, pairs: &[(&str, &str)], of_account: bool) -> Vec<String> {
         let mut packets = Vec::new();
         let bytes = pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));

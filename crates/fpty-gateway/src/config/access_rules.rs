@@ -60,11 +60,11 @@ impl<T> AccessList<T> {
 /// any case, unless it is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// By uid.
+    /// Users by uid.
     pub users: AccessList<u32>,
-    /// By gid, of members.
+    /// Groups by gid, for their members.
     pub groups: AccessList<u32>,
-    /// By address.
+    /// Networks by address.
     pub addresses: AccessList<Network>,
     /// root needs an allow list that has it.
     pub deny_root: bool,
@@ -100,7 +100,10 @@ impl Access {
         self.users.is_set() || self.groups.is_set() || self.deny_root
     }
 
-    /// Checks a process with these groups. The error is the reason.
+    /// Checks a process with these groups.
+    ///
+    /// # Errors
+    /// The user or all groups are not allowed: the reason.
     pub fn check_user(
         &self,
         peer: Credentials,
@@ -110,7 +113,7 @@ impl Access {
             if !self.deny_root {
                 return Ok(());
             }
-            // Like everybody, but that somebody must have named him.
+            // As for any other user, but root must have been named.
             if self.users.allow.is_none() && self.groups.allow.is_none() {
                 return Err("root is denied");
             }
@@ -124,7 +127,10 @@ impl Access {
         self.groups.check(is_member, "the group is denied", "no group of the user's is allowed")
     }
 
-    /// Checks an address. The error is the reason.
+    /// Checks an address.
+    ///
+    /// # Errors
+    /// The address is not allowed: the reason.
     pub fn check_address(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
         let is_in = |networks: &[Network]| networks.iter().any(|network| network.has(address));
         self.addresses.check(is_in, "the address is denied", "the address is not allowed")

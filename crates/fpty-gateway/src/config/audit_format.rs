@@ -1,6 +1,6 @@
 //! The format of audit lines (`forkptyrouter-audit`).
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditFormat {
     /// `{"event":"session-end","peer":{"pid":4711}}`
@@ -9,6 +9,6 @@ pub enum AuditFormat {
     KeyVal,
 }
 
-/// What the option may be; `None`: there are no lines.
+/// Values of the option; `None`: there are no lines.
 pub(crate) const AUDIT_FORMATS: [(&str, Option<AuditFormat>); 3] =
     [("json", Some(AuditFormat::Json)), ("keyval", Some(AuditFormat::KeyVal)), ("off", None)];

@@ -27,9 +27,9 @@ impl Default for DetachOptions {
 /// The default time, and the default scrollback.
 pub(crate) const DETACH_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const BUFFER: u32 = 256 * 1024;
-/// More would not be bounded work.
+/// The most sessions that may be detached: more would not be bounded work.
 pub(crate) const MAX_DETACHED: u32 = 100_000;
-/// As large as a ring can be.
+/// The largest ring, in bytes.
 pub(crate) const MAX_BUFFER: u32 = 64 * 1024 * 1024;
 
 impl DetachOptions {

@@ -3,8 +3,8 @@
 
 use fpty::error::{Error, Result};
 
-/// Splits at a separator that has no backslash before it. What a backslash is
-/// before is kept, for whoever splits further.
+/// Splits at a separator that has no backslash before it. A backslash and the character
+/// after it are kept, for a further split.
 fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
     let (mut pieces, mut piece) = (Vec::new(), Vec::new());
     let mut bytes = text.iter();
@@ -19,7 +19,7 @@ fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// Without the backslashes.
+/// A text without its backslashes.
 pub fn plain(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     let mut bytes = text.iter();
@@ -29,7 +29,7 @@ pub fn plain(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// As a list, with `;` between its values; empty ones are none.
+/// A value as a list, with `;` between its words; empty ones are dropped.
 pub fn list(text: &[u8]) -> Vec<Vec<u8>> {
     let values = split(text, b';').into_iter().map(|value| plain(&value));
     values.filter(|value| !value.is_empty()).collect()

@@ -12,7 +12,7 @@ use fpty::error::Result;
 pub struct OptionRow<C: 'static> {
     /// The specification.
     pub spec: OptionSpec,
-    /// Parses its value, and assigns it; the error is the line for the operator.
+    /// Parses the option's value, and assigns it; the error is the line for the operator.
     pub apply: Apply<C>,
 }
 
@@ -22,13 +22,13 @@ pub type Apply<C> = fn(&mut C, &OptionValue<'_>) -> Result<()>;
 /// The specification of an option.
 #[derive(Debug)]
 pub struct OptionSpec {
-    /// Its names, without dashes; none: a key alone.
+    /// The option's names, without dashes; none: a key alone.
     pub names: &'static [&'static CStr],
     /// One line for `uwsgi --help`.
     pub help: &'static CStr,
-    /// Whether it takes a value, or is on when it is named.
+    /// Whether the option takes a value, or is on when it is named.
     pub takes_value: bool,
-    /// What giving the option implies.
+    /// The effect of the option on the server.
     pub implies: Implies,
     /// The key among the options of a socket (`addr=...,max=20`).
     pub key: Option<&'static str>,
@@ -36,7 +36,7 @@ pub struct OptionSpec {
     pub applies_to: AppliesTo,
 }
 
-/// What giving an option implies.
+/// Effect of an option on the server's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Implies {
     /// Nothing.
@@ -87,17 +87,17 @@ impl OptionSpec {
         Self { key: Some(key), ..self }
     }
 
-    /// At which sockets the key means something.
+    /// Sets the sockets at which the key has a meaning.
     pub const fn applies_to(self, applies_to: AppliesTo) -> Self {
         Self { applies_to, ..self }
     }
 
-    /// What naming the option implies for the server.
+    /// Sets the effect of the option on the server.
     pub const fn implies(self, implies: Implies) -> Self {
         Self { implies, ..self }
     }
 
-    /// What is done with a value.
+    /// Sets the function that applies a value.
     pub const fn parse_with<C>(self, apply: Apply<C>) -> OptionRow<C> {
         OptionRow { spec: self, apply }
     }
@@ -131,6 +131,9 @@ pub fn apply_option<C>(
 }
 
 /// Assigns a parsed value.
+///
+/// # Errors
+/// The value is invalid: the error that was passed.
 pub fn assign<T>(place: &mut T, value: Result<T>) -> Result<()> {
     *place = value?;
     Ok(())

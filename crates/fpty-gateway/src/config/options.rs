@@ -50,7 +50,7 @@ pub struct GatewayConfig {
     pub remarks: Vec<String>,
 }
 
-/// Of [`GatewayConfig::handshake_timeout`].
+/// The default of [`GatewayConfig::handshake_timeout`].
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for GatewayConfig {
@@ -72,7 +72,7 @@ impl Default for GatewayConfig {
     }
 }
 
-/// More would not fit the server's table of gateways (MAX_GATEWAYS).
+/// The most gateways: more would not fit the server's table (MAX_GATEWAYS).
 pub(crate) const MAX_PROCESSES: u32 = 64;
 pub(crate) const MAX_EVENTS: u32 = 65_536;
 
@@ -95,7 +95,7 @@ fn mode(typed: &str) -> Option<u32> {
     u32::from_str_radix(typed, 8).ok().filter(|mode| is_number && *mode <= 0o777)
 }
 
-/// What a word is parsed by, and the error's reason.
+/// Parser of a word, and the reason of its error.
 type WordParser<T> = (fn(&str) -> Option<T>, &'static str);
 
 const USER: WordParser<u32> = (accounts::uid_of, "no such user");

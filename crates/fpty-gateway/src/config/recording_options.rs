@@ -21,9 +21,9 @@ pub enum Format {
 /// The policy for a session that cannot be recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
-    /// It ends, or does not begin.
+    /// The session ends, or does not begin.
     Close,
-    /// It goes on.
+    /// The session goes on.
     #[default]
     Continue,
 }
@@ -34,15 +34,15 @@ pub const MIN_LIMIT: u64 = 4096;
 /// Options of recordings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordOptions {
-    /// The directory; `None`: nothing is recorded.
+    /// The folder; `None`: nothing is recorded.
     pub dir: Option<OsString>,
-    /// How a recording is written.
+    /// The format of a recording.
     pub format: Format,
     /// Whether input is recorded, too.
     pub input: bool,
     /// The limit of a file in bytes.
     pub limit: Option<u64>,
-    /// What becomes of a session that cannot be recorded.
+    /// The policy for a session that cannot be recorded.
     pub on_error: OnError,
     /// Whether commands without a terminal, which are not recorded, are refused;
     /// `None`: what follows from [`RecordOptions::on_error`].
@@ -58,7 +58,7 @@ impl RecordOptions {
         self.dir.is_some() && self.refuse_commands.unwrap_or(follows)
     }
 
-    /// Sets the directory of all sockets.
+    /// Sets the folder of all sockets.
     ///
     /// # Errors
     /// The value cannot be a path.
@@ -71,7 +71,7 @@ impl RecordOptions {
         Ok(())
     }
 
-    /// Sets what one socket has instead: another directory, or none (`off`).
+    /// Sets the folder of one socket: another one, or none (`off`).
     ///
     /// # Errors
     /// The value is neither a switch nor a path.

@@ -1,5 +1,5 @@
-//! The rules of a socket: what runs there and as whom, who may connect, how many and how
-//! long. The global options are the defaults; a socket may have rules of its own
+//! The rules of a socket: its program and the user it runs as, who may connect, how many and
+//! how long. The global options are the defaults; a socket may have rules of its own
 //! (`forkpty-urouter2 = addr=...,max=20`).
 
 use std::collections::BTreeSet;
@@ -23,9 +23,9 @@ use fpty::sys::{Size, accounts};
 pub struct Rules {
     /// The program of each session, as typed.
     pub command: CString,
-    /// The identity of its programs, as typed.
+    /// The identity of the socket's programs, as typed.
     pub(crate) run_as: RunAs,
-    /// The identity of its programs; `None`: the gateway's.
+    /// The identity of the socket's programs; `None`: the gateway's.
     pub identity: Option<Identity>,
     /// The socket's mode and owner.
     pub(crate) ownership: Ownership,
@@ -35,7 +35,7 @@ pub struct Rules {
     pub environment: Vec<CString>,
     /// The terminal's size before the client has sent one.
     pub size: Size,
-    /// Which variables clients may set.
+    /// Variables that clients may set.
     pub accept_env: AcceptEnv,
     /// Access rules.
     pub access: Access,
@@ -140,6 +140,9 @@ impl Identity {
 
 impl RunAs {
     /// Sets the supplementary groups: a list, or `none`.
+    ///
+    /// # Errors
+    /// There is no such group.
     pub fn set_groups(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let id = |word: &[u8]| match String::from_utf8_lossy(word).trim() {
             "none" => Some(None),
@@ -151,6 +154,9 @@ impl RunAs {
     }
 
     /// Resolves the identity; `None`: nothing was typed.
+    ///
+    /// # Errors
+    /// The user has no account, and no group was given.
     pub(crate) fn identity(&self, option: &str) -> Result<Option<Identity>> {
         let Self { uid, gid, groups } = self.clone();
         if uid.is_none() && gid.is_none() && groups.is_none() {

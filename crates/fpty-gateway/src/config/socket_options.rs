@@ -37,7 +37,7 @@ pub enum SocketRequest {
         address: OsString,
         /// The protocol.
         protocol: Protocol,
-        /// The index of its rules; 0: the global ones.
+        /// The index of the socket's rules; 0: the global ones.
         rules: usize,
     },
     /// The sockets of the zerg server at this address.
@@ -59,7 +59,7 @@ pub enum SocketKind {
 }
 
 impl SocketKind {
-    /// Why a key that applies to such sockets means nothing at this kind.
+    /// The reason why a key that applies to such sockets has no meaning at this kind.
     pub(crate) fn mismatch(self, at: AppliesTo) -> Option<&'static str> {
         use SocketKind::{Abstract, Passed, Path, Tcp};
         match (at, self) {
@@ -151,6 +151,9 @@ impl GatewayConfig {
     }
 
     /// Adds a socket under the global rules.
+    ///
+    /// # Errors
+    /// The address is empty.
     pub(crate) fn listen(&mut self, protocol: Protocol, typed: &OptionValue<'_>) -> Result<()> {
         let address = typed.bytes()?;
         self.socket_requests.push(SocketRequest::Socket { address, protocol, rules: 0 });
@@ -158,6 +161,9 @@ impl GatewayConfig {
     }
 
     /// Adds a socket with options of its own.
+    ///
+    /// # Errors
+    /// A key or a value is invalid, or the address is missing.
     pub(crate) fn listen_with_options(
         &mut self,
         protocol: Protocol,
@@ -242,7 +248,7 @@ impl SocketOptions {
     }
 }
 
-/// What a key at a socket sets.
+/// The option row of a key at a socket.
 ///
 /// # Errors
 /// `option` was given a key that there is not.

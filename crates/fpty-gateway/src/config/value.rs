@@ -14,9 +14,9 @@ use fpty::error::{Error, Result};
 pub struct OptionValue<'a> {
     /// `forkptyrouter-rows`, or `forkpty-urouter2: rows`.
     pub name: String,
-    /// Its bytes.
+    /// The bytes of the value.
     pub value: Cow<'a, OsStr>,
-    /// The words between its separators, for a list.
+    /// The value's words, for a list.
     pub words: Vec<Vec<u8>>,
     /// The value of one socket, which replaces the global one.
     is_of_socket: bool,
@@ -40,7 +40,7 @@ impl<'a> OptionValue<'a> {
         }
     }
 
-    /// As text, without blanks around it.
+    /// The value as text, without blanks around it.
     pub fn text(&self) -> String {
         text(self.value.as_bytes())
     }
@@ -60,17 +60,26 @@ impl<'a> OptionValue<'a> {
     }
 
     /// Parses the value; `why` is the error's reason.
+    ///
+    /// # Errors
+    /// `parse` returns `None`.
     pub fn parse<T>(&self, (parse, why): (impl FnOnce(&str) -> Option<T>, &str)) -> Result<T> {
         parse(&self.text()).ok_or_else(|| self.invalid(why))
     }
 
     /// Parses each word; `why` is the error's reason.
+    ///
+    /// # Errors
+    /// `parse` returns `None` for a word.
     pub fn parse_words<T>(&self, parse: impl Fn(&[u8]) -> Option<T>, why: &str) -> Result<Vec<T>> {
         let parse = |word: &Vec<u8>| parse(word).ok_or_else(|| self.invalid_word(&text(word), why));
         self.words.iter().map(parse).collect()
     }
 
     /// Parses each word, and extends a list; a socket's list replaces the global one.
+    ///
+    /// # Errors
+    /// `parse` returns `None` for a word, or there is no word.
     pub fn extend<T>(
         &self,
         list: &mut Vec<T>,
@@ -90,22 +99,34 @@ impl<'a> OptionValue<'a> {
     }
 
     /// A whole number within a range.
+    ///
+    /// # Errors
+    /// The value is no whole number, or out of range.
     pub fn number(&self, range: RangeInclusive<u32>) -> Result<u32> {
         let why = format!("not a whole number from {} to {}", range.start(), range.end());
         self.parse((|typed: &str| typed.parse().ok().filter(|it| range.contains(it)), &why))
     }
 
     /// A number of which 0 means the default.
+    ///
+    /// # Errors
+    /// The value is no whole number, or greater than `max`.
     pub fn number_or(&self, default: u32, max: u32) -> Result<u32> {
         self.number(0..=max).map(|number| if number == 0 { default } else { number })
     }
 
     /// A limit; 0: none.
+    ///
+    /// # Errors
+    /// The value is no whole number, or greater than `max`.
     pub fn limit(&self, max: u32) -> Result<Option<u32>> {
         self.number(0..=max).map(|count| (count > 0).then_some(count))
     }
 
     /// A time: seconds, or a number with s, m, h or d after it; 0 is none.
+    ///
+    /// # Errors
+    /// The value is no time, or longer than the server can hold.
     pub fn time(&self) -> Result<Option<Duration>> {
         let seconds = |typed: &str| {
             let unit = match typed.as_bytes().last()? {
@@ -124,12 +145,18 @@ impl<'a> OptionValue<'a> {
     }
 
     /// A time of which 0 means the default.
+    ///
+    /// # Errors
+    /// As of [`OptionValue::time`].
     pub fn time_or(&self, default: Duration) -> Result<Duration> {
         self.time().map(|time| time.unwrap_or(default))
     }
 
     /// The words that uWSGI itself takes for true and false; a switch without a
     /// value is on.
+    ///
+    /// # Errors
+    /// The value is none of these words.
     pub fn boolean(&self) -> Result<bool> {
         let parse = |typed: &str| match typed.to_ascii_lowercase().as_str() {
             "" | "true" | "on" | "yes" | "1" => Some(true),
@@ -140,6 +167,9 @@ impl<'a> OptionValue<'a> {
     }
 
     /// One of these words.
+    ///
+    /// # Errors
+    /// The value is none of these words.
     pub fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let found = |typed: &str| words.iter().find(|(name, _)| *name == typed);
@@ -149,6 +179,9 @@ impl<'a> OptionValue<'a> {
 
     /// An address or a path, which is not empty: its bytes as they were typed, of
     /// which any but NUL may stand in a path.
+    ///
+    /// # Errors
+    /// The value is empty.
     pub fn bytes(&self) -> Result<OsString> {
         match self.value.as_bytes().trim_ascii() {
             [] => Err(self.invalid_without_value("the value is empty")),
@@ -157,6 +190,9 @@ impl<'a> OptionValue<'a> {
     }
 
     /// A command: likewise, but for blanks around it.
+    ///
+    /// # Errors
+    /// The value is empty, or holds a NUL byte.
     pub fn command(&self) -> Result<CString> {
         CString::new(self.bytes()?.as_bytes().trim_ascii())
             .map_err(|_| self.invalid_without_value("the value holds a NUL byte"))
@@ -167,7 +203,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
-/// What the server's own numbers hold, an int.
+/// Limit of the server's own numbers of seconds, an int.
 const MOST_SECONDS: u64 = i32::MAX.unsigned_abs() as u64;
 
 #[cfg(test)]

@@ -165,7 +165,8 @@ mod tests {
     use fpty::proto::{HEADER, variables};
     use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
 
-    /// What is heard of `said` in pieces of `cut` bytes, and what is left.
+    /// Steps of a handshake that gets `said` in pieces of `cut` bytes, and the bytes that are
+    /// left.
     fn feed(said: &[u8], cut: usize) -> (Vec<HandshakeStep>, Vec<u8>, Handshake) {
         let mut handshake = Handshake::default();
         let mut heard = Vec::new();

@@ -92,6 +92,9 @@ fn command_line(line: Vec<u8>) -> Result<CString, Rejection> {
 }
 
 /// Arguments of a request, each with a NUL behind it.
+///
+/// # Errors
+/// There is no program's name.
 pub(crate) fn arguments(data: &[u8]) -> Result<Vec<CString>, Rejection> {
     let data = data.strip_suffix(b"\0").unwrap_or(data);
     let words: Vec<CString> =

@@ -48,7 +48,7 @@ struct PendingConnection {
     handshake: Handshake,
     /// Descriptors that came along.
     received_fds: ReceivedFds,
-    /// When it was accepted.
+    /// Time at which the connection was accepted.
     since: Instant,
     /// The deadline of the next packet, and of the whole request.
     deadline: Instant,
@@ -152,8 +152,8 @@ impl PendingConnections {
         let pending = self.pending.get_mut(key)?;
         let (now, is_silent) = (clock::now(), !pending.handshake.hello.extended);
         if is_silent && now >= pending.deadline {
-            // It would be refused now. Those who list, end or come back to a session need no
-            // seat, and what they want may be late.
+            // Such a client would be refused now. One that lists, ends or attaches to a session
+            // needs no permit, and its request may be late.
             let Connection { listener, permit, .. } = &pending.connection;
             let rules = cx.listeners.rules(*listener);
             if rules.is_some_and(|rules| cx.limits.would_reject(rules, permit)) {

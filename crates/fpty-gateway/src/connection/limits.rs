@@ -80,7 +80,7 @@ impl Limits {
     /// limit alone, so that silent connections do not keep others out.
     ///
     /// # Errors
-    /// There is none left.
+    /// No permit is left.
     pub fn acquire_user(&self, rules: &Rules, client: &Stream) -> Result<Permit, LimitReached> {
         let Some(max) = rules.max_user_sessions else { return Ok(Permit::default()) };
         let user = user_sessions(rules, Principal::of(client));

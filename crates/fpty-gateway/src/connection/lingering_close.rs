@@ -1,17 +1,15 @@
-//! Connections to which the last word was said, or waits behind output that the client has not
-//! read yet: they stay open until the client has closed, for a while.
+//! Lingering connections: the last word was said to the client, or waits behind output that it
+//! has not read yet. They stay open until the client has closed, for a while.
 //!
-//! Who closes a TCP connection while something is still on its way to him has
-//! the kernel answer it with a reset, and a reset throws away what the other
-//! end has not read yet (RFC 1122, 4.2.2.13; tcp(7)): the rest of the output,
-//! and how the program ended. What is on its way may be an acknowledgement, a
-//! ping or a key, so there is no telling when nothing is. So what comes is read
-//! and thrown away until the client closes. A UNIX socket loses nothing of what
-//! it holds, but whoever stands between it and the client may give up when it
-//! cannot write there any more.
+//! To close a TCP connection while something is still on its way here has the kernel answer
+//! that with a reset, and a reset throws away what the other end has not read yet (RFC 1122,
+//! 4.2.2.13; tcp(7)): the rest of the output, and how the program ended. What is on its way may
+//! be an acknowledgement, a ping or a key, so there is no telling when nothing is. So what
+//! comes is read and thrown away until the client closes. A UNIX socket loses nothing of what
+//! it holds, but a proxy between it and the client may give up when it cannot write there any
+//! more.
 //!
-//! These connections count for no limit and stand in no list: their sessions
-//! are over.
+//! These connections count for no limit and stand in no list: their sessions are over.
 
 use std::cell::OnceCell;
 use std::os::fd::AsFd;
@@ -44,14 +42,14 @@ const FD_FRACTION: u64 = 16;
 /// The most of one user, or of one address.
 const MAX_PER_PEER: usize = 48;
 
-/// How the client learns of the end.
+/// Notice of the end to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseNotice {
-    /// By EOF, which is to be sent.
+    /// EOF, which is to be sent.
     Eof,
-    /// By EOF, which was sent.
+    /// EOF, which was sent.
     EofSent,
-    /// By an END packet. uWSGI's routers close both ways when one ends: the stream is left
+    /// An END packet. uWSGI's routers close both ways when one ends: the stream is left
     /// open.
     Packet {
         /// The client will answer it by a window update.
@@ -79,7 +77,7 @@ struct LingeringConnection {
     untaken: Option<usize>,
     /// EOF was sent.
     ended: bool,
-    /// Where somebody has asked.
+    /// The principal of the peer, where it was looked up.
     peer: OnceCell<Principal>,
 }
 

@@ -61,7 +61,7 @@ pub struct Connection {
     pub client: Stream,
     /// UNIX or TCP.
     pub transport: Transport,
-    /// The listener that accepted it.
+    /// The listener that accepted the connection.
     pub listener: u16,
     /// The permit under the user's limit, or why there is none.
     pub permit: Result<Permit, LimitReached>,

@@ -1,5 +1,5 @@
-//! Who may attach to a session: clients of its user, where the kernel knows users, and
-//! clients that have its secret.
+//! Access of clients to a session: clients of its user may attach, where the kernel knows
+//! users, and clients that have its secret.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub fn may_access(owner: u32, user: u32) -> bool {
 /// The secrets of a session, also as the supervisor keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secrets(
-    /// The current one.
+    /// The current secret.
     Option<Secret>,
     /// The previous one, that the client attached with: it may not have got the current one.
     Option<Secret>,

@@ -15,7 +15,7 @@ use fpty::sys::process_handle::ProcessHandle;
 /// Indexes of commands come after those of sessions, which are fewer than descriptors.
 const COMMANDS: usize = 1 << 31;
 
-/// Indexes of detached sessions come after those.
+/// Indexes of detached sessions come after those of commands.
 const DETACHED: usize = 3 << 30;
 
 /// All sessions of a gateway.
@@ -97,7 +97,7 @@ impl<'a> AllSessions<'a> {
         Some(client.peer_uid())
     }
 
-    /// What is known of one that can be detached, or was.
+    /// The view of a session that can be detached, or was.
     pub fn detachable(self, one: SessionRef) -> Option<EntryView<'a>> {
         match one {
             SessionRef::Session(key) => self.registry?.by_session(key),

@@ -73,7 +73,8 @@ struct AttachSearch {
 /// The route of a client that wants to attach.
 #[must_use]
 pub enum AttachRoute {
-    /// To this gateway. Input behind the request stands in the context's buffer.
+    /// The session is at this gateway. Input behind the request stands in the context's
+    /// buffer.
     Here(Box<ClientRequest>),
     /// Peers are asked, or have the client; or it was rejected.
     Elsewhere,
@@ -342,7 +343,7 @@ fn said(hello: &ClientHello, rest: &[u8]) -> Vec<u8> {
     said
 }
 
-/// Decodes that; returns the hello, and the input behind it.
+/// Decodes a forwarded client; returns the hello, and the input behind it.
 fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
     let mut handshake = Handshake::default();
     loop {

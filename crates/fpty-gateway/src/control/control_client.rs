@@ -31,7 +31,7 @@ pub enum ControlRequest {
 pub struct KillSearch {
     selector: SessionSelector,
     found: Vec<KillMatch>,
-    /// A peer is killing it.
+    /// A peer is killing the session.
     is_ending: bool,
 }
 
@@ -40,29 +40,29 @@ pub struct KillSearch {
 pub struct KillMatch {
     /// The gateway that has the session; `None`: this one.
     pub gateway: Option<usize>,
-    /// Its index there.
+    /// The index of the session at that gateway.
     pub place: u32,
-    /// Its id.
+    /// The id of the session.
     pub id: SessionSelector,
 }
 
 /// A control client.
 pub struct ControlClient {
-    /// Its connection.
+    /// The client's connection.
     pub client: Stream,
-    /// The principal that it counts for.
+    /// The principal that the client counts for.
     pub principal: Principal,
-    /// When it connected.
+    /// Time at which the client connected.
     pub since: Instant,
     /// The request.
     pub control_request: ControlRequest,
-    /// The cursor of its list.
+    /// The cursor of the client's list.
     pub cursor: PageCursor,
     /// An entry was listed.
     listed: bool,
     /// The answer, as far as it is not sent.
     pub answer: Backlog,
-    /// It has read some of the answer since the last check.
+    /// The client has read some of the answer since the last check.
     pub reads: bool,
     /// The answer is complete.
     pub over: bool,
@@ -91,7 +91,7 @@ impl ControlClient {
         }
     }
 
-    /// Whether it is a client of the statistics.
+    /// Whether the client asks for the statistics.
     pub fn is_of_statistics(&self) -> bool {
         matches!(self.control_request, ControlRequest::Statistics(_))
     }

@@ -93,7 +93,7 @@ impl ControlClients {
     /// Adds a control request: it needs no permit; every client that may connect may send
     /// it.
     pub fn add_request(&mut self, cx: &mut Context, connection: Connection, hello: ClientHello) {
-        // Its seat is free: it is no session.
+        // The permit is released: a control client has no session.
         let Connection { client, .. } = connection;
         let is_known = client.peer_uid().is_some();
         let request = hello.request.read();

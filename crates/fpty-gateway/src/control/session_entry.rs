@@ -21,7 +21,7 @@ use fpty::sys::pty::Master;
 const COMMAND: usize = 1000;
 const ADDRESS: usize = 400;
 
-/// What is known of a session now.
+/// Snapshot of a session.
 struct Snapshot<'a> {
     cx: &'a Context,
     session_ref: SessionRef,
@@ -30,11 +30,11 @@ struct Snapshot<'a> {
     uid: Option<u32>,
     user: Option<Arc<str>>,
     info: Option<&'a SessionInfo>,
-    /// Its view, where it is attached.
+    /// The session's view, where it is attached.
     view: Option<SessionView<'a>>,
-    /// Its view as a session that can be detached.
+    /// The session's view as one that can be detached.
     detachable: Option<EntryView<'a>>,
-    /// The listener that it started at.
+    /// The listener that the session started at.
     listener: u16,
     /// The program's pid, while it runs: that of an ended one may be reused.
     pid: Option<i32>,

@@ -177,7 +177,7 @@ impl DetachRegistry {
         None
     }
 
-    /// Why a client does not get a session in use.
+    /// The reason why a client does not get a session in use.
     fn in_use(&self, cx: &Context, key: Key) -> String {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));

@@ -14,7 +14,7 @@ pub trait AttachTypes {
     type Client: Copy;
     /// A detached terminal with its scrollback.
     type Terminal;
-    /// What is kept of an exited session.
+    /// An exited session, whose end and scrollback are kept.
     type Exited;
     /// A client that waits to attach.
     type Pending;
@@ -103,14 +103,14 @@ pub struct Released<T: AttachTypes> {
 /// Time limits of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeLimits {
-    /// How long it may be detached.
+    /// How long the session may be detached.
     pub detached: Duration,
-    /// The end of its maximum time, for a detached session. (For an attached one the live session
-    /// sees to it, with a notice.)
+    /// The end of the session's maximum time, while it is detached. (Of an attached session the
+    /// live session watches the time, with a notice.)
     pub end: Option<BootInstant>,
 }
 
-/// What is overdue.
+/// Overdue event of a session.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue<C> {
@@ -205,7 +205,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// What is kept of an exited session.
+    /// The exited session.
     pub fn exited(&self) -> Option<&T::Exited> {
         match self {
             Self::Exited(exited, _) => Some(exited),
@@ -316,7 +316,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// What is overdue at this time.
+    /// The overdue event at this time.
     pub fn overdue(&self, times: TimeLimits, now: BootInstant) -> Option<Overdue<T::Client>> {
         let is_due = self.due(times).is_some_and(|due| now >= due);
         is_due.then(|| self.client().map_or(Overdue::Expired, Overdue::DropClient))

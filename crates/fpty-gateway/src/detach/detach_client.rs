@@ -36,7 +36,7 @@ pub const DETACH_NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-deta
 /// Cause of a detach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetachCause {
-    /// The client has asked for it.
+    /// The client has asked to detach.
     Requested,
     /// The client's connection is lost.
     Lost,

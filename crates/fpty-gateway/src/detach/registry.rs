@@ -46,6 +46,9 @@ pub struct DetachRegistry {
 impl DetachRegistry {
     /// The registry of a gateway, with sessions of an earlier gateway; `None`: no session can
     /// outlive the gateway.
+    ///
+    /// # Errors
+    /// A poller cannot be made or registered: too many descriptors.
     pub fn new(
         config: &GatewayConfig,
         ordinal: usize,

@@ -131,6 +131,7 @@ pub(crate) struct DetachedTerminal {
 }
 
 impl DetachedTerminal {
+    /// A terminal that is still open.
     pub(crate) fn new(
         master: Master,
         remains: ScrollbackWriter,
@@ -140,7 +141,7 @@ impl DetachedTerminal {
     }
 }
 
-/// What is kept of an exited session.
+/// Exited session: its scrollback, and how it ended.
 pub(crate) struct ExitedSession {
     pub(crate) ring: OwnedFd,
     pub(crate) ended: SessionEnd,
@@ -170,7 +171,7 @@ impl PendingAttach {
     }
 }
 
-/// What is kept of a restored session that cannot be detached.
+/// Restored session that cannot be detached.
 pub struct NoDetach {
     /// The address of the socket, where that exists no more.
     pub socket: Option<String>,

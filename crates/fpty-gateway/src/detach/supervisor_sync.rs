@@ -33,6 +33,7 @@ const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 impl RegistryEntry {
+    /// The record of the session for the supervisor.
     pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
         let since = self.state.since().into();
         let client = self.state.client();

@@ -106,11 +106,13 @@ impl Viewer {
         }
     }
 
+    /// Sends the viewer an end for this reason. Returns that it does not stay.
     pub(crate) fn fail(&mut self, why: &str) -> bool {
         self.send(&SessionEnd::new(EndKind::Lost, why).packet());
         false
     }
 
+    /// Sends packets. Returns whether the viewer stays.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
         let given = self.backlog.send(bytes, |bytes| self.client.write(bytes).taken());
         matches!(given, SendOutcome::Sent(_))

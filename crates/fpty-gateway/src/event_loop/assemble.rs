@@ -42,7 +42,7 @@ use fpty::sys::spawn::Program;
 /// A gateway as it begins.
 ///
 /// # Errors
-/// It cannot wait for anything.
+/// A part of the gateway cannot be made: poller, signals, or a socket.
 pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     fpty::sys::forbid_ptrace();
     fpty::sys::stdio::keep_stderr(config.processes > 1);

@@ -74,7 +74,7 @@ pub struct Context {
     pub timers: Timers,
     /// Events of streams, which come last in a turn.
     pub deferred_events: Vec<Ready>,
-    /// What runs in parallel with the loop.
+    /// The processors that can run something at the same time as the loop.
     pub parallel: Concurrency,
     tick_policy: TickPolicy,
     /// Input beyond the budget of a turn.

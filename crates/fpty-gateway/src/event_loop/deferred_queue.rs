@@ -18,7 +18,7 @@ pub struct DeferredChunk {
     /// The fault domain of the client.
     pub fault_domain: FaultDomain,
     bytes: Vec<u8>,
-    /// How many of them were delivered.
+    /// How many of the bytes were delivered.
     heard: usize,
 }
 

@@ -9,7 +9,7 @@ use super::timers::Timer;
 pub enum SessionRef {
     /// A session with a terminal and an attached client.
     Session(Key),
-    /// One whose client has left, by its entry among those.
+    /// A detached session, by its entry in the registry.
     Detached(Key),
     /// A command without a terminal.
     Command(Key),

@@ -35,7 +35,7 @@ mod injected {
         assert!(find(bytes.as_ref(), wanted.as_bytes()).is_none(), "injected fault in {place}");
     }
 
-    /// What a session types may ask for a panic elsewhere.
+    /// Arms a panic elsewhere, where bytes that a session types ask for one.
     pub fn arm(bytes: &[u8]) {
         const ASKS: &[u8] = b"forkpty-fault-at-";
         if !*IS_WANTED {
@@ -67,10 +67,13 @@ pub use injected::{arm, point, strike};
 
 #[cfg(not(all(feature = "testing", debug_assertions)))]
 mod nothing {
+    /// Injects nothing.
     #[inline(always)]
     pub fn strike<B: AsRef<[u8]>>(_: &str, _: impl FnOnce() -> B) {}
+    /// Arms nothing.
     #[inline(always)]
     pub fn arm(_: &[u8]) {}
+    /// Injects nothing.
     #[inline(always)]
     pub fn point(_: &str) {}
 }

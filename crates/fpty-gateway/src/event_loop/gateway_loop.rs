@@ -61,7 +61,7 @@ impl GatewayLoop {
     /// Serves; returns only when it cannot go on.
     ///
     /// # Errors
-    /// It cannot wait, or too much has gone wrong.
+    /// The poller cannot wait, or the gateway cannot recover from internal errors.
     pub fn run(self) -> Result<()> {
         // Where it cannot go on its clients' connections are others' to end.
         let mut event_loop = ManuallyDrop::new(self);
@@ -129,7 +129,7 @@ impl GatewayLoop {
         }
     }
 
-    /// Hands an event to whom it concerns.
+    /// Hands an event to the part that it concerns.
     fn dispatch(&mut self, ready: Ready) {
         let source = Token::of(ready.token);
         self.guarded(source.fault_domain(), |event_loop| event_loop.handle_event(source, ready));

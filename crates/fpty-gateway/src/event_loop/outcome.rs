@@ -44,8 +44,7 @@ pub enum Outcome {
     PeerRequest(Box<IncomingRequest>),
     /// A reply of a peer; `None`: none in time.
     PeerReply(Requester, Option<Vec<u8>>),
-    /// What keeps sessions is to have this one, whose client has its terminal for
-    /// good.
+    /// The supervisor is to have this session, whose client has its terminal for good.
     Supervise(Key),
     /// The poller cannot register a session: it ends.
     Unpollable(Key),
@@ -67,7 +66,7 @@ pub enum Outcome {
     TerminateDetached(Key, EndReason),
 }
 
-/// How a session was closed, for the observers that are told later.
+/// Close of a session, for the observers that are told later.
 pub struct Closed {
     /// The session.
     pub session_ref: SessionRef,
@@ -77,9 +76,9 @@ pub struct Closed {
     pub exit: Option<Exit>,
     /// The audit's facts for the line of the end.
     pub last: Option<Box<EndedSession>>,
-    /// Its recording.
+    /// The session's recording.
     pub recording: Option<Rc<RecordingTap>>,
-    /// Its terminal was its client's, for good.
+    /// The client had the session's terminal, for good.
     pub was_supervised: bool,
 }
 

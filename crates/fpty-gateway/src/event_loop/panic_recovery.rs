@@ -28,7 +28,7 @@ pub const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// The state of panic recovery.
 #[derive(Debug, Default)]
 pub struct PanicState {
-    /// What the running part has made so far.
+    /// The fault domain that the running part has made so far.
     pub in_progress: Option<FaultDomain>,
     unattributed: u32,
     first: Option<Instant>,

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU32;
 
-/// What an event of the poller is about.
+/// Token of the poller's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
     /// A listener, by its index.
@@ -32,13 +32,14 @@ pub enum Token {
     ControlClient(Key),
     /// A lingering connection.
     LingeringClose(Key),
-    /// What sessions wait for that can be left.
+    /// The epoll of sessions that can be detached.
     Detached,
     /// The timerfd of far timers.
     Alarm,
 }
 
-/// A place in a [`Slab`], and whose it was. One or none is as large.
+/// Key of a place in a [`Slab`], and of the value that it was made for. An `Option` of it
+/// is as large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     index: u32,
@@ -52,7 +53,7 @@ impl Key {
     /// The least key.
     pub const FIRST: Self = Self::of_slot(0);
 
-    /// Its place in the table, as [`Slab::iter_from`] has it.
+    /// The key's place in the table, as [`Slab::iter_from`] has it.
     pub fn slot(self) -> usize {
         self.index as usize
     }

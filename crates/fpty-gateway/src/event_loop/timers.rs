@@ -92,7 +92,7 @@ pub enum TerminalTimer {
     PeerClosed,
     /// Check whether the slave was opened again.
     SlaveReopened,
-    /// Offer the terminal for hand-over.
+    /// Offer the terminal for handover.
     Offer,
 }
 
@@ -104,10 +104,9 @@ type Deadlines<Time> = BinaryHeap<Reverse<(Time, Timer)>>;
 pub struct Timers {
     near: Deadlines<Instant>,
     far: Deadlines<BootInstant>,
-    /// For the first of those that are far; made when there is one.
+    /// The timerfd of the first far deadline; made when there is one.
     alarm: Option<BoottimeTimer>,
-    /// How many were left when what had no meaning any more was last thrown
-    /// out.
+    /// Number of timers that were left when void ones were last removed.
     left: usize,
 }
 
@@ -191,7 +190,7 @@ impl Timers {
     }
 }
 
-/// Takes the first, where it is due by now.
+/// Takes the first deadline, where it is due by now.
 fn next<Time: Ord + Copy>(deadlines: &mut Deadlines<Time>, now: Time) -> Option<Timer> {
     deadlines.peek().filter(|Reverse((at, _))| *at <= now)?;
     deadlines.pop().map(|Reverse((_, timer))| timer)

@@ -29,7 +29,7 @@ pub enum Event<'a> {
         from: SessionRef,
         /// The live session.
         to: SessionRef,
-        /// Where the client comes from.
+        /// The origin of the client.
         origin: &'a Origin,
         /// The client's connection.
         client: &'a Stream,
@@ -49,7 +49,7 @@ pub enum Event<'a> {
     ViewerJoined {
         /// The session.
         session: SessionRef,
-        /// Where the viewer comes from.
+        /// The origin of the viewer.
         origin: &'a Origin,
         /// The viewer's connection.
         client: &'a Stream,
@@ -75,20 +75,20 @@ pub enum Event<'a> {
         session: SessionRef,
         /// Why.
         reason: EndReason,
-        /// What was known of the session, and its figures.
+        /// The facts and figures of the session.
         ended: Option<&'a EndedSession>,
     },
     /// A pending session was dropped: its client is rejected.
     Aborted(SessionRef),
     /// A client gets no session.
     Rejected {
-        /// Where the client comes from.
+        /// The origin of the client.
         origin: &'a Origin,
         /// The client's connection, where there is one.
         client: Option<&'a Stream>,
-        /// Why, as it is counted.
+        /// The reason, as it is counted.
         reason: RejectReason,
-        /// Why, as the client reads it.
+        /// The reason, as the client reads it.
         text: &'a str,
     },
 }

@@ -23,7 +23,7 @@ const REAP_DELAY: Duration = Duration::from_millis(20);
 /// Programs that one turn reaps.
 const REAPED_PER_TURN: usize = 32;
 
-/// With more programs than these, waitid(P_ALL) is delayed: the kernel walks through all.
+/// Number of programs above which waitid(P_ALL) is delayed: the kernel walks through all.
 const REAP_BY_NAME_ABOVE: usize = 64;
 
 /// The program of a listener's sessions.

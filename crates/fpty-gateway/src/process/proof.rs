@@ -1,10 +1,9 @@
-//! By what the processes that a gateway talks to know that it is one: a number
-//! that only those know who have a page of memory which the master shares with
-//! its gateways, and nobody else has ([`crate::host::Host::inherited_by_gateways_only`]). A descriptor that went
-//! astray is not enough.
+//! Proof that a process is a gateway, for the processes that a gateway talks to: a number in a page
+//! of memory that the master shares with its gateways and with nobody else
+//! ([`crate::host::Host::inherited_by_gateways_only`]). A descriptor that went astray is not
+//! enough.
 //!
-//! The page outlives a reload, as what keeps sessions and the recorder do. Who keeps
-//! sessions has its lock.
+//! The page outlives a reload, as the supervisor and the recorder do. The supervisor has its lock.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,11 +13,11 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use crate::host::host;
 use fpty::sys::shm::SharedWords;
 
-/// What the page is called for the next image of the server.
+/// Name of the page for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_PROOF";
 
-/// Words of the page: whether the audit has all ends, the number, how many processes
-/// have kept sessions so far, and the gateways' processes.
+/// Words of the page: whether the audit has all ends, the number, how many supervisors there
+/// were so far, and the gateways' processes.
 const ENDS_WRITTEN: usize = 0;
 const SUPERVISORS: usize = TOKEN + LENGTH;
 const TOKEN: usize = 1;
@@ -33,7 +32,7 @@ struct Page {
 
 static PAGE: OnceLock<Page> = OnceLock::new();
 
-/// What proves a gateway.
+/// Proof of a gateway, as it is sent.
 pub type Token = [i32; LENGTH];
 
 /// Makes the page, or takes over that of the server's image before a reload. In
@@ -86,7 +85,7 @@ pub fn token() -> Option<Token> {
     (token != [0; LENGTH]).then_some(token)
 }
 
-/// Whether somebody else has said it.
+/// Whether a number that another process has sent is that of the gateways.
 pub fn is_proved_by(said: &Token) -> bool {
     // One that guesses learns nothing of how much of it was right.
     let is_it = |token: Token| token.iter().zip(said).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
@@ -98,14 +97,14 @@ pub fn page() -> Option<BorrowedFd<'static>> {
     PAGE.get().map(|page| page.fd.as_fd())
 }
 
-/// This process keeps sessions from now on.
+/// Registers this process as the supervisor.
 pub fn register_supervisor() {
     if let Some(word) = word(SUPERVISORS) {
         word.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// The how manyth it is that does, or did last; 0: there was none.
+/// The generation of the supervisor that runs, or ran last; 0: there was none.
 pub fn supervisor_generation() -> u64 {
     word(SUPERVISORS).map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
 }
@@ -118,7 +117,7 @@ pub fn set_ends_written() {
     }
 }
 
-/// Whether it has.
+/// Whether the master has written how all sessions ended.
 pub fn are_ends_written() -> bool {
     word(ENDS_WRITTEN).is_some_and(|word| word.load(Ordering::Acquire) == 1)
 }

@@ -46,7 +46,7 @@ impl Region {
     }
 }
 
-/// What the configuration needs of shared memory.
+/// Needs of shared memory that the configuration has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemoryOptions {
     /// The number of gateways.
@@ -62,7 +62,7 @@ pub struct MemoryOptions {
 /// The size of a region in words.
 pub type RegionSize = fn(&MemoryOptions, Region) -> usize;
 
-/// Regions begin at a page: memory is used by the page.
+/// A page, in words: regions begin at one, as memory is used by the page.
 const PAGE: usize = 4096 / size_of::<AtomicU64>();
 
 impl MemoryOptions {

@@ -1,4 +1,4 @@
-//! Hand-over: the terminal's master goes to the client (SCM_RIGHTS), so that on a UNIX socket its
+//! Handover: the terminal's master goes to the client (SCM_RIGHTS), so that on a UNIX socket its
 //! bytes do not pass through the gateway at all. Supervision stays here.
 //!
 //! The offer goes with the descriptors. Until the client has acknowledged them (TAKEN), and what it

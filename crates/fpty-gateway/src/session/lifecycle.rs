@@ -31,9 +31,9 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Stream;
 
-/// What is known of a session of an earlier gateway.
+/// Facts of a session of an earlier gateway.
 pub struct RestoredInfo {
-    /// Its history for the audit, where that is kept.
+    /// The session's history for the audit, where that is kept.
     pub history: Option<Box<SessionHistory>>,
     /// The command, where it is known.
     pub command: Option<String>,

@@ -21,7 +21,8 @@ use fpty::sys::{ReadOutcome, Size, WriteOutcome};
 /// Most bytes that one read of a terminal yields, whatever the buffer.
 const ONE_READ: usize = 4096;
 
-/// After a shorter read there is most likely nothing more.
+/// Length of a read in bytes; after a shorter one there is most likely nothing
+/// more.
 const SHORT_READ: usize = 1024;
 
 /// From this magnitude (1,024 bytes at once) a sender is a program, not a person who types.
@@ -61,7 +62,7 @@ pub struct LiveSession {
     pub drains: u8,
     /// Delay of the next check whether the program has been executed, in milliseconds; 0: it has.
     pub started_poll: u8,
-    /// How the program ended.
+    /// The end of the program.
     pub exit: Option<EndReason>,
 }
 
@@ -158,7 +159,7 @@ impl SessionEffects for SessionIo {
     }
 }
 
-/// What an event of a client has come to.
+/// Result of a client's event.
 #[must_use]
 pub enum ClientEvent {
     /// The session is to be settled.
@@ -169,7 +170,7 @@ pub enum ClientEvent {
     FirstEof,
 }
 
-/// What a session needs from the parts above it.
+/// Action that a session needs from the parts above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum SessionAction {
@@ -444,6 +445,7 @@ impl LiveSession {
         self.terminal_interest = Some(wanted);
     }
 
+    /// Removes the terminal from the poller.
     pub(crate) fn unregister_terminal(&mut self, poller: &Poller) {
         if self.terminal_interest.take().is_some() {
             let _ = poller.remove(self.io.master.as_fd());

@@ -23,7 +23,7 @@ use fpty::sys::process_handle::ProcessHandle;
 /// before its output counts as ended.
 const DRAIN: Duration = Duration::from_millis(50);
 
-/// How often such a terminal may have more output.
+/// How often a terminal in teardown may have more output.
 const DRAINS: u8 = 20;
 
 /// Sessions that one turn tears down at once; more of them wait for a turn with nothing else to do.

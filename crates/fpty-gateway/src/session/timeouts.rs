@@ -29,7 +29,7 @@ pub const ENDED_BY_OPERATOR: &str = "session ended by an operator (fpty --kill)"
 
 /// A session or command with an idle timeout and a maximum time.
 pub trait TimeLimited {
-    /// What the texts call it.
+    /// The noun of its texts.
     const WHAT: &'static str;
     /// The timer of a session or of a command.
     fn due(key: Key, due: SessionTimer) -> Timer;
@@ -43,7 +43,7 @@ pub trait TimeLimited {
     fn idle_for(&self) -> Option<Duration>;
     /// Sends the client a notice.
     fn notice(&mut self, line: &str);
-    /// Terminates it with this reason and text.
+    /// Terminates the session or command with this reason and text.
     fn terminate(&mut self, why: EndKind, line: &str);
 
     /// Starts the timers of both limits; so much of the maximum time is `over`.
@@ -97,7 +97,7 @@ pub trait TimeLimited {
         }
     }
 
-    /// Terminates it; the client has a moment to read END.
+    /// Terminates the session or command; the client has a moment to read END.
     fn terminate_with(&mut self, cx: &mut Context, key: Key, why: EndKind, line: &str) {
         self.terminate(why, line);
         cx.schedule(CLOSE_TIMEOUT, Self::due(key, SessionTimer::NoticeTimeout));

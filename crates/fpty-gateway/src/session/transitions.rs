@@ -189,7 +189,7 @@ impl Transitions<'_> {
         }
     }
 
-    /// What a program was the program of.
+    /// The session of a program.
     pub fn session_of_program(
         &self,
         program: Pid,

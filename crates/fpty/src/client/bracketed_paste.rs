@@ -4,7 +4,7 @@
 
 use crate::terminal::escape_parser::{Action, EscapeParser};
 
-/// What a terminal says after a paste.
+/// Sequence that a terminal sends after a bracketed paste.
 pub const PASTE_END: &[u8] = b"\x1b[201~";
 
 /// The tracker of pastes in the input, which comes in pieces of any size.
@@ -16,7 +16,8 @@ pub struct PasteTracker {
 }
 
 impl PasteTracker {
-    /// Whether a paste is under way after this; `None`: nothing has changed.
+    /// Follows input; returns whether a paste is under way after it; `None`: nothing has
+    /// changed.
     pub fn follow(&mut self, input: &[u8]) -> Option<bool> {
         let mut pastes = None;
         for byte in input {

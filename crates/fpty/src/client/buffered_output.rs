@@ -75,7 +75,7 @@ impl BufferedOutput {
         is_mid_line(&self.tail, for_a_person)
     }
 
-    /// Why no more is taken, where that is not for want of a reader.
+    /// The reason why no more is taken, where that is not for want of a reader.
     pub fn failure(&self) -> Option<String> {
         self.failure.reason()
     }

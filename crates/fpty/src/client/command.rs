@@ -26,7 +26,7 @@ use crate::sys::{stdio, stdio_pass};
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// What may wait for a server that does not read, in bytes, before no more
+/// Limit of input that waits for a server that does not read, in bytes; beyond it no more
 /// input is read.
 const MAX_BACKLOG: usize = 256 * 1024;
 
@@ -50,7 +50,7 @@ enum Input {
     Done,
 }
 
-/// How far it has come.
+/// Progress of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The server has not answered.
@@ -70,7 +70,7 @@ struct CommandSession<'a> {
     decoder: ServerDecoder,
     packet_decoder: GatewayPacketDecoder,
     payload: Vec<u8>,
-    /// What a server says that speaks plainly.
+    /// Output of a server in plain mode.
     plain_output: Vec<u8>,
     input: Input,
     input_is_a_terminal: bool,
@@ -81,7 +81,7 @@ struct CommandSession<'a> {
     buffer: Vec<u8>,
 }
 
-/// Runs it to its end.
+/// Runs the command to its end.
 ///
 /// # Errors
 /// The signals cannot be read, or the outputs are none.
@@ -180,8 +180,8 @@ impl CommandSession<'_> {
         self.connection.flush();
     }
 
-    /// Looks whether it is over, and how it ended; now and then that asks whether
-    /// anybody reads what it says.
+    /// Looks whether the command is over, and how it ended; now and then that asks
+    /// whether anybody reads its output.
     fn check_end(&mut self) -> Result<Option<End>> {
         if let Stage::HelloSent(until) = self.stage {
             if Instant::now() >= until {
@@ -357,7 +357,8 @@ impl CommandSession<'_> {
             && self.connection.to_server.len() < MAX_BACKLOG
     }
 
-    /// In the background a terminal's input is somebody else's.
+    /// Whether input is to be read: in the background a terminal's input belongs to
+    /// another job.
     fn reads_input(&self) -> bool {
         self.wants_input() && (!self.input_is_a_terminal || stdio::in_foreground())
     }

@@ -20,9 +20,9 @@ pub struct ClientConfig {
     pub name: &'static str,
     /// The server's address.
     pub address: OsString,
-    /// What it speaks.
+    /// The protocol of the server's socket.
     pub protocol: Protocol,
-    /// What is to run there.
+    /// The program to run at the server.
     pub exec_request: ExecRequest,
     /// Whether with a terminal.
     pub request_tty: RequestTty,
@@ -36,7 +36,7 @@ pub struct ClientConfig {
     pub status_json: bool,
     /// More variables for the program's environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// Which session it is to be.
+    /// The choice of the session.
     pub session: SessionChoice,
     /// Attach even where another client is attached, which is detached.
     pub steal: bool,
@@ -52,7 +52,7 @@ pub struct ClientConfig {
 /// The choice of the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SessionChoice {
-    /// A new one.
+    /// A new session.
     #[default]
     New,
     /// A new one that has a name.
@@ -60,7 +60,7 @@ pub enum SessionChoice {
     /// Attach to a detached session: its id, the beginning of the id, or its name;
     /// empty: the session that was detached last.
     Attach(String),
-    /// The one of that name, or a new one.
+    /// The session of that name, or a new one.
     AttachOrNew(String),
 }
 
@@ -87,10 +87,10 @@ impl ClientConfig {
     }
 }
 
-/// What is to run at the other end.
+/// Program to run at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ExecRequest {
-    /// What the server has configured.
+    /// The program that the server has configured.
     #[default]
     Configured,
     /// A command line, for the shell there.
@@ -101,16 +101,16 @@ pub enum ExecRequest {
     Sftp(OsString),
 }
 
-/// When there is to be a terminal.
+/// Request of a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestTty {
-    /// For the configured program always; for a command where standard input
+    /// A terminal for the configured program always; for a command where standard input
     /// and output are terminals.
     #[default]
     Auto,
-    /// Where sshd has made one.
+    /// A terminal where sshd has made one.
     FromSshd,
-    /// In any case.
+    /// A terminal in any case.
     Force,
     /// Never.
     No,
@@ -120,7 +120,7 @@ pub enum RequestTty {
 /// has its value from here, if it has one.
 ///
 /// # Errors
-/// It is no name of an environment variable: why.
+/// The name is none of an environment variable: the reason.
 pub fn variable(typed: &OsStr) -> Result<(OsString, Option<OsString>), &'static str> {
     let typed = typed.as_bytes();
     let (name, value) = match typed.iter().position(|byte| *byte == b'=') {
@@ -172,7 +172,7 @@ impl ExecRequest {
         }
     }
 
-    /// Appends the packets that ask for it.
+    /// Appends the packets of the request.
     pub(super) fn encode(&self, packets: &mut Vec<u8>) {
         match self {
             Self::Configured => {}

@@ -22,8 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// after a minute.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// What of our environment goes along, with `*` for the rest of a name; the
-/// server has the last word.
+/// Variables of our environment that are sent, with `*` for the rest of a name; the
+/// server decides which it accepts.
 const ENVIRONMENT: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*", "TZ"];
 
 /// A connection to a server.
@@ -32,7 +32,7 @@ pub struct Connection {
     pub(super) transport: Transport,
     /// The server's process, and how the connection to it failed.
     pub(super) peer: Peer,
-    /// What the server has not taken yet: whole packets in uwsgi mode.
+    /// Bytes that the server has not taken yet: whole packets in uwsgi mode.
     pub(super) to_server: Backlog,
     /// The server sends no more, and reads no more.
     pub(super) has_ended: bool,
@@ -41,6 +41,9 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, and says hello to a server that may understand it.
+    ///
+    /// # Errors
+    /// There is no such server, it does not answer in time, or the connection is refused.
     pub(super) fn open(config: &ClientConfig) -> Result<Self> {
         let (stream, transport) = connect(&config.address, CONNECT_TIMEOUT)?;
         if config.protocol == Protocol::Uwsgi {
@@ -83,7 +86,7 @@ impl Connection {
         }
     }
 
-    /// Sends what is queued, if the server takes it soon: the last that is sent.
+    /// Sends the last packets, if the server takes them soon.
     pub(super) fn flush_with_timeout(&mut self) {
         let (stream, peer) = (&self.stream, &mut self.peer);
         let write = |bytes: &[u8]| stream.write_to(bytes, peer).taken();
@@ -98,6 +101,9 @@ impl Connection {
 }
 
 /// Has these signals read, but for those that are ignored here.
+///
+/// # Errors
+/// signalfd(2) fails.
 pub(super) fn read_signals(config: &ClientConfig, signals: &[Signal]) -> Result<Signals> {
     let is_taken =
         |signal: &Signal| config.never_ignored.contains(signal) || !signal::is_ignored(*signal);

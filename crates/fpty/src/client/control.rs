@@ -1,4 +1,4 @@
-//! Who is there, and the end of one of those sessions.
+//! List of sessions, and the end of one of them.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ use crate::sys::poll::PollSet;
 use crate::sys::{ReadOutcome, accounts, stdio};
 use crate::text::{CUT, shown};
 
-/// What is asked.
+/// Control request: a list of sessions, or the end of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
     /// The list of sessions.
@@ -44,7 +44,7 @@ impl ControlRequest {
 /// How long a server may say nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A list has no more bytes than this.
+/// The longest list, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Asks a server, and returns the status to exit with.
@@ -81,7 +81,7 @@ fn ask(config: &ClientConfig, control_request: &ControlRequest) -> Result<End> {
     }
 }
 
-/// Asks, and hears the answer to its end.
+/// Sends the request, and reads the answer to its end.
 fn exchange(
     config: &ClientConfig,
     control_request: &ControlRequest,
@@ -193,7 +193,7 @@ const COLUMNS: [Column; 11] = [
     ("COMMAND", |session| text(session, "command")),
 ];
 
-/// What is only shown where there is something in it.
+/// Columns that are only shown where a session has something in them.
 const DETACH_COLUMNS: [&str; 3] = ["NAME", "STATE", "VIEWERS"];
 
 const EMPTY_CELL: &str = "-";
@@ -214,7 +214,7 @@ fn time(session: &Map<String, Value>, key: &str) -> String {
     time.split_once('.').map_or(time.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-/// What a terminal may be shown of a value.
+/// Text of a value, safe to show on a terminal.
 fn text(session: &Map<String, Value>, key: &str) -> String {
     match session.get(key) {
         Some(Value::String(text)) if !text.is_empty() => shown(text).into_owned(),
@@ -268,8 +268,8 @@ fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     table
 }
 
-/// What is done for want of room, in this order: to cut each cell of the column of this
-/// title, or to leave the column out.
+/// Step that saves room, in this order: cuts each cell of the column of this title, or
+/// leaves the column out.
 type Narrowing = (&'static str, Option<fn(&mut String)>);
 const NARROWINGS: [Narrowing; 8] = [
     ("NAME", Some(|name| truncate(name, MIN_NAME_WIDTH))),
@@ -422,7 +422,7 @@ mod tests {
         assert!(table(&sessions, None).contains(&"x".repeat(900)));
     }
 
-    /// What runs there is what one looks for.
+    /// The command is the column that a reader looks for.
     #[test]
     fn commands_have_room_in_a_narrow_terminal() {
         let sessions: Vec<Map<String, Value>> = serde_json::from_value(serde_json::json!([

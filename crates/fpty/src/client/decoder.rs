@@ -7,8 +7,7 @@ use crate::proto::{
     SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
-/// The longest payload that is collected; of notices and ends what is longer
-/// is cut.
+/// The longest payload that is collected, in bytes; a longer notice or end is cut.
 pub(super) const MAX_PAYLOAD: usize = 2048;
 
 /// An event from the server.
@@ -16,13 +15,13 @@ pub(super) const MAX_PAYLOAD: usize = 2048;
 pub enum ServerEvent {
     /// The server has agreed to the extended mode.
     ExtendedMode,
-    /// How the session ended.
+    /// The end of the session.
     SessionEnd(SessionEnd),
     /// A line for the person.
     Notice(String),
     /// Descriptors of these kinds come along.
     Offer(Vec<u8>),
-    /// By what the session is found again.
+    /// The key by which the session is found again.
     SessionKey(SessionKey),
     /// A piece of what is kept of the output, or of such a piece.
     RingPiece(Vec<u8>),

@@ -28,7 +28,7 @@ const REDRAW_RESIZE: Duration = Duration::from_millis(60);
 #[derive(Default)]
 pub struct Detachable {
     pub(super) scrollback: Scrollback,
-    /// What was kept of the output, until the word to go on.
+    /// Output from before this client, until GO.
     pub(super) offered: Option<EarlierOutput>,
     /// Output came before the scrollback was offered: the session is new, and was
     /// shown.
@@ -38,12 +38,12 @@ pub struct Detachable {
     pub(super) detaching: Option<Instant>,
     /// The detach request is still to be sent.
     pub(super) detach_request_due: bool,
-    /// The terminal is smaller than it should be until then.
+    /// Until then the terminal is smaller than it should be.
     pub(super) shrunk_until: Option<Instant>,
     pub(super) pastes: PasteTracker,
 }
 
-/// What was kept of the output before us.
+/// Output of the session from before this client.
 pub(super) enum EarlierOutput {
     /// The ring itself; others may still write it.
     Ring(OwnedFd),
@@ -51,7 +51,7 @@ pub(super) enum EarlierOutput {
     RingPieces(RingPieces),
 }
 
-/// What is kept of the output.
+/// Scrollback of the session, at this client.
 #[derive(Default)]
 pub(super) enum Scrollback {
     /// No scrollback: the session ends with its client.
@@ -64,7 +64,7 @@ pub(super) enum Scrollback {
 }
 
 impl Detachable {
-    /// What keeps output that we read from the terminal.
+    /// The writer of the scrollback, where we read the terminal.
     pub fn writer(&mut self) -> Option<&mut ScrollbackWriter> {
         match &mut self.scrollback {
             Scrollback::Writer(remains) => Some(remains),
@@ -101,7 +101,7 @@ impl Detachable {
         }
     }
 
-    /// What is on in our terminal.
+    /// The modes of our terminal.
     pub(super) fn modes(&self) -> Option<&Modes> {
         match &self.scrollback {
             Scrollback::None => None,

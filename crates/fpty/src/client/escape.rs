@@ -1,10 +1,9 @@
-//! What a person types to the client itself: `~` at the beginning of a line,
-//! as in ssh(1).
+//! Escapes: keys for the client itself, `~` at the beginning of a line, as in ssh(1).
 
 /// The action that an escape stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EscapeAction {
-    /// For the program.
+    /// Keys for the program.
     Pass,
     /// `~.`: leave.
     Disconnect,
@@ -26,7 +25,7 @@ enum State {
 /// The filter that finds escapes in the input.
 #[derive(Debug)]
 pub struct EscapeFilter {
-    /// The character that begins one.
+    /// The character that begins an escape.
     character: u8,
     state: State,
 }
@@ -42,7 +41,7 @@ const ACTIONS: [(u8, EscapeAction); 4] = [
 /// The character that was typed to begin escapes with; `none`: there are none.
 ///
 /// # Errors
-/// It cannot be that: why.
+/// The word is no such character: the reason.
 pub fn character(typed: &str) -> Result<Option<u8>, &'static str> {
     match typed.as_bytes() {
         b"none" => Ok(None),
@@ -58,7 +57,7 @@ impl EscapeFilter {
         Self { character, state: State::LineStart }
     }
 
-    /// What `~?` says.
+    /// The text of `~?`.
     pub fn help(&self) -> String {
         let c = char::from(self.character);
         format!(
@@ -113,7 +112,7 @@ impl EscapeFilter {
 mod tests {
     use super::*;
 
-    /// What is passed on, and every escape, of keys typed one by one.
+    /// Keys that are passed on, and every escape, of keys typed one by one.
     fn typed(keys: &[u8]) -> (Vec<u8>, Vec<EscapeAction>) {
         let (mut escapes, mut passed, mut found) =
             (EscapeFilter::new(b'~'), Vec::new(), Vec::new());

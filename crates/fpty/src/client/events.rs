@@ -24,14 +24,15 @@ use crate::sys::socket::Transport;
 /// No offer has more descriptors.
 const MAX_OFFERED: usize = 8;
 
-/// How long what may be such a line waits for the connection's end: the gateway
-/// says nothing after it.
+/// Time that a possible refusal waits for the connection's end: a gateway sends nothing
+/// after a refusal.
 const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What of the last bytes is of use.
+/// How many of the last bytes are kept, in bytes.
 const LAST_BYTES: usize = 512;
 
 impl Session<'_> {
+    /// Reads from the server, and handles what it has sent.
     pub(super) fn read_server(&mut self) -> ControlFlow<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let Connection { stream, peer, .. } = &mut self.connection;
@@ -51,6 +52,7 @@ impl Session<'_> {
         end
     }
 
+    /// Handles the end of the server's output.
     pub(super) fn server_closed(&mut self) {
         self.connection.note_end();
         let rest = self.decoder.take_rest();
@@ -230,8 +232,8 @@ impl Session<'_> {
         self.buffer = buffer;
     }
 
-    /// Looks whether it is over, and how it ended; of a program that nobody tells of
-    /// any more it is noted when that was seen.
+    /// Looks whether the session is over, and how it ended; of a program whose end nobody
+    /// reports any more the time when that was seen is noted.
     pub(super) fn check_end(&mut self) -> Option<End> {
         if !self.output.is_flushed() {
             return None;

@@ -26,7 +26,7 @@ const REOPEN_POLL: Duration = Duration::from_millis(200);
 const DRAIN_SILENCE: Duration = Duration::from_millis(50);
 const MAX_DRAINS: u8 = 20;
 
-/// How long whoever inherited a program may take to reap it.
+/// Time that the process which inherited a program may take to reap it.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const REAP_POLL: Duration = Duration::from_millis(50);
 
@@ -64,10 +64,10 @@ pub enum Handover {
     HandedOver(HandedOverTerminal),
 }
 
-/// What has come of an offer.
+/// Result of an offer of descriptors.
 #[derive(Debug)]
 pub enum OfferOutcome {
-    /// All of it; the ring of the last output, if that is among it.
+    /// All of the descriptors; the ring of the last output, if that is among them.
     Arrived(Option<OwnedFd>),
     /// No descriptor has arrived.
     Lost,
@@ -101,7 +101,7 @@ impl Handover {
     /// keep all of it ([`OfferOutcome::Lost`]).
     ///
     /// # Errors
-    /// It is not what an offer is made of: the server is none of ours.
+    /// The descriptors are not those of an offer: the server is none of ours.
     pub fn accept_offer(&mut self, names: &[u8], received: ReceivedFds) -> Result<OfferOutcome> {
         if !matches!(self, Handover::NotOffered) {
             return Err(Error::new("the gateway offered its terminal twice"));
@@ -218,7 +218,7 @@ impl HandedOverTerminal {
         let _ = self.master.resize(size);
     }
 
-    /// Whether it is worth waiting for output.
+    /// Whether more output may come.
     pub fn is_open(&self) -> bool {
         self.closed.is_none()
     }
@@ -244,8 +244,8 @@ impl HandedOverTerminal {
         }
     }
 
-    /// How the session ended, where the server is gone and so cannot say;
-    /// `None`: it goes on.
+    /// The end of the session, where the server is gone and so cannot report it;
+    /// `None`: the session goes on.
     pub fn end_without_server(&mut self) -> Option<SessionEnd> {
         let over = match &self.program {
             Some(program) => program.is_over(),
@@ -291,7 +291,7 @@ impl HandedOverTerminal {
             .min()
     }
 
-    /// To be polled: becomes readable when the program ends.
+    /// The program's pidfd, to be polled: readable when the program has ended.
     pub fn program(&self) -> Option<BorrowedFd<'_>> {
         self.program.as_ref().map(AsFd::as_fd)
     }
@@ -347,7 +347,7 @@ mod tests {
         assert!(Handover::default().accept_offer(b"m", cut).is_err());
     }
 
-    /// As through a proxy.
+    /// An offer without descriptors, as through a proxy.
     #[test]
     fn what_was_lost_on_the_way_is_the_servers() {
         let mut handover = Handover::default();

@@ -16,7 +16,7 @@ use crate::sys::stdio;
 /// Input that may wait before no more is read, in bytes.
 const INPUT_LIMIT: usize = 64 * 1024;
 
-/// What is kept of input for another attempt, in bytes.
+/// Limit of input that is kept for another attempt, in bytes.
 const MAX_EARLY_INPUT: usize = 256 * 1024;
 
 /// After the end of our input a server that knows no better is told of it when
@@ -207,8 +207,8 @@ impl Session<'_> {
         Break(End::NotReconnected { why: String::from("given up"), attach_argument })
     }
 
-    /// What is typed now is for nobody: the interrupt's key gives up, and of the
-    /// rest the person is told by the bell.
+    /// Discards what is typed while there is no server: the interrupt key gives up; other
+    /// keys ring the bell.
     fn discard_input(&mut self, typed: &[u8]) -> ControlFlow<End> {
         const USUAL: u8 = 3;
         let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));

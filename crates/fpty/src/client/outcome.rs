@@ -44,7 +44,7 @@ pub enum End {
     NotReconnected {
         /// Why not.
         why: String,
-        /// What to attach again with, where that may be possible.
+        /// The argument of `--attach`, where the session may be attached again.
         attach_argument: Option<String>,
     },
     /// A signal ended us.
@@ -99,7 +99,7 @@ impl End {
         }
     }
 
-    /// What a person is told; `None`: nothing.
+    /// The line for the person; `None`: nothing is said.
     fn text(&self, address: &str) -> Option<String> {
         match self {
             End::Ended(SessionEnd { ending: EndKind::Detached, value: 0, text }) => {
@@ -157,7 +157,7 @@ fn end_text(ended: &SessionEnd) -> Option<String> {
     }
 }
 
-/// What brings a person back, made to be pasted into a shell; `None`: it cannot be.
+/// The command that attaches again, to be pasted into a shell; `None`: there is none.
 fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
     let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
@@ -174,8 +174,8 @@ fn with_user_name(text: &str) -> String {
     number(text).unwrap_or_else(|| text.to_owned())
 }
 
-/// Why a connection was lost that has ended; `None`: it was not, as one that speaks plainly
-/// has no other end.
+/// The reason why a connection that has ended was lost; `None`: it was not, as one in plain
+/// mode has no other end.
 pub fn loss_reason(peer: &Peer, is_extended: bool) -> Option<String> {
     match peer.failure() {
         // A process that lives, and closes a UNIX socket before it has read all input,
@@ -202,7 +202,7 @@ fn signal_name(number: u8) -> String {
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
-/// What is said of it, where anything is.
+/// The line about an end, where one is printed.
 fn line(config: &ClientConfig, end: &End) -> Option<String> {
     let went_wrong = !matches!(
         end,
@@ -211,12 +211,12 @@ fn line(config: &ClientConfig, end: &End) -> Option<String> {
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
 }
 
-/// Whether it is said to a person's eyes alone.
+/// Whether the line about an end is shown to a person alone.
 pub fn is_for_a_person(config: &ClientConfig) -> bool {
     !config.status_json && stdio::columns_of_output().is_some()
 }
 
-/// Whether anything is said of it.
+/// Whether anything is printed about an end.
 pub fn prints_anything(config: &ClientConfig, end: &End) -> bool {
     config.status_json || line(config, end).is_some()
 }
@@ -246,19 +246,19 @@ fn json(end: &End, text: &str) -> String {
     object.to_string()
 }
 
-/// How a gateway begins that refuses a session and speaks plainly.
+/// Prefix of the line by which a gateway in plain mode refuses a session.
 pub(super) const REFUSAL_PREFIX: &[u8] = b"forkptyrouter: session refused: ";
 
 /// The longest such line, in bytes.
 pub(super) const MAX_REFUSAL: usize = 4096;
 
-/// Whether this is all that such a gateway says.
+/// Whether the output is a refusal in plain mode, and nothing else.
 pub(super) fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
     line.starts_with(REFUSAL_PREFIX) && !line.contains(&b'\n')
 }
 
-/// Whether what such a gateway said last is that it had started its program
+/// Whether the last output is a refusal whose reason is that the program had started
 /// before our request arrived.
 pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
     let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();
@@ -266,7 +266,7 @@ pub(super) fn is_too_late(last_bytes: &[u8]) -> bool {
     line.strip_prefix(REFUSAL_PREFIX).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
 }
 
-/// Whether it may become that: a line that is not endless.
+/// Whether the output may become a refusal: a line that is not endless.
 pub fn may_be_refusal(bytes: &[u8]) -> bool {
     let length = bytes.len().min(REFUSAL_PREFIX.len());
     let ends_at = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
@@ -275,10 +275,10 @@ pub fn may_be_refusal(bytes: &[u8]) -> bool {
         && ends_at == bytes.len()
 }
 
-/// How it ended with a server that has said no more than this, and speaks plainly.
+/// The end with a server in plain mode that has sent no more than this.
 ///
 /// # Errors
-/// It has said nothing.
+/// The server has sent nothing.
 pub fn end_in_plain_mode(said: &[u8]) -> Result<End> {
     match said {
         [] => Err(Error::new("the server closed the connection without a word")),
@@ -287,7 +287,7 @@ pub fn end_in_plain_mode(said: &[u8]) -> Result<End> {
     }
 }
 
-/// The end by such a line.
+/// The end by a refusal in plain mode.
 pub(super) fn refused(bytes: &[u8]) -> End {
     let why = bytes.strip_prefix(REFUSAL_PREFIX).unwrap_or(bytes).trim_ascii_end();
     End::NoSession(format!("session refused: {}", proto::bounded_text(why)))

@@ -10,12 +10,12 @@ use crate::sys::poll::{PollResult, PollSet};
 use crate::sys::stdio::{self, Output};
 use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 
-/// What becomes of one of them.
+/// State of an output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The stream is written here.
     Open,
-    /// All of it has come.
+    /// All of the stream has come.
     Ended,
     /// The stream has no reader here any more.
     Closed,
@@ -41,15 +41,15 @@ pub struct OutputStreams {
     streams: [OutputStream; 2],
     /// The number of the one that something came of last.
     last: usize,
-    /// What is written to them comes to one place.
+    /// Both streams are written to one file.
     is_same_file: bool,
     /// Standard output, where the program has it itself.
     passed_stdout: Option<PassedStream>,
-    /// When standard output's reader is looked for next.
+    /// Time at which standard output's reader is looked for next.
     next_look: Instant,
 }
 
-/// How often, where standard error has none any more.
+/// Interval of looks for a reader, where standard error has none any more.
 const READER_POLL: Duration = Duration::from_millis(500);
 
 impl OutputStream {
@@ -73,7 +73,7 @@ impl OutputStream {
         }
     }
 
-    /// So many bytes were taken; `None`: the stream has no reader.
+    /// Notes that so many bytes were taken; `None`: the stream has no reader.
     fn consumed(&mut self, count: Option<usize>) {
         let Some(count) = count else {
             return self.give_up();
@@ -116,7 +116,7 @@ impl OutputStreams {
     /// The streams of this process.
     ///
     /// # Errors
-    /// One of them is closed.
+    /// A stream is closed.
     pub fn new() -> Result<Self> {
         Ok(Self {
             streams: [OutputStream::new(OUTPUT)?, OutputStream::new(ERROR)?],
@@ -165,7 +165,7 @@ impl OutputStreams {
             .any(|stream| stream.number == last && stream.output.is_mid_line(for_a_person))
     }
 
-    /// No more of one of them will come.
+    /// The server has sent the end of a stream.
     pub fn ended(&mut self, number: usize) {
         let stream = self.stream(number);
         if stream.state == State::Open {
@@ -187,7 +187,7 @@ impl OutputStreams {
         self.streams.iter().all(|stream| stream.output.is_flushed())
     }
 
-    /// Why one of them took no more, where that was not for want of a reader.
+    /// The reason why a stream took no more, where that was not for want of a reader.
     pub fn failure(&self) -> Option<String> {
         let name = |number| if number == OUTPUT { "standard output" } else { "standard error" };
         let of = |stream: &OutputStream| {
@@ -217,7 +217,7 @@ impl OutputStreams {
         }
     }
 
-    /// When it is to be looked whether anybody reads.
+    /// Time at which to look whether standard output still has a reader.
     pub fn deadline(&self) -> Option<Instant> {
         let is_pipe = matches!(self.passed_stdout, Some(PassedStream::Pipe(_)));
         (is_pipe && self.streams[1].unread).then_some(self.next_look)

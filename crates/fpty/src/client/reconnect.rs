@@ -40,9 +40,9 @@ pub struct Reconnect {
     pub(super) lost: Option<Instant>,
     /// How long the last wait could be.
     pub(super) waited: Duration,
-    /// How often the server spoke plainly.
+    /// Number of attempts that the server answered in plain mode.
     pub(super) plain: u8,
-    /// When it is looked whether what was sent has arrived.
+    /// Time at which to look whether what was sent has arrived.
     pub(super) look: Option<Instant>,
     /// The probe was not answered: the connection is given up.
     pub(super) is_silent: bool,
@@ -64,7 +64,7 @@ impl Reconnect {
         self.key = Some(key);
     }
 
-    /// By what the session is found that was lost.
+    /// The key of the lost session.
     pub fn key(&self) -> Option<&SessionKey> {
         self.key.as_ref().filter(|_| self.is_reconnecting())
     }
@@ -81,13 +81,13 @@ impl Reconnect {
         self.lost.take().is_some()
     }
 
-    /// Why the connection can be used no more, where that was found here.
+    /// The reason why the connection can be used no more, where that was found here.
     pub fn why(&self) -> Option<String> {
         self.is_silent.then(|| format!("no answer for {} seconds", ACK_TIMEOUT.as_secs()))
     }
 
-    /// What a person types to come back, to a session that was left, whose id the
-    /// server says.
+    /// The argument that attaches to a detached session again, whose id the server has
+    /// sent.
     pub fn attach_argument_for(&self, id: &str) -> Option<String> {
         self.key.as_ref().filter(|key| key.id == id).map(SessionKey::attach_argument)
     }
@@ -102,7 +102,7 @@ impl Reconnect {
     }
 }
 
-/// What a session is asked for by: what was typed, or what the server has said.
+/// The id and secret to attach with: the typed ones, or those that the server has sent.
 pub fn attach_target<'a>(
     which: &'a SessionChoice,
     reconnect: &'a Reconnect,
@@ -119,6 +119,9 @@ pub fn attach_target<'a>(
 
 /// Connects in a thread, as the person may give up meanwhile: a name may take long to
 /// be looked up, and a connection to be made. The socket hangs up when that is done.
+///
+/// # Errors
+/// There is no descriptor for the socket pair, or no thread.
 pub(super) fn connect_in_thread(
     config: &ClientConfig,
 ) -> std::io::Result<(JoinHandle<Result<Connection>>, UnixStream)> {

@@ -1,13 +1,13 @@
-//! What a session has shown, for who comes back by a program that has no terminal
-//! emulator: its last output once more, less what terminals answer.
+//! Replay of a session's last output for programs that attach and have no terminal
+//! emulator, without the queries that terminals answer.
 
 use crate::scrollback::checkpoints::Checkpoint;
 use crate::terminal::QueryFilter;
 use crate::terminal::modes::Modes;
 
-/// What makes a terminal of so many rows show about the same, and what is in force
-/// in it then. What was on it goes into its scrollback. The alternate screen is left empty: whoever
-/// has that draws all of it when the size changes.
+/// Replay of the output to a terminal of so many rows, and the modes that are in force after it.
+/// What was on the terminal goes into its scrollback. The alternate screen is left empty: a program
+/// that uses it draws all of it when the size changes.
 pub fn replay(checkpoint: Checkpoint, output: &[u8], rows: u16) -> (Vec<u8>, Modes) {
     let mut bytes = vec![b'\r'];
     bytes.resize(1 + usize::from(rows), b'\n');
@@ -36,7 +36,7 @@ mod tests {
     use crate::scrollback::{ScrollbackReader, ScrollbackWriter};
     use crate::sys::Size;
 
-    /// What another terminal shows then.
+    /// The screen of another terminal after a replay, and the replay.
     fn screen(output: &[u8]) -> (vt100::Parser, Vec<u8>) {
         let mut remains =
             ScrollbackWriter::new(16 * 1024, Size { rows: 24, cols: 80 }).expect("memory");

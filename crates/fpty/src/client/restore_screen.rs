@@ -13,7 +13,7 @@ use crate::terminal::modes::Modes;
 /// Cells above the screen that are kept for the scrollback: what is to be
 /// painted was written by anybody, and memory is ours.
 const MAX_CELLS: usize = 400_000;
-/// And lines.
+/// Lines above the screen that are kept for the scrollback.
 const MAX_LINES: usize = 5000;
 
 /// How much output is taken at once, and how long that may take in all: some
@@ -21,13 +21,13 @@ const MAX_LINES: usize = 5000;
 const CHUNK: usize = 128;
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What was left: what was in force at the beginning of the output that is known, and the
+/// Output of a detached session: the checkpoint where the known output begins, and the
 /// output from there on.
 pub type DetachedOutput = (Checkpoint, Vec<u8>);
 
-/// What a terminal is told, and what is in force in it then.
+/// Output that restores a screen, and the modes after it.
 pub struct RestoredScreen {
-    /// For the terminal.
+    /// Bytes for the terminal.
     pub bytes: Vec<u8>,
     /// The terminal's modes after these bytes.
     pub modes: Modes,
@@ -78,8 +78,8 @@ fn restore_within(left: DetachedOutput, size: Dimensions, room: Dimensions) -> R
     RestoredScreen { bytes, modes }
 }
 
-/// What the emulator says, as text: in a title it lets bytes through that are
-/// controls to a terminal of 8 bits.
+/// Output of the emulator as text, without C1 controls: in a title it lets bytes through
+/// that are controls to a terminal of 8 bits.
 fn without_c1(screen: &[u8]) -> String {
     let text = String::from_utf8_lossy(screen);
     text.chars().filter(|c| !('\u{80}'..='\u{9f}').contains(c)).collect()
@@ -99,7 +99,7 @@ fn catch_silently<T>(act: impl FnOnce() -> T) -> Option<T> {
     outcome
 }
 
-/// What shows the screen; `None`: it would take too long.
+/// Output that restores the screen; `None`: it would take too long.
 fn screen(
     checkpoint: &mut Checkpoint,
     output: &[u8],

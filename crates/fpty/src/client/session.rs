@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
         Break(why.map_or(End::OutputClosed, End::OutputFailed))
     }
 
-    /// What is said of the end stands on a line of its own.
+    /// Begins a new line for the message about the end, where one is printed.
     pub(super) fn end_line(&mut self, end: &End) {
         let for_a_person = outcome::is_for_a_person(self.config);
         if outcome::prints_anything(self.config, end)
@@ -188,7 +188,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What is told of an end that another one may stand behind.
+    /// The end to report, with the argument that attaches again where the session may go
+    /// on.
     fn final_end(&self, end: End) -> End {
         match (&self.reconnect.key, end) {
             (Some(_), End::Ended(SessionEnd { ending: EndKind::Refused, text, .. }))

@@ -13,7 +13,7 @@ use crate::sys::pty;
 use crate::sys::signal::{ReceivedSignal, StopTarget, is_ignored, stop};
 use crate::sys::stdio;
 
-/// How often that is looked at which no signal tells.
+/// Interval of looks at what no signal tells.
 pub(super) const FOREGROUND_POLL: Duration = Duration::from_millis(300);
 
 impl Session<'_> {

@@ -33,10 +33,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_millis(100);
 pub const MAX_EARLY: usize = 64 * 1024;
 pub const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one may take where only a server that can do more will do.
+/// Time that a server may take to say hello where only the extended mode will do.
 pub const EXTENDED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where our input stands.
+/// State of our input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputState {
     /// Standard input is open.
@@ -65,14 +65,14 @@ pub struct Session<'a> {
     pub(super) received: ReceivedFds,
     /// Input that waits for the word how to send it.
     pub(super) held: Vec<u8>,
-    /// Until when input is held for a server that does not say which mode it speaks.
+    /// Time until which input is held for a server that has not said its mode.
     pub(super) held_until: Option<Instant>,
     /// How much input went nevertheless, and until when there is a bound to that.
     pub(super) early: usize,
     /// Early input while it is little, for another attempt.
     pub(super) early_input: Option<Vec<u8>>,
     pub(super) early_until: Option<Instant>,
-    /// What the terminal that is ours has not taken yet.
+    /// Output that our terminal has not taken yet.
     pub(super) to_terminal: Backlog,
     pub(super) resize_due: bool,
     /// The size that was said last.
@@ -82,12 +82,12 @@ pub struct Session<'a> {
     /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
     pub(super) last_bytes: Vec<u8>,
-    /// What may be a refusal, until then.
+    /// Output that may be a refusal, until then.
     pub(super) withheld: Option<(Vec<u8>, Instant)>,
     pub(super) ended: Option<SessionEnd>,
-    /// Where the session can be left and found again.
+    /// The way to detach the session and to attach again.
     pub(super) detachable: Detachable,
-    /// By what it is found again if the connection breaks.
+    /// The way back to the session if the connection breaks.
     pub(super) reconnect: Reconnect,
     pub(super) buffer: Vec<u8>,
     pub(super) shown: Vec<u8>,
@@ -134,8 +134,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The server was asked whether it can do more; says how large the terminal
-    /// is, which every server understands.
+    /// Begins after the hello: waits for the server's mode, and sends the terminal's
+    /// size, which every server understands.
     pub fn greet(&mut self) {
         self.decoder = ServerDecoder::after_hello();
         let patience = if self.needs_extended() { EXTENDED_TIMEOUT } else { HELLO_TIMEOUT };
@@ -144,11 +144,12 @@ impl<'a> Session<'a> {
         self.send_size();
     }
 
-    /// The terminal's size may be another one.
+    /// Notes that the terminal's size may have changed.
     pub(super) fn size_changed(&mut self) {
         self.resize_due = self.config.protocol == Protocol::Uwsgi;
     }
 
+    /// Sends the terminal's size to whoever sets it, where it has changed.
     pub(super) fn send_size(&mut self) {
         let nobody_hears = self.connection.has_ended && self.handover.terminal().is_none();
         if !self.resize_due || self.handover.is_accepted() || nobody_hears || self.config.read_only
@@ -227,6 +228,7 @@ impl<'a> Session<'a> {
         self.output.flush_with_timeout();
     }
 
+    /// The argument of `--attach` that finds this session again.
     pub(super) fn attach_argument(&self) -> Option<String> {
         self.reconnect.key.as_ref().map(SessionKey::attach_argument)
     }

@@ -14,7 +14,8 @@ use std::time::Duration;
 /// person who has typed as much waits for the echo.
 pub const HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// A longer first line is a request, if one of these begins it, and else none.
+/// The longest first line, in bytes; a longer one is a request if a method begins
+/// it, and else none.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
 
 /// The methods that browsers have, and what HTTP/2 begins with.
@@ -22,19 +23,19 @@ const METHODS: [&[u8]; 10] = [
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI",
 ];
 
-/// The longest word that is taken for another method.
+/// The longest word that is taken for another method, in bytes.
 const MAX_METHOD: usize = 32;
 
-/// What a client's first bytes are.
+/// Kind of a client's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstBytes {
     /// A browser's.
     Http,
     /// A person's, or a program's.
     Terminal,
-    /// It cannot be said; they look like a browser's.
+    /// Undecided: the bytes look like a browser's.
     MaybeHttp,
-    /// It cannot be said; they look like a person's.
+    /// Undecided: the bytes look like a person's.
     MaybeTerminal,
 }
 
@@ -42,39 +43,39 @@ pub enum FirstBytes {
 #[derive(Debug, Default)]
 pub struct HttpProbe {
     bytes: Vec<u8>,
-    /// How many of them the terminal has.
+    /// How many of the bytes the terminal has.
     given: usize,
-    /// They were held back for long enough.
+    /// Held-back bytes were released.
     released: bool,
 }
 
 impl HttpProbe {
-    /// Takes more of it. What it is for the terminal is what
-    /// [`HttpProbe::take`] returns then.
+    /// Adds first bytes. Those for the terminal are what [`HttpProbe::take`] returns
+    /// then.
     pub fn feed(&mut self, bytes: &[u8]) -> FirstBytes {
         self.bytes.extend_from_slice(bytes);
         classify(&self.bytes)
     }
 
-    /// What the terminal does not have, and has from now on.
+    /// Takes the bytes that the terminal does not have yet.
     pub fn take(&mut self) -> &[u8] {
         let from = std::mem::replace(&mut self.given, self.bytes.len());
         &self.bytes[from..]
     }
 
-    /// The same, and nothing is held back any more.
+    /// Takes the held-back bytes, and holds nothing back from now on.
     pub fn release(&mut self) -> &[u8] {
         self.released = true;
         self.take()
     }
 
-    /// Whether that is so.
+    /// Whether held-back bytes were released.
     pub fn is_released(&self) -> bool {
         self.released
     }
 }
 
-/// What a client begins with.
+/// The kind of a client's first bytes.
 pub fn classify(bytes: &[u8]) -> FirstBytes {
     if let Some(classify) = tls_handshake(bytes) {
         return classify;
@@ -135,10 +136,9 @@ fn may_begin_request(rest: &[u8]) -> bool {
     }
 }
 
-/// What a browser begins with that comes where packets are spoken: as a
-/// packet's header each of these is a signal that there is not, or a client
-/// that gives itself a number which none has. Of less than a header: whether it may
-/// become that.
+/// Whether first bytes are those of a browser where packets are spoken. As the header of
+/// a packet each of these is a signal that does not exist, or a client that gives itself
+/// a number which no client has. Of less than a header: whether they may become that.
 pub fn is_http_or_tls(first: &[u8]) -> bool {
     let of_method = |method: &&[u8]| match method {
         [a, b, c] => [*a, *b, *c, b' '].starts_with(first),
@@ -147,12 +147,12 @@ pub fn is_http_or_tls(first: &[u8]) -> bool {
     METHODS.iter().any(of_method) || tls_handshake(first).is_some()
 }
 
-/// What a browser is told.
+/// HTTP response to a browser.
 pub const FORBIDDEN_RESPONSE: &[u8] = b"HTTP/1.0 403 Forbidden\r\nConnection: close\r\n\
 Content-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n\r\n\
 this is a terminal: no web page is let in\r\n";
 
-/// Why one is refused, for the log.
+/// Reason of a browser's rejection, for the log.
 pub const HTTP_REJECTED: &str = "it speaks HTTP, as a web page does";
 
 #[cfg(test)]

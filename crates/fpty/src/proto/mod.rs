@@ -28,14 +28,13 @@ pub use crate::proto::session_end::{EndKind, MAX_TEXT, SessionEnd, bounded_text}
 /// The longest name of a session, in bytes.
 pub const MAX_SESSION_NAME: usize = 64;
 
-/// Whether it can be the name of a session, or its id: letters, digits, `.`, `_`
-/// and `-`.
+/// Whether a name is valid for a session, or as an id: letters, digits, `.`, `_` and `-`.
 pub fn is_session_name(name: &[u8]) -> bool {
     let is_in_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     (1..=MAX_SESSION_NAME).contains(&name.len()) && name.iter().all(is_in_one)
 }
 
-/// What a socket of the gateway speaks.
+/// Protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Bytes both ways, nothing else.

@@ -1,4 +1,4 @@
-//! What the two ends can say.
+//! Packets of the protocol between client and server.
 //!
 //! A packet is `modifier1 (u8), size (u16 little-endian), modifier2 (u8)`,
 //! the uwsgi header, whose modifier2 says what it is; modifier1 is ignored.
@@ -47,7 +47,7 @@ pub const TAKEN: u8 = 108;
 pub const DETACH: u8 = 109;
 /// The payload of [`DETACH`] that ends the session.
 pub const DETACH_AND_END: &[u8] = b".";
-/// From the gateway: how the session ended; see [`super::Ended`].
+/// From the gateway: how the session ended; see [`super::SessionEnd`].
 pub const END: u8 = 110;
 /// From the gateway: one line of text for the person.
 pub const NOTICE: u8 = 111;
@@ -72,8 +72,8 @@ pub const RING_PIECE: u8 = 114;
 /// From the gateway: by what the client finds its session again
 /// ([`super::session_key::SessionKey`]).
 pub const SESSION_KEY: u8 = 115;
-/// What everybody is told of a session that there is not, and who has no right
-/// of one that there is.
+/// Reply to a client that asks for a session that does not exist, or that it has no right
+/// to.
 pub const NO_SUCH_SESSION: &str = "there is no such session";
 
 /// A packet of a client, or a part of one: payloads are passed on as they come.

@@ -1,4 +1,4 @@
-//! What a client asks for beside a terminal with the configured program: the
+//! Requests of a client for anything but a terminal with the configured program: the
 //! payload of [`super::REQUEST`] is a letter, and data.
 
 use super::codec::encode_packet;
@@ -7,7 +7,7 @@ use super::packet::REQUEST;
 /// How many bytes a request may have in all.
 const MAX_LENGTH: usize = 1024 * 1024;
 
-/// How many of them are shown to a person.
+/// How many bytes of a request are shown to a person.
 const MAX_DISPLAYED: usize = 4096;
 
 /// The kind of a request, by its letter.
@@ -88,7 +88,7 @@ impl Request {
         }
     }
 
-    /// What was kept of it is of no use.
+    /// Fails the request, and drops its data.
     fn fail(&mut self, why: &'static str) {
         if self.error.is_none() {
             self.error = Some(why);
@@ -96,13 +96,13 @@ impl Request {
         }
     }
 
-    /// What is asked for, as far as it has come.
+    /// The kind of the request, as far as it has come.
     pub fn kind(&self) -> Option<RequestKind> {
         self.kind
     }
 
-    /// Which command is asked for, as a person would type it, and not endless;
-    /// `None`: none is.
+    /// The requested command, as a person would type it, and not endless; `None`: none
+    /// is.
     pub fn shown(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.data[..self.data.len().min(MAX_DISPLAYED)]);
         match self.kind? {
@@ -116,10 +116,10 @@ impl Request {
         }
     }
 
-    /// What is asked for, and its data; `None`: nothing.
+    /// The kind of the request, and its data; `None`: there is no request.
     ///
     /// # Errors
-    /// It is none that can be granted: why.
+    /// The request cannot be granted: the reason.
     pub fn read(self) -> Result<Option<(RequestKind, Vec<u8>)>, &'static str> {
         match (self.error, self.kind) {
             (Some(why), _) => Err(why),
@@ -143,7 +143,7 @@ mod tests {
     use crate::proto::packet::HEADER;
     use proptest::prelude::*;
 
-    /// What is read of packets, each in pieces of `cut` bytes.
+    /// Request that is read from packets, each in pieces of `cut` bytes.
     fn read(
         mut packets: &[u8],
         cut: usize,

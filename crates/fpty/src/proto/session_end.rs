@@ -26,14 +26,14 @@ pub enum EndKind {
     Stopped,
     /// An operator ended the session.
     Operator,
-    /// What became of it is not known.
+    /// The session was lost: how it ended is not known.
     Lost,
     /// The session goes on without this client; the text is its id. A value other than
     /// 0: not at the client's wish, and the text says why.
     Detached,
 }
 
-/// All of them, in their order.
+/// All kinds of ends, in their order.
 const END_KINDS: [EndKind; 10] = [
     EndKind::Exit,
     EndKind::Signal,
@@ -51,7 +51,7 @@ const END_KINDS: [EndKind; 10] = [
 /// ending, a byte for its value, and a text for the person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEnd {
-    /// What ended it.
+    /// The kind of the end.
     pub ending: EndKind,
     /// A status or a number, where the ending has one.
     pub value: u8,
@@ -65,9 +65,9 @@ impl SessionEnd {
         Self { ending, value: 0, text: text.into() }
     }
 
-    /// What the client's exit status tells of it: the program's own, 128 and
-    /// the signal's number, 126 or 127 for one that cannot be executed, 255
-    /// where no session came about, 254 where the end was not the program's.
+    /// The client's exit status: the program's own, 128 and the signal's number, 126 or
+    /// 127 for a program that cannot be executed, 255 where no session was started, 254
+    /// where the end was not the program's.
     pub fn status(&self) -> u8 {
         match self.ending {
             EndKind::Exit | EndKind::ExecFailed => self.value,

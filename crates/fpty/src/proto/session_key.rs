@@ -1,15 +1,15 @@
-//! How a client finds its session again: by the session's id and, where nobody
-//! knows who the client is, by a secret.
+//! Keys by which a client finds its session again: the session's id and, where nobody
+//! knows who the client is, a secret.
 
 use std::fmt;
 use std::hint::black_box;
 
 use super::is_session_name;
 
-/// How many bytes a secret has.
+/// Length of a secret, in bytes.
 pub const SECRET_LENGTH: usize = 16;
 
-/// What stands between the two in what a person types: no name has it, nor an
+/// Separator of id and secret in the argument of `--attach`: no name has it, nor an
 /// address.
 const SEPARATOR: char = '+';
 
@@ -45,8 +45,8 @@ impl Secret {
         &self.0
     }
 
-    /// Whether these are its bytes, in a time that does not tell how many of them
-    /// are.
+    /// Whether these are the secret's bytes, in a time that does not tell how many of
+    /// them are.
     pub fn is(&self, bytes: &[u8]) -> bool {
         let Ok(bytes) = <&[u8; SECRET_LENGTH]>::try_from(bytes) else {
             return false;
@@ -77,7 +77,7 @@ pub enum FoundBy {
     User = b'u' as isize,
     /// The id and the secret: nobody knows whose client it is.
     Secret = b's' as isize,
-    /// What it came by: it only views.
+    /// The proof that a viewer came with: it only views.
     Viewer = b'w' as isize,
 }
 
@@ -90,7 +90,7 @@ pub struct SessionKey {
     pub id: String,
     /// The session's secret.
     pub secret: Option<Secret>,
-    /// How it is found.
+    /// The proof by which the session is found.
     pub found_by: FoundBy,
 }
 
@@ -118,7 +118,7 @@ impl SessionKey {
         Some(Self { id, secret, found_by })
     }
 
-    /// What a person types to come back.
+    /// The argument of `--attach` that finds the session again.
     pub fn attach_argument(&self) -> String {
         match (&self.secret, self.found_by) {
             (Some(secret), FoundBy::Secret) => {
@@ -130,8 +130,8 @@ impl SessionKey {
     }
 }
 
-/// What such a word stands for: an id, and a secret where it has one; `None`: it
-/// is none.
+/// Parses the argument of `--attach`: an id, and a secret where it has one; `None`: it is
+/// not valid.
 pub fn parse_argument(attach_argument: &str) -> Option<(&str, Option<Secret>)> {
     let (id, secret) = match attach_argument.split_once(SEPARATOR) {
         Some((id, hex)) => (id, Some(parse_secret(hex)?)),

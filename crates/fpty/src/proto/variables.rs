@@ -5,9 +5,9 @@
 use super::codec::encode_packet;
 use super::packet::VARIABLES;
 
-/// How many a client may set.
+/// The most variables that a client may set.
 const MAX_COUNT: usize = 256;
-/// How many bytes their names and values may have in all.
+/// The most bytes of all their names and values.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Names with this prefix say something about the client; the others are for
@@ -31,7 +31,7 @@ pub const READ_ONLY: &[u8] = b"fpty.readonly";
 /// The secret of the session that is asked for (16 bytes), or nothing: the client
 /// keeps the one that it gets; see [`super::session_key`].
 pub const SECRET: &[u8] = b"fpty.secret";
-/// Where the client's person was logged in from, as sshd(8) says it.
+/// Origin of the client's person, as sshd(8) writes it.
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
 /// The login name of the client's person, as its environment has it (LOGNAME).
 pub const LOGNAME: &[u8] = b"fpty.logname";
@@ -98,7 +98,8 @@ impl Variables {
         self.pairs.iter().rfind(|(other, _)| other == name).map(|(_, value)| value.as_slice())
     }
 
-    /// What the client is told where some were too many or too long, and left out.
+    /// Notice to the client that some variables were too many or too long, and left out;
+    /// `None`: none were.
     pub fn truncation_notice(&self) -> Option<String> {
         let line =
             || format!("some variables were left out: at most {MAX_COUNT}, and {MAX_BYTES} bytes");
@@ -134,8 +135,8 @@ fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(text)
 }
 
-/// Whether it is a name that a shell would set (environ(7), POSIX
-/// XBD 8.1): letters, digits and underscores, no digit first.
+/// Whether a name is one that a shell would set (environ(7), POSIX XBD 8.1): letters,
+/// digits and underscores, no digit first.
 pub fn is_environment_name(name: &[u8]) -> bool {
     name.first().is_some_and(|first| !first.is_ascii_digit())
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')

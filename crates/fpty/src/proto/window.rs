@@ -1,6 +1,6 @@
-//! How much of a relayed stream may be on its way (packet 106), and which
-//! stream is meant: the streams of a command without a terminal are numbered
-//! as its descriptors are.
+//! Flow control of relayed streams (packet 106): how much may be on its way, and which
+//! stream is meant. The streams of a command without a terminal are numbered as its
+//! descriptors are.
 
 use super::codec::encode_packet;
 use super::packet::WINDOW_ADJUST;
@@ -32,8 +32,8 @@ pub fn is_adjust_due(taken: u32, window: u32) -> bool {
     taken >= window / 4
 }
 
-/// What whoever takes a stream has to say of it: not each byte, but often
-/// enough that the sender never waits for the word.
+/// Window adjustments of a receiver: not for each byte, but often enough that the sender
+/// never waits for one.
 #[derive(Debug, Default)]
 pub struct Consumed(u32);
 

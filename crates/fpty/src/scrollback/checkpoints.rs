@@ -28,13 +28,13 @@ const RESIZE_LENGTH: usize = 4 + 4 + 8;
 
 const RESIZES_OFFSET: usize = CHECKPOINTS * CHECKPOINT_LENGTH;
 
-/// Length of the area.
+/// Length of the area of checkpoints and resizes, in bytes.
 pub const NOTES_LENGTH: usize = RESIZES_OFFSET + RESIZES * RESIZE_LENGTH;
 
 /// A terminal's height and width.
 pub type Dimensions = (u16, u16);
 
-/// The largest that is believed.
+/// The most rows or columns that are believed.
 const MAX_DIMENSION: u16 = 2000;
 
 /// The checkpoints' writer: follows output that goes into a ring.
@@ -43,7 +43,7 @@ pub struct CheckpointWriter {
     /// The modes in force.
     pub(super) modes: Modes,
     size: Dimensions,
-    /// How much output there was.
+    /// Output so far, in bytes.
     pub(super) total: u64,
     /// A note is made after each so many bytes.
     interval: u64,
@@ -143,13 +143,13 @@ fn interval(capacity: usize) -> u64 {
 /// it.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// How much output there was before.
+    /// Output before the checkpoint, in bytes.
     pub from: u64,
     /// The size of the terminal there.
     pub size: Dimensions,
     /// The terminal's modes at that place.
     pub modes: Modes,
-    /// Where it became another size.
+    /// Places where the terminal was resized, and the new sizes.
     resizes: VecDeque<(u64, Dimensions)>,
 }
 

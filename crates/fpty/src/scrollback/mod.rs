@@ -18,18 +18,19 @@ use crate::sys::ring::Ring;
 use crate::sys::{ReadOutcome, Size};
 use crate::terminal::modes::Modes;
 
-/// More output than any terminal has: who says so is none of ours.
+/// More output than any terminal has, in bytes: a ring with more is not ours.
 const MAX_TOTAL: u64 = 1 << 60;
 
-/// How much output is written before it is counted. Who is killed in between
-/// has overwritten so much of the oldest that is still counted on.
+/// How much output is written before it is counted, in bytes. A writer that is
+/// killed in between has overwritten so much of the oldest output that is still
+/// counted on.
 const CHUNK: usize = 4096;
 
-/// Where it is noted that a paste is under way (a byte).
+/// Offset of the note that a paste is under way (a byte).
 const PASTING_OFFSET: usize = NOTES_LENGTH;
 
-/// How much output is passed on in pieces, where the distance of its notes
-/// allows that.
+/// How much output is passed on in pieces, in bytes, where the distance of the
+/// checkpoints allows that.
 const MAX_SENT_IN_PIECES: usize = 1024 * 1024;
 
 /// The size that is taken where none is noted.
@@ -46,7 +47,7 @@ impl ScrollbackWriter {
     /// The scrollback of a new terminal.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// Memory is short.
     pub fn new(capacity: usize, size: Size) -> Result<Self> {
         let ring = Ring::new(capacity).context("cannot keep output")?;
         let size = (size.rows, size.cols);
@@ -58,7 +59,7 @@ impl ScrollbackWriter {
     /// The scrollback that another process has written, to be written on.
     ///
     /// # Errors
-    /// It is not what it should be.
+    /// The file is no ring.
     pub fn resume(shared_file: OwnedFd) -> Result<Self> {
         Self::from_ring(Ring::open(shared_file, true).context("cannot use the ring")?)
     }
@@ -111,7 +112,7 @@ impl ScrollbackWriter {
     /// nothing more.
     ///
     /// # Errors
-    /// There is no memory or descriptor for it.
+    /// Memory is short, or no descriptor is left.
     pub fn open_file(&mut self) -> Result<()> {
         self.ring.open_file().context("cannot pass on the ring")
     }
@@ -179,7 +180,7 @@ impl ScrollbackWriter {
         &self.checkpoints.modes
     }
 
-    /// How much output there was in all.
+    /// Output so far, in bytes.
     pub fn total(&self) -> u64 {
         self.checkpoints.total
     }
@@ -199,15 +200,14 @@ impl ScrollbackReader {
     /// Opens a ring by a descriptor that was received.
     ///
     /// # Errors
-    /// It is not what it should be.
+    /// The file is no ring.
     pub fn open(shared_file: OwnedFd) -> Result<Self> {
         let mut ring = Ring::open(shared_file, false).context("cannot use the ring")?;
         ring.close_file();
         Ok(Self(ring))
     }
 
-    /// How much output there was in all, says whoever wrote it; `None`: it says
-    /// nonsense.
+    /// Output so far, in bytes, as the writer says; `None`: it says nonsense.
     pub fn total(&self) -> Option<u64> {
         Some(self.0.total()).filter(|total| *total <= MAX_TOTAL)
     }
@@ -221,8 +221,8 @@ impl ScrollbackReader {
         (is_there && to.checked_sub(from)? == output.len() as u64).then_some(output)
     }
 
-    /// How much output there was in all at this place, at the latest now, and how much
-    /// before it is kept.
+    /// Output up to this place, at the latest now, in bytes, and how much before it is
+    /// kept.
     fn kept_until(&self, until: u64) -> Option<(u64, usize)> {
         let now = self.0.total().min(MAX_TOTAL);
         let total = now.min(until);
@@ -231,8 +231,8 @@ impl ScrollbackReader {
         Some((total, self.0.capacity().checked_sub(lost + CHUNK)?))
     }
 
-    /// What was in force at the first place that is known, and the output from
-    /// there to the last, or to this one; `None`: nothing is known.
+    /// The checkpoint of the first known place, and the output from there to the last, or
+    /// to this place; `None`: nothing is known.
     pub fn output(&self, until: Option<u64>) -> Option<(Checkpoint, Vec<u8>)> {
         let (total, kept) = self.kept_until(until.unwrap_or(MAX_TOTAL))?;
         let checkpoint = Checkpoint::oldest(&self.0.notes::<NOTES_LENGTH>(), kept, total)?;
@@ -255,20 +255,19 @@ impl ScrollbackReader {
     }
 }
 
-/// What is kept of the output, as it comes in pieces: the ring's notes, how
-/// much output there was before what follows (u64, little-endian), and the
-/// output from there on.
+/// Ring that comes in pieces: its checkpoints, how much output there was before what
+/// follows (u64, little-endian), and the output from there on.
 #[derive(Debug, Default)]
 pub struct RingPieces(Vec<u8>);
 
-/// The longest ring that there is, and what comes before its output.
+/// The longest ring that there is, with its checkpoints, in bytes.
 const MAX_PIECES_LENGTH: usize = 64 * 1024 * 1024 + NOTES_LENGTH + 8;
 
 impl RingPieces {
     /// Appends a piece.
     ///
     /// # Errors
-    /// They have no end.
+    /// The pieces have no end.
     pub fn push(&mut self, piece: &[u8]) -> Result<()> {
         if self.0.len() + piece.len() > MAX_PIECES_LENGTH {
             return Err(Error::new("the gateway sends output of old without end"));
@@ -277,7 +276,7 @@ impl RingPieces {
         Ok(())
     }
 
-    /// What [`ScrollbackReader::output`] says of a ring.
+    /// The checkpoint and the output, as in [`ScrollbackReader::output`].
     pub fn output(self) -> Option<(Checkpoint, Vec<u8>)> {
         let (notes, rest) = self.0.split_first_chunk::<NOTES_LENGTH>()?;
         let (from, output) = rest.split_first_chunk()?;

@@ -21,7 +21,7 @@ fn number(typed: &str) -> Option<u32> {
     typed.parse().ok().filter(|number| digits && *number != u32::MAX)
 }
 
-/// What a user's account says.
+/// Account of a user (passwd(5), group(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The name.

@@ -10,12 +10,12 @@ use nix::sys::wait::{WaitStatus, waitpid};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pid(NonZeroI32);
 
-/// How a process ended.
+/// Exit of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// By exit(3) with this status.
+    /// The process ended by exit(3) with this status.
     Status(i32),
-    /// By a signal.
+    /// A signal ended the process.
     Signal {
         /// The signal's number.
         number: i32,
@@ -25,7 +25,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What wait(2) says.
+    /// Exit from a wait(2) status.
     pub(super) fn of_wait_status(status: i32) -> Self {
         if libc::WIFSIGNALED(status) {
             Self::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
@@ -66,6 +66,9 @@ impl Pid {
 }
 
 /// Waits until a child has ended, and reaps it.
+///
+/// # Errors
+/// The process is no child of ours, or was reaped.
 pub(super) fn wait_for(child: nix::unistd::Pid) -> nix::Result<WaitStatus> {
     loop {
         match waitpid(child, None) {

@@ -74,12 +74,12 @@ impl BootInstant {
         self.0
     }
 
-    /// How long ago that is.
+    /// Time since this instant.
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
     }
 
-    /// How long after `earlier` that is; nothing where it is not later.
+    /// Time from `earlier` to this instant; nothing where it is not later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -111,7 +111,7 @@ impl BoottimeTimer {
     /// A timer that is not set.
     ///
     /// # Errors
-    /// There is no descriptor or memory for it.
+    /// Memory is short, or no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self(TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?))
@@ -138,7 +138,8 @@ impl AsFd for BoottimeTimer {
     }
 }
 
-/// How far the wall clock was ahead of ours, in seconds, while that was so.
+/// Offset of the wall clock from CLOCK_BOOTTIME, in seconds, and the time while it was
+/// so.
 #[derive(Clone, Copy, Debug)]
 struct Offset {
     first: u64,
@@ -146,15 +147,15 @@ struct Offset {
     ahead: i64,
 }
 
-/// What the wall clock was set to of late, as far as somebody looked.
+/// Offsets of the wall clock from CLOCK_BOOTTIME, as observed of late.
 struct WallClock(Vec<Offset>);
 
 static WALL_CLOCK: Mutex<WallClock> = Mutex::new(WallClock(Vec::new()));
 
-/// Less than that is rounding, or a leap second.
+/// Step of the wall clock, in seconds; a smaller one is rounding, or a leap second.
 const MIN_STEP: u64 = 2;
 
-/// What is remembered of a clock that is set again and again.
+/// Limit of remembered offsets, for a clock that is set again and again.
 const MAX_OFFSETS: usize = 16;
 
 impl WallClock {
@@ -172,8 +173,9 @@ impl WallClock {
         }
     }
 
-    /// When it showed that, by our clock, at the latest `now`: the latest time
-    /// that there may have been, as nobody knows when exactly it was set.
+    /// CLOCK_BOOTTIME in seconds when the wall clock showed `wall`, at the latest `now`:
+    /// the latest time that is possible, as nobody knows when exactly the wall clock was
+    /// set.
     fn boot_of(&self, wall: i64, now: u64) -> u64 {
         let ends = self.0.iter().skip(1).map(|era| era.first).chain([now]);
         let begins = [0].into_iter().chain(self.0.iter().map(|era| era.last));
@@ -192,7 +194,7 @@ pub fn observe_wall_clock() {
     let _ = boot_of_wall(0);
 }
 
-/// How long ago the wall clock showed that (seconds since 1970).
+/// Time since the wall clock showed this (seconds since 1970).
 pub(super) fn since_wall(wall: i64) -> Duration {
     let (time, now) = boot_of_wall(wall);
     Duration::from_secs(now.saturating_sub(time))
@@ -205,12 +207,12 @@ fn boot_of_wall(wall: i64) -> (u64, u64) {
     (clock.boot_of(wall, now), now)
 }
 
-/// When something was: for people by the wall clock, and to measure from.
+/// Time of an event: for people by the wall clock, and to measure from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
-    /// By the clock that people read, and set.
+    /// Time by the clock that people read, and set.
     pub wall: SystemTime,
-    /// By the one that nobody sets.
+    /// Time by the clock that nobody sets.
     pub boot: BootInstant,
 }
 
@@ -227,14 +229,14 @@ impl Timestamp {
         Self { wall: SystemTime::now(), boot: BootInstant::now() }
     }
 
-    /// How long ago that is, whatever was set since.
+    /// Time since this timestamp, whatever was set since.
     pub fn elapsed(&self) -> Duration {
         self.boot.elapsed()
     }
 }
 
-/// As it is said to another process: in milliseconds since 1970, and nanoseconds
-/// since the machine's start.
+/// Encoded for another process: milliseconds since 1970, and nanoseconds since the
+/// machine's start.
 impl From<Timestamp> for (u64, u64) {
     fn from(time: Timestamp) -> Self {
         let wall = time.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -304,7 +306,7 @@ mod tests {
         assert!(apart < Duration::from_secs(1), "{apart:?}");
     }
 
-    /// What a terminal says was by the wall clock, which was set meanwhile.
+    /// A terminal's times are of the wall clock, which was set meanwhile.
     #[test]
     fn a_wall_clock_that_is_set_makes_nothing_older_or_newer() {
         for set in [86_400, -86_400] {

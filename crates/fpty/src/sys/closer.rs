@@ -1,16 +1,16 @@
 //! close(2) on threads of its own, so that no loop waits for it.
 //!
-//! close(2) can take as long as somebody else likes: a TCP socket with
-//! SO_LINGER waits for its peer, a file of FUSE or NFS for its server. Whoever
-//! may send us descriptors (SCM_RIGHTS, unix(7)) may send such, and the last
-//! copy is ours where he has closed his; so is what waits unread in a socket
-//! that we close. So that is done on threads that do nothing else.
+//! close(2) can take as long as somebody else likes: a TCP socket with SO_LINGER waits
+//! for its peer, a file of FUSE or NFS for its server. Whoever may send us descriptors
+//! (SCM_RIGHTS, unix(7)) may send such, and the last copy is ours where the sender has
+//! closed theirs; so is what waits unread in a socket that we close. So that is done on
+//! threads that do nothing else.
 //!
-//! A thread is there while there is something for it. A user who keeps some of
-//! them busy has no more than a share, of them and of the descriptors that wait;
-//! who has used it up is no longer read from (see [`is_over_quota`]), and his sockets
-//! are closed with what is unread in them: of that nothing but a lingering
-//! socket waits, which a signal ends.
+//! A thread is there while there is something for it. A user who keeps some of them busy
+//! has no more than a share, of them and of the descriptors that wait; a user whose share
+//! is used up is no longer read from (see [`is_over_quota`]), and their sockets are
+//! closed with what is unread in them: of that nothing but a lingering socket waits,
+//! which a signal ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::ManuallyDrop;
@@ -35,10 +35,10 @@ const MAX_THREADS_PER_USER: usize = 4;
 const MAX_WAITING: usize = 2048;
 const MAX_WAITING_PER_USER: usize = 256;
 
-/// How long a thread waits for more.
+/// Time that a thread waits for more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A thread does little.
+/// Stack of a thread, in bytes: a thread does little.
 const STACK_SIZE: usize = 64 * 1024;
 
 /// The user of whom nothing is known.
@@ -51,7 +51,7 @@ struct State {
     idle: usize,
 }
 
-/// What a user has of all.
+/// Use of the threads and of the queue, by one user.
 #[derive(Default)]
 struct Quota {
     waiting: usize,
@@ -86,7 +86,7 @@ impl ReceivedFd {
         unsafe { ManuallyDrop::take(&mut accepted.fd) }
     }
 
-    /// Whether it is a socket.
+    /// Whether the descriptor is a socket.
     pub fn is_socket(&self) -> bool {
         fd_query::file_type(self) == SFlag::S_IFSOCK
     }
@@ -118,8 +118,7 @@ pub fn close(fd: OwnedFd, user: u32) {
     }
 }
 
-/// Whether a user has used up his share: nothing more is taken from him. He is
-/// asked for only where anything waits.
+/// Whether the user's share is used up; the user is looked up only where something waits.
 pub fn is_over_quota(user: impl FnOnce() -> u32) -> bool {
     BUSY.load(Ordering::Relaxed) && lock().is_over_quota(user())
 }
@@ -160,8 +159,8 @@ pub(super) fn close_later(fd: OwnedFd, user: u32) {
 fn close_now(fd: OwnedFd) {
     let hurried = ThreadTimer::start();
     if !hurried.has_timer() {
-        // It is somebody else's, too, who may have his reasons for it; and who
-        // may set it again.
+        // The socket is shared with its sender, who may need SO_LINGER, and who may set
+        // it again.
         let off = libc::linger { l_onoff: 0, l_linger: 0 };
         let _ = setsockopt(&fd, sockopt::Linger, &off);
     }

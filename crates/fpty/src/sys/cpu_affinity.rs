@@ -7,10 +7,10 @@ use std::fs;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// Where the unbound workers may run, as a mask.
+/// Processors of the unbound workers, as a mask.
 const WORKERS: &str = "/sys/devices/virtual/workqueue/cpumask";
 
-/// What can run at the same time as we.
+/// Concurrency: the parts that can run at the same time as this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concurrency {
     /// Nothing runs at the same time: one processor for all.
@@ -22,8 +22,8 @@ pub enum Concurrency {
 }
 
 impl Concurrency {
-    /// What can now (sched_getaffinity(2)); what the kernel does not say is
-    /// everything that the machine has.
+    /// The concurrency now (sched_getaffinity(2)); where the kernel does not tell, all
+    /// processors of the machine count.
     pub fn now() -> Self {
         let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
         let all: BTreeSet<usize> = (0..usize::try_from(online).unwrap_or(1)).collect();

@@ -29,7 +29,7 @@ pub struct Credentials {
 /// number here (user_namespaces(7), overflowuid of proc(5)).
 pub const OVERFLOW_UID: u32 = 65_534;
 
-/// What the kernel has for "nobody has logged in".
+/// The kernel's value for "nobody has logged in".
 const LOGINUID_UNSET: u32 = u32::MAX;
 
 impl Stream {
@@ -53,7 +53,7 @@ impl Stream {
     pub fn peer_groups(&self) -> Vec<u32> {
         /// `SO_PEERGROUPS` of asm-generic/socket.h.
         const SO_PEERGROUPS: libc::c_int = 59;
-        /// As many as a process can have (credentials(7)).
+        /// The most groups of a process (credentials(7)).
         const NGROUPS_MAX: usize = 65_536;
         let mut groups: Vec<libc::gid_t> = vec![0; NGROUPS_MAX];
         let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;

@@ -92,7 +92,7 @@ pub fn exit(status: i32) -> ! {
 /// be let go; the others do not suffer.
 ///
 /// # Errors
-/// It panicked: what that said.
+/// The body panicked: the panic's payload.
 pub fn catch_panic<R>(body: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
     catch_unwind(AssertUnwindSafe(body))
 }
@@ -124,7 +124,7 @@ fn close_all_but(kept: Vec<OwnedFd>) -> Option<Vec<OwnedFd>> {
 /// Closes this descriptor and all above it (close_range(2); before Linux 5.9,
 /// or where that is forbidden, one by one).
 fn close_from(first: i32) {
-    // SAFETY: see keep_only.
+    // SAFETY: close_range(2) with numbers; nothing here uses these descriptors any more.
     if unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) } == 0 {
         return;
     }
@@ -134,7 +134,8 @@ fn close_from(first: i32) {
         i32::try_from(hard).unwrap_or(MAX_DESCRIPTOR).min(MAX_DESCRIPTOR)
     });
     for fd in first..limit {
-        // SAFETY: as above.
+        // SAFETY: close(2) with a number; nothing here uses these
+        // descriptors any more.
         unsafe { libc::close(fd) };
     }
 }

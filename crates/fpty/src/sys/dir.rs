@@ -101,7 +101,7 @@ impl Dir {
     /// them.
     ///
     /// # Errors
-    /// It cannot be made, is something else, or there is another link.
+    /// The folder cannot be made, is something else, or another link is on the way.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut way = PathWalk::new(path)?;
         let name = way.walk_to_parent()?;
@@ -114,7 +114,7 @@ impl Dir {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         let folder = openat(&way.at, name.as_os_str(), flags, Mode::empty())?;
         if is_new {
-            // Somebody else may have put his own in its place by now.
+            // Another user may have put their own in its place by now.
             if fstat(&folder)?.st_uid != nix::unistd::geteuid().as_raw() {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
@@ -138,7 +138,7 @@ impl Dir {
     /// no link is followed.
     ///
     /// # Errors
-    /// There is something of that name, or openat(2).
+    /// A file of that name exists, or openat(2) fails.
     pub fn create(&self, name: &str) -> io::Result<File> {
         if name.is_empty() || name.starts_with('.') || name.contains('/') {
             return Err(io::ErrorKind::InvalidInput.into());

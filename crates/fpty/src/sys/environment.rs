@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 /// person attaches from today understands it, and every terminfo has it.
 const DEFAULT_TERM: &CStr = c"TERM=xterm";
 
-/// What the server set for itself and its own children. A program that read
-/// it could speak to the Emperor or to the service manager in its name.
+/// Variables that the server sets for itself and its own children. A program that read
+/// them could speak to the Emperor or to the service manager in its name.
 const SERVER_VARIABLES: [&str; 13] = [
     "UWSGI_RELOADS",
     "UWSGI_ORIGINAL_PROC_NAME",

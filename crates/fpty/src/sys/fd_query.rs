@@ -1,4 +1,4 @@
-//! What any descriptor is asked, or told, in one number (fstat(2), getsockopt(2),
+//! Queries and switches of any descriptor, in one number (fstat(2), getsockopt(2),
 //! ioctl(2), poll(2)).
 
 use std::io;
@@ -28,6 +28,9 @@ impl Query {
 }
 
 /// Asks for a number.
+///
+/// # Errors
+/// The descriptor does not know the request (ENOTTY), or is closed.
 pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
     let (request, mut query) = (which.0, 0);
     // SAFETY: each of these requests writes one int.
@@ -35,7 +38,7 @@ pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
     Ok(Errno::result(asked).map(|_| query)?)
 }
 
-/// What is told in an int.
+/// Switch that is set by an int (ioctl(2)).
 #[derive(Clone, Copy)]
 pub(super) struct Switch(libc::Ioctl);
 
@@ -47,6 +50,9 @@ impl Switch {
 }
 
 /// Switches something on or off.
+///
+/// # Errors
+/// The descriptor does not know the request (ENOTTY), or is closed.
 pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
     let (request, on) = (which.0, libc::c_int::from(on));
     // SAFETY: each of these requests reads one int.
@@ -59,7 +65,7 @@ sockopt_impl!(
     Domain, GetOnly, libc::SOL_SOCKET, libc::SO_DOMAIN, i32
 );
 
-/// What kind of file it is; empty: nobody knows.
+/// The file type; empty: it is not known.
 pub(super) fn file_type(fd: impl AsFd) -> SFlag {
     fstat(fd).map_or(SFlag::empty(), |status| file_type_of(status.st_mode))
 }
@@ -80,6 +86,9 @@ pub(super) fn window_size(terminal: impl AsFd) -> Option<Size> {
 
 /// Waits for one descriptor, at most so long: what it has then; nothing, where it has
 /// nothing.
+///
+/// # Errors
+/// A signal has ended the wait (EINTR).
 pub(super) fn poll_one(
     fd: impl AsFd,
     events: PollFlags,
@@ -99,7 +108,7 @@ pub(super) fn has_input(fd: impl AsFd) -> bool {
     poll_one(fd, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
-/// What it has now; nothing also where it cannot be asked.
+/// The events of a descriptor now; none also where it cannot be asked.
 pub(super) fn poll_now(fd: impl AsFd, events: PollFlags) -> PollFlags {
     poll_one(fd, events, Duration::ZERO).unwrap_or(PollFlags::empty())
 }

@@ -1,10 +1,10 @@
 //! Hanging up the foreground process group of a terminal.
 //!
-//! The kernel remembers the group's number for as long as the terminal has a
-//! session, also when the group has ended, and somebody else may have that number
-//! by now. So a group is signalled only where a process of the terminal's own
-//! session is in it: a number keeps its meaning as long as anybody has it as
-//! his own, as his group's or as his session's.
+//! The kernel remembers the group's number for as long as the terminal has a session,
+//! also when the group has ended, and another process may have that number by now. So a
+//! group is signalled only where a process of the terminal's own session is in it: a
+//! number keeps its meaning as long as a process has it as its own, as its group's or as
+//! its session's.
 
 use nix::unistd::{Pid as Number, getpgid};
 
@@ -30,8 +30,8 @@ impl ForegroundGroup {
         (group != leader.pid()).then_some(Self { group, leader })
     }
 
-    /// Sends it SIGHUP and SIGCONT. Returns it where those who are in it have to
-    /// be looked for ([`super::process_search::HangUpSearch`]): the process that it is named after has ended.
+    /// Sends SIGHUP and SIGCONT to the group. Returns the group where its members have to be looked
+    /// for ([`super::process_search::HangUpSearch`]): the process that it is named after has ended.
     pub fn hang_up(self) -> Option<Self> {
         let pidfd = PidFd::open(self.group);
         let has_one = session_of(self.group).is_some();
@@ -58,7 +58,7 @@ impl ForegroundGroup {
         session_of(process) == Some(self.leader.pid())
     }
 
-    /// Whether it is that of the session that a child of ours leads.
+    /// Whether the group is that of the session that a child of ours leads.
     pub(super) fn is_led_by_child(&self, leader: Pid) -> bool {
         self.leader.is_child() && self.leader.pid() == leader
     }

@@ -86,14 +86,14 @@ fn own_signal() -> libc::c_int {
     libc::SIGRTMAX() - 1
 }
 
-/// Until this is dropped no call of this thread waits long that a signal can
-/// end (timer_create(2)). Where the process uses that signal itself, or there is
-/// no timer, it changes nothing.
+/// Timer that ends calls of this thread that a signal can end, so that none waits long,
+/// until it is dropped (timer_create(2)). Where the process uses that signal itself, or
+/// there is no timer, calls wait as ever.
 #[derive(Debug)]
 pub struct ThreadTimer(Option<libc::timer_t>);
 
 impl ThreadTimer {
-    /// From now on.
+    /// Starts the timer.
     pub fn start() -> Self {
         if !takes_own_signal() {
             return Self(None);
@@ -119,7 +119,7 @@ impl ThreadTimer {
         Self(Some(timer))
     }
 
-    /// Whether it changes anything.
+    /// Whether there is a timer: else calls may wait.
     pub fn has_timer(&self) -> bool {
         self.0.is_some()
     }

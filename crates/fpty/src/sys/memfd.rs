@@ -33,7 +33,7 @@ pub(super) fn sealed(name: &CStr, length: usize) -> io::Result<OwnedFd> {
 /// The length of such a file, which may be anybody's.
 ///
 /// # Errors
-/// It is none.
+/// The file is no sealed memfd.
 pub(super) fn length_of_sealed(file: impl AsFd) -> io::Result<usize> {
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
     let length = usize::try_from(nix::sys::stat::fstat(&file)?.st_size);
@@ -145,7 +145,8 @@ impl Mapping {
         let mut at = self.at(offset, bytes.len());
         let (head, rest) = bytes.split_at(at.align_offset(WORD).min(bytes.len()));
         let mut words = rest.chunks_exact(WORD);
-        // SAFETY: as in `read`.
+        // SAFETY: as many bytes as `bytes` has are mapped from here on; what is written as a
+        // word is aligned, as the head ends where the first such word begins.
         unsafe {
             for byte in head {
                 AtomicU8::from_ptr(at).store(*byte, Relaxed);

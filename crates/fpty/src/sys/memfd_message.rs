@@ -19,10 +19,10 @@ pub fn create(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What such a file has.
+/// The bytes of such a file.
 ///
 /// # Errors
-/// It has more bytes than this, or cannot be read.
+/// The file has more bytes than this, or cannot be read.
 pub fn read(fd: OwnedFd, most: usize) -> io::Result<Vec<u8>> {
     let file = File::from(fd);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);

@@ -97,7 +97,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// What came of a read that does not wait.
+/// Result of a non-blocking read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
     /// Success: the number of bytes, at least one.
@@ -110,14 +110,14 @@ pub enum ReadOutcome {
     Closed,
 }
 
-/// What came of a write that does not wait.
+/// Result of a non-blocking write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// Success: the number of bytes, at least one.
     Bytes(usize),
     /// The call would block.
     WouldBlock,
-    /// Nobody will ever read it.
+    /// The stream has no reader any more.
     Closed,
 }
 
@@ -226,7 +226,7 @@ pub struct DescriptorLimit {
     pub now: u64,
 }
 
-/// What a supervisor of sessions cannot do on this machine, a line each.
+/// Features that a supervisor of sessions lacks on this machine, a line each.
 pub fn missing_features() -> Vec<&'static str> {
     let mut missing = Vec::new();
     let has_pidfd = pidfd::PidFd::are_supported();

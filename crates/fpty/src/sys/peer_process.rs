@@ -16,7 +16,7 @@ use super::socket::Stream;
 use super::{ReadOutcome, WriteOutcome};
 use crate::error::errno_text;
 
-/// What is known of the other end of a connection.
+/// Process at the other end of a connection, as far as it is known.
 #[derive(Default)]
 pub struct Peer {
     /// The process that sends. A connection that it closed orderly and one
@@ -31,12 +31,12 @@ impl Peer {
         self.sender.as_ref().is_some_and(PidFd::has_ended_soon)
     }
 
-    /// Whether it is known who sends.
+    /// Whether the sending process is known.
     pub fn is_known(&self) -> bool {
         self.sender.is_some()
     }
 
-    /// Why the connection can be used no more, where that is not because the
+    /// The reason why the connection can be used no more, where that is not because the
     /// other end has closed it: errno's text.
     pub fn failure(&self) -> Option<String> {
         self.failure.map(|errno| errno_text(errno as i32))

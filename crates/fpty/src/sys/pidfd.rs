@@ -36,7 +36,7 @@ impl PidFd {
         Some(Self { pid, fd: open(pid.as_raw())? })
     }
 
-    /// Whether this kernel has them, and we may.
+    /// Whether this kernel has pidfds, and this process may open them.
     pub fn are_supported() -> bool {
         open(nix::unistd::getpid().as_raw()).is_some()
     }
@@ -71,7 +71,7 @@ impl PidFd {
         can_send() && !matches!(sent, Err(Errno::EINVAL | Errno::ENOSYS))
     }
 
-    /// Whether its number is still its own: it runs, or waits to be reaped.
+    /// Whether the process still has its number: it runs, or waits to be reaped.
     pub fn has_its_number(&self) -> bool {
         match can_send() {
             true => send(&self.fd, 0, 0) != Err(Errno::ESRCH),
@@ -79,8 +79,8 @@ impl PidFd {
         }
     }
 
-    /// What no other process has until the next boot (the inode in pidfs, Linux
-    /// 6.9). `None`: this kernel has no such thing.
+    /// Inode in pidfs (Linux 6.9), which no other process has until the next boot.
+    /// `None`: this kernel has no pidfs.
     pub fn inode(&self) -> Option<u64> {
         // PIDFS_MAGIC of linux/magic.h; before, all had the same inode.
         const PIDFS: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x5049_4446);
@@ -92,7 +92,7 @@ impl PidFd {
     /// Another descriptor of the process.
     ///
     /// # Errors
-    /// There is no descriptor left.
+    /// No descriptor is left.
     pub fn try_clone(&self) -> std::io::Result<Self> {
         Ok(Self { pid: self.pid, fd: self.fd.try_clone()? })
     }
@@ -110,7 +110,7 @@ impl PidFd {
         is_one.then_some(Self { pid: Pid::UNKNOWN, fd })
     }
 
-    /// How it ended, as far as somebody who is not its parent can know: where
+    /// Exit of the process, as far as a process that is not its parent can know: where
     /// it waits to be reaped, or the kernel remembers.
     pub fn exit(&self) -> Option<Exit> {
         self.exit_from_info().or_else(|| self.exit_from_stat())
@@ -151,13 +151,13 @@ impl PidFd {
         is_known.then(|| Exit::of_wait_status(status))
     }
 
-    /// Whether it has ended, as far as the kernel itself tells.
+    /// Whether the process has ended, as far as the kernel itself tells.
     pub fn is_over(&self) -> bool {
         !fd_query::poll_now(self, PollFlags::POLLIN).is_empty()
     }
 
-    /// Whether it has ended, or is about to: a process closes its
-    /// descriptors first and is told of as ended last.
+    /// Whether the process has ended, or is about to: it closes its descriptors first and
+    /// is reported as ended last.
     pub fn has_ended(&self) -> bool {
         const PF_EXITING: u64 = 0x4;
         if self.is_over() {

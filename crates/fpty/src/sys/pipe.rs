@@ -18,7 +18,7 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// An empty one.
+    /// An empty pipe.
     ///
     /// # Errors
     /// pipe2(2).

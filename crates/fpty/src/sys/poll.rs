@@ -8,8 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-/// What one wants to be told of a descriptor. Its hang-up and its errors come
-/// uncalled for.
+/// Events to wait for at a descriptor. Its hang-up and its errors are always reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// Readable: there is something to read, or the end of it.
@@ -19,7 +18,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// To be told of what there is to read.
+    /// Interest in input alone.
     pub const READ: Self = Self { read: true, write: false };
 
     fn flags(self) -> EpollFlags {
@@ -38,10 +37,10 @@ fn rounded_up(timeout: Option<Duration>) -> PollTimeout {
     })
 }
 
-/// What happened to a descriptor.
+/// Events of a descriptor that is ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
-    /// The number it was registered under.
+    /// The token that the descriptor was registered under.
     pub token: u64,
     /// A read will not block.
     pub read: bool,
@@ -58,8 +57,8 @@ fn all() -> MutexGuard<'static, Vec<RawFd>> {
     ALL_EPOLLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes a descriptor from whatever set it is in: it is about to be closed
-/// elsewhere, and would be told of until then.
+/// Removes a descriptor from each epoll that it is in: it is about to be closed
+/// elsewhere, and would be reported until then.
 pub(super) fn remove_everywhere(fd: BorrowedFd<'_>) {
     for epoll in all().iter() {
         // SAFETY: epoll_ctl(2) with numbers; it takes no event. Where the one is
@@ -157,8 +156,8 @@ impl Poller {
 }
 
 impl AsFd for Poller {
-    /// To be waited for in another one: readable while something in here has
-    /// something.
+    /// The epoll's descriptor, to be waited for in another one: readable while something
+    /// in here is ready.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
@@ -168,11 +167,11 @@ impl AsFd for Poller {
 #[derive(Default)]
 pub struct PollSet<'a>(Vec<PollFd<'a>>);
 
-/// What a wait for them found.
+/// Events that a wait has found, by descriptor.
 pub struct PollResult(Vec<PollFlags>);
 
 impl<'a> PollSet<'a> {
-    /// Adds one; its hang-up is told uncalled for. Returns its place.
+    /// Adds a descriptor; its hang-up is always reported. Returns its place.
     pub fn add(&mut self, fd: BorrowedFd<'a>, reads: bool, writes: bool) -> usize {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, reads);
@@ -191,8 +190,7 @@ impl<'a> PollSet<'a> {
     }
 }
 
-/// What tells that the other end is gone: a pipe says POLLERR, a socket
-/// POLLHUP.
+/// Events of a hang-up: a pipe reports POLLERR, a socket POLLHUP.
 pub(super) const HANG_UP: PollFlags =
     PollFlags::POLLHUP.union(PollFlags::POLLERR).union(PollFlags::POLLNVAL);
 

@@ -30,13 +30,13 @@ unsafe impl Sync for Lock {}
 static LOCK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
 
 extern "C" fn lock() {
-    // SAFETY: an initialized mutex that is never moved; nobody forks while he
-    // holds it.
+    // SAFETY: an initialized mutex that is never moved; no thread forks while it holds
+    // the mutex.
     unsafe { libc::pthread_mutex_lock(LOCK.0.get()) };
 }
 
 extern "C" fn unlock() {
-    // SAFETY: as above, held by this thread.
+    // SAFETY: an initialized mutex that is never moved; this thread holds it.
     unsafe { libc::pthread_mutex_unlock(LOCK.0.get()) };
 }
 

@@ -1,5 +1,4 @@
-//! What the kernel lists of TCP connections within this machine
-//! (proc_net_tcp(5)).
+//! TCP connections within this machine, as the kernel lists them (proc_net_tcp(5)).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -31,12 +31,12 @@ impl ProcessHandle {
         self.pid
     }
 
-    /// Whether it is a child of ours.
+    /// Whether the process is a child of ours.
     pub fn is_child(&self) -> bool {
         self.held.is_none()
     }
 
-    /// A descriptor of it.
+    /// A pidfd of the process.
     pub fn pidfd(&self) -> Option<PidFd> {
         match &self.held {
             None => PidFd::open(self.pid),
@@ -55,7 +55,7 @@ impl ProcessHandle {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     pub fn signal(&self, number: i32) {
         match self.held {
             None => drop(self.pid.signal(number)),
@@ -63,7 +63,7 @@ impl ProcessHandle {
         }
     }
 
-    /// Sends a signal to the process group that it leads.
+    /// Sends a signal to the process group that the process leads.
     pub fn signal_group(&self, number: i32) {
         match self.held {
             None => drop(signal_group(self.pid, number)),
@@ -71,8 +71,8 @@ impl ProcessHandle {
         }
     }
 
-    /// Whether its number is still its own: of a child of ours as long as nobody
-    /// has reaped it.
+    /// Whether the process still has its number: a child of ours as long as nobody has
+    /// reaped it.
     pub fn has_its_number(&self) -> bool {
         self.held.is_none() || self.pidfd().is_some_and(|pidfd| pidfd.has_its_number())
     }

@@ -9,12 +9,12 @@ use super::procfs;
 
 /// A number is below 4 194 304 (PID_MAX_LIMIT in include/linux/threads.h).
 const PID_BITS: u32 = 22;
-/// Two that their user may have; see [`ProcessIdentity::to_bits`].
+/// Two bits for the user of an identity; see [`ProcessIdentity::to_bits`].
 const FREE_BIT: u32 = PID_BITS;
 const INODE_BIT: u32 = FREE_BIT + 2;
 const PROOF_BITS: u32 = INODE_BIT + 1;
 
-/// What proves it.
+/// Proof that a process id still means the noted process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     /// The process ran at this time (ticks since boot, as in proc(5)'s stat): whoever
@@ -56,7 +56,7 @@ impl ProcessIdentity {
         self.pid
     }
 
-    /// In one word, which is never 0 and has two bits free, those of
+    /// Encodes the identity in one word, which is never 0 and has two bits free, those of
     /// [`ProcessIdentity::MARK`] and [`ProcessIdentity::OTHER_MARK`].
     pub fn to_bits(self) -> u64 {
         let (is_inode, proof) = match self.proof {
@@ -66,12 +66,12 @@ impl ProcessIdentity {
         proof << PROOF_BITS | is_inode | u64::from(self.pid.as_raw().unsigned_abs())
     }
 
-    /// A bit that is free.
+    /// The first free bit of the word.
     pub const MARK: u64 = 1 << FREE_BIT;
-    /// The other one.
+    /// The second free bit of the word.
     pub const OTHER_MARK: u64 = 1 << (FREE_BIT + 1);
 
-    /// What was noted in a word, whatever its marks.
+    /// The identity that was stored in a word, whatever its marks.
     pub fn of_bits(bits: u64) -> Option<Self> {
         // Bits that fit.
         let pid = Pid::new((bits & ((1 << PID_BITS) - 1)) as i32)?;
@@ -83,7 +83,7 @@ impl ProcessIdentity {
         Some(Self { pid, proof })
     }
 
-    /// Whether it is this one, which was opened under its number.
+    /// Whether this identity is that of a process that was opened under its number.
     pub(super) fn is(&self, pidfd: &PidFd) -> bool {
         match self.proof {
             Proof::Inode(inode) => pidfd.inode().map(truncated) == Some(inode),
@@ -101,7 +101,7 @@ impl ProcessIdentity {
     }
 }
 
-/// So much as there is room for: 174 years, or more processes than there are
+/// A number, cut to the room there is: 174 years, or more processes than there are
 /// until the next boot.
 fn truncated(number: u64) -> u64 {
     number & (u64::MAX >> PROOF_BITS)

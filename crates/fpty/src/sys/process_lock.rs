@@ -23,12 +23,12 @@ pub fn take(file: impl AsFd) -> bool {
     fcntl(file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))).is_ok()
 }
 
-/// Whether another process has it.
+/// Whether another process has the lock.
 pub fn is_held(file: impl AsFd) -> bool {
     lock_of_other(file).is_some()
 }
 
-/// Which one, where it has a number in this PID namespace.
+/// The process that has the lock, where it has a number in this PID namespace.
 pub fn holder(file: impl AsFd) -> Option<Pid> {
     Pid::new(lock_of_other(file)?.l_pid)
 }

@@ -19,7 +19,7 @@ struct HeldTerminal {
     signal: i32,
 }
 
-/// What processes are looked for.
+/// Targets of a search.
 #[derive(Default)]
 struct Targets {
     /// Groups whose members get SIGHUP and SIGCONT.
@@ -31,7 +31,7 @@ struct Targets {
 /// step by step, as it takes a while on a large machine.
 #[derive(Default)]
 pub struct HangUpSearch {
-    /// What the search that is under way is for.
+    /// The targets of the search that is under way.
     targets: Targets,
     /// Targets that came during the search that is under way.
     next: Targets,
@@ -43,14 +43,14 @@ impl Targets {
         self.groups.is_empty() && self.terminals.is_empty()
     }
 
-    /// What a process gets.
+    /// The signals for a process.
     fn signals_for(&self, process: Pid) -> impl Iterator<Item = i32> {
         let is_member = self.groups.iter().any(|group| group.has(process));
         let as_member = is_member.then_some([libc::SIGHUP, libc::SIGCONT]);
         as_member.into_iter().flatten().chain(self.signal_for_holder(process))
     }
 
-    /// What a process gets that has one of the terminals open.
+    /// The signal for a process that has one of the terminals open.
     fn signal_for_holder(&self, process: Pid) -> Option<i32> {
         if self.terminals.is_empty() {
             return None;
@@ -65,7 +65,7 @@ impl Targets {
         found.max()
     }
 
-    /// Sends a process what it gets, if anything.
+    /// Sends a process its signals, if any.
     fn hang_up(&self, process: Pid) {
         if self.signals_for(process).next().is_none() {
             return;

@@ -19,7 +19,7 @@ pub struct SessionLeader {
     proof: Proof,
 }
 
-/// By what a leader is known.
+/// Proof that a process is still the noted leader.
 #[derive(Debug)]
 enum Proof {
     /// A child of this process that was not reaped.
@@ -58,7 +58,7 @@ impl SessionLeader {
         self.pid
     }
 
-    /// Whether it has ended, or is about to.
+    /// Whether the leader has ended, or is about to.
     pub fn has_ended(&self) -> bool {
         match &self.proof {
             Proof::Pidfd(pidfd) => pidfd.has_ended(),
@@ -66,7 +66,7 @@ impl SessionLeader {
         }
     }
 
-    /// Whether its number may be another one's by now.
+    /// Whether the leader's number may be another process's by now.
     fn is_over(&self) -> bool {
         match &self.proof {
             Proof::Child => false,
@@ -84,7 +84,7 @@ impl SessionLeader {
         procfs::stat(self.pid, 7).is_none_or(|terminal| terminal != "0")
     }
 
-    /// Sends SIGHUP to the process group that it leads.
+    /// Sends SIGHUP and SIGCONT to the process group that the leader leads.
     pub fn hang_up(&self) {
         for number in [libc::SIGHUP, libc::SIGCONT] {
             let is_sent = match &self.proof {
@@ -254,7 +254,7 @@ mod tests {
         SessionLeader::open(ProcessIdentity::running(pid)?)
     }
 
-    /// Until whoever inherited it has reaped it.
+    /// Waits until a process was reaped by the one that inherited it.
     fn ends(pid: Pid) {
         for _ in 0..1000 {
             if session_of(pid).is_none() || procfs::stat(pid, 3).is_none_or(|state| state == "Z") {
@@ -295,7 +295,8 @@ mod tests {
         killed_by(Some(ProcessList::by_number()), SessionLeader::child);
     }
 
-    /// Its number could be another's by now: neither that one nor its session.
+    /// The leader's number could be another process's by now: neither that process nor
+    /// its session is signalled.
     #[test]
     fn a_leader_that_has_ended_is_not_mistaken_for_another() {
         let (mut shell, job) = session();

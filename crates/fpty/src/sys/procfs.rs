@@ -71,12 +71,12 @@ pub(super) fn number<T: std::str::FromStr>(pid: impl std::fmt::Display, field: u
     stat(pid, field)?.parse().ok()
 }
 
-/// In what the kernel counts times here, to a second.
+/// Clock ticks per second, the unit of times in stat (sysconf(3)).
 pub(super) fn ticks_per_second() -> Option<u64> {
     u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|ticks| *ticks > 0)
 }
 
-/// When a process of this PID namespace began (proc(5), `starttime`).
+/// Start of a process of this PID namespace (proc(5), `starttime`).
 pub fn started(pid: i32) -> Option<BootInstant> {
     let ticks: u64 = number(pid, 22)?;
     let per_second = ticks_per_second()?;
@@ -87,8 +87,8 @@ pub fn started(pid: i32) -> Option<BootInstant> {
 pub(super) enum ProcessList {
     /// The entries of /proc.
     Proc(ReadDir),
-    /// Where that is not there, or another namespace's, or hides some: every
-    /// number that one could have.
+    /// Every number that a process could have, where /proc is not there, or another
+    /// namespace's, or hides some.
     PidRange(std::ops::Range<libc::pid_t>),
 }
 
@@ -104,6 +104,7 @@ fn pid_max() -> libc::pid_t {
 }
 
 impl ProcessList {
+    /// All processes by /proc, or, where /proc hides some, by every number.
     pub(super) fn new() -> Self {
         match std::fs::read_dir("/proc") {
             Ok(processes) if shows_all() => Self::Proc(processes),

@@ -27,16 +27,16 @@ pub struct Master {
     /// Others have copies, or had: what they do to the one terminal must not
     /// have us wait.
     shared: bool,
-    /// How often it had, of late.
+    /// How often a process with a copy made a call block, of late.
     strikes: Cell<u8>,
-    /// When, in periods that come round.
+    /// The period of those, a number that comes round.
     period: Cell<u8>,
 }
 
 /// A key that stands for a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalKey {
-    /// What it sends.
+    /// The byte that the key sends.
     pub byte: u8,
     /// Whether the terminal raises the signal and drops, first, all input
     /// that was not read.
@@ -47,7 +47,7 @@ pub struct SignalKey {
 pub struct Slave(OwnedFd);
 
 impl Slave {
-    /// Makes it somebody's, as login(1) does: programs open their terminal by
+    /// Gives the terminal to a user, as login(1) does: programs open their terminal by
     /// its path, too. The group is that of terminals where there is one.
     pub fn chown_to(&self, uid: u32) {
         let user = nix::unistd::Uid::from_raw(uid);
@@ -87,8 +87,8 @@ pub fn open(size: Size) -> Result<(Master, Slave)> {
     Ok((master, Slave(slave)))
 }
 
-/// What a new terminal's settings are, with IUTF8: every one begins with the
-/// same, so they are asked for once.
+/// Initial settings of a new terminal, with IUTF8: all terminals begin with the same, so
+/// they are asked for once.
 fn initial_settings(terminal: &OwnedFd) -> Option<&'static libc::termios> {
     static SETTINGS: OnceCell<libc::termios> = OnceCell::new();
     SETTINGS
@@ -174,7 +174,7 @@ impl Master {
     /// The master of a pseudo-terminal, received from a process that says it is one.
     ///
     /// # Errors
-    /// What it is instead.
+    /// The descriptor is no master: the reason.
     pub fn received(fd: OwnedFd) -> Result<Self> {
         let not = |what: &str| Error::new(format!("the gateway sent {what} instead of a terminal"));
         let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
@@ -223,7 +223,7 @@ impl Master {
     /// A master that another process had for a while; someone may still have a copy.
     ///
     /// # Errors
-    /// It is no terminal's.
+    /// The descriptor is no terminal's master.
     pub fn returned(fd: OwnedFd, shared: bool) -> Result<Self> {
         path_of_slave(&fd).context("no terminal")?;
         let master = Self::of(fd, shared);
@@ -256,8 +256,8 @@ impl Master {
         hang_up(&self.fd)
     }
 
-    /// The device and the inode of its slave; no other terminal has them as long
-    /// as this is open.
+    /// The device and the inode of the slave; no other terminal has them as long as this
+    /// master is open.
     pub(super) fn slave_file(&self) -> Option<(u64, u64)> {
         // Only its path, or where the kernel cannot do that, itself.
         let path = peer_of(&self.fd, libc::O_PATH | libc::O_CLOEXEC);
@@ -269,7 +269,7 @@ impl Master {
     /// Another descriptor of the master.
     ///
     /// # Errors
-    /// There is none left.
+    /// No descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self::of(self.fd.try_clone()?, self.shared))
     }

@@ -101,7 +101,8 @@ pub(super) fn receive(
             // Negative: an errno.
             SCM_PIDFD => {
                 let fd = ancillary_data::descriptors(data).next().filter(|fd| *fd >= 0);
-                // SAFETY: as above.
+                // SAFETY: of this kind a number that is no error is a descriptor that was
+                // just made for this process, and nobody else knows it.
                 received.pidfd = fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
             }
             _ => {}

@@ -14,21 +14,21 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 use super::ReadOutcome;
 use super::memfd::{self, Mapping, READ_WRITE};
 
-/// What such a file begins with, with the number of the layout.
+/// Magic bytes at the beginning of a ring's file, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
 
-/// How much output there was in all, eight bytes.
+/// Offset of the number of output bytes so far, eight bytes.
 const TOTAL_OFFSET: usize = 16;
-/// How much there was when somebody last made room to read into, eight bytes.
+/// Offset of that number when somebody last made room to read into, eight bytes.
 const ROOM_OFFSET: usize = 24;
-/// How much room that is, at most.
+/// The most room to read into, in bytes.
 const ROOM_LENGTH: usize = 4096;
-/// Notes about the output.
+/// Offset of the notes about the output, in bytes.
 const NOTES_OFFSET: usize = 64;
-/// The output; the notes end before it.
+/// Offset of the output, in bytes; the notes end before it.
 const OUTPUT_OFFSET: usize = 16 * 1024;
 
-/// How much is copied at once.
+/// How much is copied at once, in bytes.
 const PAGE: usize = 4096;
 
 /// Room for notes, in bytes.
@@ -42,7 +42,7 @@ pub const MAX_CAPACITY: usize = 64 * 1024 * 1024;
 /// The ring, mapped into this process.
 #[derive(Debug)]
 pub struct Ring {
-    /// What it is passed on as, where that is open: the memory needs none.
+    /// The file to pass the ring on by, where it is open: the mapping needs none.
     file: Option<OwnedFd>,
     memory: Mapping,
     capacity: usize,
@@ -70,7 +70,7 @@ impl Ring {
     /// not written.
     ///
     /// # Errors
-    /// It is none, or its memory could go away.
+    /// The file is no ring, or its memory could go away.
     pub fn open(file: OwnedFd, writes: bool) -> io::Result<Self> {
         let none = || io::Error::from_raw_os_error(libc::EINVAL);
         let length = memfd::length_of_sealed(&file).map_err(|_| none())?;
@@ -129,12 +129,12 @@ impl Ring {
         }
     }
 
-    /// How much of the output is kept.
+    /// Capacity of the ring, in bytes.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How much output there was in all, says whoever counted it.
+    /// Output so far, in bytes, as the writer has counted it.
     pub fn total(&self) -> u64 {
         self.counter(TOTAL_OFFSET).load(Ordering::Acquire)
     }
@@ -194,8 +194,9 @@ impl Ring {
         Some(read)
     }
 
-    /// What a reader that was killed has read and not counted: a terminal
-    /// makes nothing of zeros, so what ends with them is no shorter for it.
+    /// Output that a reader which was killed has read and not counted. The room ends with
+    /// zeros, which a terminal ignores: output that ends with zeros itself loses nothing
+    /// by that.
     pub fn uncommitted(&self, total: u64) -> Vec<u8> {
         if self.counter(ROOM_OFFSET).load(Ordering::Acquire) != total {
             return Vec::new();
@@ -207,7 +208,7 @@ impl Ring {
         output
     }
 
-    /// Where output is that follows so much, and how much can be read there.
+    /// The place of output that follows so much, and how much can be read there.
     fn room(&self, total: u64) -> (usize, usize) {
         // Less than the capacity.
         let at = (total % self.capacity as u64) as usize;

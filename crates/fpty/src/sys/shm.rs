@@ -10,8 +10,8 @@ use nix::sys::mman::{MapFlags, mmap_anonymous};
 
 use super::memfd::{self, READ_WRITE};
 
-/// What may lie in shared memory: all zero is one, and it may be read and
-/// changed from several processes at once.
+/// Word in shared memory: all zero is a valid value, and it may be read and changed from
+/// several processes at once.
 ///
 /// # Safety
 /// Both must hold; it must not be larger than a page.
@@ -68,7 +68,7 @@ impl<T: SharedWord> SharedMemory<T> {
     /// The words in memory that was kept.
     ///
     /// # Errors
-    /// It is none, or of another length; mmap(2).
+    /// The memory is no sealed memfd, or of another length; mmap(2) fails.
     pub fn of(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         if memfd::length_of_sealed(fd)? != length::<T>(count) {
             return Err(io::ErrorKind::InvalidData.into());
@@ -124,7 +124,7 @@ fn length<T>(count: usize) -> usize {
 /// shares: it sees nothing of the others any more, nor they of it. For a process
 /// that was just forked; it makes system calls alone.
 pub fn forget() {
-    // Nobody holds that while he forks.
+    // No thread forks while it holds this lock.
     let Ok(all) = ALL.try_lock() else { return };
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED;
     for (address, length) in all.iter() {
@@ -160,7 +160,7 @@ mod tests {
                     anonymous.words()[2999].load(SeqCst) + kept.words()[9].load(SeqCst) as u64;
                 anonymous.words()[0].store(7, SeqCst);
                 kept.words()[1].store(7, SeqCst);
-                // SAFETY: as above.
+                // SAFETY: _exit(2) takes a number, and does not return.
                 unsafe { libc::_exit(seen as i32) }
             }
             pid => nix::unistd::Pid::from_raw(pid),

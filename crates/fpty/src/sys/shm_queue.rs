@@ -16,10 +16,10 @@ use nix::sys::mman::MapFlags;
 
 use super::memfd::{self, Mapping, READ_WRITE};
 
-/// Bytes that it has room for.
+/// Room of the queue, in bytes.
 pub const CAPACITY: usize = 4 << 20;
 
-/// What stands before them.
+/// Size of the header before the bytes: a page, in bytes.
 const PAGE: usize = 4096;
 
 /// Length of the mapping: the header's page and the bytes.
@@ -35,11 +35,11 @@ struct Header {
     consumer_sleeps: AtomicU32,
     /// Whether the producer waits for room, and is to be told of it.
     producer_waits: AtomicU32,
-    /// What is to be known of it when whoever puts them in is gone.
+    /// Notes for the process that comes after a producer that was killed.
     notes: [Note; NOTES],
 }
 
-/// A number, and whose it is.
+/// Note: a number, and its owner.
 #[repr(C)]
 struct Note {
     whose: AtomicU32,
@@ -91,7 +91,7 @@ pub struct Producer {
 }
 
 impl AsFd for Producer {
-    /// What is sent to whoever takes bytes out.
+    /// The descriptor of the queue, to be sent to the consumer.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -150,7 +150,7 @@ impl Producer {
         true
     }
 
-    /// Whether whoever takes them out is to be woken up; once.
+    /// Whether the consumer is to be woken up; once.
     pub fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.memory.header().consumer_sleeps.swap(0, Ordering::SeqCst) == 1
@@ -181,11 +181,11 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The other end of a queue that somebody has sent: it begins where whoever
-    /// had it before was done.
+    /// The consumer of a queue that was received: it begins where the consumer before was
+    /// done.
     ///
     /// # Errors
-    /// It is none, or there is no memory.
+    /// The file is no queue, or memory is short.
     pub fn of(fd: &OwnedFd) -> io::Result<Self> {
         if memfd::length_of_sealed(fd)? != LENGTH {
             return Err(io::ErrorKind::InvalidData.into());
@@ -196,7 +196,8 @@ impl Consumer {
         Ok(Self { memory, tail, at: tail, id })
     }
 
-    /// What is noted, and whose that is. To be asked when whoever notes it is gone.
+    /// The notes of the producer, each with its owner and number. Read after the producer
+    /// is gone.
     pub fn notes(&self) -> Vec<(u32, u64)> {
         let all = self.memory.header().notes.iter();
         let all = all.map(|note| (note.number.load(Ordering::Acquire), &note.whose));
@@ -204,17 +205,17 @@ impl Consumer {
         noted.map(|(number, whose)| (whose.load(Ordering::Relaxed), number)).collect()
     }
 
-    /// What the queue is known by, as long as it is open anywhere.
+    /// The identity of the queue, for as long as it is open anywhere.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Where it will begin for the next one if we end now.
+    /// The place where the next consumer begins if this one ends now.
     pub fn begins_at(&self) -> u64 {
         self.tail
     }
 
-    /// Where it will begin for the next one once we are done with all that was
+    /// The place where the next consumer begins once this one is done with all that was
     /// taken out but the last bytes.
     pub fn would_begin_at(&self, unread: usize) -> u64 {
         self.at.wrapping_sub(unread as u64)
@@ -254,7 +255,7 @@ impl Consumer {
         header.head.load(Ordering::SeqCst) != self.at
     }
 
-    /// Whether somebody waits for room, and there is some; once.
+    /// Whether the producer waits for room, and there is some; once.
     pub fn must_tell_of_room(&self) -> bool {
         let header = self.memory.header();
         let used = header.head.load(Ordering::Relaxed).wrapping_sub(self.tail);
@@ -272,7 +273,7 @@ mod tests {
         Consumer::of(&giver.as_fd().try_clone_to_owned().unwrap()).unwrap()
     }
 
-    /// Whoever takes bytes out is killed before it is done with all of them.
+    /// A consumer is killed before it is done with all that it has taken out.
     #[test]
     fn the_next_one_finds_what_the_one_before_was_not_done_with() {
         let mut giver = Producer::new().unwrap();

@@ -37,7 +37,7 @@ impl Signals {
 pub struct ReceivedSignal {
     /// Which.
     pub signal: Signal,
-    /// Whether a key of the terminal raised it.
+    /// Whether a key of the terminal raised the signal.
     pub by_terminal: bool,
     /// The process that sent the signal; of SIGCHLD a child that ended, while others
     /// may have too.
@@ -48,7 +48,7 @@ pub struct ReceivedSignal {
 pub struct Blocked(SigSet);
 
 impl Blocked {
-    /// Blocks it for the calling thread.
+    /// Blocks a signal for the calling thread.
     pub fn during(signal: Signal) -> Self {
         Self::set(SigSet::from(signal))
     }
@@ -137,7 +137,7 @@ pub fn is_ignored(signal: Signal) -> bool {
     disposition(signal as i32) == libc::SIG_IGN
 }
 
-/// What becomes of a signal (sigaction(2)).
+/// Disposition of a signal (sigaction(2)).
 pub(super) fn disposition(number: libc::c_int) -> libc::sighandler_t {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with no new action it fills one struct; all zero is a valid one.
@@ -147,8 +147,8 @@ pub(super) fn disposition(number: libc::c_int) -> libc::sighandler_t {
     }
 }
 
-/// Says what becomes of it from now on: without SA_RESTART, a call that it ends is not
-/// begun again. Whether that could be said.
+/// Sets the disposition of a signal: without SA_RESTART, a call that the signal ends is
+/// not begun again. Returns whether it was set.
 ///
 /// # Safety
 /// It is a disposition, or a handler that calls what a handler may.

@@ -44,7 +44,7 @@ pub struct Stream {
     passing: Cell<FdPassing>,
 }
 
-/// What a connection comes over.
+/// Transport of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A UNIX socket: a peer that closes is told from one that only shuts
@@ -73,7 +73,7 @@ impl ListeningSocket {
     /// A listening socket that stays open as long as the process lives.
     ///
     /// # Errors
-    /// It is none, or cannot be made non-blocking.
+    /// The number is no listening socket, or cannot be made non-blocking.
     pub fn of_the_server(fd: i32) -> Result<Self> {
         let not = || Error::new(format!("descriptor {fd} is not a listening socket"));
         if fd < 0 {
@@ -95,12 +95,12 @@ impl ListeningSocket {
         Ok(Self { fd: listener, transport: Transport::of(listener), refuses })
     }
 
-    /// What connections come over.
+    /// The transport of its connections.
     pub fn transport(self) -> Transport {
         self.transport
     }
 
-    /// Keeps it from what this process executes.
+    /// Closes the socket with an exec.
     pub fn close_on_exec(self) {
         let _ = fcntl(self.fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
@@ -175,6 +175,9 @@ impl Stream {
 
     /// Reads bytes from a peer that may send more than those: that is closed, and
     /// then nothing more is read.
+    ///
+    /// # Errors
+    /// As of read(2); EPROTO: the sender's share of descriptors is used up.
     pub(super) fn take(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
         if self.passing.get() == FdPassing::Never {
             // SAFETY: read(2) writes at most so many bytes there.
@@ -209,6 +212,9 @@ impl Stream {
     }
 
     /// send(2), which neither waits nor raises SIGPIPE.
+    ///
+    /// # Errors
+    /// As of send(2).
     pub(super) fn send(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
         let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags)
@@ -228,7 +234,7 @@ impl Stream {
         !fd_query::poll_now(self, PollFlags::empty()).is_empty()
     }
 
-    /// Whether it is a UNIX socket.
+    /// Whether the socket is a UNIX socket.
     pub fn is_unix(&self) -> bool {
         Transport::of(self) == Transport::Unix
     }

@@ -74,15 +74,15 @@ const MAX_SPARE: usize = 2;
 const PATIENCE: libc::c_long = 5000;
 const IMPATIENT: Duration = Duration::from_secs(1);
 
-/// What a program's descriptors 0, 1 and 2 are.
+/// Descriptors 0, 1 and 2 of a program.
 pub enum Streams<'a> {
-    /// All of them a terminal, which becomes its controlling one.
+    /// All three a terminal, which becomes the program's controlling one.
     Terminal(&'a Slave),
     /// Three descriptors; the program has no controlling terminal.
     Apart([BorrowedFd<'a>; 3]),
 }
 
-/// What came of a start.
+/// Result of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
     /// The process runs, or is about to be executed: see [`Spawner::failure`].
@@ -91,7 +91,7 @@ pub enum Started {
     NotExecuted(i32),
 }
 
-/// What one child needs until it has executed its program.
+/// Memory that one child needs until it has executed its program.
 struct ChildSlot {
     slot: UnsafeCell<Slot>,
     paths: Vec<*const libc::c_char>,
@@ -136,8 +136,8 @@ impl ChildSlot {
         unsafe { (*self.slot.get()).error }
     }
 
-    /// Whether the next program can have it: the last one was executed, or
-    /// its failure was asked for.
+    /// Whether the next program can have this slot: the last one was executed, or its
+    /// failure was asked for.
     fn is_free(&self) -> bool {
         !self.is_in_use() && (self.leader.is_none() || self.error() == 0)
     }
@@ -165,7 +165,7 @@ impl Spawner {
     /// Takes four descriptors.
     ///
     /// # Errors
-    /// There are none.
+    /// No descriptors are left.
     pub fn new() -> Result<Self> {
         let nothing = File::options().read(true).write(true).open("/dev/null");
         let nothing: OwnedFd = nothing.context("cannot open /dev/null")?.into();
@@ -317,7 +317,7 @@ impl Spawner {
     /// Waits until a program has been executed.
     ///
     /// # Errors
-    /// It could not be: the errno; the process was reaped.
+    /// The program could not be executed: the errno; the process was reaped.
     pub fn wait(&mut self, leader: Pid) -> std::result::Result<(), i32> {
         if let Some(room) = self.rooms.iter().find(|room| room.leader == Some(leader)) {
             room.wait();

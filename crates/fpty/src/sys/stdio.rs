@@ -184,8 +184,8 @@ pub fn stdin_is_a_terminal() -> bool {
     nix::unistd::isatty(stdin()).unwrap_or(false)
 }
 
-/// How wide the terminal on standard output is; `None`: it is none, or does not
-/// know.
+/// Columns of the terminal on standard output; `None`: it is no terminal, or has no
+/// size.
 pub fn columns_of_output() -> Option<usize> {
     let cols = fd_query::window_size(stdout())?.cols;
     (cols > 0).then_some(cols.into())
@@ -203,23 +203,23 @@ pub struct Output {
     kind: OutputKind,
 }
 
-/// How an output is written to.
+/// Way of writing to an output.
 #[derive(Clone, Copy)]
 enum OutputKind {
     /// A description of our own, which does not wait. (To make the inherited
     /// one so would make it so for everyone who shares it, the shell too.)
     Reopened,
-    /// The inherited one: a terminal or pipe that cannot be opened again,
-    /// written to in pieces that a poll has found room for.
+    /// The inherited descriptor: a terminal or pipe that cannot be opened again, written
+    /// to in pieces that a poll has found room for.
     Inherited,
-    /// The inherited one: a file, where a write never waits for anybody.
+    /// The inherited descriptor: a file, where a write never waits for anybody.
     File,
     /// A socket.
     Socket,
 }
 
-/// Why an output takes no more, where that is not for want of a reader: a full
-/// disk (write(2)).
+/// Failure of an output that takes no more, where that is not for want of a reader: a
+/// full disk (write(2)).
 #[derive(Debug, Default)]
 pub struct WriteFailure(Cell<i32>);
 
@@ -248,14 +248,14 @@ impl WriteFailure {
     }
 }
 
-/// What a pipe takes whole when a poll finds room in it (PIPE_BUF, pipe(7)).
+/// Bytes that a pipe takes whole when a poll finds room in it (PIPE_BUF, pipe(7)).
 const PIECE: usize = 4096;
 
 impl Output {
     /// A copy of any descriptor for output; it is not passed to children.
     ///
     /// # Errors
-    /// It is closed.
+    /// The descriptor is closed.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let file_type = file_type_of(fstat(fd)?.st_mode);
         if file_type == SFlag::S_IFIFO || nix::unistd::isatty(fd).unwrap_or(false) {

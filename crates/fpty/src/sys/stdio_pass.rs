@@ -73,7 +73,7 @@ pub fn chown_to(pipe: &OwnedFd, uid: u32) {
     let _ = nix::unistd::fchown(pipe, Some(nix::unistd::Uid::from_raw(uid)), None);
 }
 
-/// Whether it is one end of a byte stream: not a socket that listens, whose
+/// Whether a descriptor is one end of a byte stream: not a socket that listens, whose
 /// connections a program could take, and none without another end.
 fn is_connected_stream(fd: BorrowedFd<'_>) -> bool {
     let is_one = |domain| matches!(domain, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
@@ -156,7 +156,7 @@ pub enum PassedStream {
     Pipe(OwnedFd),
     /// A stream socket.
     Socket,
-    /// Anything else: it has no reader that could leave.
+    /// Any other file: it has no reader that could leave.
     Other,
 }
 
@@ -189,6 +189,9 @@ impl PassedStream {
 }
 
 /// Opens what a descriptor of ours stands for once more.
+///
+/// # Errors
+/// As of open(2); there is no /proc.
 pub(super) fn reopen(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())

@@ -114,7 +114,7 @@ impl RawMode {
         Ok(())
     }
 
-    /// The terminal is somebody else's for now: see [`RawMode::resume`].
+    /// Notes that the terminal is another job's for now: see [`RawMode::resume`].
     pub fn lost(&mut self) {
         self.is_raw = false;
     }
@@ -144,7 +144,7 @@ impl Drop for RawMode {
     }
 }
 
-/// Where a terminal's settings have this signal's key.
+/// The index of a signal's key in a terminal's settings.
 pub(super) fn index_of(signal: Signal) -> Option<usize> {
     match signal {
         Signal::SIGINT => Some(libc::VINTR),

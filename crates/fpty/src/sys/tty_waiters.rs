@@ -28,8 +28,8 @@ pub enum InputWait {
     Unknown,
 }
 
-/// What a read must say at most: a set of 1024 descriptors for select(2) has
-/// 128 bytes, 64 for poll(2) have 512.
+/// Longest read from another process's memory, in bytes: a set of 1024 descriptors for
+/// select(2) has 128 bytes, 64 for poll(2) have 512.
 const MAX_READ: usize = 512;
 
 /// How many processes are looked at.
@@ -169,8 +169,8 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::time::{Duration, Instant};
 
-    /// What is found while a thread does this with a terminal's slave, and
-    /// after it was written to.
+    /// The state that is found while a thread does this with a terminal's slave, and
+    /// after the terminal was written to.
     #[track_caller]
     fn found_while(waits: impl FnOnce(i32) + Send) {
         let (master, slave) = pty::open(Size { rows: 24, cols: 80 }).unwrap();

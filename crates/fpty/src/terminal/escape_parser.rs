@@ -26,7 +26,7 @@ pub const CAN: u8 = 0x18;
 /// Cancels a sequence, too.
 pub const SUB: u8 = 0x1a;
 
-/// Where in a sequence the output stands.
+/// State of the output within a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Characters.
@@ -36,13 +36,13 @@ pub enum State {
     Escape,
     /// After an intermediate of an escape sequence.
     EscapeIntermediate,
-    /// Where a control sequence begins.
+    /// At the beginning of a control sequence.
     CsiEntry,
-    /// In its parameters.
+    /// In the parameters of a control sequence.
     CsiParameter,
     /// After an intermediate.
     CsiIntermediate,
-    /// In one that means nothing.
+    /// In a control sequence without a meaning.
     CsiIgnore,
     /// In an operating system command; BEL ends it, too.
     Osc,
@@ -55,14 +55,14 @@ pub enum State {
 }
 
 impl State {
-    /// Whether it is in a string.
+    /// Whether the parser is in a string.
     #[inline]
     pub fn is_string(self) -> bool {
         matches!(self, State::Osc | State::Dcs | State::Apc | State::SosPm)
     }
 }
 
-/// What a byte is where it stands.
+/// Action of a byte in the parser's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A character, a part of one, or a control that stands by itself.
@@ -77,9 +77,9 @@ pub enum Action {
     String,
     /// The mark of private use before the parameters.
     Marker,
-    /// A digit, or what stands between two parameters.
+    /// A digit, or a separator of parameters.
     Parameter,
-    /// What stands before the last byte of a sequence.
+    /// An intermediate: a byte before the last byte of a sequence.
     Intermediate,
     /// The last byte of an escape sequence.
     EscapeEnd,
@@ -93,7 +93,7 @@ pub enum Action {
     Put,
     /// A BEL that ends a string.
     StringEnd,
-    /// What was under way is void.
+    /// A byte that makes the sequence or string under way void.
     Cancel,
     /// A byte that is ignored within a sequence: DEL. Of what is beyond ASCII terminals
     /// think differently: here it is passed by.
@@ -112,7 +112,7 @@ impl EscapeParser {
         Self { state }
     }
 
-    /// Where it stands.
+    /// The state of the parser.
     #[inline]
     pub fn state(self) -> State {
         self.state
@@ -169,7 +169,7 @@ impl EscapeParser {
 /// A control sequence in one piece, with nothing in it but numbers, as most are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompleteCsi<'a> {
-    /// Whether a `?` stands before them.
+    /// Whether a `?` stands before the parameters.
     pub is_private: bool,
     /// The parameters, between semicolons.
     pub numbers: &'a [u8],
@@ -196,7 +196,7 @@ pub fn complete_csi(bytes: &[u8]) -> Option<CompleteCsi<'_>> {
     matches!(last, 0x40..=0x7e).then_some(complete_csi)
 }
 
-/// What begins the two bytes of a C1 control in UTF-8.
+/// First byte of the UTF-8 form of a C1 control.
 pub const C1_LEAD: u8 = 0xc2;
 
 /// Finds the controls of eight bits (C1) in text that is UTF-8: each may be
@@ -209,7 +209,7 @@ pub struct C1Detector {
     has_lead: bool,
 }
 
-/// What a byte is in text.
+/// Class of a byte in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ByteClass {
     /// A byte of seven bits.
@@ -219,7 +219,7 @@ pub enum ByteClass {
     /// A C1 control, which stands for an ESC and the byte less 0x40; with a
     /// [`C1_LEAD`] before it, or without.
     Control {
-        /// Whether that is so.
+        /// Whether the control has a [`C1_LEAD`] before it.
         has_lead: bool,
     },
     /// A [`C1_LEAD`], of which the next byte says what it is.
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(size_of::<EscapeParser>(), 1);
     }
 
-    /// What text has beside ASCII.
+    /// Classes of the bytes of a text beyond ASCII.
     fn controls(text: &[u8]) -> Vec<(bool, ByteClass)> {
         let mut controls = C1Detector::default();
         text.iter().map(|byte| controls.take(*byte)).collect()
@@ -339,7 +339,7 @@ mod tests {
     }
 
     proptest! {
-        /// By the short cuts, in any fragmentation, or byte by byte.
+        /// The parser by its short cuts, in any fragmentation, and byte by byte.
         #[test]
         fn it_does_not_matter_how_output_is_cut(output in likely(), cut in 1usize..20) {
             let mut plain = EscapeParser::default();

@@ -55,7 +55,7 @@ const KEYBOARD_STACK: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Keyboard {
     flags: [u8; KEYBOARD_STACK],
-    /// In force where none was pushed.
+    /// Keyboard flags that are in force where none were pushed.
     base: u8,
     depth: u8,
 }
@@ -95,8 +95,8 @@ impl Keyboard {
     }
 }
 
-/// What characters mean: the sets G0 to G3 by the byte that designates each,
-/// and which of them is shifted in.
+/// Character sets: G0 to G3 by the byte that designates each, and which of them is
+/// shifted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charsets {
     sets: [u8; 4],
@@ -109,7 +109,7 @@ impl Default for Charsets {
     }
 }
 
-/// What is saved along with the cursor.
+/// State that is saved along with the cursor (DECSC).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct SavedCursor {
     rendition: Rendition,
@@ -132,7 +132,7 @@ impl Region {
     }
 }
 
-/// Which of [`PRIVATE_MODES`] are set: a bit for each.
+/// Set of [`PRIVATE_MODES`] that are on: a bit for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PrivateModes(u32);
 
@@ -158,7 +158,7 @@ impl PrivateModes {
 pub struct Modes {
     parser: Parser,
     private: PrivateModes,
-    /// Those that were saved (`CSI ? N s`).
+    /// Saved private modes (`CSI ? N s`).
     private_saved: PrivateModes,
     insert: bool,
     /// A line feed returns the carriage, too.
@@ -170,7 +170,7 @@ pub struct Modes {
     margins: Region,
     charsets: Charsets,
     rendition: Rendition,
-    /// Of the main and of the alternate screen.
+    /// Saved cursors of the main and of the alternate screen.
     saved: [SavedCursor; 2],
     keyboards: [Keyboard; 2],
     /// xterm's modifyOtherKeys.
@@ -399,7 +399,7 @@ impl Modes {
         self.private.set(ORIGIN, saved.origin);
     }
 
-    /// What xterm resets at a soft reset (DECSTR).
+    /// Resets the modes that xterm resets at a soft reset (DECSTR).
     fn soft_reset(&mut self) {
         let reset =
             CURSOR_VISIBLE | CURSOR_BLINK | AUTOWRAP | CURSOR_KEYS | KEYPAD | ORIGIN | MARGINS;

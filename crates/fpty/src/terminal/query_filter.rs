@@ -13,8 +13,8 @@ use super::escape_parser::{
     Action, ByteClass, C1_LEAD, C1Detector, CAN, ESC, EscapeParser, SUB, State, complete_csi,
 };
 
-/// The longest sequence that is kept until its end is seen. Every query is
-/// shorter, or known by how it begins.
+/// The longest sequence that is kept until its end is seen, in bytes. Every query
+/// is shorter, or known by how it begins.
 const MAX_SEQUENCE: usize = 4096;
 
 const ENQ: u8 = 0x05;
@@ -28,12 +28,12 @@ pub struct QueryFilter {
     /// The sequence that has begun, as far as it is not decided.
     held: Vec<u8>,
     verdict: Verdict,
-    /// What became of a string that an ESC has ended; `Undecided`: there is none.
+    /// The verdict of a string that an ESC has ended; `Undecided`: there is none.
     string: Verdict,
     passthrough: TmuxPassthrough,
 }
 
-/// What becomes of a sequence, or of a string.
+/// Verdict of a sequence, or of a string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Verdict {
     /// Not yet decided.
@@ -245,7 +245,7 @@ impl QueryFilter {
         self.held.clear();
     }
 
-    /// Whether what is held is such a string.
+    /// Whether the held bytes begin a passthrough string of tmux.
     fn is_tmux_passthrough(&self, state: State) -> bool {
         state == State::Dcs && self.verdict == Verdict::Undecided && is_tmux_passthrough(&self.held)
     }
@@ -308,7 +308,7 @@ fn is_answered(string: State, held: &[u8]) -> bool {
     }
 }
 
-/// What follows the introducer, which is ESC and a character, or a C1 control.
+/// The body of a sequence, after its introducer: ESC and a character, or a C1 control.
 fn body(held: &[u8]) -> &[u8] {
     match held {
         // Controls may stand between the two.

@@ -43,7 +43,7 @@ impl CommandEffects for World {
     }
 }
 
-/// Everything is heard, be it in many turns.
+/// Feeds packets until all are handled, be it in many turns.
 fn sent(command: &mut Command, bytes: &[u8], world: &mut World) {
     let mut left = bytes.len();
     while left > 0 {

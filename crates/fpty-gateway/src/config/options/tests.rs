@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::option_table;
 
-/// As the server passes an option on.
+/// Sets an option as the server passes it on.
 fn set(config: &mut GatewayConfig, name: &str, value: &str) -> Result<()> {
     option_table::apply_option(&OPTIONS, config, name, value.as_ref())
 }

@@ -64,7 +64,8 @@ fn without_memory_it_is_as_with_one_gateway() {
     drop(more);
 }
 
-/// Of two that come at once, be it the first or the second that goes.
+/// Neither of two clients that come at once is refused, be it the first or the second
+/// that goes.
 #[test]
 fn nobody_is_refused_for_what_is_only_claimed() {
     for (claims, comes) in [(0, 1), (1, 0)] {

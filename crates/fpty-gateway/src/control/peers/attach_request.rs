@@ -39,11 +39,11 @@ pub fn name(listener: u16, uid: u32, name: SessionSelector) -> NameKey {
 /// The quality of a match: the greater the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MatchQuality {
-    /// A prefix of its id.
+    /// A prefix of the session's id.
     IdPrefix,
-    /// Its name; or an empty query, and a detached session.
+    /// The session's name; or an empty query, and a detached session.
     Name,
-    /// Its whole id.
+    /// The session's whole id.
     FullId,
 }
 
@@ -54,7 +54,8 @@ pub struct AttachMatch {
     pub quality: MatchQuality,
     /// The rank for an empty query: a session that runs and is detached is first.
     pub rank: u8,
-    /// Since when it is so, CLOCK_BOOTTIME in nanoseconds: the last is first.
+    /// Time since when the session is in its state, CLOCK_BOOTTIME in nanoseconds: the
+    /// last is first.
     pub since: u64,
 }
 

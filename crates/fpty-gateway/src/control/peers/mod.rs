@@ -113,6 +113,7 @@ pub(crate) struct Message<'a> {
 const HEAD: usize = 2 + 8;
 
 impl<'a> Message<'a> {
+    /// The bytes of the message.
     pub(crate) fn encode(&self) -> Vec<u8> {
         // There are 64 at most.
         let mut bytes = vec![self.from as u8, self.is_answer.into()];
@@ -121,6 +122,7 @@ impl<'a> Message<'a> {
         bytes
     }
 
+    /// Decodes a message; `None`: it is too short.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (&[from, kind], rest) = bytes.split_first_chunk()?;
         let (number, body) = rest.split_first_chunk()?;

@@ -9,7 +9,7 @@ use crate::session::selector::SessionSelector;
 
 use super::attach_request::AttachQuery;
 
-/// What a page has of sessions.
+/// Kind of a page: what it says of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PageKind {
     /// Entries of a list.
@@ -27,7 +27,7 @@ pub struct PageRequest {
     pub by: u32,
     /// The index of the first session.
     pub from: u32,
-    /// What the page has.
+    /// The kind of the page.
     pub kind: PageKind,
 }
 
@@ -87,7 +87,7 @@ pub struct ForwardedClient {
     pub listener: u16,
     /// The deadline, CLOCK_BOOTTIME in nanoseconds: later the client was rejected.
     pub until: u64,
-    /// How often it was forwarded.
+    /// How often the client was forwarded.
     pub hops: u8,
     /// The client has shut its sending side down.
     pub ended: bool,

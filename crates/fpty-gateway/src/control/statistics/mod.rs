@@ -17,7 +17,7 @@ use fpty::text::shown;
 
 pub use super::statistics::statistics_request::{Request, StatisticsResponse};
 
-/// What whoever asks this is answered, and whether a list of sessions follows.
+/// The response to a request, and whether a list of sessions follows.
 pub fn answer(cx: &Context, response: StatisticsResponse) -> (String, bool) {
     let body = match response {
         StatisticsResponse::Metrics => prometheus::text(&cx.observers.metrics.snapshot()),
@@ -29,7 +29,7 @@ pub fn answer(cx: &Context, response: StatisticsResponse) -> (String, bool) {
     (response.head() + &body, lists)
 }
 
-/// What the C corerouter reports, under its names, and what was counted.
+/// Report of the C corerouter, under its names, and the counters.
 #[derive(Serialize)]
 struct Report<'a> {
     version: &'a str,

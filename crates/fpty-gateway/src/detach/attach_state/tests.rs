@@ -24,7 +24,7 @@ impl AttachTypes for Numbers {
     type Pending = Pending;
 }
 
-/// What somebody got.
+/// Result of an attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Got {
     Session,
@@ -33,11 +33,11 @@ enum Got {
     Overtaken,
     HasEnded,
     NoSuch,
-    /// Its gateway was killed, and it sees that.
+    /// The session's gateway was killed, and the client sees that.
     Closed,
 }
 
-/// Something that happens.
+/// Event of a session.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Comes { steal: bool },

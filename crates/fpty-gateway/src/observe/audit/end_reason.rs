@@ -18,7 +18,7 @@ pub enum EndReason {
     Limit,
     /// A kill by an operator or the owner.
     Operator,
-    /// Lost, by no fault of its own.
+    /// The session was lost, by no fault of its own.
     Lost,
 }
 
@@ -56,7 +56,7 @@ impl EndReason {
 /// The reason of a detach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetachReason {
-    /// The client has requested it.
+    /// The client has requested the detach.
     Requested,
     /// The client was lost.
     Lost,
@@ -65,7 +65,7 @@ pub enum DetachReason {
 }
 
 impl DetachReason {
-    /// As it is written down.
+    /// The word of the reason in the audit.
     pub fn word(self) -> &'static str {
         match self {
             Self::Requested => "asked",
@@ -93,11 +93,11 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    /// As they are written down, by their number.
+    /// The words of the reasons in the audit, by their number.
     pub const WORDS: [&'static str; 6] =
         ["exec", "resources", "denied", "limit", "command", "handshake"];
 
-    /// What the client was told.
+    /// The reason of a rejection, from the end that the client was sent.
     pub fn of(why: &SessionEnd) -> Self {
         match why.ending {
             EndKind::ExecFailed => Self::Exec,
@@ -105,7 +105,7 @@ impl RejectReason {
         }
     }
 
-    /// As it is written down.
+    /// The word of the reason in the audit.
     pub fn word(self) -> &'static str {
         Self::WORDS[self as usize]
     }

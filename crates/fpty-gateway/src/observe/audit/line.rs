@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use fpty::text::escape_json_within;
 
-/// How many bytes of a text there may be, so that all of them make a line that
-/// is written at once.
+/// Limits of texts in bytes, so that all of them make a line that is written at once.
 pub const SHORT: usize = 64;
 pub const ADDRESS: usize = 200;
 pub const WHY: usize = 300;
@@ -14,10 +13,10 @@ pub const PATH: usize = 500;
 
 pub use crate::config::audit_format::AuditFormat as Format;
 
-/// What a field's value may be.
+/// Value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// It is not known, or there is none.
+    /// No value: it is not known, or there is none.
     Null,
     /// A number.
     Number(u64),

@@ -58,17 +58,17 @@ use super::audit::user_names::UserNames;
 /// How many bytes of a command a line has room for, and the least.
 const COMMAND_ROOM: usize = 900;
 const LEAST_ROOM: usize = 64;
-/// How many bytes the rest of it may have.
+/// Limit of the rest of a line, in bytes.
 const REST_OF_LINE: usize = 2100;
 
 /// Lines that may wait for the log.
 const MAX_WAITING_LINES: usize = 4096;
 
-/// What a gateway tells of its sessions.
+/// Audit of a gateway.
 pub struct Audit {
     /// Names of users.
     pub user_names: UserNames,
-    /// Somebody wants to know more of a session than that there is one.
+    /// Whether the statistics, an audit or a recording need facts about sessions.
     pub is_enabled: bool,
     place: LineSource,
     queue: LogQueue,
@@ -79,8 +79,8 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Of the gateway of this number, with these sockets, and with the lines that one
-    /// that was here before us has not written.
+    /// The audit of the gateway of this number, with these sockets, and with the end
+    /// lines that an earlier gateway has not written.
     pub fn new(config: &GatewayConfig, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
         let room = host().log_packet_size().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
@@ -102,7 +102,7 @@ impl Audit {
         }
     }
 
-    /// Where somebody comes from: at which socket, and what it speaks.
+    /// Origin of a client: the socket, and the mode.
     pub fn origin(&self, listener: u16, mode: impl Into<Mode>) -> Origin {
         if !self.is_enabled {
             return Origin::default();
@@ -111,35 +111,36 @@ impl Audit {
         Origin { socket, mode: mode.into(), ..Origin::default() }
     }
 
-    /// The same of somebody who has said this of itself.
+    /// Origin of a client that has said hello, with the identity that it claims.
     pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
         let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
         let claimed = self.is_enabled.then(|| ClaimedIdentity::of(&hello.variables));
         Origin { claimed: claimed.unwrap_or_default(), ..self.origin(listener, mode) }
     }
 
-    /// The same, of somebody who asks for a command.
+    /// Origin of a client that asks for a command.
     pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
         let command = self.is_enabled.then(command).flatten().map(Arc::from);
         Origin { command, ..origin }
     }
 
-    /// What is known of a session.
+    /// The audit's facts of a session.
     pub fn of(&self, session_ref: SessionRef) -> Option<&SessionInfo> {
         self.info.get(&session_ref).map(Box::as_ref)
     }
 
-    /// Of whom anything is known.
+    /// Sessions of which facts are kept.
     pub fn subjects(&self) -> impl Iterator<Item = SessionRef> {
         self.info.keys().copied()
     }
 
-    /// As which user and group programs run that are started at a socket.
+    /// User and group of programs that are started at a socket.
     pub fn ids_at(&self, listener: u16) -> Option<(u32, u32)> {
         self.sockets.get(usize::from(listener)).map(|socket| socket.ids)
     }
 
-    /// Where a session's recording is, or is to be, and whether it is recorded now.
+    /// Notes the path of a session's recording, and whether the session is recorded
+    /// now.
     pub fn recorded(&mut self, session_ref: SessionRef, path: &str, recorded: bool) {
         if let Some(info) = self.info.get_mut(&session_ref) {
             info.recording = Some(path.into());
@@ -147,8 +148,8 @@ impl Audit {
         }
     }
 
-    /// There never was such a session: where its client comes from, which is about
-    /// to be refused.
+    /// Removes a session that never began, and returns the origin of its client, which is
+    /// about to be refused.
     pub fn remove(&mut self, session_ref: SessionRef) -> Origin {
         let Some(info) = self.info.remove(&session_ref) else {
             return Origin::default();
@@ -215,7 +216,7 @@ impl Audit {
         self.info.insert(session_ref, Box::new(info));
     }
 
-    /// It is over; what of that is still to be told.
+    /// Removes a session that has ended, and returns what is still to be logged.
     pub fn ended(
         &mut self,
         session_ref: SessionRef,
@@ -262,7 +263,7 @@ impl Audit {
         kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
     }
 
-    /// Sets since when the current client is there.
+    /// Sets the time since when the current client is attached.
     pub fn set_attached(&mut self, session_ref: SessionRef, since: Timestamp) {
         if let Some(info) = self.info.get_mut(&session_ref) {
             info.history.attached = since.into();
@@ -304,7 +305,7 @@ impl Audit {
         self.queue.waits() || self.rejection_rate.has_suppressed
     }
 
-    /// Writes some of them; returns whether the log took any.
+    /// Writes waiting lines; returns whether the log took any.
     pub fn flush(&mut self) -> bool {
         self.write_suppressed();
         let has_written = self.queue.flush(log::try_write) > 0;
@@ -312,7 +313,7 @@ impl Audit {
         has_written
     }
 
-    /// What the next gateway is to know of a session, where anybody wants to know it.
+    /// The history of a session for the next gateway, where anybody wants to know it.
     pub fn history(&self, session_ref: SessionRef) -> Option<Box<SessionHistory>> {
         self.info.get(&session_ref).map(|info| info.history.for_successor())
     }
@@ -331,7 +332,7 @@ impl Audit {
         self.insert_info(session_ref, socket, history, id, pid);
     }
 
-    /// Writes a line that somebody has written in advance.
+    /// Writes a line that another process has prepared.
     pub fn write_raw(&mut self, line: String) {
         self.queue.say(|_| line, log::try_write);
     }
@@ -342,7 +343,7 @@ impl Audit {
         self.lines.as_mut()?.put(None, line, started, true)
     }
 
-    /// It was written.
+    /// Releases the slot of an end line that was written.
     pub fn remove_prepared(&mut self, place: EndLineSlot) {
         if let Some(lines) = &mut self.lines {
             lines.take(place);

@@ -44,18 +44,18 @@ impl From<Protocol> for Mode {
     }
 }
 
-/// What the audit knows of a listener.
+/// Listener, as the audit knows it.
 #[derive(Clone, Debug, Default)]
 pub struct AuditSocket {
     /// The address.
     pub name: Arc<str>,
     /// The format of audit lines; `None`: no audit.
     pub audit: Option<Format>,
-    /// Whether its sessions are recorded.
+    /// Whether the listener's sessions are recorded.
     pub is_recorded: bool,
     /// The configured command.
     pub command: Arc<str>,
-    /// The uid and gid of its programs.
+    /// The uid and gid of the listener's programs.
     pub ids: (u32, u32),
 }
 

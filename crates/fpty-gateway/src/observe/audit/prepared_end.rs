@@ -12,7 +12,7 @@ use fpty::sys::child::Exit;
 /// The longest line that there is room for, in bytes.
 pub const MAX_LINE: usize = 2032;
 
-/// What stands in the place of a time that is not known yet. A duration is 0.000 then.
+/// Placeholder of a time that is not known yet. A duration is 0.000 then.
 pub const UNKNOWN_TIME: SystemTime = UNIX_EPOCH;
 
 /// The line, now that it is known when its session ended, and after how long.
@@ -33,12 +33,12 @@ pub fn with_end_time(line: &str, ended: SystemTime, duration: Duration) -> Strin
     }
 }
 
-/// Whether it is the last one of a session.
+/// Whether an audit line is a session's end line.
 pub fn is_end(line: &str) -> bool {
     line.contains("\"session-end\"")
 }
 
-/// The same, of a session whose end is known.
+/// The prepared end line with the reason and exit status of a known end.
 pub fn with_reason(line: &str, why: EndReason, exit: Option<Exit>) -> String {
     let (status, signal) = match exit {
         Some(Exit::Status(status)) => (status.to_string(), String::from("null")),
@@ -59,8 +59,8 @@ pub fn with_reason(line: &str, why: EndReason, exit: Option<Exit>) -> String {
     )
 }
 
-/// Where it says what becomes of the session's recording, and how the line looks;
-/// `None`: it was not recorded.
+/// The place of the recording's fields in a line, and the format of the line; `None`: the
+/// session was not recorded.
 fn find_recording(line: &str) -> Option<(usize, Format)> {
     // Within a text the quotes would be escaped.
     let json = line.rfind("\"record\":{\"path\":\"").map(|at| (at, Format::Json));

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::line::{AuditLine, PATH, SHORT, Value};
 
-/// What became of the recording of a session.
+/// Result of a session's recording.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordingResult {
     /// The file.
     pub path: String,
-    /// Its length; `None`: it is not known.
+    /// The file's length, in bytes; `None`: it is not known.
     pub bytes: Option<u64>,
-    /// What is missing in it, in bytes.
+    /// Missing bytes of the output.
     pub dropped: u64,
     /// The hash of what stands before its last line; `None`: it is not known.
     pub sha256: Option<String>,
@@ -24,7 +24,7 @@ impl RecordingResult {
     }
 }
 
-/// What became of a session's recording: the last of its fields.
+/// Writes the fields of a recording, the last of its line.
 pub fn write_recording(line: &mut AuditLine, recorded: &RecordingResult) {
     line.member("record", "path", Value::Text(&recorded.path, PATH))
         .member("record", "bytes", Value::number(recorded.bytes))

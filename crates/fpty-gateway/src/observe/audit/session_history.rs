@@ -38,7 +38,7 @@ pub struct SessionHistory {
     pub tty: Option<Box<str>>,
     /// Rows and columns at the start, as the client sent them.
     pub size: Option<(u16, u16)>,
-    /// Since when the last client is attached, as a
+    /// Time since when the last client is attached, as a
     /// [`Timestamp`](fpty::sys::clock::Timestamp) is encoded.
     pub attached: (u64, u64),
     /// Bytes of the clients before the last one.

@@ -1,4 +1,4 @@
-//! What the audit knows of a session, and the lines that it writes of that.
+//! Facts of the audit about a session, and the lines that it writes of them.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,10 +42,10 @@ pub struct NewSession {
     pub size: Option<Size>,
 }
 
-/// What is known of a session.
+/// Facts of the audit about a session.
 #[derive(Clone, Debug, Default)]
 pub struct SessionInfo {
-    /// Its id.
+    /// The session's id.
     pub id: String,
     /// The address of the listener.
     pub socket: Arc<str>,
@@ -57,13 +57,13 @@ pub struct SessionInfo {
     pub started: Timestamp,
     /// The program's exit.
     pub exit: Option<Exit>,
-    /// The format of its lines; `None`: no audit.
+    /// The format of the session's lines; `None`: no audit.
     pub audit: Option<Format>,
-    /// Whether it is recorded now.
+    /// Whether the session is recorded now.
     pub recorded: bool,
-    /// The path of its recording.
+    /// The path of the session's recording.
     pub recording: Option<Box<str>>,
-    /// The slot of its prepared line.
+    /// The slot of the session's prepared line.
     pub place: Option<end_lines::EndLineSlot>,
     /// The line of its start was written, or waits for the log.
     pub is_started: bool,
@@ -84,7 +84,7 @@ pub enum ClientAct<'a> {
     Unwatch(Option<Duration>),
 }
 
-/// How a session ended.
+/// End of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// The time.
@@ -100,7 +100,7 @@ pub struct End {
 /// An ended session, whose line waits for the result of its recording.
 #[derive(Clone, Debug)]
 pub struct EndedSession {
-    /// What is known of the session.
+    /// The facts of the session.
     pub info: Box<SessionInfo>,
     /// The end.
     pub end: End,
@@ -325,7 +325,7 @@ mod tests {
         }
     }
 
-    /// The same, with lines of this format.
+    /// Facts of a session, with lines of this format.
     fn audited(format: Format, text: &str) -> SessionInfo {
         SessionInfo { audit: Some(format), ..info(text) }
     }

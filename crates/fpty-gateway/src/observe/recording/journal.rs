@@ -38,7 +38,7 @@ pub struct Journal {
 /// A file before a batch changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The index of its directory.
+    /// The index of the file's folder.
     pub folder: usize,
     /// The name.
     pub name: String,
@@ -46,7 +46,7 @@ pub struct Entry {
     pub inode: u64,
     /// The length.
     pub length: u64,
-    /// The batch creates it.
+    /// The batch creates the file.
     pub is_new: bool,
 }
 

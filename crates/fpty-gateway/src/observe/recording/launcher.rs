@@ -32,11 +32,11 @@ static RECORDER: Mutex<Option<RecorderHandle>> = Mutex::new(None);
 
 struct RecorderHandle {
     stream: Stream,
-    /// The directories of its files.
+    /// The folders of its files.
     folders: Vec<PathBuf>,
-    /// The uid that started it.
+    /// The uid that started the recorder.
     uid: u32,
-    /// It has the same version of the protocol.
+    /// The recorder has the same version of the protocol.
     is_compatible: bool,
 }
 
@@ -48,7 +48,7 @@ fn handle() -> MutexGuard<'static, Option<RecorderHandle>> {
 /// before a reload.
 ///
 /// # Errors
-/// A directory cannot be used: the line for the operator.
+/// A folder cannot be used: the line for the operator.
 pub fn start(records: impl Iterator<Item = RecordOptions>) -> Result<()> {
     let before = host().take_kept_sockets(NAME);
     let before = before.and_then(|(fds, note)| RecorderHandle::of(fds.into_iter().next()?, &note));
@@ -120,7 +120,7 @@ pub fn before_exec() {
     }
 }
 
-/// The index of a directory at the recorder; after a reload that changed the options it may
+/// The index of a folder at the recorder; after a reload that changed the options it may
 /// be another's.
 pub fn folder_number(folder: &OsStr) -> usize {
     let handle = handle();
@@ -129,7 +129,7 @@ pub fn folder_number(folder: &OsStr) -> usize {
     folders.position(|known| Some(known) == path.as_ref()).unwrap_or(0)
 }
 
-/// The path of a file in the directory of this index.
+/// The path of a file in the folder of this index.
 pub fn file_path(folder: usize, name: &str) -> String {
     let handle = handle();
     let folder = handle.as_ref().and_then(|handle| handle.folders.get(folder));

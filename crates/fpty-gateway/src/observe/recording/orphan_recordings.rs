@@ -22,11 +22,11 @@ pub struct RecorderContext<'a> {
 
 /// A session at the recorder.
 pub enum RecordedSession {
-    /// It has an open file.
+    /// The session has an open file.
     Open(Box<RecordingFile>),
-    /// It goes on in its next file, which is not created yet.
+    /// The session goes on in its next file, which is not created yet.
     Pending(Resume),
-    /// It has no file, for this reason; so many bytes are missing.
+    /// The session has no file, for this reason; so many bytes are missing.
     Failed(RecordingName, u64, Failure),
 }
 

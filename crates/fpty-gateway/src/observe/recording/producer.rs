@@ -7,13 +7,13 @@ use super::recorder_protocol::{Kind, header};
 use fpty::sys::shm_queue::{CAPACITY, NOTES, Producer};
 use fpty::sys::socket::Stream;
 
-/// Room that is reserved for messages other than output and input.
+/// Room that is reserved for messages other than output and input, in bytes.
 pub(crate) const RESERVE: usize = 128 * 1024;
 
-/// With less room than this terminals are throttled.
+/// Room below which terminals are throttled, in bytes.
 pub(crate) const LOW_ROOM: usize = 512 * 1024;
 
-/// With so many bytes in the queue the recorder is woken up at once.
+/// Bytes in the queue from which on the recorder is woken up at once.
 const URGENT_BYTES: usize = 128 * 1024;
 
 /// The producer of the queue to the recorder, for all sessions.

@@ -179,7 +179,7 @@ fn register(
     let hello = match registration.read_credentialed(&mut word, &mut arrived).0 {
         ReadOutcome::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
         ReadOutcome::WouldBlock => None,
-        // The end of the door alone is not enough.
+        // The end of the registration socket alone is not enough.
         ReadOutcome::Eof | ReadOutcome::Closed => return Registration::Closed,
     };
     let mut arrived = arrived.into_iter();

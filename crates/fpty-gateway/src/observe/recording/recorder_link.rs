@@ -103,6 +103,7 @@ impl Recordings {
         self.producer.borrow_mut().flush();
     }
 
+    /// Schedules a check of the recorder's progress.
     pub(crate) fn schedule_check(&mut self, cx: &mut Context) {
         if !std::mem::replace(&mut self.check_is_scheduled, true) {
             self.taken = self.producer.borrow().taken();

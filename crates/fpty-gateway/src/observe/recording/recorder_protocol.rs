@@ -49,9 +49,9 @@ const KINDS: [Kind; 9] = {
 /// The start of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// The index of its directory.
+    /// The index of the recording's folder.
     pub folder: usize,
-    /// The stem of its files, without the part.
+    /// The stem of the recording's files, without the part.
     pub name: String,
     /// The part; most recordings have one.
     pub part: u32,
@@ -101,7 +101,7 @@ pub struct Resume {
 /// An answer of the recorder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// It is there: its uid.
+    /// The recorder is there: its uid.
     Here {
         /// The uid.
         uid: u32,
@@ -121,14 +121,14 @@ pub enum Answer {
     },
     /// A recording has failed.
     Failed {
-        /// Its number.
+        /// The number of the session.
         session: u32,
         /// The failure.
         why: Failure,
     },
     /// A recording is complete.
     Done {
-        /// Its number.
+        /// The number of the session.
         session: u32,
         /// The result; an empty path: there is no file.
         recorded: RecordingResult,
@@ -137,14 +137,14 @@ pub enum Answer {
     Over {
         /// The session id.
         id: String,
-        /// The index of its directory.
+        /// The index of the recording's folder.
         folder: usize,
         /// The result; `None`: there is no such session.
         recorded: Option<RecordingResult>,
     },
 }
 
-/// Why a recording has failed.
+/// Reason why a recording has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
     /// The limit of the file.
@@ -176,7 +176,7 @@ pub enum RecorderEvent {
         session: u32,
         /// The next recorder has it.
         goes_on: bool,
-        /// Its unconsumed messages, which are lost where no recorder has it.
+        /// The session's unconsumed messages, which are lost where no recorder has it.
         unconsumed: Unconsumed,
     },
 }
@@ -186,11 +186,11 @@ pub enum RecorderEvent {
 pub struct Unconsumed {
     /// Bytes that are missing if the queue is lost.
     pub lost: u64,
-    /// Those of them that were missing before.
+    /// The part of the lost bytes that was missing before.
     pub missing: u64,
-    /// The session starts or is resumed in there.
+    /// The session starts or is resumed in these messages.
     pub begins: bool,
-    /// The session ends in there.
+    /// The session ends in these messages.
     pub ends: bool,
 }
 
@@ -234,6 +234,9 @@ pub fn header(kind: Kind, session: u32, at: u64, length: usize) -> [u8; HEADER] 
 pub struct ProtocolError;
 
 /// Decodes a message off the front; `None`: it is not complete.
+///
+/// # Errors
+/// The kind of the message is not known, or its length is impossible.
 pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);
@@ -260,7 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     impl Begin {
-        /// A recording of this name, in the first directory.
+        /// A recording of this name, in the first folder.
         pub fn named(name: &str) -> Self {
             let head = Head {
                 format: crate::observe::recording::asciicast::Format::V3,

@@ -14,10 +14,10 @@ use fpty::error::reason;
 use fpty::sys::Size;
 use fpty::sys::dir::Dir;
 
-/// The room of the trailer below the limit.
+/// The room of the trailer below the limit, in bytes.
 const TRAILER_ROOM: u64 = 512;
 
-/// The most capacity of a buffer that a recording keeps.
+/// The most capacity of a buffer that a recording keeps, in bytes.
 const KEPT_CAPACITY: usize = 32 * 1024;
 
 /// The most names that are tried where a file exists.
@@ -31,7 +31,7 @@ pub struct RecordingFile {
     part: u32,
     inode: u64,
     file: File,
-    /// The last batch that has written to it.
+    /// The last batch that has written to the file.
     batch: u64,
     asciicast: Asciicast,
     hash: Sha256,
@@ -47,11 +47,11 @@ pub struct RecordingFile {
     at: u64,
     /// The start of the file, in the time of messages.
     from: u64,
-    /// Why nothing more is written but the trailer.
+    /// The reason why nothing more is written but the trailer.
     failure: Option<Failure>,
 }
 
-/// The name of a recording: the index of its directory, and its stem.
+/// The name of a recording: the index of its folder, and its stem.
 pub type RecordingName = (usize, String);
 
 impl RecordingFile {
@@ -296,7 +296,7 @@ mod tests {
         Message { kind: Kind::Output, session: 0, at: 1, body }
     }
 
-    /// What stands before the last line, whose hash is in there.
+    /// Text before the last line, whose hash is in that line.
     fn checked(text: &str) -> String {
         let (before, last) = text.trim_end().rsplit_once('\n').expect("lines");
         let before = format!("{before}\n");

@@ -36,8 +36,8 @@ impl RecordingState {
     }
 }
 
-/// A session that is recorded, as its traffic passes by. Whoever reads its
-/// terminal has it, and the gateway's [`Recordings`](super::Recorder).
+/// Tap of a recorded session, as its traffic passes by. The part that reads the terminal
+/// has a tap, and so have the gateway's [`Recordings`](super::Recordings).
 pub struct RecordingTap {
     producer: Rc<RefCell<RecorderProducer>>,
     /// The number of the recording.
@@ -54,7 +54,7 @@ pub struct RecordingTap {
     pub session_ref: Cell<Option<SessionRef>>,
     /// The recording has stopped, and that was reported.
     has_stopped: Cell<bool>,
-    /// Since a reload its files are in another directory.
+    /// The recording's files are in another folder since a reload.
     pub is_in_other_folder: bool,
     /// Messages before the start; `None`: it has started.
     early_events: RefCell<Option<Vec<u8>>>,
@@ -64,7 +64,7 @@ pub struct RecordingTap {
     reported_missing: Cell<u64>,
     /// Whether the terminal is throttled; see [`RecordingTap::throttles`].
     pub is_throttled: Cell<bool>,
-    /// No recorder has it: all further bytes are missing.
+    /// No recorder has the recording: all further bytes are missing.
     detached_missing: Cell<bool>,
 }
 
@@ -127,7 +127,7 @@ impl RecordingTap {
         self.path_of(&self.begin.borrow().file())
     }
 
-    /// The path of a file of this name in its directory.
+    /// The path of a file of this name in its folder.
     pub fn path_of(&self, name: &str) -> String {
         launcher::file_path(self.begin.borrow().folder, name)
     }
@@ -137,17 +137,17 @@ impl RecordingTap {
         self.session_ref.set(Some(session_ref));
     }
 
-    /// Whether its session must be recorded.
+    /// Whether the session must be recorded.
     pub fn is_required(&self) -> bool {
         self.on_error == OnError::Close
     }
 
-    /// Whether its program was executed.
+    /// Whether the program was executed.
     pub fn has_begun(&self) -> bool {
         self.early_events.borrow().is_none()
     }
 
-    /// Whether it is recorded now.
+    /// Whether the session is recorded now.
     pub fn is_recorded(&self) -> bool {
         self.has_begun() && !self.has_stopped.get()
     }
@@ -338,7 +338,7 @@ mod tests {
         (producer, Consumer::of(&fd).expect("its other end"), other)
     }
 
-    /// What comes out.
+    /// Messages that come out of the queue.
     fn told(taker: &mut Consumer) -> Vec<(Kind, u32, Vec<u8>)> {
         let mut bytes = Vec::new();
         taker.take(CAPACITY, &mut bytes).expect("bytes");

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What becomes of pieces, read as JSON, and how many bytes were no text.
+    /// Text of these pieces, read as JSON, and how many bytes were no text.
     fn read(pieces: &[&[u8]]) -> (String, u64) {
         let (mut text, mut out) = (JsonText::default(), vec![b'"']);
         for piece in pieces {

@@ -1,4 +1,4 @@
-//! What a gateway leaves when it ends, killed by its master at a stop or a reload, or by
+//! Cleanup after a gateway that has ended, killed by its master at a stop or a reload, or by
 //! anybody.
 //!
 //! Its terminals close with it, so the kernel hangs them up; commands without a terminal are
@@ -26,7 +26,7 @@ use fpty::sys::daemonize;
 use fpty::sys::process_identity::ProcessIdentity;
 use fpty::sys::process_session::SessionLeader;
 
-/// Who keeps the sessions of gateways that are gone.
+/// Keeper of the sessions of gateways that are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptBy {
     /// The supervisor's.
@@ -38,7 +38,7 @@ pub enum KeptBy {
 }
 
 impl KeptBy {
-    /// Who keeps sessions now.
+    /// The keeper of sessions now.
     pub fn now() -> Self {
         match supervisor_link::is_running() {
             true => Self::Supervisor,
@@ -47,7 +47,7 @@ impl KeptBy {
     }
 }
 
-/// What gateways that are gone have left.
+/// Sessions that gateways have left behind.
 #[derive(Default)]
 pub struct OrphanedSessions {
     /// Audit lines that were not written.

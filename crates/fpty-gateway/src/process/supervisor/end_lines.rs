@@ -19,7 +19,7 @@ const MAX_SESSIONS: usize = 1 << 14;
 const SLOT_WORDS: usize = 256;
 const HEAD: usize = SLOT_WORDS - MAX_LINE / size_of::<AtomicU64>();
 
-/// Words of a gateway.
+/// Words of a gateway's slots.
 pub const WORDS: usize = MAX_SESSIONS * SLOT_WORDS;
 
 /// Flag of the length: the supervisor has the line, and writes it.
@@ -138,7 +138,7 @@ fn start_of(length: u64) -> Option<(u32, usize)> {
     (length > 0).then_some((place as u32, length as usize))
 }
 
-/// Which lines of a gateway that is gone are taken.
+/// Choice of lines of a gateway that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Select {
     /// Lines that the supervisor does not have; it never has those of starts.

@@ -33,7 +33,7 @@ const COMMAND: u64 = ProcessIdentity::MARK;
 /// The supervisor has the session.
 const SUPERVISED: u64 = ProcessIdentity::OTHER_MARK;
 
-/// What a leader loses with its gateway.
+/// Kind of a leader, by what it loses with its gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaderKind {
     /// The terminal: the kernel hangs it up.

@@ -37,9 +37,9 @@ pub fn end_for_client(exit: Option<Exit>) -> SessionEnd {
 
 /// An orphaned session.
 pub struct Orphan {
-    /// The token of its program; its client has the next one.
+    /// The token of the session's program; its client has the next one.
     token: u64,
-    /// When the program ended; its status is pending.
+    /// Time at which the program ended; its status is pending.
     ended: Option<Instant>,
 }
 

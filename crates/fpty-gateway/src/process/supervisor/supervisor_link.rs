@@ -35,7 +35,7 @@ pub fn reserve(wanted: bool) {
         return;
     }
     let made = || {
-        // Whoever keeps sessions asks who says hello.
+        // The supervisor asks for the credentials of the sender of a hello.
         let (gateway_end, supervisor_end) = Stream::credentialed_pair().ok()?;
         Some([OwnedFd::from(gateway_end), OwnedFd::from(supervisor_end)])
     };

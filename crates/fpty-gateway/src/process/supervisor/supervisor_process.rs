@@ -74,6 +74,7 @@ pub(crate) struct SupervisedSession {
     pub orphan: Option<Orphan>,
 }
 
+/// The supervisor: its gateways, and the sessions that it keeps for them.
 pub(crate) struct Supervisor {
     pub poller: Poller,
     registrations: Stream,

@@ -24,8 +24,8 @@ const MAX_MESSAGE: usize = 200 * 1024;
 /// The most bytes of a command: as many as lists show.
 const MAX_COMMAND: usize = 1000;
 
-/// What the supervisor knows of a session. The names in JSON are those of version 2, which
-/// a supervisor from before a reload with an older library speaks.
+/// Session record of the supervisor. The names in JSON are those of version 2, which a
+/// supervisor from before a reload with an older library speaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionRecord {
@@ -35,16 +35,16 @@ pub struct SessionRecord {
     pub name: String,
     /// The owner's uid.
     pub uid: u32,
-    /// The principal that its permit counts for.
+    /// The principal that the session's permit counts for.
     #[serde(rename = "who")]
     pub principal: Option<Principal>,
-    /// The secrets of its client.
+    /// The secrets of the session's client.
     pub secrets: Secrets,
     /// The address that it began at, and at which of the sockets there.
     #[serde(rename = "door")]
     pub listener: String,
     pub nth: usize,
-    /// The pid of its program, until that was reaped.
+    /// The pid of the session's program, until it was reaped.
     pub pid: i32,
     /// The start, as a [`Timestamp`](fpty::sys::clock::Timestamp) is encoded.
     pub since: (u64, u64),
@@ -55,21 +55,21 @@ pub struct SessionRecord {
     pub last: EndRecord,
     /// The attached user, since when.
     pub attached: Option<(u32, (u64, u64))>,
-    /// When it was detached.
+    /// Time of the detach.
     #[serde(rename = "left")]
     pub detached_at: Option<(u64, u64)>,
-    /// How and when its program ended: the payload of an END packet.
+    /// The end of the program: the payload of an END packet, and the time.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
-    /// The last change of its state, CLOCK_BOOTTIME in nanoseconds.
+    /// The last change of the session's state, CLOCK_BOOTTIME in nanoseconds.
     #[serde(rename = "turned")]
     pub changed_at: u64,
     /// The terminal is, was, or is about to be handed over.
     pub shared: bool,
     /// The command, where it is known.
     pub command: Option<String>,
-    /// The state of its recording.
+    /// The state of the session's recording.
     pub recording: Option<RecordingState>,
-    /// It cannot be detached: it was handed over for good, and ends with its client.
+    /// The session cannot be detached: it was handed over for good, and ends with its client.
     pub bound: bool,
 }
 
@@ -193,7 +193,7 @@ pub enum Received {
 #[derive(Serialize, Deserialize)]
 enum WireMessage<'a> {
     Hello(Hello),
-    /// With the letters of its descriptors.
+    /// A session, with the letters of its descriptors.
     Session(Box<Cow<'a, SessionRecord>>, String),
     #[serde(rename = "Over")]
     Ended(Cow<'a, str>),

@@ -1,4 +1,4 @@
-//! Extended mode: END packets, the hand-over of the terminal, and detachable sessions.
+//! Extended mode: END packets, the handover of the terminal, and detachable sessions.
 
 use fpty::backlog::Backlog;
 use fpty::proto::session_key::SessionKey;
@@ -13,7 +13,7 @@ use fpty::text::shown_within;
 
 use super::{Client, Session, SessionEffects, Shutdown};
 
-/// Progress of the hand-over.
+/// Progress of the handover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HandOver {
     /// The gateway has the terminal: bytes are relayed.
@@ -33,11 +33,11 @@ pub enum HandOver {
 /// State of the extended mode.
 #[derive(Debug, Default)]
 pub struct Extended {
-    /// The client accepts a hand-over.
+    /// The client accepts a handover.
     pub accepts_handover: bool,
     /// The client has sent the end of its input.
     pub input_ended: bool,
-    /// Progress of the hand-over.
+    /// Progress of the handover.
     pub hand_over: HandOver,
     /// The program's end.
     pub ended: Option<SessionEnd>,
@@ -101,7 +101,7 @@ impl Session {
             && self.client <= Client::Deferred
     }
 
-    /// Whether the client accepts a hand-over.
+    /// Whether the client accepts a handover.
     pub fn accepts_handover(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| extended.accepts_handover)
     }
@@ -181,7 +181,7 @@ impl Session {
         }
     }
 
-    /// Completes the hand-over: the client has the descriptors, and the terminal has all earlier
+    /// Completes the handover: the client has the descriptors, and the terminal has all earlier
     /// input. Output that the gateway has read goes before GO.
     pub(crate) fn complete_handover(&mut self, effects: &mut impl SessionEffects) {
         let Some(extended) = &mut self.extended else {

@@ -6,7 +6,7 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `extended.rs` | extended mode: END packet, hand-over, scrollback, GO, END that was not sent |
+//! | `extended.rs` | extended mode: END packet, handover, scrollback, GO, END that was not sent |
 //! | `packets.rs` | the client's packets: input, signals, sizes |
 
 pub(crate) mod extended;

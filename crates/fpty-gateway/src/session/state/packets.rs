@@ -12,7 +12,7 @@ const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::S
 struct PendingInput<'a> {
     /// Input of several packets: it goes to the terminal in one write.
     coalesced: &'a mut Vec<u8>,
-    /// What is left of the turn's budget.
+    /// The rest of the turn's budget.
     budget: &'a mut usize,
     /// Whether the size has changed: rows and columns that come together make one change.
     resized: bool,

@@ -72,7 +72,7 @@ fn roomy() -> Fake {
     Fake { terminal_room: usize::MAX, client_room: usize::MAX, ..Fake::default() }
 }
 
-/// Everything is heard, be it in many turns.
+/// Feeds packets until all are handled, be it in many turns.
 fn sent(session: &mut Session, bytes: &mut Vec<u8>, effects: &mut Fake) {
     let mut left =
         session.client_sent(bytes, &mut Vec::new(), &mut CONTROL_BUDGET.clone(), effects);
@@ -329,7 +329,7 @@ fn a_key_drops_what_waits_where_the_terminal_would() {
     assert_eq!(effects.did, [Did::SignalKey(2), Did::Terminal(b"waits\x03".to_vec())]);
 }
 
-/// What is heard in a turn of `bytes`: what was done, and what is left.
+/// Effects of `bytes` in one turn, and how many of them are left.
 fn in_one_turn(bytes: &[u8], key: SignalKey) -> (Vec<Did>, usize) {
     let mut effects = Fake { key: Some(key), ..roomy() };
     let mut bytes = bytes.to_vec();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 const SIZE: Dimensions = (12, 40);
 
-/// What a ring of this capacity has of this output, written in these pieces.
+/// Content of a ring of this capacity after this output, written in these pieces.
 fn left(pieces: &[&[u8]], capacity: usize) -> DetachedOutput {
     let mut area = vec![0; NOTES_LENGTH];
     let mut trail = CheckpointWriter::new(capacity, SIZE, |at, bytes: &[u8]| {
@@ -207,7 +207,7 @@ fn a_trap_costs_the_picture_only() {
     assert!(String::from_utf8_lossy(&painted.bytes).contains("\x1b[?2004h"));
 }
 
-/// What programs say, as far as both emulators know it.
+/// Output of programs, as far as both emulators know it.
 fn said() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         "[a-z ]{1,30}",

@@ -11,7 +11,7 @@ use crate::sys::itimer_guard::{self, ArmedTimer};
 /// A call may be ended by chance: after a while that is forgotten. (Seconds.)
 const STRIKE_PERIOD: i64 = 8;
 
-/// So often it is no chance.
+/// Blocked calls within a period from which on it is no chance.
 const MAX_STRIKES: u8 = 16;
 
 impl Master {
@@ -21,13 +21,13 @@ impl Master {
         self.shared = true;
     }
 
-    /// Whether anybody else has a copy, or had one.
+    /// Whether another process has a copy, or had one.
     pub fn is_shared(&self) -> bool {
         self.shared
     }
 
-    /// Whether whoever has a copy has made our calls wait: it is not read and
-    /// not written any more.
+    /// Whether a process with a copy has made our calls block: the terminal is not read
+    /// and not written any more.
     pub fn is_stalled(&self) -> bool {
         self.strikes.get() >= MAX_STRIKES
     }
@@ -47,10 +47,13 @@ impl Master {
         let _ = fd_query::switch(self, Switch::PACKETS, false);
     }
 
-    /// A read or a write that is ended where it waits. Whoever has taken
-    /// O_NONBLOCK away since we set it is told from a slow machine by that; he may
-    /// have set it again, so what was ended without that counts, too. (What was
-    /// read or written in part says nothing: that is as ever.)
+    /// Makes a read or a write that a timer ends where it blocks. By that a process that
+    /// has cleared O_NONBLOCK since we set it is told from a slow machine; the process
+    /// may have set it again, so a call that was ended counts in any case. (A read or
+    /// write in part proves nothing: that is as ever.)
+    ///
+    /// # Errors
+    /// As of the call; EAGAIN: it would block.
     #[cold]
     pub(super) fn interruptible(
         &self,
@@ -117,7 +120,7 @@ mod tests {
         (master, slave)
     }
 
-    /// Somebody takes the flag away between two system calls of ours.
+    /// Another process clears O_NONBLOCK between two system calls of ours.
     #[test]
     fn nothing_waits_for_a_terminal_that_others_have() {
         alone(|| {
@@ -139,7 +142,7 @@ mod tests {
         });
     }
 
-    /// He may set it again before we look.
+    /// The other process may set it again before we look.
     #[test]
     fn who_does_it_again_and_again_is_found_out() {
         alone(|| {

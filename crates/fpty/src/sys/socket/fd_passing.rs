@@ -13,9 +13,9 @@ use super::Stream;
 use crate::sys::closer::{self, UNKNOWN_USER};
 use crate::sys::recvmsg::receive;
 
-/// Whether a stranger can send descriptors along. What he sends may not be
-/// closed by us just so, nor by the kernel in our name (see `closer.rs`), so
-/// each read has room for them.
+/// Whether a stranger can send descriptors along. A received descriptor must not be
+/// closed by us at once, nor by the kernel in our name (see `closer.rs`), so each read
+/// has room for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FdPassing {
     /// No descriptors can come, or none that are not our own processes'.
@@ -78,6 +78,10 @@ impl Stream {
         self.peer_uid().unwrap_or(UNKNOWN_USER)
     }
 
+    /// Reads bytes, and closes descriptors that came with them.
+    ///
+    /// # Errors
+    /// As of recvmsg(2); EPROTO: the sender's share of descriptors is used up.
     #[cold]
     pub(super) fn take_guarded(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
         if closer::is_over_quota(|| self.user()) {
@@ -145,7 +149,7 @@ mod tests {
 
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-    /// A stranger's connection, and his end of it.
+    /// A connection to a stranger, and the stranger's end of it.
     fn pair() -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let ours = Stream::from(OwnedFd::from(ours));

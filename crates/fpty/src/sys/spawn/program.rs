@@ -1,5 +1,4 @@
-//! What is to be executed: where it may be, its arguments and environment, as
-//! whom and where it runs.
+//! Program to execute: paths, arguments and environment, user and working directory.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use crate::error::Error;
 use crate::sys::DescriptorLimit;
 use crate::text::shown_within;
 
-/// What is shown of a name, in bytes.
+/// Limit of a name that is shown, in bytes.
 const LONGEST_NAME: usize = 512;
 
 unsafe extern "C" {
@@ -19,7 +18,7 @@ unsafe extern "C" {
 /// number of times, by a process that changes no signal's disposition any
 /// more.
 pub struct Program {
-    /// Where it may be: the first one that there is.
+    /// Paths of the program, of which the first that exists is executed.
     pub(super) paths: Vec<CString>,
     pub(super) argv: Vec<CString>,
     pub(super) job: bool,
@@ -27,7 +26,8 @@ pub struct Program {
     pub(super) surroundings: Arc<Surroundings>,
 }
 
-/// What a program finds itself in: where nothing is said of it, what this process is in.
+/// Surroundings of a program: its environment, limits, working directory and user; by
+/// default those of this process.
 #[derive(Debug, Default)]
 pub struct Surroundings {
     /// The whole environment (`NAME=value`).
@@ -51,7 +51,7 @@ pub struct ProgramUser {
     pub groups: Vec<u32>,
 }
 
-/// What failed, by its number above the errno; the same in spawn.c.
+/// Step that failed, by its number above the errno; the same numbers are in spawn.c.
 const STEP_USER: i32 = 1;
 const STEP_FOLDER: i32 = 2;
 
@@ -105,13 +105,13 @@ impl Program {
         self
     }
 
-    /// Puts it into surroundings, which many programs may share.
+    /// Puts the program into surroundings, which many programs may share.
     pub fn within(mut self, surroundings: Arc<Surroundings>) -> Self {
         self.surroundings = surroundings;
         self
     }
 
-    /// What it finds itself in.
+    /// The surroundings of the program.
     pub fn surroundings(&self) -> &Arc<Surroundings> {
         &self.surroundings
     }
@@ -121,13 +121,13 @@ impl Program {
         self.surroundings.user.as_ref().map(|user| user.uid)
     }
 
-    /// A variable of its environment.
+    /// A variable of the program's environment.
     pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
         let mut pairs = self.surroundings.environment.iter().map(|pair| pair.to_bytes());
         pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
     }
 
-    /// Why it could not be executed.
+    /// The error of a program that could not be executed, from its failure code.
     pub fn refusal(&self, failure: i32) -> Error {
         let (step, errno) = (failure >> 16, failure & 0xffff);
         let reason = crate::error::errno_text(errno);

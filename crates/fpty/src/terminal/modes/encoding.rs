@@ -7,10 +7,10 @@ use super::parser::{MAX_PARAMETERS, MAX_TITLE, Osc, Parser};
 use super::rendition::Rendition;
 use super::{Charsets, KEYBOARD_STACK, Modes, PRIVATE_MODES};
 
-/// Length of modes that are kept.
+/// Size of encoded modes, in bytes.
 pub const SIZE: usize = 512;
 
-/// What the bytes begin with: another number is another layout.
+/// Number of the layout, the first byte: another number is another layout.
 const LAYOUT: u8 = 1;
 
 /// Goes through the fields in their order: writes them, or reads them.
@@ -52,7 +52,7 @@ impl FieldCursor<'_> {
         *field = u32::from_le_bytes(bytes);
     }
 
-    /// With room for the longest, and its length.
+    /// A title: room for the longest, and its length.
     fn title(&mut self, title: &mut Vec<u8>) {
         // No longer than that.
         let mut length = title.len() as u8;
@@ -145,8 +145,7 @@ impl Modes {
         bytes
     }
 
-    /// From bytes that anybody may have written; `None`: they are of another
-    /// layout.
+    /// Decodes bytes that anybody may have written; `None`: they are of another layout.
     pub fn from_bytes(bytes: &[u8; SIZE]) -> Option<Self> {
         let mut modes = Self::default();
         FieldCursor { bytes: &mut bytes.clone(), at: 1, reads: true }.modes(&mut modes);
@@ -154,7 +153,7 @@ impl Modes {
     }
 }
 
-/// What operating system commands are noted as, in their order from [`OSC_BASE`].
+/// Codes of operating system commands, in their order from [`OSC_BASE`].
 const OSC_STATES: [Osc; 7] = [
     Osc::Number,
     Osc::Title,
@@ -167,7 +166,7 @@ const OSC_STATES: [Osc; 7] = [
 const OSC_BASE: u8 = 4;
 
 impl Parser {
-    /// Where in a sequence it stands.
+    /// The parser's place in a sequence, as a number.
     pub(crate) fn state_number(&self) -> u8 {
         match self.escapes.state() {
             State::Ground => 0,

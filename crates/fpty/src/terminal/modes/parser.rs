@@ -14,8 +14,7 @@ pub const MAX_PARAMETERS: usize = 32;
 const SHIFT_OUT: u8 = 0x0e;
 const SHIFT_IN: u8 = 0x0f;
 
-/// Where in the text of an operating system command the output stands; kept as
-/// numbers.
+/// State of the output within the text of an operating system command; kept as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Osc {
     /// The command's number.
@@ -25,17 +24,17 @@ pub enum Osc {
     Title,
     /// The parameters before the address of a link.
     LinkParameters,
-    /// Where the address of a link begins, if there is one.
+    /// The beginning of a link's address, if there is one.
     LinkAddress,
     /// The number of a colour of the palette.
     ColourNumber,
-    /// Where a colour begins, or a question for one.
+    /// The beginning of a colour, or of a query for one.
     Colour,
-    /// What has no bearing.
+    /// Any other command: it changes no mode.
     Other,
 }
 
-/// What was found.
+/// Event that the parser has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Attributes: the numbers of a `CSI m`; see [`parse_numbers`].
@@ -65,12 +64,12 @@ pub struct Parser {
     pub(crate) osc: Osc,
     /// `?`, `>`, `=`, `<` before the parameters, or 0.
     pub(crate) marker: u8,
-    /// What stands before the last byte, or 0.
+    /// The intermediate: the byte before the last byte of a sequence, or 0.
     pub(crate) intermediate: u8,
     pub(crate) parameters: [u16; MAX_PARAMETERS],
     /// Parameters that follow a colon: they belong to the one before.
     pub(crate) subparameters: u32,
-    /// How many there are; the last is under way.
+    /// Number of parameters; the last is under way.
     pub(crate) count: u8,
     /// No longer than TITLE.
     pub(crate) title: Vec<u8>,
@@ -124,12 +123,12 @@ impl Parser {
         Some((event, complete_csi.length))
     }
 
-    /// All that is left of it has no bearing: there is nothing under way.
+    /// Whether nothing is under way: all that is left in the parser has no meaning.
     pub fn is_ground(&self) -> bool {
         self.escapes.state() == State::Ground
     }
 
-    /// Where in an operating system command it stands.
+    /// The parser's place in an operating system command.
     pub fn osc(&self) -> Option<Osc> {
         (self.escapes.state() == State::Osc).then_some(self.osc)
     }
@@ -204,7 +203,7 @@ impl Parser {
         None
     }
 
-    /// What the end of a string means.
+    /// The event of a string that has ended.
     fn string_end(&self, osc: Osc) -> Option<Event<'static>> {
         match osc {
             Osc::Title => Some(Event::Title),
@@ -214,7 +213,7 @@ impl Parser {
         }
     }
 
-    /// What the number of a command means, if it takes a colour back.
+    /// The event of a command that resets a colour, by its number.
     fn colour_reset(&self) -> Option<Event<'static>> {
         let is_one = self.count == 1 && matches!(self.parameters[0], 104 | 110..=119);
         is_one.then(|| Event::ColourReset(self.parameters[0] - 100))

@@ -1,4 +1,4 @@
-//! How characters are drawn from here on: SGR (ECMA-48, xterm's ctlseqs).
+//! Rendition of characters from here on: SGR (ECMA-48, xterm's ctlseqs).
 
 use std::io::Write;
 
@@ -20,7 +20,7 @@ const OVERLINE: u16 = 1 << 8;
 const FRAMED: u16 = 1 << 9;
 const CIRCLED: u16 = 1 << 10;
 
-/// Each with the parameter that sets it.
+/// Flags, each with the parameter that sets it.
 const FLAGS: [(u16, u16); 11] = [
     (BOLD, 1),
     (FAINT, 2),
@@ -184,7 +184,7 @@ impl<'a> PendingSgr<'a> {
         self.count += 1;
     }
 
-    /// Has them take effect.
+    /// Applies the pending parameters.
     #[inline]
     pub fn apply(&mut self, rendition: &mut Rendition) {
         if std::mem::take(&mut self.resets) {
@@ -228,6 +228,7 @@ fn direct(red: u16, green: u16, blue: u16) -> Option<u32> {
     Some(DIRECT | red? << 16 | green? << 8 | blue?)
 }
 
+/// Appends formatted text.
 pub(crate) fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // Writing to memory does not fail.
     let _ = out.write_fmt(text);

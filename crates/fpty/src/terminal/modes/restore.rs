@@ -1,5 +1,5 @@
-//! What makes a terminal's modes these, and what undoes them: nothing is said
-//! of modes that are as they always were.
+//! Output that gives a terminal these modes, and output that undoes them: modes that have
+//! their default are left out.
 
 use crate::terminal::escape_parser::State;
 use crate::text::is_control;
@@ -18,8 +18,8 @@ const SYNCHRONIZED: u32 = bit(2026);
 /// move the cursor, and those that change what is drawn.
 const IN_ORDER: u32 = ORIGIN | MARGINS | SYNCHRONIZED | KEYPAD | CURSOR_KEYS;
 
-/// What a terminal emulator that restores a screen knows by itself
-/// (shpool-vterm): the others are told beside it.
+/// Modes that the terminal emulator which restores a screen (shpool-vterm) restores by
+/// itself: the others are added.
 const EMULATED: u32 = IN_ORDER
     | bit(7)
     | bit(12)
@@ -235,7 +235,7 @@ fn write_if(is_so: bool, text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// What designates each of the four sets.
+/// The characters that designate the four sets.
 const DESIGNATES: [char; 4] = ['(', ')', '*', '+'];
 
 fn restore_charsets(charsets: &Charsets, out: &mut Vec<u8>) {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use shpool_vterm::{ContentRegion, Size, Term};
 
 impl PartialEq for Parser {
-    /// What a sequence has left that has ended makes no difference, nor the kind
-    /// of a string that is passed by.
+    /// Remains of a sequence that has ended make no difference, nor does the kind of a
+    /// string that is passed by.
     fn eq(&self, other: &Self) -> bool {
         let under_way = |parser: &Self| {
             let (parameters, subparameters) = parser.parameters();
@@ -199,15 +199,15 @@ fn sequence() -> impl Strategy<Value = Vec<u8>> {
 
 const SCREEN: Size = Size { width: 40, height: 24 };
 
-/// What a terminal is told that is to look like one which was shown this, as
-/// the emulator has it; less what is only in the tracker.
+/// Modes of a terminal that is given the emulator's contents after this output; without
+/// those that only the tracker knows.
 fn by_emulator(output: &[u8]) -> Modes {
     let mut term = Term::new(100, SCREEN);
     term.process(output);
     of(&term.contents(ContentRegion::All))
 }
 
-/// Less what the emulator brings back in another way, or not.
+/// Modes without those that the emulator restores in another way, or not.
 fn comparable(mut modes: Modes) -> Modes {
     // In the parser no field means anything between two sequences.
     modes.parser = Parser::default();

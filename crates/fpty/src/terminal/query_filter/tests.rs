@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// What a terminal answers, and what sets its clipboard.
+/// Queries that a terminal answers, and sequences that set its clipboard.
 const LEFT_OUT: &[&[u8]] = &[
     b"\x05",
     b"\x1bZ",
@@ -77,7 +77,7 @@ const LEFT_OUT: &[&[u8]] = &[
     b"\x1b_Gi=1,a=q;AAAA\x1b\\",
 ];
 
-/// What only shows something, or sets it.
+/// Sequences that only show or set something.
 const KEPT: &[&[u8]] = &[
     b"text\r\n",
     b"\t\x08\x07",
@@ -158,7 +158,7 @@ fn what_only_shows_is_kept() {
     }
 }
 
-/// What a query has ended without an end of its own still ends.
+/// A sequence that a query has cut off still ends.
 #[test]
 fn nothing_is_left_open_where_something_was_left_out() {
     shows(b"\x1b]2;title\x1b[6nm", b"\x1b]2;title\x1b\\m");

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use fpty::scrollback::{ScrollbackReader, ScrollbackWriter};
 use fpty::sys::Size;
-use fpty::sys::ring::MIN_CAPACITY;
+use fpty::sys::scrollback_ring::MIN_CAPACITY;
 use libfuzzer_sys::fuzz_target;
 
 /// The magic, with which it begins, is as it was.

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use fpty::sys::pty::Slave;
-use fpty::sys::tty_waiters::{self, InputWait};
+use fpty::sys::tty_readers::{self, InputWait};
 
 /// The first and the longest wait before looking again.
 const MIN_WAIT: Duration = Duration::from_millis(20);
@@ -53,7 +53,7 @@ impl HalfClose {
         }
         // In this order: a program that waits for input after the queue of the terminal
         // was empty has read everything.
-        let reader = if slave.has_input() { InputWait::Busy } else { tty_waiters::of(slave) };
+        let reader = if slave.has_input() { InputWait::Busy } else { tty_readers::of(slave) };
         match reader {
             InputWait::Waiting => true,
             // A program takes what time it needs. The worker itself may never read.

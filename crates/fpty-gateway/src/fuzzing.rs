@@ -2,9 +2,9 @@
 //! decoded. Each takes any bytes and panics where something is not as it has to be.
 
 pub use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
-use crate::control::page::Page;
 use crate::control::peers::attach_request::AttachMatch;
 use crate::control::peers::{Message, PeerRequest};
+use crate::control::session_page::Page;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::asciicast::{Asciicast, Format, Head};
 use crate::observe::recording::recorder_protocol as recorder;

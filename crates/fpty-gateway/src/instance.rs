@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicU64;
 
 use crate::config::options::GatewayConfig;
 use crate::control::peers;
-use crate::event_loop::assemble;
+use crate::event_loop::startup;
 use crate::observe::metrics::counters;
-use crate::observe::recording::launcher;
+use crate::observe::recording::recorder_launcher;
 use crate::process::shared_memory::{self, MemoryOptions, Region};
-use crate::process::supervisor::{after_gateway, supervisor_link};
-use crate::process::{memory_layout, proof};
+use crate::process::supervisor::{leftovers, supervisor_link};
+use crate::process::{gateway_token, memory_layout};
 use fpty::error::Result;
 
 /// Before privileges, the root or a namespace are given up: what needs them is opened
@@ -20,10 +20,10 @@ use fpty::error::Result;
 /// A folder for recordings cannot be used, or the recorder cannot be started.
 pub fn before_jail(config: Option<&GatewayConfig>) -> Result<()> {
     if config.is_some() {
-        proof::reserve();
+        gateway_token::reserve();
     }
     let rules = config.into_iter().flat_map(GatewayConfig::rules_before_jail);
-    launcher::start(rules.map(|rules| rules.record))
+    recorder_launcher::start(rules.map(|rules| rules.record))
 }
 
 /// Before the gateways are forked: what they share, and how they reach each other.
@@ -49,17 +49,17 @@ pub fn stop_words() -> Option<&'static [AtomicU64]> {
 /// Is the gateway of this number; returns only when it cannot go on.
 ///
 /// # Errors
-/// The gateway cannot be assembled, or cannot go on.
+/// The gateway cannot start, or cannot go on.
 pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
-    proof::register_gateway(ordinal);
-    assemble::assemble(ordinal, config)?.run()
+    gateway_token::register_gateway(ordinal);
+    startup::start(ordinal, config)?.run()
 }
 
 /// At the end of the master, or before it executes itself: the gateways are gone.
 pub fn after_gateways(config: &GatewayConfig) {
     supervisor_link::before_exec();
-    proof::before_exec();
+    gateway_token::before_exec();
     shared_memory::before_exec();
-    after_gateway::after_master_end(config.hangup_grace);
-    launcher::before_exec();
+    leftovers::after_master_end(config.hangup_grace);
+    recorder_launcher::before_exec();
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::process::proof;
+use crate::process::gateway_token;
 use crate::process::shared_memory::{self, Region};
 use fpty::sys::clock;
 
@@ -109,7 +109,7 @@ struct OwnCounts {
     tables: Vec<CountTable>,
     /// The ordinal of this gateway.
     ordinal: usize,
-    secret: proof::Token,
+    secret: gateway_token::Token,
     since: Instant,
     /// Counts of this gateway, with their slots.
     held: HashMap<u64, HeldCount>,
@@ -284,10 +284,14 @@ impl SharedCounts {
             .map(|number| shared_memory::region(Region::SharedCounts(number)));
         // All or none.
         let tables = tables.collect::<Option<Vec<_>>>().unwrap_or_default();
-        Self::from_tables(&tables, ordinal, proof::token().unwrap_or_default())
+        Self::from_tables(&tables, ordinal, gateway_token::token().unwrap_or_default())
     }
 
-    fn from_tables(tables: &[&'static [AtomicU64]], ordinal: usize, secret: proof::Token) -> Self {
+    fn from_tables(
+        tables: &[&'static [AtomicU64]],
+        ordinal: usize,
+        secret: gateway_token::Token,
+    ) -> Self {
         let mut own = OwnCounts {
             tables: tables.iter().copied().map(CountTable).collect(),
             ordinal,

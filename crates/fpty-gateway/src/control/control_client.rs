@@ -11,8 +11,8 @@ use fpty::proto::{EndKind, NO_SUCH_SESSION, NOTICE, SessionEnd, encode_input, en
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
-use super::page::{KILLED, Page};
-use super::pages::{NextPage, PageCursor};
+use super::page_cursor::{NextPage, PageCursor};
+use super::session_page::{KILLED, Page};
 use super::statistics::{Request, StatisticsResponse};
 use crate::session::selector::SessionSelector;
 use fpty::sys::clock;

@@ -4,8 +4,8 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `control_client.rs` | a client with a control request, and its answer |
-//! | `pages.rs` | the cursor of a list over all gateways |
-//! | `page.rs` | a page: some sessions of one gateway; kill |
+//! | `page_cursor.rs` | the cursor of a list over all gateways |
+//! | `session_page.rs` | a page: some sessions of one gateway; kill |
 //! | `all_sessions.rs` | all sessions of a gateway, to iterate and to look up |
 //! | `session_entry.rs` | a session as an entry of a list, in JSON |
 //! | `session_view.rs` | what a list shows of an attached session |
@@ -16,10 +16,10 @@
 pub mod all_sessions;
 pub(crate) mod attach_elsewhere;
 pub(crate) mod control_client;
-pub mod page;
-pub(crate) mod pages;
+pub(crate) mod page_cursor;
 pub mod peers;
 pub(crate) mod session_entry;
+pub mod session_page;
 pub(crate) mod session_view;
 pub(crate) mod statistics;
 
@@ -45,7 +45,7 @@ use fpty::sys::poll::Ready;
 
 use crate::control::all_sessions::AllSessions;
 use crate::control::control_client::{ControlClient, ControlRequest, KillSearch};
-use crate::control::pages::NextPage;
+use crate::control::page_cursor::NextPage;
 
 /// The most control clients, and of one user; a further one evicts the oldest of the user
 /// with the most.

@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 
 use super::attach_state::AttachDecision;
-use super::registry::DetachRegistry;
-use super::registry_entry::{
-    Client, DetachedTerminal, PendingAttach, RegistryEntry, terminal_size,
+use super::detachable_session::{
+    Client, DetachableSession, DetachedTerminal, PendingAttach, terminal_size,
 };
+use super::registry::DetachRegistry;
 use crate::config::rules::Rules;
 use crate::connection::client_hello::ClientHello;
 use crate::connection::handshake::ClientRequest;
@@ -337,7 +337,7 @@ impl DetachRegistry {
         if target.is_empty() {
             return self.index.default_target(listener, uid).map(|key| (MatchQuality::Name, key));
         }
-        let is_known = |entry: &&RegistryEntry| {
+        let is_known = |entry: &&DetachableSession| {
             entry.listener == listener && session_access::may_access(entry.uid, uid)
         };
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
@@ -350,12 +350,12 @@ impl DetachRegistry {
                 return Some((MatchQuality::FullId, key));
             }
         }
-        let rank = |entry: &RegistryEntry| {
+        let rank = |entry: &DetachableSession| {
             (!entry.state.has_exited(), entry.state.rank(), entry.state.since().boot)
         };
         let named = self.index.named(uid, target);
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
-        let is_one = |entry: &RegistryEntry| {
+        let is_one = |entry: &DetachableSession| {
             entry.listener == listener && !(create && entry.state.has_exited())
         };
         let named = named.filter(|(_, entry)| is_one(entry));

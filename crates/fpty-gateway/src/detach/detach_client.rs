@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::attach_state::{self, Released};
-use super::detached::drain_terminal;
-use super::registry::DetachRegistry;
-use super::registry_entry::{
-    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, SESSION_ENDED,
+use super::detachable_session::{
+    Client, DetachableSession, DetachedCount, DetachedTerminal, ExitedSession, SESSION_ENDED,
     claim_detached, terminal_size,
 };
+use super::detached_terminal::drain_terminal;
+use super::registry::DetachRegistry;
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
@@ -92,7 +92,7 @@ impl DetachRegistry {
         &self,
         cx: &Context,
         listener: u16,
-        entry: Option<&RegistryEntry>,
+        entry: Option<&DetachableSession>,
     ) -> Result<[SharedCount; 2], String> {
         let detach = cx.listeners.rules(listener).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
@@ -348,7 +348,7 @@ impl DetachRegistry {
     /// Drops the entries of live sessions that a panic has removed.
     pub fn drop_orphaned_entries(&mut self, core: &mut Core) {
         let Core { cx, sessions, processes } = core;
-        let is_lost = |entry: &RegistryEntry| {
+        let is_lost = |entry: &DetachableSession| {
             entry.state.client().is_some_and(|it| !sessions.has(it.session))
         };
         let all = self.entries.iter();

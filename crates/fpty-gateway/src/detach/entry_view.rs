@@ -1,7 +1,7 @@
 //! Detachable sessions as lists show them.
 
+use super::detachable_session::DetachableSession;
 use super::registry::DetachRegistry;
-use super::registry_entry::RegistryEntry;
 use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::Key;
@@ -39,7 +39,7 @@ pub struct EntryView<'a> {
     pub viewers: u32,
 }
 
-impl RegistryEntry {
+impl DetachableSession {
     fn view(&self) -> EntryView<'_> {
         let (detached, over) = (self.state.terminal(), self.state.exited());
         let detached_at = self.state.client().is_none().then(|| self.state.since());
@@ -85,12 +85,12 @@ impl DetachRegistry {
 
     /// A session that is detached or has exited.
     pub fn detached_or_exited(&self, key: Key) -> Option<EntryView<'_>> {
-        let is_detached = |entry: &&RegistryEntry| entry.state.client().is_none();
-        self.entries.get(key).filter(is_detached).map(RegistryEntry::view)
+        let is_detached = |entry: &&DetachableSession| entry.state.client().is_none();
+        self.entries.get(key).filter(is_detached).map(DetachableSession::view)
     }
 
     /// The entry of a live session.
     pub fn by_session(&self, session: Key) -> Option<EntryView<'_>> {
-        self.entries.get(self.index.by_session(session)?).map(RegistryEntry::view)
+        self.entries.get(self.index.by_session(session)?).map(DetachableSession::view)
     }
 }

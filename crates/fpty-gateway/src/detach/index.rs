@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::registry_entry::RegistryEntry;
+use super::detachable_session::DetachableSession;
 use crate::event_loop::slab::Key;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
@@ -27,7 +27,7 @@ pub struct Index {
 
 impl Index {
     /// Adds an entry in its current state.
-    pub fn add(&mut self, key: Key, entry: &RegistryEntry) {
+    pub fn add(&mut self, key: Key, entry: &DetachableSession) {
         if let Some(client) = entry.state.client() {
             self.by_session.insert(client.session, key);
         }
@@ -38,7 +38,7 @@ impl Index {
     }
 
     /// Removes an entry, which is in the state in which it was added.
-    pub fn remove(&mut self, key: Key, entry: &RegistryEntry) {
+    pub fn remove(&mut self, key: Key, entry: &DetachableSession) {
         if let Some(client) = entry.state.client() {
             self.by_session.remove(&client.session);
         }
@@ -47,7 +47,7 @@ impl Index {
         }
     }
 
-    fn put(&mut self, key: Key, entry: &RegistryEntry, there: bool) {
+    fn put(&mut self, key: Key, entry: &DetachableSession, there: bool) {
         fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, there: bool) {
             let _ = if there { set.insert(one) } else { set.remove(&one) };
         }

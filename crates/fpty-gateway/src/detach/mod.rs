@@ -10,14 +10,14 @@
 //! | `attach_client.rs` | a client attaches: target, steal, offer of the terminal |
 //! | `attach_state.rs` | attached, detached, exited: a state machine without descriptors |
 //! | `detach_client.rs` | a client detaches or is lost: quota, END, what the session keeps |
-//! | `detached.rs` | a terminal without a client; its program's end |
+//! | `detached_terminal.rs` | a terminal without a client; its program's end |
 //! | `entry_view.rs` | what lists show of a detachable session |
-//! | `events.rs` | events of the registry's own epoll, and deadlines by one timer of the loop |
+//! | `registry_events.rs` | events of the registry's own epoll, and deadlines by one timer of the loop |
 //! | `index.rs` | lookup by client, process, id, name and user |
-//! | `register.rs` | a new session becomes detachable |
+//! | `registration.rs` | a new session becomes detachable |
 //! | `registry.rs` | all detachable sessions |
-//! | `registry_entry.rs` | one detachable session: identity, state, descriptors |
-//! | `restore.rs` | sessions of an earlier gateway go on |
+//! | `detachable_session.rs` | one detachable session: identity, state, descriptors |
+//! | `restore_sessions.rs` | sessions of an earlier gateway go on |
 //! | `supervisor_sync.rs` | the state of each session is stored at the supervisor; handed-over sessions are, too |
 //! | `viewers.rs` | viewers of a session, and clients that read the end of an exited one |
 //!
@@ -27,14 +27,14 @@
 pub(crate) mod attach_client;
 pub(crate) mod attach_state;
 pub(crate) mod detach_client;
-pub(crate) mod detached;
+pub(crate) mod detachable_session;
+pub(crate) mod detached_terminal;
 pub(crate) mod entry_view;
-pub(crate) mod events;
 pub(crate) mod index;
-pub(crate) mod register;
+pub(crate) mod registration;
 pub(crate) mod registry;
-pub(crate) mod registry_entry;
-pub mod restore;
+pub(crate) mod registry_events;
+pub mod restore_sessions;
 pub(crate) mod supervisor_sync;
 pub mod viewers;
 

@@ -15,8 +15,8 @@ use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 
+use super::detachable_session::DetachableSession;
 use super::index::Index;
-use super::registry_entry::RegistryEntry;
 use super::viewers::Viewer;
 
 /// Delay before another try, and interval of polling for what epoll does not report.
@@ -26,7 +26,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The detachable sessions of a gateway, and their viewers.
 pub struct DetachRegistry {
     pub(crate) poller: Poller,
-    pub(crate) entries: Slab<RegistryEntry>,
+    pub(crate) entries: Slab<DetachableSession>,
     pub(crate) index: Index,
     pub(crate) viewers: Slab<Viewer>,
     pub(crate) supervisor: supervisor_client::SupervisorClient,
@@ -107,7 +107,7 @@ impl DetachRegistry {
     }
 
     /// Adds an entry: a new session, or a restored one.
-    pub(crate) fn insert(&mut self, entry: RegistryEntry) -> Key {
+    pub(crate) fn insert(&mut self, entry: DetachableSession) -> Key {
         let key = self.entries.insert(entry);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.update_claims(&self.shared_counts);
@@ -120,7 +120,7 @@ impl DetachRegistry {
     pub(crate) fn update<T>(
         &mut self,
         key: Key,
-        update: impl FnOnce(&mut RegistryEntry) -> T,
+        update: impl FnOnce(&mut DetachableSession) -> T,
     ) -> Option<T> {
         let entry = self.entries.get_mut(key)?;
         self.index.remove(key, entry);
@@ -131,7 +131,7 @@ impl DetachRegistry {
     }
 
     /// Takes an entry out; the supervisor still has it.
-    pub(crate) fn take(&mut self, key: Key) -> Option<Box<RegistryEntry>> {
+    pub(crate) fn take(&mut self, key: Key) -> Option<Box<DetachableSession>> {
         let entry = self.entries.remove(key)?;
         self.index.remove(key, &entry);
         if let Some(scheduled) = entry.scheduled {
@@ -145,7 +145,7 @@ impl DetachRegistry {
     }
 
     /// Removes an entry that is over, also at the supervisor.
-    pub(crate) fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<RegistryEntry>> {
+    pub(crate) fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<DetachableSession>> {
         let entry = self.take(key)?;
         self.unregister(cx, entry.id.as_ref().to_owned());
         Some(entry)

@@ -5,8 +5,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::detachable_session::{DetachableSession, ExitedSession};
 use super::registry::{DetachRegistry, RETRY_DELAY};
-use super::registry_entry::{ExitedSession, RegistryEntry};
 use crate::connection::session_access::uid_of;
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
@@ -32,7 +32,7 @@ const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 /// Log line of a session that the supervisor has no room for.
 const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
-impl RegistryEntry {
+impl DetachableSession {
     /// The record of the session for the supervisor.
     pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
         let since = self.state.since().into();

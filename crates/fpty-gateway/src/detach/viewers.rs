@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::attach_state::AttachState;
+use super::detachable_session::{PendingAttach, SESSION_ENDED};
 use super::registry::DetachRegistry;
-use super::registry_entry::{PendingAttach, SESSION_ENDED};
 use crate::connection::lingering_close::CloseNotice;
 use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;

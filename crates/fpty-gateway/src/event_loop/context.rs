@@ -24,11 +24,11 @@ use fpty::backlog::Backlog;
 use fpty::error::Result;
 use fpty::sys::clock;
 use fpty::sys::cpu_affinity::Concurrency;
-use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
 use fpty::sys::proc_net_tcp::ProcNetTcp;
 use fpty::sys::socket::Stream;
 use fpty::sys::spawn::Spawner;
+use fpty::sys::splice_pipe::Pipe;
 use fpty::sys::tick;
 
 /// Bytes of one read or write.

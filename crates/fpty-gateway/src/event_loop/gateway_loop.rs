@@ -21,8 +21,8 @@ use crate::connection::handshake::{ClientRequest, HandshakeResult, PendingConnec
 use crate::connection::http_probe::HttpProbes;
 use crate::control::all_sessions::AllSessions;
 use crate::control::attach_elsewhere::{self, AttachRoute, AttachSearches};
-use crate::control::page::KILLED;
 use crate::control::peers::{IncomingRequest, PeerRequest, Peers, Requester};
+use crate::control::session_page::KILLED;
 use crate::control::{ControlClients, is_control_request};
 use crate::detach::{DetachCause, DetachRegistry};
 use crate::host::host;

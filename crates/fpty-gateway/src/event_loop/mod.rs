@@ -4,7 +4,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `gateway_loop.rs` | the gateway process: its parts, and the loop over events, timers and outcomes |
-//! | `assemble.rs` | the parts at the start, and sessions of the gateway before |
+//! | `startup.rs` | the parts at the start, and sessions of the gateway before |
 //! | `outcome.rs` | outcomes that parts emit, for the loop to handle |
 //! | `context.rs` | what every part is given: poller, timers, buffers, audit, limits |
 //! | `core.rs` | context, live sessions and processes together: what each transition takes |
@@ -16,7 +16,6 @@
 //! | `fault_injection.rs` | panics on demand, for tests |
 //! | `tick_policy.rs` | the scheduler's tick is kept in quick exchanges |
 
-pub(crate) mod assemble;
 pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod deferred_input;
@@ -27,5 +26,6 @@ pub(crate) mod gateway_loop;
 pub(crate) mod outcome;
 pub(crate) mod panic_recovery;
 pub(crate) mod slab;
+pub(crate) mod startup;
 pub(crate) mod tick_policy;
 pub(crate) mod timers;

@@ -19,9 +19,9 @@ pub(crate) mod metrics;
 pub mod recording;
 
 use crate::config::options::GatewayConfig;
-use audit::Audit;
-use event::{Event, Observer};
-use metrics::counters::Counters;
+use crate::observe::audit::Audit;
+use crate::observe::event::{Event, Observer};
+use crate::observe::metrics::counters::Counters;
 
 /// Observers of a gateway's sessions.
 pub struct Observers {

@@ -5,7 +5,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::proof::{self, Token};
+use super::gateway_token::{self, Token};
 
 /// Encodes a message.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
@@ -33,12 +33,12 @@ impl Hello {
     /// The hello of this gateway.
     pub fn of(ordinal: usize, count: u32) -> Self {
         let count = usize::try_from(count).unwrap_or(1);
-        Self { ordinal, count, token: proof::token().unwrap_or_default() }
+        Self { ordinal, count, token: gateway_token::token().unwrap_or_default() }
     }
 
     /// Whether the token proves a gateway.
     pub fn is_proved(&self) -> bool {
-        proof::is_proved_by(&self.token)
+        gateway_token::is_proved_by(&self.token)
     }
 
     /// Whether its sender is the successor of the gateway with this ordinal, which has

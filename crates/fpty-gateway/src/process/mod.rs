@@ -10,13 +10,13 @@
 //! | `shared_memory.rs` | memory that the master shares with its gateways |
 //! | `memory_layout.rs` | the size of each region in there |
 //! | `ipc.rs` | JSON messages between processes of the daemon |
-//! | `proof.rs` | the token by which a process proves that it is a gateway |
+//! | `gateway_token.rs` | the token by which a process proves that it is a gateway |
 
+pub(crate) mod gateway_token;
 pub(crate) mod hang_up;
 pub(crate) mod ipc;
 pub(crate) mod kill_after_grace;
 pub mod memory_layout;
 pub(crate) mod process_table;
-pub(crate) mod proof;
 pub mod shared_memory;
 pub mod supervisor;

@@ -1,7 +1,7 @@
 //! Memory that gateways share with each other, with their master, and with the supervisor:
 //! one mapping, made before any of them is forked. What a killed process leaves in there
 //! others read. It outlives a reload, empty, so that the supervisor and the recorder see
-//! what the next gateways leave. (The gateways' token is elsewhere: `proof.rs`.)
+//! what the next gateways leave. (The gateways' token is elsewhere: `gateway_token.rs`.)
 
 use std::ffi::OsString;
 use std::ops::Range;

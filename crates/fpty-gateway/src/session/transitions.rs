@@ -11,7 +11,7 @@ use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use crate::command::commands::Commands;
 use crate::connection::handshake::ClientRequest;
 use crate::connection::listeners::Connection;
-use crate::detach::restore::UNPOLLABLE;
+use crate::detach::restore_sessions::UNPOLLABLE;
 use crate::detach::viewers::end_for_viewers;
 use crate::detach::{self, DetachCause, DetachRegistry};
 use crate::event_loop::core::Core;

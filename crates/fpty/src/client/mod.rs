@@ -13,7 +13,7 @@
 //! | `decoder.rs` | the server's bytes decoded: plain or extended mode |
 //! | `detachable.rs` | detach and reattach: the scrollback kept, the screen restored, reset of the person's terminal |
 //! | `escape.rs` | escape characters in the input (`~.`), as in ssh(1) |
-//! | `events.rs` | events from the server and the terminal, handled |
+//! | `server_events.rs` | events from the server and the terminal, handled |
 //! | `handover.rs` | the terminal's master, handed over by the server |
 //! | `input.rs` | standard input: keys, pipes, end of input |
 //! | `outcome.rs` | the end of a session: exit status, line, JSON; the refusal line of plain mode |
@@ -34,7 +34,6 @@ pub mod control;
 pub mod decoder;
 pub(crate) mod detachable;
 pub mod escape;
-pub(crate) mod events;
 pub(crate) mod handover;
 pub(crate) mod input;
 mod outcome;
@@ -45,6 +44,7 @@ mod replay;
 #[cfg(feature = "paint")]
 #[doc(hidden)]
 pub mod restore_screen;
+pub(crate) mod server_events;
 mod session;
 pub(crate) mod signals;
 mod state;

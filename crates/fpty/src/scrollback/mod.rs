@@ -1,5 +1,5 @@
 //! The scrollback: the last output of a session's terminal, with the modes and sizes
-//! that were in force, in a ring ([`crate::sys::ring`]) that goes from one reader of the
+//! that were in force, in a ring ([`crate::sys::scrollback_ring`]) that goes from one reader of the
 //! terminal to the next, as a descriptor.
 //!
 //! | file | subject |
@@ -14,7 +14,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use crate::error::{Context, Error, Result};
 use crate::scrollback::checkpoints::{Checkpoint, CheckpointWriter, NOTES_LENGTH};
 use crate::sys::pty::Master;
-use crate::sys::ring::Ring;
+use crate::sys::scrollback_ring::Ring;
 use crate::sys::{ReadOutcome, Size};
 use crate::terminal::modes::Modes;
 

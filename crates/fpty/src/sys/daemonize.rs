@@ -10,12 +10,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, fork, setsid};
 
+use super::background_close;
 use super::child::wait_for;
-use super::closer;
 
 /// Runs `body` in a child, which ends with it: with status 1 where it panics.
 fn fork_child(body: impl FnOnce()) -> nix::Result<nix::unistd::Pid> {
-    let forking = closer::lock_for_fork();
+    let forking = background_close::lock_for_fork();
     // SAFETY: the C library makes its allocator usable in the child of a
     // threaded process; of other locks `body` is told to use none but the one
     // that is held meanwhile.

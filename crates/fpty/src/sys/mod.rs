@@ -8,7 +8,7 @@
 //! | `bind.rs` | UNIX listening sockets with a mode and an owner (bind(2), umask(2)) |
 //! | `child.rs` | process ids, exit statuses, wait(2) for children |
 //! | `clock.rs` | CLOCK_BOOTTIME, a timer by it, and wall-clock times in it |
-//! | `closer.rs` | close(2) on threads of its own, for descriptors that strangers sent |
+//! | `background_close.rs` | close(2) on threads of its own, for descriptors that strangers sent |
 //! | `cpu_affinity.rs` | the processors that this process and the kernel's workers may use |
 //! | `credentialed_messages.rs` | messages that come with the sender's credentials (SO_PASSCRED) |
 //! | `credentials.rs` | credentials of a socket's peer: SO_PEERCRED, groups, address, login uid |
@@ -17,12 +17,12 @@
 //! | `environment.rs` | the environment of a session's program (environ(7)) |
 //! | `fd_query.rs` | one number or flag asked of any descriptor (ioctl(2), getsockopt(2), poll(2)) |
 //! | `foreground_group.rs` | a terminal's foreground process group, hung up (tcgetpgrp(3)) |
-//! | `itimer_guard.rs` | timers that end calls which would block (setitimer(2)) |
+//! | `syscall_timeout.rs` | timers that end calls which would block (setitimer(2)) |
 //! | `memfd.rs` | sealed files of memory, and mappings read and written by atomics (memfd_create(2), mmap(2)) |
 //! | `memfd_message.rs` | bytes too many for a message, sent as a file of memory |
 //! | `peer_process.rs` | the process at the other end of a UNIX socket; descriptors received from it |
 //! | `pidfd.rs` | processes by descriptor (pidfd_open(2)) |
-//! | `pipe.rs` | a pipe for splice(2) |
+//! | `splice_pipe.rs` | a pipe for splice(2) |
 //! | `poll.rs` | epoll(7), and poll(2) for a few descriptors |
 //! | `private_fd.rs` | descriptors that forked children do not inherit (pthread_atfork(3)) |
 //! | `proc_net_tcp.rs` | TCP connections within this machine (/proc/net/tcp) |
@@ -35,7 +35,7 @@
 //! | `pty.rs` | pseudo-terminals: master and slave (pty(7), ioctl_tty(2)) |
 //! | `pty/untrusted.rs` | a master that others have copies of: calls on it never block |
 //! | `recvmsg.rs` | recvmsg(2) with descriptors, credentials and pidfd |
-//! | `ring.rs` | the ring of a terminal's last output, in a file of memory |
+//! | `scrollback_ring.rs` | the ring of a terminal's last output, in a file of memory |
 //! | `shm.rs` | words shared with forked processes (MAP_SHARED) |
 //! | `shm_queue.rs` | a queue of bytes from one process to another, in shared memory |
 //! | `signal.rs` | signals: read (signalfd(2)), blocked, ignored |
@@ -47,14 +47,14 @@
 //! | `stdio_pass.rs` | standard descriptors passed to a program elsewhere, and pipes for the others |
 //! | `termios.rs` | raw mode of the person's terminal (termios(3)) |
 //! | `tick.rs` | the processor's tick, kept running during a quick exchange |
-//! | `tty_waiters.rs` | whether a process waits for a terminal's input, found in /proc |
+//! | `tty_readers.rs` | whether a process waits for a terminal's input, found in /proc |
 
 pub mod accounts;
 pub(crate) mod ancillary_data;
+pub mod background_close;
 pub mod bind;
 pub mod child;
 pub mod clock;
-pub mod closer;
 pub mod cpu_affinity;
 pub(crate) mod credentialed_messages;
 pub mod credentials;
@@ -63,12 +63,10 @@ pub mod dir;
 pub mod environment;
 pub(crate) mod fd_query;
 pub mod foreground_group;
-pub mod itimer_guard;
 pub(crate) mod memfd;
 pub mod memfd_message;
 pub mod peer_process;
 pub mod pidfd;
-pub mod pipe;
 pub mod poll;
 pub mod private_fd;
 pub mod proc_net_tcp;
@@ -80,18 +78,20 @@ pub mod process_session;
 pub mod procfs;
 pub mod pty;
 pub(crate) mod recvmsg;
-pub mod ring;
+pub mod scrollback_ring;
 pub mod shm;
 pub mod shm_queue;
 pub mod signal;
 pub mod socket;
 #[cfg(feature = "server")]
 pub mod spawn;
+pub mod splice_pipe;
 pub mod stdio;
 pub mod stdio_pass;
+pub mod syscall_timeout;
 pub mod termios;
 pub mod tick;
-pub mod tty_waiters;
+pub mod tty_readers;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

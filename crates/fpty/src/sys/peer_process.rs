@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, setsockopt, sockopt::PassCred};
 use nix::{setsockopt_impl, sockopt_impl};
 
+use super::background_close::{ReceivedFd, UNKNOWN_USER};
 use super::child::Pid;
-use super::closer::{ReceivedFd, UNKNOWN_USER};
 use super::pidfd::PidFd;
 use super::recvmsg::{ReceivedMessage, as_uninit, receive};
 use super::socket::Stream;

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::ancillary_data;
-use super::itimer_guard::ThreadTimer;
+use super::syscall_timeout::ThreadTimer;
 
 /// `SCM_PIDFD` of linux/socket.h (Linux 6.5).
 const SCM_PIDFD: i32 = 4;

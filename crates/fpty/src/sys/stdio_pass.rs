@@ -258,7 +258,7 @@ mod tests {
         assert!(!can_be_passed(packets.as_fd(), INPUT));
         let path = nix::fcntl::open("/dev/null", OFlag::O_PATH, nix::sys::stat::Mode::empty());
         assert!(!can_be_passed(path.expect("it").as_fd(), INPUT));
-        let ring = crate::sys::ring::Ring::new(0).expect("a memfd");
+        let ring = crate::sys::scrollback_ring::Ring::new(0).expect("a memfd");
         assert!(!can_be_passed(ring.file().expect("its file"), INPUT));
         let pidfd = crate::sys::pidfd::PidFd::parent().expect("a pidfd");
         assert!(!can_be_passed(pidfd.as_fd(), INPUT));

@@ -5,7 +5,7 @@
 //! is opened and closed every 2 ms, and only in a quick exchange (`tick_policy.rs` of the
 //! gateway), never while a person types. Without this file nothing else changes.
 
-use super::pipe::Pipe;
+use super::splice_pipe::Pipe;
 
 /// Lets this processor keep its tick for some milliseconds, idle or not; takes
 /// a few microseconds.

@@ -8,7 +8,7 @@
 //! | `modes/encoding.rs` | modes as bytes of a fixed number, for the scrollback's checkpoints |
 //! | `modes/parser.rs` | sequences in output that change modes |
 //! | `modes/rendition.rs` | graphic rendition (SGR): attributes and colours |
-//! | `modes/restore.rs` | escape sequences that set modes in a terminal, or reset them |
+//! | `modes/set_and_reset.rs` | escape sequences that set modes in a terminal, or reset them |
 //! | `query_filter.rs` | output without the queries that a terminal answers |
 
 pub(crate) mod escape_parser;

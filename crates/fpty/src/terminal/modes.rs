@@ -415,6 +415,6 @@ impl Modes {
 }
 
 pub(crate) mod encoding;
-pub(crate) mod restore;
+pub(crate) mod set_and_reset;
 #[cfg(test)]
 mod tests;

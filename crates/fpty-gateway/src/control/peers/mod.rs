@@ -20,8 +20,8 @@ use crate::event_loop::slab::Token;
 use crate::event_loop::timers::Timer;
 use crate::host::host;
 use crate::log::log;
+use crate::process::gateway_token;
 use crate::process::ipc::{decode, encode};
-use crate::process::proof;
 use fpty::error::reason;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -184,7 +184,7 @@ impl Peers {
                 continue;
             };
             // What another process says, or one that is gone, is nothing to us.
-            if !sender.is_some_and(|sender| proof::is_gateway(from, sender.pid)) {
+            if !sender.is_some_and(|sender| gateway_token::is_gateway(from, sender.pid)) {
                 continue;
             }
             if is_answer {

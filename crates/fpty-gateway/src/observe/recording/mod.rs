@@ -7,10 +7,10 @@
 //! | `producer.rs` | the gateway's end of the queue: room, throttling, backlog |
 //! | `recorded_sessions.rs` | recordings of a gateway: begin, end, failure |
 //! | `recorder_link.rs` | the gateway's dialogue with the recorder |
-//! | `restart.rs` | the recorder was killed: the next one gets the queue |
+//! | `recorder_restart.rs` | the recorder was killed: the next one gets the queue |
 //! | `orphan_ends.rs` | audit lines of ends that wait for the recorder's answer |
 //! | `recorder_protocol.rs` | messages in the queue, answers, and events of the recorder |
-//! | `launcher.rs` | start of the recorder, and its handle over a reload |
+//! | `recorder_launcher.rs` | start of the recorder, and its handle over a reload |
 //! | `recorder.rs` | the recorder's main loop |
 //! | `consumer.rs` | the recorder's end of a gateway's queue |
 //! | `orphan_recordings.rs` | recordings whose gateway has ended, until a successor claims them |
@@ -21,16 +21,16 @@
 pub(crate) mod asciicast;
 pub(crate) mod consumer;
 pub(crate) mod journal;
-pub mod launcher;
 pub mod orphan_ends;
 pub(crate) mod orphan_recordings;
 pub(crate) mod producer;
 pub(crate) mod recorded_sessions;
 pub(crate) mod recorder;
+pub mod recorder_launcher;
 pub(crate) mod recorder_link;
 pub mod recorder_protocol;
+pub(crate) mod recorder_restart;
 pub(crate) mod recording_file;
-pub(crate) mod restart;
 pub mod tap;
 pub(crate) mod utf8;
 

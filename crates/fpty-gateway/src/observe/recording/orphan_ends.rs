@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::launcher;
+use super::recorder_launcher;
 use super::recorder_protocol::{Answer, Kind, header};
 use crate::observe::audit::{RecordingResult, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};
@@ -53,7 +53,7 @@ impl PendingEndLines {
         recorded: Option<RecordingResult>,
     ) -> Option<String> {
         let line = self.lines.remove(id)?;
-        let path = |name: &str| launcher::file_path(folder, name);
+        let path = |name: &str| recorder_launcher::file_path(folder, name);
         let recorded = recorded.map(|it| RecordingResult { path: path(&it.path), ..it });
         Some(recorded.map_or_else(|| line.clone(), |it| prepared_end::with_recording(&line, &it)))
     }
@@ -82,8 +82,9 @@ pub fn with_recordings(lines: Vec<String>) -> Vec<String> {
 fn ask(waiting: &mut PendingEndLines, request: &[u8]) -> Vec<String> {
     let mut told = Vec::new();
     // All of them are gone.
-    let link =
-        Producer::new().ok().and_then(|queue| launcher::connect(&Hello::of(0, 1), queue, None));
+    let link = Producer::new()
+        .ok()
+        .and_then(|queue| recorder_launcher::connect(&Hello::of(0, 1), queue, None));
     let Some(mut link) = link else {
         return told;
     };

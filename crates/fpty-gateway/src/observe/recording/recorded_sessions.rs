@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::asciicast::Head;
 use super::recorder_protocol::{Begin, Failure, Kind, Unconsumed};
 use super::{
-    EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
-    log_session, status_of,
+    EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, log_session,
+    recorder_launcher, status_of,
 };
 use crate::config::recording_options::OnError;
 use crate::event_loop::context::Context;
@@ -75,7 +75,7 @@ impl Recordings {
         let started = info.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let name = format!("{}-{user}-{}", timestamp::compact(info.started.wall), info.id);
         let begin = Begin {
-            folder: launcher::folder_number(folder),
+            folder: recorder_launcher::folder_number(folder),
             name,
             part: 1,
             limit: record.limit,
@@ -139,7 +139,7 @@ impl Recordings {
                 OnError::Continue => Ok(None),
             };
         }
-        let folder = record.dir.as_deref().map_or(0, launcher::folder_number);
+        let folder = record.dir.as_deref().map_or(0, recorder_launcher::folder_number);
         let recording =
             RecordingTap::resumed(&self.producer, self.next, record, (state, folder), size);
         Ok(Some(self.add(recording)))

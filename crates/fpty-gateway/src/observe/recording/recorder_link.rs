@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::recorder_protocol::{Answer, RecorderEvent, Unconsumed};
-use super::restart::recorder_was_killed;
-use super::{EndedRecording, Recordings, launcher, log_session};
+use super::recorder_restart::recorder_was_killed;
+use super::{EndedRecording, Recordings, log_session, recorder_launcher};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_domain::FaultDomain;
 use crate::event_loop::fault_injection;
@@ -57,8 +57,9 @@ impl Recordings {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.
-        let link =
-            Producer::new().ok().and_then(|queue| launcher::connect(&self.hello, queue, None));
+        let link = Producer::new()
+            .ok()
+            .and_then(|queue| recorder_launcher::connect(&self.hello, queue, None));
         let has_recorder = link.is_some();
         if has_recorder {
             self.producer.borrow_mut().connect(link);

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::launcher;
 use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
+use super::recorder_launcher;
 use super::recorder_protocol::{Begin, Kind, Resume, Unconsumed, header};
 use crate::config::recording_options::{OnError, RecordOptions};
 use crate::event_loop::fault_domain::SessionRef;
@@ -107,7 +107,7 @@ impl RecordingTap {
         let RecordingState { begin, path, began } = state;
         // A reload may have given the folders other numbers, or it another folder.
         let begin = Begin { folder, limit: record.limit, ..begin };
-        let is_in_other_folder = launcher::file_path(folder, &begin.file()) != path;
+        let is_in_other_folder = recorder_launcher::file_path(folder, &begin.file()) != path;
         let new = Self::new(producer, number, record, begin);
         let began = BootInstant::from_nanos(began);
         let (size, early_events) = (Cell::new(size), RefCell::new(None));
@@ -129,7 +129,7 @@ impl RecordingTap {
 
     /// The path of a file of this name in its folder.
     pub fn path_of(&self, name: &str) -> String {
-        launcher::file_path(self.begin.borrow().folder, name)
+        recorder_launcher::file_path(self.begin.borrow().folder, name)
     }
 
     /// Assigns the recording to a session.

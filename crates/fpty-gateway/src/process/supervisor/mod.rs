@@ -13,17 +13,17 @@
 //! | `supervisor_link.rs` | the socket pair by which gateways reach it, over a reload |
 //! | `supervisor_process.rs` | the process itself |
 //! | `orphan_sessions.rs` | sessions without a gateway, between a killed one and the next |
-//! | `after_gateway.rs` | what a gateway that is gone has left: programs, audit lines |
+//! | `leftovers.rs` | what a gateway that is gone has left: programs, audit lines |
 //! | `leaders.rs` | session leaders of each gateway, in shared memory |
 //! | `end_lines.rs` | prepared audit lines of each gateway, in shared memory |
 //! | `end_record.rs` | the prepared audit line that goes with a session to the supervisor |
 //! | `grace.rs` | the one rule of grace: hang up, wait, kill |
 
-pub mod after_gateway;
 pub mod end_lines;
 pub mod end_record;
 pub mod grace;
 pub mod leaders;
+pub mod leftovers;
 pub mod orphan_sessions;
 pub mod supervisor_client;
 pub mod supervisor_link;

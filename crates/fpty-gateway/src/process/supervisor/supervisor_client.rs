@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::supervisor_protocol::{self, Message, Received, SessionFds, SessionRecord};
 use super::{leaders, supervisor_link, supervisor_process};
 use crate::log::log;
+use crate::process::gateway_token;
 use crate::process::ipc::Hello;
-use crate::process::proof;
 use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
 use fpty::sys::clock;
@@ -122,7 +122,7 @@ impl SupervisorClient {
                 Received::Closed => return None,
             }
         }
-        leaders::note_supervisor(self.hello.ordinal, proof::supervisor_generation());
+        leaders::note_supervisor(self.hello.ordinal, gateway_token::supervisor_generation());
         self.connection = Some(ours);
         Some(found)
     }

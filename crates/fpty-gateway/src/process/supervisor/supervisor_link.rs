@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use once_cell::sync::OnceCell;
 
 use crate::host::host;
-use crate::process::proof;
+use crate::process::gateway_token;
 use fpty::sys::child::Pid;
 use fpty::sys::process_lock;
 use fpty::sys::socket::Stream;
@@ -39,7 +39,9 @@ pub fn reserve(wanted: bool) {
         let (gateway_end, supervisor_end) = Stream::credentialed_pair().ok()?;
         Some([OwnedFd::from(gateway_end), OwnedFd::from(supervisor_end)])
     };
-    let (Some([gateway_end, supervisor_end]), Some(_)) = (left.or_else(made), proof::page()) else {
+    let (Some([gateway_end, supervisor_end]), Some(_)) =
+        (left.or_else(made), gateway_token::page())
+    else {
         return;
     };
     for fd in [&gateway_end, &supervisor_end] {
@@ -76,10 +78,10 @@ pub(crate) fn supervisor_end() -> Option<OwnedFd> {
 
 /// Whether a supervisor runs: another process than this.
 pub fn is_running() -> bool {
-    proof::page().is_some_and(process_lock::is_held)
+    gateway_token::page().is_some_and(process_lock::is_held)
 }
 
 /// The pid of the supervisor.
 pub(crate) fn supervisor_pid() -> Option<Pid> {
-    process_lock::holder(proof::page()?)
+    process_lock::holder(gateway_token::page()?)
 }

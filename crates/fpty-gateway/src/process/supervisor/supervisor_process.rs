@@ -9,15 +9,15 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::after_gateway::{KeptBy, OrphanedSessions};
 use super::end_record::write_line;
 use super::grace::{Grace, hang_up_foreground};
+use super::leftovers::{KeptBy, OrphanedSessions};
 use super::orphan_sessions::Orphan;
 use super::supervisor_protocol::{self, Message, Received, SessionFds, SessionRecord};
 use crate::event_loop::fault_injection;
 use crate::observe::audit::EndReason;
+use crate::process::gateway_token;
 use crate::process::ipc::Hello;
-use crate::process::proof;
 use crate::process::shared_memory;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
@@ -46,7 +46,7 @@ const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// As fork(2) and dup(2).
 pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
-    let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
+    let page = gateway_token::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
     daemonize::spawn(c"fpty-supervisor", kept, move |kept| {
@@ -100,7 +100,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     if !process_lock::take(&page) {
         return Ok(());
     }
-    proof::register_supervisor();
+    gateway_token::register_supervisor();
     // Four for each session, two where nobody is attached.
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();
@@ -302,7 +302,7 @@ impl Supervisor {
                 continue;
             }
             // The master has written its own copy while it had a log.
-            if !proof::are_ends_written() {
+            if !gateway_token::are_ends_written() {
                 supervised.record.last.write_line(&self.log, EndReason::Lost, None);
             }
             let master = master.and_then(|master| Master::returned(master, true).ok());

@@ -12,7 +12,7 @@ use crate::observe::audit::SessionHistory;
 use crate::observe::recording::RecordingState;
 use crate::process::ipc::{self, Hello, encode};
 use fpty::fair_share::Principal;
-use fpty::sys::ring::Ring;
+use fpty::sys::scrollback_ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{ReadOutcome, WriteOutcome};
 use fpty::text::cut;

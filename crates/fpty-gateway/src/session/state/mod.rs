@@ -12,7 +12,7 @@
 pub(crate) mod extended;
 mod packets;
 
-use extended::Extended;
+use super::state::extended::Extended;
 
 use crate::connection::client_hello::ClientHello;
 

@@ -6,7 +6,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Master;
 use crate::sys::fd_query::{self, Switch};
-use crate::sys::itimer_guard::{self, ArmedTimer};
+use crate::sys::syscall_timeout::{self, ArmedTimer};
 
 /// A call may be ended by chance: after a while that is forgotten. (Seconds.)
 const STRIKE_PERIOD: i64 = 8;
@@ -36,7 +36,7 @@ impl Master {
     /// system call for one that is ours alone.
     #[inline]
     pub fn arm(&self) -> Option<ArmedTimer> {
-        self.shared.then(itimer_guard::arm)
+        self.shared.then(syscall_timeout::arm)
     }
 
     /// Takes the master back from another process: what that has set and our reads and
@@ -63,7 +63,7 @@ impl Master {
             return Err(Errno::EAGAIN);
         }
         self.set_nonblocking();
-        let armed = itimer_guard::arm();
+        let armed = syscall_timeout::arm();
         let result = call();
         if armed.has_fired() {
             let flags = fcntl(&self.fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);

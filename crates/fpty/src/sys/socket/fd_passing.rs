@@ -10,11 +10,11 @@ use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 use super::Stream;
-use crate::sys::closer::{self, UNKNOWN_USER};
+use crate::sys::background_close::{self, UNKNOWN_USER};
 use crate::sys::recvmsg::receive;
 
 /// Whether a stranger can send descriptors along. A received descriptor must not be
-/// closed by us at once, nor by the kernel in our name (see `closer.rs`), so each read
+/// closed by us at once, nor by the kernel in our name (see `background_close.rs`), so each read
 /// has room for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FdPassing {
@@ -84,7 +84,7 @@ impl Stream {
     /// As of recvmsg(2); EPROTO: the sender's share of descriptors is used up.
     #[cold]
     pub(super) fn take_guarded(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
-        if closer::is_over_quota(|| self.user()) {
+        if background_close::is_over_quota(|| self.user()) {
             return Err(Errno::EPROTO);
         }
         let buffer_is_empty = buffer.is_empty();
@@ -101,7 +101,7 @@ impl Stream {
         let received = received?;
         if !received.descriptors.is_empty() || received.truncated {
             let user = self.user();
-            received.descriptors.into_iter().for_each(|fd| closer::close(fd, user));
+            received.descriptors.into_iter().for_each(|fd| background_close::close(fd, user));
             return Err(Errno::EPROTO);
         }
         Ok(received.count)
@@ -116,7 +116,7 @@ pub(super) fn finish(fd: OwnedFd) {
     let stream = Stream::from(fd);
     let _ = shutdown(stream.fd.as_raw_fd(), Shutdown::Both);
     for _ in 0..READS {
-        if closer::is_over_quota(|| stream.user()) {
+        if background_close::is_over_quota(|| stream.user()) {
             break;
         }
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
@@ -127,7 +127,7 @@ pub(super) fn finish(fd: OwnedFd) {
             Ok(received) if received.descriptors.is_empty() && !received.truncated => {}
             Ok(received) => {
                 let user = stream.user();
-                received.descriptors.into_iter().for_each(|fd| closer::close(fd, user));
+                received.descriptors.into_iter().for_each(|fd| background_close::close(fd, user));
                 break;
             }
             // An error is told once.
@@ -135,13 +135,13 @@ pub(super) fn finish(fd: OwnedFd) {
         }
     }
     let user = stream.user();
-    closer::close_later(stream.into(), user);
+    background_close::close_later(stream.into(), user);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::closer::lingering;
+    use crate::sys::background_close::lingering;
     use crate::sys::{ReadOutcome, WriteOutcome};
     use std::io::{IoSlice, Write};
     use std::os::unix::net::UnixStream;
@@ -162,7 +162,7 @@ mod tests {
         let control = [ControlMessage::ScmRights(&numbers)];
         let sent = sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"x")], &control, flags, None);
         // Those that did not go are ours to close.
-        fds.into_iter().for_each(|fd| closer::close(fd, 7));
+        fds.into_iter().for_each(|fd| background_close::close(fd, 7));
         sent
     }
 

@@ -4,7 +4,7 @@
 Two may: what somebody has, and what it does. With more of them none can be read, or
 tried, without all others. Tests are left out.
 
-  tools/check-circles.py SOURCES[:MODULE]...     (of this module alone)
+  tools/check-import-cycles.py SOURCES[:MODULE]...     (of this module alone)
 """
 
 import os

@@ -22,7 +22,7 @@ use crate::connection::shared_counts::SharedCounts;
 use crate::control::ControlClients;
 use crate::control::attach_elsewhere::AttachSearches;
 use crate::control::peers::Peers;
-use crate::detach::restore::write_end_line;
+use crate::detach::restore_sessions::write_end_line;
 use crate::detach::{DetachRegistry, RETRY_DELAY};
 use crate::host::{SocketRole, host};
 use crate::log::log;
@@ -30,8 +30,8 @@ use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
 use crate::process::process_table::{self, ProcessTable};
-use crate::process::supervisor::after_gateway::OrphanedSessions;
 use crate::process::supervisor::leaders::{self, Leaders};
+use crate::process::supervisor::leftovers::OrphanedSessions;
 use crate::process::supervisor::supervisor_client::RestoredSessions;
 use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
@@ -43,7 +43,7 @@ use fpty::sys::spawn::Program;
 ///
 /// # Errors
 /// A part of the gateway cannot be made: poller, signals, or a socket.
-pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
+pub fn start(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     fpty::sys::forbid_ptrace();
     fpty::sys::stdio::keep_stderr(config.processes > 1);
     if fpty::sys::keeps_root_group() {

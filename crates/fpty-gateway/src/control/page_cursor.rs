@@ -6,7 +6,7 @@ use super::peers::{PeerRequest, Peers, Requester};
 use crate::event_loop::context::Context;
 
 use super::all_sessions::AllSessions;
-use super::page::Page;
+use super::session_page::Page;
 
 /// The cursor of a list over all gateways.
 pub struct PageCursor {

@@ -9,7 +9,7 @@ use crate::session::ids::LENGTH;
 use super::all_sessions::AllSessions;
 use crate::event_loop::fault_domain::SessionRef;
 use crate::session::selector::SessionSelector;
-use fpty::sys::itimer_guard;
+use fpty::sys::syscall_timeout;
 
 /// The most sessions that one turn looks at, and lists.
 const MAX_EXAMINED: usize = 512;
@@ -76,7 +76,7 @@ impl AllSessions<'_> {
     pub fn page(&self, cx: &mut Context, page_request: PageRequest) -> Page {
         let mut page = Page::default();
         // Their terminals are others' as well, or were.
-        let _armed = itimer_guard::arm();
+        let _armed = syscall_timeout::arm();
         if let (PageKind::Matches(by), 0) = (page_request.kind, page_request.from) {
             let matches = self.indexed_matches(&by, page_request.by);
             for one in matches.filter(|one| self.may_see(page_request, *one)).take(MAX_LISTED) {

@@ -1,8 +1,8 @@
 //! Detached terminals: their output goes into the scrollback, and the program's end is kept.
 
 use super::attach_state::Released;
+use super::detachable_session::ExitedSession;
 use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
-use super::registry_entry::ExitedSession;
 use super::viewers::end_for_viewers;
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;

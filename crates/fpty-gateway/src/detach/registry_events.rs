@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::attach_state::{Overdue, TimeLimits};
+use super::detachable_session::DetachableSession;
 use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
-use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
 use crate::event_loop::core::Core;
 use crate::event_loop::fault_injection;
@@ -18,7 +18,7 @@ use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
 
-impl RegistryEntry {
+impl DetachableSession {
     /// Time limits, by the rules of the session's socket.
     pub(crate) fn time_limits(&self, cx: &Context) -> TimeLimits {
         let rules = cx.listeners.rules(self.listener);

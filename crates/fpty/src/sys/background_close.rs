@@ -23,9 +23,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::fd_query;
-use super::itimer_guard::ThreadTimer;
 use super::signal::Blocked;
 use super::stdio_pass::NULL;
+use super::syscall_timeout::ThreadTimer;
 
 /// Threads at most, and for one user.
 const MAX_THREADS: usize = 32;

@@ -33,7 +33,7 @@ pub(crate) fn terminal_size(master: Option<&Master>) -> Size {
 }
 
 /// One detachable session.
-pub(crate) struct RegistryEntry {
+pub(crate) struct DetachableSession {
     pub(crate) id: Rc<str>,
     /// The name; may be empty.
     pub(crate) name: String,
@@ -180,7 +180,7 @@ pub struct NoDetach {
     pub(crate) prepared_line: Option<end_lines::EndLineSlot>,
 }
 
-impl RegistryEntry {
+impl DetachableSession {
     /// An entry without a name: of this id and start, owner, socket and process.
     pub(crate) fn new(
         (id, since): (&str, Timestamp),

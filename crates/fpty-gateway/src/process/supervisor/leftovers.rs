@@ -20,7 +20,7 @@ use crate::host::host;
 use crate::log;
 use crate::observe::audit::prepared_end;
 use crate::observe::recording::orphan_ends;
-use crate::process::proof;
+use crate::process::gateway_token;
 use crate::process::shared_memory;
 use fpty::sys::daemonize;
 use fpty::sys::process_identity::ProcessIdentity;
@@ -76,7 +76,7 @@ impl OrphanedSessions {
     }
 
     fn take(&mut self, gateway: usize, supervisor: u64, kept: KeptBy) {
-        let kept = match supervisor == proof::supervisor_generation() {
+        let kept = match supervisor == gateway_token::supervisor_generation() {
             true => kept,
             // It was gone before the gateway was, which had no time for the next.
             false => KeptBy::Nobody,
@@ -112,7 +112,7 @@ pub fn after_master_end(grace: Option<Duration>) {
     let kept = match KeptBy::now() {
         // What the supervisor writes to is the master's, where that logs for all.
         KeptBy::Supervisor if host().is_stopping() => {
-            proof::set_ends_written();
+            gateway_token::set_ends_written();
             KeptBy::SupervisorWithoutLog
         }
         kept => kept,

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use super::recorder_protocol::{self, Failure, Kind, RecorderEvent, Resume, Unconsumed, header};
-use super::{RecordingTap, Recordings, launcher};
+use super::{RecordingTap, Recordings, recorder_launcher};
 use crate::event_loop::context::Context;
 use crate::log::log;
 use crate::process::ipc::encode;
@@ -93,7 +93,7 @@ impl Recordings {
                 taken.insert(number);
             }
         }
-        let link = launcher::connect(&self.hello, queue, before.as_ref())?;
+        let link = recorder_launcher::connect(&self.hello, queue, before.as_ref())?;
         self.producer.borrow_mut().reconnect(link);
         self.register_channel(cx).then_some(taken)
     }

@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::attach_state::{AttachState, Released};
-use super::detached::drain_terminal;
-use super::registry::DetachRegistry;
-use super::registry_entry::{
-    Client, DetachResources, DetachedTerminal, ExitedSession, NoDetach, Program, RegistryEntry,
+use super::detachable_session::{
+    Client, DetachResources, DetachableSession, DetachedTerminal, ExitedSession, NoDetach, Program,
     terminal_size,
 };
+use super::detached_terminal::drain_terminal;
+use super::registry::DetachRegistry;
 use crate::config::recording_options::OnError;
 use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::context::Context;
@@ -72,7 +72,7 @@ impl DetachRegistry {
         let SessionRecord { id, name, listener, nth, pid, attached, detached_at, .. } = record;
         let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
         let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
-        let entry = |info: &RestoredInfo, state| RegistryEntry {
+        let entry = |info: &RestoredInfo, state| DetachableSession {
             name,
             secrets,
             ..restored_entry(info, pid, state)
@@ -230,7 +230,7 @@ impl DetachRegistry {
             _ => None,
         };
         let origin = NoDetach { socket: listener.is_none().then_some(socket), last, prepared_line };
-        let entry = RegistryEntry {
+        let entry = DetachableSession {
             no_detach: Some(Box::new(origin)),
             ..restored_entry(&info, pid, state)
         };
@@ -252,7 +252,7 @@ impl DetachRegistry {
         let Core { cx, sessions, processes } = &mut *core;
         processes.restored(pid);
         cx.panics.in_progress = Some(FaultDomain::Session(session));
-        let pidfd = self.entries.get(key).and_then(RegistryEntry::restored_pidfd);
+        let pidfd = self.entries.get(key).and_then(DetachableSession::restored_pidfd);
         let (Some(pidfd), Some(live)) = (pidfd, sessions.get_mut(session)) else {
             return;
         };
@@ -373,7 +373,7 @@ fn restored_entry(
     info: &RestoredInfo,
     pid: Pid,
     state: AttachState<DetachResources>,
-) -> RegistryEntry {
+) -> DetachableSession {
     let owner = (info.uid, info.principal);
-    RegistryEntry::new((&info.id, info.started), owner, info.listener, pid, state)
+    DetachableSession::new((&info.id, info.started), owner, info.listener, pid, state)
 }

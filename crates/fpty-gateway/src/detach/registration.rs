@@ -1,8 +1,8 @@
 //! Registration: a new session becomes detachable.
 
 use super::attach_state::AttachState;
+use super::detachable_session::{Client, DetachableSession, Program};
 use super::registry::DetachRegistry;
-use super::registry_entry::{Client, Program, RegistryEntry};
 use crate::config::rules::Rules;
 use crate::connection::client_hello::ClientHello;
 use crate::connection::listeners::Connection;
@@ -125,8 +125,8 @@ impl DetachRegistry {
         let began = Timestamp::now();
         let program = Program { pidfd: None, status_deadline: None };
         let state = AttachState::attached(program, Client { session: key, uid }, began);
-        let entry = RegistryEntry::new((&id, began), (uid, principal), listener, pid, state);
-        let entry = self.insert(RegistryEntry { name, secrets, name_claim, ..entry });
+        let entry = DetachableSession::new((&id, began), (uid, principal), listener, pid, state);
+        let entry = self.insert(DetachableSession { name, secrets, name_claim, ..entry });
         self.sync_supervisor(core, entry);
         true
     }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::shared_counts::{SharedCount, SharedCounts};
 use crate::config::rules::Rules;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::observe::audit::session_info::SessionInfo;
 use crate::observe::event::{Event, Observer};
 use crate::process::shared_memory::{self, Region};
+use crate::session::session_ref::SessionRef;
 use fpty::fair_share::Principal;
 use fpty::sys::shm::halves;
 use fpty::sys::socket::Stream;

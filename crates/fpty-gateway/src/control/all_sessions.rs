@@ -5,11 +5,11 @@ use super::session_view::SessionView;
 use crate::command::commands::Commands;
 use crate::detach::{DetachRegistry, EntryView};
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::Key;
 use crate::observe::audit::SessionInfo;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
+use crate::session::session_ref::SessionRef;
 use fpty::sys::process_handle::ProcessHandle;
 
 /// Indexes of commands come after those of sessions, which are fewer than descriptors.

@@ -7,8 +7,8 @@ use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;
 
 use super::all_sessions::AllSessions;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::session::selector::SessionSelector;
+use crate::session::session_ref::SessionRef;
 use fpty::sys::syscall_timeout;
 
 /// The most sessions that one turn looks at, and lists.

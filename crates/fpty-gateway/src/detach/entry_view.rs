@@ -3,9 +3,9 @@
 use super::detachable_session::DetachableSession;
 use super::registry::DetachRegistry;
 use crate::connection::session_access::UNKNOWN_UID;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::Key;
 use crate::session::selector::SessionSelector;
+use crate::session::session_ref::SessionRef;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::deferred_queue::DeferredInput;
-use super::fault_domain::SessionRef;
 use super::outcome::Outcome;
 use super::panic_recovery::{PanicState, RETRY_DELAY};
 use super::tick_policy::TickPolicy;
@@ -20,6 +19,7 @@ use crate::observe::Observers;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
+use crate::session::session_ref::SessionRef;
 use fpty::backlog::Backlog;
 use fpty::error::Result;
 use fpty::sys::clock;

@@ -1,19 +1,8 @@
-//! Fault domains: what ends where the handling of an event, a timer or an outcome panics;
-//! and references to sessions.
+//! Fault domains: what ends where the handling of an event, a timer or an outcome panics.
 
 use super::slab::{Key, Token};
 use super::timers::Timer;
-
-/// A reference to a session, for audit and limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SessionRef {
-    /// A session with a terminal and an attached client.
-    Session(Key),
-    /// A detached session, by its entry in the registry.
-    Detached(Key),
-    /// A command without a terminal.
-    Command(Key),
-}
+use crate::session::session_ref::SessionRef;
 
 /// A fault domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,14 @@
 use std::rc::Rc;
 
 use super::deferred_queue::DeferredChunk;
-use super::fault_domain::{FaultDomain, SessionRef};
+use super::fault_domain::FaultDomain;
 use super::slab::{Key, Token};
 use crate::connection::late_hello::LateHello;
 use crate::control::peers::peer_request::{IncomingRequest, Requester};
 use crate::observe::audit::{EndReason, EndedSession};
 use crate::observe::recording::recorder_protocol::RecorderEvent;
 use crate::observe::recording::tap::RecordingTap;
+use crate::session::session_ref::SessionRef;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 

@@ -4,11 +4,11 @@ use std::os::fd::AsFd;
 
 use super::process_table::ProcessTable;
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;
 use crate::log::log;
 use crate::session::relay::{LiveSession, SessionIo};
+use crate::session::session_ref::SessionRef;
 use fpty::sys::child::{self, Pid};
 use fpty::sys::clock;
 use fpty::sys::foreground_group::ForegroundGroup;

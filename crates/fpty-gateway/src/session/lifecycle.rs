@@ -13,7 +13,6 @@ use crate::command::stdio::CommandIo;
 use crate::connection::limits::Permit;
 use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::{Closed, Outcome};
 use crate::event_loop::slab::Key;
 use crate::observe::audit::{
@@ -23,6 +22,7 @@ use crate::observe::audit::{
 use crate::observe::event::Event;
 use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines::EndLineSlot;
+use crate::session::session_ref::SessionRef;
 use fpty::fair_share::Principal;
 use fpty::proto::EndKind;
 use fpty::sys::Size;

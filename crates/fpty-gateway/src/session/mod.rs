@@ -11,6 +11,7 @@
 //! | `relay.rs` | reads and writes between client and terminal; the live session |
 //! | `requested_command.rs` | commands that clients requested instead of their socket's own |
 //! | `selector.rs` | a session as typed: id, prefix of an id, or name |
+//! | `session_ref.rs` | a reference to a session, attached or detached, or to a command |
 //! | `state/` | one terminal and its client as a state machine without input or output |
 //! | `teardown.rs` | the end of a session: drain, close, hang up, the queue of teardowns |
 //! | `timeouts.rs` | idle timeout and maximum time |
@@ -25,6 +26,7 @@ pub(crate) mod probes;
 pub(crate) mod relay;
 pub(crate) mod requested_command;
 pub(crate) mod selector;
+pub(crate) mod session_ref;
 pub mod state;
 pub(crate) mod teardown;
 pub(crate) mod timeouts;

@@ -35,11 +35,11 @@ use std::time::SystemTime;
 
 use crate::config::options::GatewayConfig;
 use crate::connection::client_hello::ClientHello;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::LogQueue;
 use crate::process::supervisor::end_lines::{EndLineSlot, EndLines};
+use crate::session::session_ref::SessionRef;
 use fpty::proto::Protocol;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{self, BootInstant, Timestamp};

@@ -3,9 +3,9 @@
 
 use super::session_info::{ClientAct, RejectedConnection};
 use super::{Audit, DetachReason, Origin, Peer};
-use crate::event_loop::fault_domain::SessionRef;
 use crate::observe::event::Event;
 use crate::process::supervisor::end_lines::EndLineSlot;
+use crate::session::session_ref::SessionRef;
 use fpty::fair_share::Principal;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;

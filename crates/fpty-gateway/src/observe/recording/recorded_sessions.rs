@@ -12,13 +12,13 @@ use super::{
 };
 use crate::config::recording_options::OnError;
 use crate::event_loop::context::Context;
-use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::timestamp;
 use crate::observe::audit::{EndReason, EndedSession, RecordingResult};
 use crate::session::relay::Sessions;
+use crate::session::session_ref::SessionRef;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;

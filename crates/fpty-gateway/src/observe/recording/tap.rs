@@ -10,8 +10,8 @@ use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
 use super::recorder_launcher;
 use super::recorder_protocol::{Begin, Kind, Resume, Unconsumed, header};
 use crate::config::recording_options::{OnError, RecordOptions};
-use crate::event_loop::fault_domain::SessionRef;
 use crate::process::ipc::encode;
+use crate::session::session_ref::SessionRef;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
 

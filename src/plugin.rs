@@ -225,7 +225,7 @@ unsafe extern "C" fn pty_init() -> c_int {
     start("pty", "the start", || {
         let config = locked(&PTY).clone();
         if let Some(client) = config.client()? {
-            exit(guard("the pty client", fpty::client::EXIT_LOST, || {
+            exit(guard("the pty client", fpty::exit_status::EXIT_LOST.into(), || {
                 match config.control_request() {
                     Some(question) => fpty::client::control::run(&client, &question),
                     None => fpty::client::run(&client),

@@ -1,7 +1,10 @@
-//! A process's exit status as the end of a session (packet 110).
+//! The exit statuses that the client has of its own, and a process's exit status as the end
+//! of a session (packet 110).
 
 use crate::proto::{EndKind, SessionEnd};
 use crate::sys::child::Exit;
+
+pub use crate::proto::session_end::{EXIT_LOST, EXIT_NO_SESSION};
 
 /// The end of a session whose program exited.
 pub fn session_end(exit: Exit) -> SessionEnd {

@@ -6,7 +6,7 @@
 //! | [`backlog`] | bytes that wait for a slow receiver |
 //! | [`client`] | the client: a terminal or pipes, connected to a server |
 //! | [`error`] | the error type: what failed, on what, and why |
-//! | [`exit_status`] | a process's exit status as the end of a session |
+//! | [`exit_status`] | the exit statuses 254 and 255; a process's exit status as the end of a session |
 //! | `fair_share` | shares of a limited resource, by user |
 //! | [`proto`] | the protocol: packets of uwsgi mode and of the extended mode |
 //! | [`scrollback`] | the last output of a session, with checkpoints of its modes |

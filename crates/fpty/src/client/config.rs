@@ -10,9 +10,6 @@ use crate::proto::request::{self, RequestKind};
 use crate::proto::variables::is_environment_name;
 use crate::sys::{stdio, stdio_pass};
 
-/// Exit status where the end was not the program's own.
-pub const EXIT_LOST: i32 = 254;
-
 /// The configuration of a client.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {

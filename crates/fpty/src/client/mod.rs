@@ -58,7 +58,7 @@ use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{self, Raises, RawMode};
 
 use crate::client::buffered_output::BufferedOutput;
-pub use crate::client::config::{ClientConfig, EXIT_LOST, SessionChoice};
+pub use crate::client::config::{ClientConfig, SessionChoice};
 use crate::client::connect::{Connection, read_signals};
 use crate::client::outcome::End;
 use crate::client::state::Session;

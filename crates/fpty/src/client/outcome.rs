@@ -5,16 +5,14 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::config::{ClientConfig, EXIT_LOST};
+use super::config::ClientConfig;
 use crate::error::{Error, Result};
+use crate::exit_status::{EXIT_LOST, EXIT_NO_SESSION};
 use crate::proto::session_key::parse_argument;
 use crate::proto::{self, EndKind, SessionEnd};
 use crate::sys::peer_process::Peer;
 use crate::sys::{accounts, stdio};
 use crate::text::is_control;
-
-/// Exit status when no session came about.
-const EXIT_NO_SESSION: i32 = 255;
 
 /// The end of a session, as the client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +63,7 @@ impl End {
     pub fn ran_no_program(&self) -> bool {
         match self {
             End::Ended(ended) => matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused),
-            _ => self.status() == EXIT_NO_SESSION,
+            _ => self.status() == i32::from(EXIT_NO_SESSION),
         }
     }
 
@@ -89,11 +87,11 @@ impl End {
             }
             End::Signalled(number) => ("signal", 128 + i32::from(*number)),
             End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
-                ("refused", EXIT_NO_SESSION)
+                ("refused", EXIT_NO_SESSION.into())
             }
-            End::Lost(_) | End::NotReconnected { .. } => ("lost", EXIT_LOST),
+            End::Lost(_) | End::NotReconnected { .. } => ("lost", EXIT_LOST.into()),
             End::Disconnected => ("left", 0),
-            End::OutputFailed(_) => ("left", EXIT_LOST),
+            End::OutputFailed(_) => ("left", EXIT_LOST.into()),
             End::Signal(signal) => ("left", 128 + *signal as i32),
             End::OutputClosed => ("left", 128 + Signal::SIGPIPE as i32),
         }
@@ -323,7 +321,7 @@ mod tests {
         let end = ended(EndKind::Detached, 1, "root has attached");
         assert_eq!(
             (end.status(), end.text("/s").as_deref()),
-            (EXIT_LOST, Some("root has attached"))
+            (i32::from(EXIT_LOST), Some("root has attached"))
         );
     }
 
@@ -332,10 +330,10 @@ mod tests {
         for ending in
             [EndKind::Idle, EndKind::Limit, EndKind::Stopped, EndKind::Operator, EndKind::Lost]
         {
-            assert_eq!(ended(ending, 0, "x").status(), EXIT_LOST);
+            assert_eq!(ended(ending, 0, "x").status(), i32::from(EXIT_LOST));
         }
-        assert_eq!(ended(EndKind::Refused, 0, "x").status(), EXIT_NO_SESSION);
-        assert_eq!(End::Lost(String::new()).status(), EXIT_LOST);
+        assert_eq!(ended(EndKind::Refused, 0, "x").status(), i32::from(EXIT_NO_SESSION));
+        assert_eq!(End::Lost(String::new()).status(), i32::from(EXIT_LOST));
         assert_eq!(ended(EndKind::ExecFailed, 127, "x").status(), 127);
         assert_eq!(ended(EndKind::Exit, 3, "").text(""), None);
     }

@@ -12,7 +12,7 @@ use super::reconnect::{
     ACK_TIMEOUT, MAX_PLAIN, PROBE_AFTER, PROBE_AGAIN, REFUSAL_GRACE, connect_in_thread,
 };
 use super::state::{EARLY_TIMEOUT, InputState, MAX_EARLY, Session};
-use crate::proto::{EndKind, NO_SUCH_SESSION, SessionEnd};
+use crate::proto::{EndKind, SessionEnd};
 use crate::sys::poll::PollSet;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
@@ -192,12 +192,12 @@ impl<'a> Session<'a> {
     /// on.
     fn final_end(&self, end: End) -> End {
         match (&self.reconnect.key, end) {
-            (Some(_), End::Ended(SessionEnd { ending: EndKind::Refused, text, .. }))
-                if self.reconnect.is_reconnecting() =>
+            (Some(_), End::Ended(refused))
+                if refused.ending == EndKind::Refused && self.reconnect.is_reconnecting() =>
             {
-                let attach_argument =
-                    (text != NO_SUCH_SESSION).then(|| self.attach_argument()).flatten();
-                End::NotReconnected { why: text, attach_argument }
+                let can_be_there = !refused.is_no_such_session();
+                let attach_argument = can_be_there.then(|| self.attach_argument()).flatten();
+                End::NotReconnected { why: refused.text, attach_argument }
             }
             (_, End::Ended(mut ended)) if ended.ending == EndKind::Detached && ended.value == 0 => {
                 if let Some(attach_argument) = self.reconnect.attach_argument_for(&ended.text) {

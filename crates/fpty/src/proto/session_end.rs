@@ -1,11 +1,17 @@
 //! The end of a session, as the gateway sends it (packet 110).
 
 use super::codec::encode_packet;
-use super::packet::END;
+use super::packet::{END, NO_SUCH_SESSION};
 use crate::text::shown_within;
 
 /// The longest text of a person's, in bytes; the rest of it is not shown.
 pub const MAX_TEXT: usize = 1024;
+
+/// Exit status of the client when no session was started.
+pub const EXIT_NO_SESSION: u8 = 255;
+
+/// Exit status of the client when the end of the session was not the program's own.
+pub const EXIT_LOST: u8 = 254;
 
 /// The kind of a session's end, by its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +71,12 @@ impl SessionEnd {
         Self { ending, value: 0, text: text.into() }
     }
 
+    /// Whether the client was refused because there is no such session. The wire has the
+    /// text alone for that.
+    pub fn is_no_such_session(&self) -> bool {
+        self.ending == EndKind::Refused && self.text == NO_SUCH_SESSION
+    }
+
     /// The client's exit status: the program's own, 128 and the signal's number, 126 or
     /// 127 for a program that cannot be executed, 255 where no session was started, 254
     /// where the end was not the program's.
@@ -72,14 +84,14 @@ impl SessionEnd {
         match self.ending {
             EndKind::Exit | EndKind::ExecFailed => self.value,
             EndKind::Signal => 128 | (self.value & 127),
-            EndKind::Refused => 255,
+            EndKind::Refused => EXIT_NO_SESSION,
             EndKind::Detached if self.value == 0 => 0,
             EndKind::Detached
             | EndKind::Idle
             | EndKind::Limit
             | EndKind::Stopped
             | EndKind::Operator
-            | EndKind::Lost => 254,
+            | EndKind::Lost => EXIT_LOST,
         }
     }
 

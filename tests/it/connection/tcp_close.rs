@@ -145,11 +145,11 @@ fn unsent_output_is_delivered_before_the_close() {
             ("extended", "forkpty-urouter", asks(&[])),
             ("a command", "forkpty-urouter", asks(&[no_terminal, command])),
         ];
-        side_by_side(cases, |(what, router, packets)| {
+        side_by_side(cases, |(what, option, packets)| {
             let address = format!("127.0.0.1:{}", free_port());
             let server = Setup::new(flavor)
                 .script(&format!("#!/bin/sh\n{OUTPUT}\n"))
-                .option(router, &address)
+                .option(option, &address)
                 .option("forkptyrouter-allow-command", "true")
                 .start();
             for _ in 0..3 {

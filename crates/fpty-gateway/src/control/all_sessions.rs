@@ -86,7 +86,7 @@ impl<'a> AllSessions<'a> {
                 if attached.started_poll != 0 || attached.session.termination().is_some() {
                     return None;
                 }
-                // Root may have come back to another's.
+                // Root may have attached to another's.
                 match self.detachable(one).filter(|entry| !entry.ends_with_client) {
                     Some(entry) => return Some(entry.uid),
                     None => &attached.io.client,

@@ -19,7 +19,7 @@ pub enum FaultDomain {
     AttachSearch(Key),
     /// A control client.
     ControlClient(Key),
-    /// A session that can be left.
+    /// A session that can be detached.
     Detached(Key),
     /// A viewer.
     Viewer(Key),

@@ -58,7 +58,7 @@ pub enum Timer {
     Listener(u16),
     /// Accept again after a shortage.
     Accept,
-    /// Look after sessions that can be left.
+    /// Look after sessions that can be detached.
     Detached,
 }
 

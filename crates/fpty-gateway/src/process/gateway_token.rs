@@ -54,7 +54,7 @@ pub fn reserve() {
         }
         Some((words, fd))
     }) else {
-        // Nobody is proved then: no session can be left, nothing recorded.
+        // Nobody is proved then: no session can be detached, nothing recorded.
         return;
     };
     host().inherited_by_gateways_only(fd.as_fd());

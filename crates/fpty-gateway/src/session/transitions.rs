@@ -48,7 +48,7 @@ pub struct Transitions<'a> {
 }
 
 impl Transitions<'_> {
-    /// Opens a session, or a command, for a client that has not come back to an old one.
+    /// Opens a session, or a command, for a client that does not attach to an earlier one.
     pub fn open(&mut self, client_request: ClientRequest) {
         let client_request = self.core.cx.admit_session(client_request);
         if !client_request.hello.wants_terminal() {

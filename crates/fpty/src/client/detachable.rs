@@ -1,5 +1,5 @@
 //! Detach and reattach: the scrollback that the client keeps of a session, how a session is
-//! left, what is shown to who comes back to it, and how the person's own terminal is reset.
+//! detached, what is shown to who attaches to it, and how the person's own terminal is reset.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::OwnedFd;

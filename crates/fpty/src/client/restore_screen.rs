@@ -1,4 +1,4 @@
-//! The screen of a session that somebody comes back to, as what tells a
+//! The screen of a session that somebody attaches to, as what tells a
 //! terminal to show the same: made of the last output by a terminal emulator,
 //! so that no question is asked again and no clipboard is set.
 

@@ -17,7 +17,7 @@ pub const PREFIX: &[u8] = b"fpty.";
 /// The client can take descriptors over (value 1).
 pub const CAN_TAKE_TERMINAL: &[u8] = b"fpty.take";
 
-/// The client can leave its session and come back to it (value 1).
+/// The client can detach its session and attach to it again (value 1).
 pub const CAN_DETACH: &[u8] = b"fpty.detach";
 /// The name that the session is to have.
 pub const SESSION_NAME: &[u8] = b"fpty.name";

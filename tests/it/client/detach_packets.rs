@@ -98,5 +98,5 @@ fn input_typed_before_a_detach_arrives() {
     });
     peer.stream.write_all(&packet(ENDED, b"\x09\x00k3x9q2aa")).unwrap();
     assert_eq!(person.status(), 0);
-    person.sees("fpty: detached: k3x9q2aa (attach again with: fpty -a k3x9q2aa ");
+    person.sees("fpty: detached: k3x9q2aa (come back with: fpty -a k3x9q2aa ");
 }

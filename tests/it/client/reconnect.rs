@@ -90,7 +90,7 @@ fn input_while_disconnected_is_dropped_and_the_size_is_kept() {
         person.send("stty size\r");
         person.sees("30 190\n$ ");
         assert!(!person.all_lines().contains("lynx"));
-        // The word to attach again with has the secret that was given last.
+        // The word to come back with has the secret that was given last.
         let word = detach(person, &line.address);
         let mut back = connect(&line, &["-a", &word]);
         back.sees("30 190\n$ ");
@@ -115,7 +115,7 @@ fn a_person_can_give_up_reconnecting() {
             person.send("x\r");
             person.send(keys);
             assert_eq!(person.status(), 254, "{keys:?}");
-            let said = "lost, and not restored: given up (attach again with: fpty -a ";
+            let said = "lost, and not restored: given up (come back with: fpty -a ";
             person.sees(said);
             // The session was not ended.
             let shown = person.shown();
@@ -174,7 +174,7 @@ fn a_session_that_is_gone_or_taken_is_one_line() {
             person.sees(&format!("lost, and not restored: {why}"));
             let shown = person.shown();
             assert_eq!(shown.contains(" is attached since "), is_taken, "{shown:?}");
-            assert_eq!(shown.contains(&format!("(attach again with: fpty -a {id} ")), is_taken);
+            assert_eq!(shown.contains(&format!("(come back with: fpty -a {id} ")), is_taken);
         }
     });
 }

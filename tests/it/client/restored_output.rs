@@ -57,7 +57,7 @@ fn detach_in_a_flood_works() {
             person.send("~d");
             assert_eq!(person.status(), 0);
             let id = instance.id();
-            person.sees(&format!("fpty: detached: {id} (attach again with: fpty -a {id}"));
+            person.sees(&format!("fpty: detached: {id} (come back with: fpty -a {id}"));
             // It goes on.
             instance.wait_for_end_of("seq");
             instance.attach(&[], SIZE).sees("999998\n999999\n");

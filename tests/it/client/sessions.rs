@@ -44,7 +44,7 @@ fn a_person_detaches_and_attaches_again() {
         assert_eq!(person.status(), 254);
         thief.send("\r~d");
         assert_eq!(thief.status(), 0);
-        thief.sees("(attach again with: fpty -a ");
+        thief.sees("(come back with: fpty -a ");
         let watches = ["--pty-attach-last", "--pty-read-only"];
         let mut watcher = Person::runs(asks(flavor, &server, &watches), size);
         watcher.sees("one\n$");

@@ -28,7 +28,7 @@ fn a_person_detaches_and_attaches_over_a_killed_gateway() {
             terminal.wire.send("\x15\n");
             terminal.wire.read_until("$ ");
             terminal.wire.send("~d");
-            terminal.wire.read_until("(attach again with: fpty -a ");
+            terminal.wire.read_until("(come back with: fpty -a ");
             assert_eq!(terminal.wait().code(), Some(0));
             // Another gateway, another terminal: what was on the screen is there.
             server.replace_gateway("kill");

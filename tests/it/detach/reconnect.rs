@@ -47,13 +47,13 @@ fn asks(arguments: &[&str]) -> Finished {
     Pipes::reading(fpty(arguments), Stdio::null()).finish()
 }
 
-/// Leaves by `~d`; returns the word to attach again with.
+/// Leaves by `~d`; returns the word to come back with.
 #[track_caller]
 fn leaves(mut person: Person, address: &str) -> String {
     person.send("\r~d");
     assert_eq!(person.status(), 0);
     let shown = person.shown();
-    let (_, rest) = shown.rsplit_once("(attach again with: fpty -a ").expect("a way back");
+    let (_, rest) = shown.rsplit_once("(come back with: fpty -a ").expect("a way back");
     let (word, rest) = rest.split_once(' ').expect("a word");
     assert!(rest.starts_with(&format!("{address})")), "{rest:?}");
     word.to_owned()

@@ -375,13 +375,13 @@ fn a_forwarded_connection_leaves_nothing_open() {
     });
 }
 
-/// Leaves by `~d`; returns the word to attach again with.
+/// Leaves by `~d`; returns the word to come back with.
 #[track_caller]
 fn leaves(mut person: Person) -> String {
     person.send("\r~d");
     assert_eq!(person.status(), 0);
     let shown = person.shown();
-    let (_, rest) = shown.rsplit_once("(attach again with: fpty -a ").expect("a way back");
+    let (_, rest) = shown.rsplit_once("(come back with: fpty -a ").expect("a way back");
     rest.split(' ').next().expect("a word").to_owned()
 }
 

@@ -132,14 +132,14 @@ impl Detachable {
     }
 }
 
-/// Leaves by `~d`, at the beginning of a line; returns the word to attach again with.
+/// Leaves by `~d`, at the beginning of a line; returns the word to come back with.
 #[track_caller]
 pub fn detach(mut person: Person, address: &str) -> String {
     person.send("~d");
     assert_eq!(person.status(), 0);
     let shown = person.shown();
     let (_, rest) = shown.rsplit_once("detached: ").unwrap_or_else(|| panic!("{shown:?}"));
-    let (id, rest) = rest.split_once(" (attach again with: fpty -a ").expect("a way back");
+    let (id, rest) = rest.split_once(" (come back with: fpty -a ").expect("a way back");
     let (word, rest) = rest.split_once(' ').expect("a word");
     assert!(word.starts_with(id) && rest.starts_with(&format!("{address})")), "{shown:?}");
     word.to_owned()

@@ -159,7 +159,7 @@ fn end_text(ended: &SessionEnd) -> Option<String> {
 fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
     let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
-    Some(format!("attach again with: fpty -a {attach_argument} {address}"))
+    Some(format!("come back with: fpty -a {attach_argument} {address}"))
 }
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name
@@ -316,7 +316,7 @@ mod tests {
     fn who_has_detached_is_told_how_to_attach_again() {
         let end = ended(EndKind::Detached, 0, "k3x9q2aa");
         assert_eq!(end.status(), 0);
-        let text = "detached: k3x9q2aa (attach again with: fpty -a k3x9q2aa /s)";
+        let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
         let end = ended(EndKind::Detached, 1, "root has attached");
         assert_eq!(

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{
     Finished, MODES, Mode, Pipes, both, client, client_of, fpty, own_lines, wrapped,
 };
+use crate::harness::ports::free_port;
 use crate::harness::process;
 use crate::harness::{DEADLINE, Setup, on_every_server, on_one_server};
 
@@ -49,7 +50,7 @@ fn a_missing_server_is_one_line_and_status_255() {
         drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
         let file = setup.path("file");
         std::fs::write(&file, "").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let port = format!("127.0.0.1:{}", free_port());
         let long = format!("/tmp/{}", "x".repeat(200));
         for mode in MODES {
             for (address, why) in [
@@ -197,7 +198,7 @@ fn a_tcp_reset_is_status_254() {
 #[test]
 fn abstract_and_tcp_addresses_work() {
     on_every_server(|flavor| {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let name = format!("@forkpty-test-{}-{}", std::process::id(), flavor.name);
         let server = Setup::new(flavor)
             .script("echo it is $((6 * 7))")

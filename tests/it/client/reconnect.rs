@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::connection::addresses::free_port;
 use crate::harness::broken_connection::Breaker;
 use crate::harness::detachable::{Detachable, SHELL, detach, fpty, setup};
 use crate::harness::person::Person;
+use crate::harness::ports::free_port;
 use crate::harness::{Flavor, in_process, process, wait_until};
 
 /// A session's line is long.

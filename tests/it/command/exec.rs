@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::connection::addresses::free_port;
 use crate::harness::client::{Finished, Mode, Pipes, client_of, own_lines};
+use crate::harness::ports::free_port;
 use crate::harness::process::{self, signal};
 use crate::harness::terminal::Terminal;
 use crate::harness::{

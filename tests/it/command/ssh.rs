@@ -8,8 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::connection::addresses::free_port;
 use crate::harness::documents::root;
+use crate::harness::ports::free_port;
 use crate::harness::process::{Process, signal};
 use crate::harness::terminal::Terminal;
 use crate::harness::{

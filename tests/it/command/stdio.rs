@@ -3,9 +3,9 @@
 
 use std::process::{Command, Stdio};
 
-use crate::connection::addresses::free_port;
 use crate::harness::attach_client::AttachClient;
 use crate::harness::client::{Mode, fpty};
+use crate::harness::ports::free_port;
 use crate::harness::users::can_be_others;
 use crate::harness::wire::input;
 use crate::harness::{Flavor, Server, Setup, in_process, side_by_side, wait_until};

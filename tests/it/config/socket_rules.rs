@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::connection::addresses::free_port;
 use crate::harness::client::{Finished, Pipes};
+use crate::harness::ports::free_port;
 use crate::harness::{Server, Setup, Wire, in_process, on_every_server, servers, wait_until};
 
 /// The line for whoever may not come in.

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::connection::extended_mode::open;
 use crate::harness::client::Pipes;
+use crate::harness::ports::free_port;
 use crate::harness::users::{as_user, can_be_others, fpty_as};
 use crate::harness::{
     Flavor, Server, Setup, Wire, executable, in_process, on_every_server, process, wait_until,
@@ -103,10 +104,6 @@ fn a_sockets_own_list_replaces_the_global_one() {
         let text = Wire::connect(&address).text_to_end();
         assert_eq!(text, "forkptyrouter: session refused: not permitted\r\n");
     });
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// One line each, status not 0, and nothing is bound.

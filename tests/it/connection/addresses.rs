@@ -6,16 +6,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use crate::harness::client::{Mode, Pipes, client};
+use crate::harness::ports::free_port;
 use crate::harness::pty_server::shared;
 use crate::harness::{
     Setup, Wire, executable, on_every_server, on_every_server_in_turn, wait_until,
 };
-
-/// A port that nobody listens on now; somebody may take it before we do, so
-/// a case that needs one asks for it as late as it can.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[track_caller]
 fn serves(address: &str) {

@@ -4,9 +4,9 @@
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use crate::connection::addresses::free_port;
 use crate::harness::client::{Pipes, both};
 use crate::harness::person::Person;
+use crate::harness::ports::free_port;
 use crate::harness::proxy::{Line, Proxy};
 use crate::harness::{
     Flavor, Server, Setup, in_process, sequence, servers, side_by_side, wait_until,

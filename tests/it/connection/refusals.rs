@@ -4,8 +4,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::connection::addresses::free_port;
 use crate::harness::client::{MODES, Mode, Pipes, client};
+use crate::harness::ports::free_port;
 use crate::harness::{Setup, on_one_server, servers};
 
 #[test]

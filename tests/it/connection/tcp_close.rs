@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{MsgFlags, recvmsg};
 
-use crate::connection::addresses::free_port;
 use crate::harness::client::{Mode, fpty};
 use crate::harness::cost::Holdings;
+use crate::harness::ports::free_port;
 use crate::harness::servers::{C_BINARY, C_PLUGINS};
 use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{Setup, Wire, in_process, on_every_server, side_by_side, wait_until};

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::connection::addresses::free_port;
 use crate::connection::extended_mode::to_the_end;
 use crate::harness::client::{Finished, Pipes};
+use crate::harness::ports::free_port;
 use crate::harness::terminal::Terminal;
 use crate::harness::wire::header;
 use crate::harness::wire::packet;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::connection::addresses::free_port;
 use crate::harness::broken_connection::Breaker;
 use crate::harness::client::{Finished, Mode, Pipes, client};
 use crate::harness::person::Person;
+use crate::harness::ports::free_port;
 use crate::harness::{
     Flavor, Server, Setup, Wire, comes_true, in_process, on_one_server, process, servers,
     wait_until,

@@ -3,10 +3,10 @@
 
 use std::process::Command;
 
-use crate::connection::addresses::free_port;
 use crate::harness::Setup;
 use crate::harness::attach_client::AttachClient;
 use crate::harness::person::Person;
+use crate::harness::ports::free_port;
 use crate::harness::servers::{self, all};
 
 /// Over TCP by its address, as before.

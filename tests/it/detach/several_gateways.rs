@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::connection::addresses::free_port;
 use crate::connection::extended_mode::to_the_end;
 use crate::harness::attach_client::AttachClient;
 use crate::harness::person::Person;
+use crate::harness::ports::free_port;
 use crate::harness::wire::{header, packet};
 use crate::harness::{
     Flavor, Server, Setup, comes_true, in_process, on_every_server, on_one_server, process,

@@ -14,9 +14,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub use super::live_session::{Client, ClientReport, LiveSession};
+use super::ports::free_port;
 use super::process::{self, Process};
 use super::{Flavor, Server, Setup, servers, wait_until};
-use crate::connection::addresses::free_port;
 
 /// The program of all sessions: it says its number, obeys a line at a time, and
 /// where no more can come it stays, for somebody to end it.

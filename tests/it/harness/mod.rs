@@ -18,6 +18,7 @@
 //! | `reports.rs` | what audit, list, statistics and clients tell of a session, compared |
 //! | `recording.rs` | recordings, and what the audit says of them |
 //! | `executable.rs` | files that are executed |
+//! | `ports.rs` | TCP ports that nobody else uses |
 //! | `process.rs` | what the kernel says of processes |
 //! | `users.rs` | clients of other users |
 //! | `pid_reuse.rs` | processes with a number of our choice |
@@ -43,6 +44,7 @@ pub mod instance;
 pub mod live_session;
 pub mod person;
 pub mod pid_reuse;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod pty_server;

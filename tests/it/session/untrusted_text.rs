@@ -219,11 +219,7 @@ fn a_command_to_paste_has_only_safe_characters() {
         ("", false),
     ] {
         let (status, _, error) = told_by(&ended(9, 0, id), &["-t", "ADDR"], false);
-        assert_eq!(
-            (status, error.contains("attach again with")),
-            (Some(0), is_one),
-            "{id}: {error}"
-        );
+        assert_eq!((status, error.contains("come back with")), (Some(0), is_one), "{id}: {error}");
         assert!(is_one || error.trim_end() == "fpty: detached", "{error}");
     }
 }

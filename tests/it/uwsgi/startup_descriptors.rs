@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
+use crate::harness::ports::free_port;
 use crate::harness::process::{self, Process};
 use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
 
@@ -19,9 +20,8 @@ fn by_shell(flavor: &Flavor, redirections: &str) -> Setup {
         .plugin(&flavor.plugins, "forkptyrouter")
 }
 
-/// A free address, until somebody takes it.
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", free_port())
 }
 
 fn gateways(server: &Server) -> usize {

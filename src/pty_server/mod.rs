@@ -31,10 +31,10 @@ use fpty::sys::child::Pid;
 use fpty::sys::environment;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
-use fpty::sys::signal::Blocked;
-use fpty::sys::spawn::{Program, Spawner, Started, Streams, Surroundings};
+use fpty::sys::signal::BlockedSignals;
+use fpty::sys::spawn::{ExecEnvironment, Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
-use fpty::sys::termios::{Raises, RawMode};
+use fpty::sys::termios::{KeySignals, RawMode};
 use fpty_gateway::host::{Host, Socket};
 use fpty_gateway::log::log;
 
@@ -118,7 +118,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
         }
         Some(Err(error)) => terminal.log(&error.to_string()),
         None => {
-            let _blocked = Blocked::all();
+            let _blocked = BlockedSignals::all();
             slave.take_back();
         }
     }
@@ -130,7 +130,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
 /// end.
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
     let environment = environment::for_sessions();
-    let surroundings = Surroundings { environment, ..Surroundings::default() };
+    let surroundings = ExecEnvironment { environment, ..ExecEnvironment::default() };
     let program = Program::through_shell(command, &Uwsgi.shell())
         .within(Arc::new(surroundings))
         .as_foreground_job();
@@ -150,7 +150,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
 fn original_input() -> Result<std::os::fd::OwnedFd> {
     if stdio::stdin_is_a_terminal() {
         restore_terminal_at_end();
-        if let Ok(raw) = RawMode::enter(Raises::All) {
+        if let Ok(raw) = RawMode::enter(KeySignals::All) {
             raw.keep();
         }
     }
@@ -161,7 +161,7 @@ fn original_input() -> Result<std::os::fd::OwnedFd> {
 /// Starts a thread that no signal reaches: those are the worker's. A panic
 /// in it ends it and nothing else.
 fn in_background(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
-    let _blocked = Blocked::all();
+    let _blocked = BlockedSignals::all();
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {

@@ -13,7 +13,7 @@ use super::sockets::{self, Owner};
 use super::{exec_handoff, gateway, inherited};
 use crate::ffi;
 use fpty::error::Result;
-use fpty_gateway::host::{Host, Kept, MetricKind, Socket};
+use fpty_gateway::host::{Host, KeptSockets, MetricKind, Socket};
 
 /// The uWSGI that has loaded the library.
 pub struct Uwsgi;
@@ -106,7 +106,7 @@ impl Host for Uwsgi {
         exec_handoff::keep(name, fds, note);
     }
 
-    fn take_kept_sockets(&self, name: &str) -> Option<Kept> {
+    fn take_kept_sockets(&self, name: &str) -> Option<KeptSockets> {
         exec_handoff::take(name)
     }
 

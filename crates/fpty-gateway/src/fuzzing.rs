@@ -6,7 +6,7 @@ use crate::control::peers::attach_request::AttachMatch;
 use crate::control::peers::{Message, PeerRequest};
 use crate::control::session_page::Page;
 use crate::observe::audit::EndReason;
-use crate::observe::recording::asciicast::{Asciicast, Format, Head};
+use crate::observe::recording::asciicast::{Asciicast, CastHeader, Format};
 use crate::observe::recording::recorder_protocol as recorder;
 use crate::observe::recording::recorder_protocol::{Answer, Begin, Kind};
 use crate::process::ipc::{decode, encode};
@@ -103,7 +103,7 @@ fn write(messages: &[recorder::Message<'_>], format: Format) {
     let begin = begin.and_then(|begin| serde_json::from_slice::<Begin>(begin.body).ok());
     let named =
         begin.map_or_else(|| text(messages.first().map_or(b"", |it| it.body)), |it| it.name);
-    let head = Head {
+    let head = CastHeader {
         format,
         rows: 24,
         cols: 80,

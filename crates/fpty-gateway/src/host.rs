@@ -42,7 +42,7 @@ pub enum MetricKind {
 }
 
 /// Descriptors that were kept over an exec, and the note beside them.
-pub type Kept = (Vec<OwnedFd>, OsString);
+pub type KeptSockets = (Vec<OwnedFd>, OsString);
 
 /// A server that gateways run in. What has a body here is what a server does without it: one
 /// that has no name, no log but standard error, no metrics, no watchdog, never executes itself,
@@ -101,7 +101,7 @@ pub trait Host: Sync {
     }
 
     /// Takes sockets that the image before this one has kept.
-    fn take_kept_sockets(&self, name: &str) -> Option<Kept> {
+    fn take_kept_sockets(&self, name: &str) -> Option<KeptSockets> {
         let _ = name;
         None
     }

@@ -34,14 +34,19 @@ fn a_thousand_sessions_leave_nothing_open() {
     in_process(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-command", "/bin/true").raw();
         let gateway = server.gateway();
-        churn(&server, 5);
         let open = || process::descriptors(gateway);
+        let count = |beginning: &str| {
+            let is_one = |to: &std::path::PathBuf| to.to_string_lossy().starts_with(beginning);
+            open().iter().filter(|(_, to)| is_one(to)).count()
+        };
+        server.wait_for_log("sessions at once");
+        let sockets = count("socket:");
+        churn(&server, 5);
         wait_until("the first sessions are over", || process::children(gateway).is_empty());
         // The last connection closes a moment after its program was reaped.
-        let idle = |open: &[(u32, std::path::PathBuf)]| {
-            !open.iter().any(|(_, to)| to.ends_with("ptmx") || to.starts_with("/dev/pts"))
-        };
-        wait_until("no terminal is open", || idle(&open()));
+        wait_until("no terminal and no client is open", || {
+            count("/dev/pt") == 0 && count("socket:") == sockets
+        });
         let (before, memory) = (open().len(), process::private_memory(gateway).unwrap());
         churn(&server, 125);
         wait_until("as many descriptors are open as before", || open().len() == before);

@@ -33,7 +33,7 @@ fn supervisor(server: &Server) -> Option<i32> {
 }
 
 /// One session of each kind that outlives its gateway.
-struct Kept {
+struct KeptSockets {
     /// A client that has its terminal, and whose session cannot be detached.
     bound: AttachClient,
     /// A client that has its terminal, and whose session can be detached.
@@ -49,7 +49,7 @@ fn at_the_prompt(mut client: AttachClient, says: &str) -> AttachClient {
     client
 }
 
-impl Kept {
+impl KeptSockets {
     #[track_caller]
     fn new(server: &Server, says: &str) -> Self {
         let begins = || AttachClient::begins(server, &[]).takes();
@@ -117,7 +117,7 @@ fn the_next_supervisor_knows_the_sessions_of_a_killed_one() {
     on_one_server(|flavor| {
         for way in ["exit", "kill", "reload"] {
             let server = server(flavor);
-            let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
+            let KeptSockets { mut bound, mut attached, left } = KeptSockets::new(&server, "true");
             let mut plain = server.connect("s");
             plain.shell("true");
             let before = kill_supervisor(&server);
@@ -149,7 +149,8 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
     on_every_server(|flavor| {
         for noticed in [false, true] {
             let mut server = server(flavor);
-            let Kept { mut bound, attached, left: _ } = Kept::new(&server, "trap '' HUP");
+            let KeptSockets { mut bound, attached, left: _ } =
+                KeptSockets::new(&server, "trap '' HUP");
             if !noticed {
                 process::signal(server.gateway(), Signal::SIGSTOP);
             }
@@ -171,7 +172,7 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
 fn a_supervisor_killed_with_its_gateway_leaves_nothing() {
     in_process(|flavor| {
         let server = server(flavor);
-        let _kept = Kept::new(&server, "trap '' HUP");
+        let _kept = KeptSockets::new(&server, "trap '' HUP");
         let gateway = server.gateway();
         process::signal(gateway, Signal::SIGSTOP);
         kill_supervisor(&server);
@@ -234,7 +235,7 @@ fn a_killed_master_leaves_nothing() {
     on_every_server(|flavor| {
         for reloaded in [false, true] {
             let server = setup(flavor).killed_at_end().uwsgi();
-            let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
+            let KeptSockets { mut bound, .. } = KeptSockets::new(&server, "trap '' HUP");
             let before = supervisor(&server);
             if reloaded {
                 server.replace_gateway("reload");
@@ -260,7 +261,7 @@ fn ends_without_a_gateway_have_their_status() {
             let setup = setup(flavor);
             let setup = if log_master { setup.switch("log-master") } else { setup };
             let server = setup.uwsgi();
-            let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
+            let KeptSockets { mut bound, mut attached, left } = KeptSockets::new(&server, "true");
             let mut other = at_the_prompt(AttachClient::begins(&server, &[]).takes(), "true");
             if reloaded {
                 server.replace_gateway("reload");
@@ -303,7 +304,7 @@ fn a_stop_tells_every_end_once() {
             let setup = setup(flavor);
             let setup = if log_master { setup.switch("log-master") } else { setup };
             let mut server = setup.uwsgi();
-            let mut kept = Kept::new(&server, "true");
+            let mut kept = KeptSockets::new(&server, "true");
             let mut plain = server.connect("s");
             plain.shell("true");
             if reloaded {
@@ -371,7 +372,7 @@ fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
 fn a_stopped_supervisor_is_replaced() {
     in_process(|flavor| {
         let server = server(flavor);
-        let Kept { mut bound, .. } = Kept::new(&server, "true");
+        let KeptSockets { mut bound, .. } = KeptSockets::new(&server, "true");
         let before = supervisor(&server).expect("something keeps them");
         process::signal(before, Signal::SIGSTOP);
         server.replace_gateway("kill");

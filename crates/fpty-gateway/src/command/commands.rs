@@ -86,7 +86,7 @@ impl Commands {
         } else if ready.read {
             match io.client.read_into(&mut cx.input) {
                 ReadOutcome::Bytes(_) => {
-                    fault_injection::strike("command", || &cx.input);
+                    fault_injection::panic_if_requested("command", || &cx.input);
                     cx.deliver_command_input(key, command, io);
                 }
                 // The end of the input has a packet of its own.
@@ -354,7 +354,7 @@ impl LiveCommand {
         let most = self.command.room(number).min(BUFFER - HEADER - 1);
         match output.read(&mut buffer[HEADER..HEADER + most]) {
             ReadOutcome::Bytes(count) => {
-                fault_injection::strike("stream", || &buffer[HEADER..HEADER + count]);
+                fault_injection::panic_if_requested("stream", || &buffer[HEADER..HEADER + count]);
                 if let Some(byte_counts) = &mut self.io.byte_counts {
                     byte_counts.count_output(count);
                 }

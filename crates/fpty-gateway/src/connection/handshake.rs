@@ -216,7 +216,7 @@ impl PendingConnections {
         if pending.handshake.hello.extended {
             pending.deadline = pending.final_deadline.min(clock::now() + patience);
         }
-        fault_injection::strike("greeting", || &cx.input);
+        fault_injection::panic_if_requested("greeting", || &cx.input);
         let Connection { client, transport, listener, .. } = &pending.connection;
         let allows_commands = cx.listeners.rules(*listener).is_some_and(|it| it.allow_command);
         let takes_streams =

@@ -185,7 +185,7 @@ impl ControlClients {
         };
         let response = match one.client.read(&mut cx.buffer[..REQUEST_READ]) {
             ReadOutcome::Bytes(count) => {
-                fault_injection::strike("statistics", || &cx.buffer[..count]);
+                fault_injection::panic_if_requested("statistics", || &cx.buffer[..count]);
                 match request.feed(&cx.buffer[..count]) {
                     None => return,
                     response => response,

@@ -91,7 +91,7 @@ pub enum DetachResult<T: AttachTypes> {
 }
 
 /// Resources of a session that is released.
-pub struct Released<T: AttachTypes> {
+pub struct ReleasedSession<T: AttachTypes> {
     /// The program, where it runs.
     pub program: Option<T::Program>,
     /// The terminal, where the session was detached.
@@ -113,7 +113,7 @@ pub struct TimeLimits {
 /// Overdue event of a session.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overdue<C> {
+pub enum ExpiredDeadline<C> {
     /// The client has not confirmed, or not detached: it is dropped.
     DropClient(C),
     /// Nobody has attached in time: the session ends, or what is kept of it.
@@ -290,15 +290,15 @@ impl<T: AttachTypes> AttachState<T> {
     }
 
     /// Releases all resources of a session that is over.
-    pub fn release(self) -> Released<T> {
+    pub fn release(self) -> ReleasedSession<T> {
         let Self::Running(Running { program, holder, .. }) = self else {
-            return Released { program: None, terminal: None, pending: None };
+            return ReleasedSession { program: None, terminal: None, pending: None };
         };
         let (terminal, pending) = match holder {
             TerminalHolder::Detached(terminal) => (Some(terminal), None),
             TerminalHolder::Attached(attached) => (None, attached.pending.map(|(next, _)| next)),
         };
-        Released { program: Some(program), terminal, pending }
+        ReleasedSession { program: Some(program), terminal, pending }
     }
 
     /// The next deadline.
@@ -317,9 +317,13 @@ impl<T: AttachTypes> AttachState<T> {
     }
 
     /// The overdue event at this time.
-    pub fn overdue(&self, times: TimeLimits, now: BootInstant) -> Option<Overdue<T::Client>> {
+    pub fn overdue(
+        &self,
+        times: TimeLimits,
+        now: BootInstant,
+    ) -> Option<ExpiredDeadline<T::Client>> {
         let is_due = self.due(times).is_some_and(|due| now >= due);
-        is_due.then(|| self.client().map_or(Overdue::Expired, Overdue::DropClient))
+        is_due.then(|| self.client().map_or(ExpiredDeadline::Expired, ExpiredDeadline::DropClient))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::attach_state::{self, Released};
+use super::attach_state::{self, ReleasedSession};
 use super::detachable_session::{
     Client, DetachableSession, DetachedCount, DetachedTerminal, ExitedSession, SESSION_ENDED,
     claim_detached, terminal_size,
@@ -357,7 +357,7 @@ impl DetachRegistry {
             let Some(entry) = self.remove(cx, key) else {
                 continue;
             };
-            let Released { program, pending, .. } = entry.state.release();
+            let ReleasedSession { program, pending, .. } = entry.state.release();
             // Processes of this gateway are seen to by hang_up_orphans.
             if let Some(pidfd) = program.and_then(|program| program.pidfd) {
                 processes.killer.terminate(cx, pidfd);

@@ -1,6 +1,6 @@
 //! Detached terminals: their output goes into the scrollback, and the program's end is kept.
 
-use super::attach_state::Released;
+use super::attach_state::ReleasedSession;
 use super::detachable_session::ExitedSession;
 use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
 use super::viewers::end_for_viewers;
@@ -115,7 +115,7 @@ impl DetachRegistry {
             match detached.master.read(buffer) {
                 ReadOutcome::Bytes(count) => {
                     *bytes_read += count;
-                    fault_injection::strike("left", || &buffer[..count]);
+                    fault_injection::panic_if_requested("left", || &buffer[..count]);
                     detached.remains.write(&buffer[..count]);
                     if let Some(recording) = &detached.recording {
                         recording.output(&buffer[..count]);
@@ -196,7 +196,7 @@ impl DetachRegistry {
             return;
         };
         let pid = entry.pid;
-        let Released { program: Some(program), terminal: Some(detached), .. } =
+        let ReleasedSession { program: Some(program), terminal: Some(detached), .. } =
             entry.state.release()
         else {
             return;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::attach_state::{Overdue, TimeLimits};
+use super::attach_state::{ExpiredDeadline, TimeLimits};
 use super::detachable_session::DetachableSession;
 use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
 use crate::event_loop::context::Context;
@@ -106,10 +106,10 @@ impl DetachRegistry {
             return;
         };
         match entry.state.overdue(entry.time_limits(&core.cx), now) {
-            Some(Overdue::DropClient(client)) => {
+            Some(ExpiredDeadline::DropClient(client)) => {
                 core.cx.push_outcome(Outcome::DropClient(client.session))
             }
-            Some(Overdue::Expired) => self.end_detached(core, key, EndReason::Limit),
+            Some(ExpiredDeadline::Expired) => self.end_detached(core, key, EndReason::Limit),
             None => self.schedule(&mut core.cx, key),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::attach_state::{AttachState, Released};
+use super::attach_state::{AttachState, ReleasedSession};
 use super::detachable_session::{
     Client, DetachResources, DetachableSession, DetachedTerminal, ExitedSession, NoDetach, Program,
     terminal_size,
@@ -86,7 +86,7 @@ impl DetachRegistry {
             let ended = SessionEnd::read(&ended).unwrap_or(SessionEnd::new(EndKind::Lost, ""));
             let size = terminal_size(terminal.as_ref());
             let recording = recording.zip(listener).and_then(|(kept, listener)| {
-                recorder.as_mut()?.go_on(cx, listener, kept, size).ok().flatten()
+                recorder.as_mut()?.resume(cx, listener, kept, size).ok().flatten()
             });
             let whole = terminal.and_then(|terminal| {
                 with_drained_output(cx, &ring, terminal, recording.as_deref())
@@ -120,7 +120,7 @@ impl DetachRegistry {
         let size = terminal_size(Some(&master));
         let goes_on = listener.and_then(|listener| {
             let recording = match (recording, &mut recorder) {
-                (Some(kept), Some(recorder)) => recorder.go_on(cx, listener, kept, size)?,
+                (Some(kept), Some(recorder)) => recorder.resume(cx, listener, kept, size)?,
                 _ => check_recording(cx, listener, &id).map_or(Ok(None), Err)?,
             };
             Ok((listener, recording))
@@ -155,7 +155,8 @@ impl DetachRegistry {
                 attached.filter(|_| detached_at.is_none()).map(|(_, since)| Timestamp::from(since));
             if !self.watch_detached(key) {
                 log(&format!("forkptyrouter: {UNPOLLABLE}"));
-                let Released { program, terminal, .. } = self.remove(cx, key)?.state.release();
+                let ReleasedSession { program, terminal, .. } =
+                    self.remove(cx, key)?.state.release();
                 let program = ProcessHandle::from_pidfd(program?.pidfd?);
                 hang_up(core, recorder, &terminal?.master, program, None);
                 return Some(());

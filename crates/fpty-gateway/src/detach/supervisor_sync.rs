@@ -100,7 +100,7 @@ impl DetachRegistry {
             let session = processes.set_unsupervised(program);
             let detached = self.index.by_program(program).map(SessionRef::Detached);
             if let Some(session_ref) = detached.or(session) {
-                cx.audit.entrusted(session_ref, false);
+                cx.audit.set_supervised(session_ref, false);
             }
             cx.listeners.log_rejection(NOT_SUPERVISED);
         }
@@ -191,7 +191,7 @@ impl DetachRegistry {
         };
         let told = self.supervisor.send_session(&record, &held);
         if matches!(told, WriteOutcome::Bytes(_)) {
-            cx.audit.entrusted(session_ref, true);
+            cx.audit.set_supervised(session_ref, true);
         }
         found.dirty = told == WriteOutcome::WouldBlock;
         let pid = found.pid;
@@ -249,7 +249,7 @@ impl DetachRegistry {
         match self.supervisor.send_session(&record, &held) {
             WriteOutcome::Bytes(_) => {
                 processes.set_supervised(pidfd.pid());
-                cx.audit.entrusted(SessionRef::Session(session), true);
+                cx.audit.set_supervised(SessionRef::Session(session), true);
             }
             WriteOutcome::WouldBlock => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
             // The session ends with this gateway, as without a supervisor.

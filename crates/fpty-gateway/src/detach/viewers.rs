@@ -290,7 +290,7 @@ impl DetachRegistry {
         };
         let lives = match viewer.client.read(&mut cx.buffer[..ONE_READ]) {
             ReadOutcome::Bytes(count) => {
-                fault_injection::strike("watcher", || &cx.buffer[..count]);
+                fault_injection::panic_if_requested("watcher", || &cx.buffer[..count]);
                 viewer.on_input(&cx.buffer[..count])
             }
             ReadOutcome::WouldBlock => !ready.hang_up,

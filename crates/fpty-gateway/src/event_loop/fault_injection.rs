@@ -26,7 +26,7 @@ mod injected {
     }
 
     /// Panics if these bytes ask for it.
-    pub fn strike<B: AsRef<[u8]>>(place: &str, bytes: impl FnOnce() -> B) {
+    pub fn panic_if_requested<B: AsRef<[u8]>>(place: &str, bytes: impl FnOnce() -> B) {
         if !*IS_WANTED {
             return;
         }
@@ -63,13 +63,13 @@ mod injected {
 }
 
 #[cfg(all(feature = "testing", debug_assertions))]
-pub use injected::{arm, point, strike};
+pub use injected::{arm, panic_if_requested, point};
 
 #[cfg(not(all(feature = "testing", debug_assertions)))]
 mod nothing {
     /// Injects nothing.
     #[inline(always)]
-    pub fn strike<B: AsRef<[u8]>>(_: &str, _: impl FnOnce() -> B) {}
+    pub fn panic_if_requested<B: AsRef<[u8]>>(_: &str, _: impl FnOnce() -> B) {}
     /// Arms nothing.
     #[inline(always)]
     pub fn arm(_: &[u8]) {}
@@ -79,4 +79,4 @@ mod nothing {
 }
 
 #[cfg(not(all(feature = "testing", debug_assertions)))]
-pub use nothing::{arm, point, strike};
+pub use nothing::{arm, panic_if_requested, point};

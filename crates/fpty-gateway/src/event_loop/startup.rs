@@ -159,7 +159,7 @@ fn restore(event_loop: &mut GatewayLoop, found: RestoredSessions) {
     for (record, held) in found {
         let (id, mut is_done) = (record.id.clone(), false);
         event_loop.guarded(FaultDomain::Nobody, |event_loop| {
-            fault_injection::strike("adoption", || record.name.clone());
+            fault_injection::panic_if_requested("adoption", || record.name.clone());
             event_loop.transitions().restore(record, held);
             is_done = true;
         });

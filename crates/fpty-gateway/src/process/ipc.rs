@@ -43,7 +43,7 @@ impl Hello {
 
     /// Whether its sender is the successor of the gateway with this ordinal, which has
     /// ended then: the number of gateways may have become smaller.
-    pub fn has_place_of(&self, before: usize) -> bool {
+    pub fn succeeds(&self, before: usize) -> bool {
         before % self.count.max(1) == self.ordinal
     }
 }
@@ -56,7 +56,7 @@ mod tests {
     fn who_is_no_gateway_is_not_proved_and_nonsense_is_none() {
         let message = encode(&Hello { ordinal: 1, count: 2, token: Token::default() });
         let hello: Hello = decode(&message).expect("a hello");
-        assert!(!hello.is_proved() && hello.has_place_of(3) && !hello.has_place_of(2));
+        assert!(!hello.is_proved() && hello.succeeds(3) && !hello.succeeds(2));
         assert_eq!(decode::<Hello>(&message[..message.len() - 1]), None);
         assert_eq!(decode::<Hello>(b""), None);
     }

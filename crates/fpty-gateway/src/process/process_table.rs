@@ -15,7 +15,7 @@ use crate::host::host;
 use crate::session::session_ref::SessionRef;
 use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
-use fpty::sys::spawn::{Program, ProgramUser, Surroundings};
+use fpty::sys::spawn::{ExecEnvironment, Program, ProgramUser};
 
 /// Delay of the search among many for ended programs that SIGCHLD did not name.
 const REAP_DELAY: Duration = Duration::from_millis(20);
@@ -38,7 +38,7 @@ pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
     let user =
         identity.map(|it| ProgramUser { uid: it.uid, gid: it.gid, groups: it.groups.clone() });
     let folder = rules.working_dir.clone();
-    let surroundings = Surroundings { environment, descriptor_limit: limit, folder, user };
+    let surroundings = ExecEnvironment { environment, descriptor_limit: limit, folder, user };
     Program::from_command(&rules.command, &host().shell()).within(Arc::new(surroundings))
 }
 

@@ -253,7 +253,7 @@ impl LiveSession {
         let Self { session, io, .. } = self;
         session.early_input(&hello.input, io);
         if !cx.input.is_empty() {
-            fault_injection::strike("input", || &cx.input);
+            fault_injection::panic_if_requested("input", || &cx.input);
             cx.deliver_input(key, session, io);
         }
     }

@@ -226,7 +226,7 @@ impl Sessions {
             match io.client.read_into(&mut cx.input) {
                 ReadOutcome::Bytes(count) => {
                     *last_input = magnitude(count);
-                    crate::event_loop::fault_injection::strike("input", || &cx.input);
+                    crate::event_loop::fault_injection::panic_if_requested("input", || &cx.input);
                     crate::event_loop::fault_injection::arm(&cx.input);
                     if session.awaits_first_bytes() {
                         return ClientEvent::FirstBytes;
@@ -392,7 +392,9 @@ impl LiveSession {
         self.last_output = magnitude(have).max(u8::from(self.has_written()));
         let spoke = have > 0;
         if spoke {
-            crate::event_loop::fault_injection::strike("output", || &buffer[start..start + have]);
+            crate::event_loop::fault_injection::panic_if_requested("output", || {
+                &buffer[start..start + have]
+            });
             if let Some(byte_counts) = &mut self.io.byte_counts {
                 byte_counts.count_output(have);
                 if let Some(recording) = &byte_counts.recording {

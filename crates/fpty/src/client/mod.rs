@@ -55,7 +55,7 @@ use crate::error::{Context, Error, Result};
 use crate::proto::Protocol;
 use crate::sys::signal;
 use crate::sys::stdio::{self, Output};
-use crate::sys::termios::{self, Raises, RawMode};
+use crate::sys::termios::{self, KeySignals, RawMode};
 
 use crate::client::buffered_output::BufferedOutput;
 pub use crate::client::config::{ClientConfig, SessionChoice};
@@ -128,8 +128,8 @@ fn attach(config: &ClientConfig, typed: &mut Vec<u8>) -> Result<End> {
             // Only where they are meant for this end the terminal raises them.
             let here = config.isig && config.protocol == Protocol::Raw;
             let raises = match here && stdio::is_controlling_terminal() {
-                true => Raises::Interrupts,
-                false => Raises::Nothing,
+                true => KeySignals::Interrupts,
+                false => KeySignals::Nothing,
             };
             Some(RawMode::enter(raises).context("cannot set the terminal's mode")?)
         }

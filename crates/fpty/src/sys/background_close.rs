@@ -23,7 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::fd_query;
-use super::signal::Blocked;
+use super::signal::BlockedSignals;
 use super::stdio_pass::NULL;
 use super::syscall_timeout::ThreadTimer;
 
@@ -170,7 +170,7 @@ fn close_now(fd: OwnedFd) {
 
 fn start() -> bool {
     // No signal is for it.
-    let _blocked = Blocked::all();
+    let _blocked = BlockedSignals::all();
     let thread =
         std::thread::Builder::new().name(String::from("fpty-closer")).stack_size(STACK_SIZE);
     thread.spawn(run).is_ok()

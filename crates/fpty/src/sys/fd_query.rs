@@ -40,9 +40,9 @@ pub(super) fn query(fd: impl AsFd, which: Query) -> io::Result<libc::c_int> {
 
 /// Switch that is set by an int (ioctl(2)).
 #[derive(Clone, Copy)]
-pub(super) struct Switch(libc::Ioctl);
+pub(super) struct IoctlFlag(libc::Ioctl);
 
-impl Switch {
+impl IoctlFlag {
     /// A terminal's slave cannot be opened (TIOCSPTLCK).
     pub(super) const LOCK: Self = Self(libc::TIOCSPTLCK);
     /// Each read of a terminal's master begins with a byte of its own (TIOCPKT).
@@ -53,7 +53,7 @@ impl Switch {
 ///
 /// # Errors
 /// The descriptor does not know the request (ENOTTY), or is closed.
-pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
+pub(super) fn switch(fd: impl AsFd, which: IoctlFlag, on: bool) -> io::Result<()> {
     let (request, on) = (which.0, libc::c_int::from(on));
     // SAFETY: each of these requests reads one int.
     let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw const on) };

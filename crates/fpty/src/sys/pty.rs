@@ -15,7 +15,7 @@ use nix::sys::termios::{FlushArg, LocalFlags, SetArg, SpecialCharacterIndices, t
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use once_cell::sync::OnceCell;
 
-use super::fd_query::{self, Query, Switch};
+use super::fd_query::{self, IoctlFlag, Query};
 use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
 use super::termios::index_of;
 use super::{ReadOutcome, Size, WriteOutcome};
@@ -75,7 +75,7 @@ pub fn look_up_tty_group() {
 pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = open_master()?;
     // The slave starts locked (unlockpt(3)).
-    fd_query::switch(&master, Switch::LOCK, false).context("cannot unlock the new terminal")?;
+    fd_query::switch(&master, IoctlFlag::LOCK, false).context("cannot unlock the new terminal")?;
     let slave = open_slave(&master)?;
     let master = Master::of(master, false);
     master.resize(size).context("cannot set the size of the new terminal")?;
@@ -249,9 +249,9 @@ impl Master {
         // SAFETY: TIOCVHANGUP takes nothing.
         let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
         // Whoever has a copy may have locked it.
-        let _ = fd_query::switch(self, Switch::LOCK, false);
+        let _ = fd_query::switch(self, IoctlFlag::LOCK, false);
         let slave = open_slave(&self.fd);
-        let _ = fd_query::switch(self, Switch::LOCK, true);
+        let _ = fd_query::switch(self, IoctlFlag::LOCK, true);
         let _ = slave.as_ref().map(hang_up);
         hang_up(&self.fd)
     }

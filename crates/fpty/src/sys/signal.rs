@@ -45,9 +45,9 @@ pub struct ReceivedSignal {
 }
 
 /// A signal that is blocked until this is dropped.
-pub struct Blocked(SigSet);
+pub struct BlockedSignals(SigSet);
 
-impl Blocked {
+impl BlockedSignals {
     /// Blocks a signal for the calling thread.
     pub fn during(signal: Signal) -> Self {
         Self::set(SigSet::from(signal))
@@ -68,7 +68,7 @@ impl Blocked {
     }
 }
 
-impl Drop for Blocked {
+impl Drop for BlockedSignals {
     fn drop(&mut self) {
         let _ = self.0.thread_set_mask();
     }

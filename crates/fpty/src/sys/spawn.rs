@@ -21,7 +21,7 @@ use super::pty::Slave;
 use crate::error::{Context, Result};
 
 use super::spawn::program::name;
-pub use super::spawn::program::{Program, ProgramUser, Surroundings, with_variables};
+pub use super::spawn::program::{ExecEnvironment, Program, ProgramUser, with_variables};
 
 /// The program to start, as spawn.c has it.
 #[repr(C)]
@@ -193,7 +193,8 @@ impl Spawner {
         let mut room = self.room()?;
         point_to(&program.paths, &mut room.paths);
         point_to(&program.argv, &mut room.argv);
-        let Surroundings { environment, descriptor_limit, folder, user } = &*program.surroundings;
+        let ExecEnvironment { environment, descriptor_limit, folder, user } =
+            &*program.surroundings;
         let kept = environment.iter();
         let kept = kept.filter(|pair| !more.iter().any(|new| name(pair) == name(new)));
         point_to(kept.chain(&more), &mut room.envp);

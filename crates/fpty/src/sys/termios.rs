@@ -5,7 +5,7 @@ use std::io;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use super::signal::{self, Blocked};
+use super::signal::{self, BlockedSignals};
 use super::stdio;
 
 /// How often a job stops that is continued in the background.
@@ -31,13 +31,13 @@ pub fn wait_for_foreground() {
 pub struct RawMode {
     before: libc::termios,
     raw: libc::termios,
-    raises: Raises,
+    raises: KeySignals,
     is_raw: bool,
 }
 
 /// Keys that still raise signals for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Raises {
+pub enum KeySignals {
     /// Ctrl-C, Ctrl-\ and Ctrl-Z.
     All,
     /// All but Ctrl-Z: who waits for us would stop at once, too, and have
@@ -53,7 +53,7 @@ impl RawMode {
     ///
     /// # Errors
     /// Standard input is no terminal.
-    pub fn enter(raises: Raises) -> io::Result<Self> {
+    pub fn enter(raises: KeySignals) -> io::Result<Self> {
         // What a line editor has set while we are in the background is not what is
         // to come back.
         wait_for_foreground();
@@ -94,7 +94,7 @@ impl RawMode {
             return;
         }
         // Or a group that loses the foreground at this moment is stopped.
-        let _blocked = Blocked::during(Signal::SIGTTOU);
+        let _blocked = BlockedSignals::during(Signal::SIGTTOU);
         let _ = set(&self.before);
     }
 
@@ -155,7 +155,7 @@ pub(super) fn index_of(signal: Signal) -> Option<usize> {
 }
 
 /// The settings of raw mode, made of these.
-fn raw_of(before: libc::termios, raises: Raises) -> libc::termios {
+fn raw_of(before: libc::termios, raises: KeySignals) -> libc::termios {
     let mut raw = before;
     raw.c_iflag |= libc::IGNPAR;
     raw.c_iflag &= !(libc::ISTRIP
@@ -171,9 +171,9 @@ fn raw_of(before: libc::termios, raises: Raises) -> libc::termios {
     raw.c_lflag &=
         !(libc::ICANON | libc::ECHO | libc::ECHOE | libc::ECHOK | libc::ECHONL | libc::IEXTEN);
     match raises {
-        Raises::All => {}
-        Raises::Interrupts => raw.c_cc[libc::VSUSP] = libc::_POSIX_VDISABLE,
-        Raises::Nothing => raw.c_lflag &= !libc::ISIG,
+        KeySignals::All => {}
+        KeySignals::Interrupts => raw.c_cc[libc::VSUSP] = libc::_POSIX_VDISABLE,
+        KeySignals::Nothing => raw.c_lflag &= !libc::ISIG,
     }
     raw.c_oflag &= !libc::OPOST;
     raw.c_cc[libc::VMIN] = 1;

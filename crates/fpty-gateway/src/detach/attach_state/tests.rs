@@ -124,7 +124,7 @@ impl World {
 
     fn ends(&mut self) {
         if let Some(state) = self.state.take() {
-            let Released { terminal, pending, .. } = state.release();
+            let ReleasedSession { terminal, pending, .. } = state.release();
             if let Some(pending) = pending {
                 self.gets(pending, Got::HasEnded);
             }
@@ -157,11 +157,11 @@ impl World {
     fn overdue(&mut self) {
         while let Some(state) = &self.state {
             match state.overdue(TIME_LIMITS, self.now.boot) {
-                Some(Overdue::DropClient(client)) => {
+                Some(ExpiredDeadline::DropClient(client)) => {
                     assert_eq!(self.live.as_ref().map(|(it, _)| *it), Some(client));
                     self.parts(true);
                 }
-                Some(Overdue::Expired) => self.ends(),
+                Some(ExpiredDeadline::Expired) => self.ends(),
                 None => return,
             }
         }
@@ -226,7 +226,7 @@ impl World {
             return;
         };
         let (since, has_exited) = (state.since(), state.has_exited());
-        let Released { terminal, pending: waited, .. } = state.release();
+        let ReleasedSession { terminal, pending: waited, .. } = state.release();
         if let Some(pending) = waited {
             self.gets(pending, Got::Closed);
         }
@@ -345,7 +345,7 @@ fn a_limit_ends_what_nobody_is_attached_to_and_no_other() {
     let mut state = AttachState::<Numbers>::attached((), 0, now);
     assert_eq!(state.overdue(times, end), None);
     assert!(matches!(state.detach(Terminal, |_| 1, now), DetachResult::Detached));
-    assert_eq!(state.overdue(times, end), Some(Overdue::Expired));
+    assert_eq!(state.overdue(times, end), Some(ExpiredDeadline::Expired));
     assert_eq!(state.overdue(TIME_LIMITS, end), None);
     // A client that is not known leaves nothing.
     assert!(matches!(state.detach(Terminal, |_| 1, now), DetachResult::NotAttached(Terminal)));

@@ -247,7 +247,7 @@ impl Audit {
 
     /// The supervisor tells of a session's end, where this gateway is killed; or it
     /// does not.
-    pub fn entrusted(&mut self, session_ref: SessionRef, kept: bool) {
+    pub fn set_supervised(&mut self, session_ref: SessionRef, kept: bool) {
         if let Some(info) = self.info.get_mut(&session_ref) {
             info.is_supervised = kept;
             if let (Some(lines), Some(place)) = (&self.lines, info.place) {
@@ -260,7 +260,7 @@ impl Audit {
     pub fn supervisor_lost(&mut self) {
         let kept = self.info.iter().filter(|(_, info)| info.is_supervised);
         let kept: Vec<SessionRef> = kept.map(|(session_ref, _)| *session_ref).collect();
-        kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
+        kept.into_iter().for_each(|session_ref| self.set_supervised(session_ref, false));
     }
 
     /// Sets the time since when the current client is attached.
@@ -289,7 +289,7 @@ impl Audit {
     fn write_start(&mut self, line: Option<AuditLine>, prepared: Option<EndLineSlot>) {
         self.write_line(line);
         if let (Some(lines), Some(slot)) = (&mut self.lines, prepared) {
-            lines.start_given(slot);
+            lines.mark_start_logged(slot);
         }
         self.note_written_starts();
     }

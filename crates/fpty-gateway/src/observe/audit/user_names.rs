@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fpty::sys::accounts;
 use fpty::sys::clock;
 use fpty::sys::credentials::{LoginUidCache, OVERFLOW_UID};
-use fpty::sys::signal::Blocked;
+use fpty::sys::signal::BlockedSignals;
 
 /// How long a name is cached.
 const CACHE_TIME: Duration = Duration::from_secs(600);
@@ -46,7 +46,7 @@ impl Resolver {
         let (requests, to_ask) = sync_channel::<u32>(MAX_REQUESTS);
         let (answer, answers) = channel();
         // Signals are for the loop.
-        let _blocked = Blocked::all();
+        let _blocked = BlockedSignals::all();
         let body = move || {
             for uid in to_ask {
                 let name = accounts::user_name(uid).map(Arc::from);

@@ -17,7 +17,7 @@ const HEAD_TEXT: usize = 8192;
 
 /// The header of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct CastHeader {
     /// The format.
     pub format: Format,
     /// Rows.
@@ -52,7 +52,7 @@ struct Events {
 
 impl Asciicast {
     /// Encodes the header.
-    pub fn begin(head: &Head, out: &mut Vec<u8>) -> Self {
+    pub fn begin(head: &CastHeader, out: &mut Vec<u8>) -> Self {
         let term = head.term.as_deref().map(|term| Value::Text(term, HEAD_TEXT));
         let (rows, cols) = (Value::Number(head.rows.into()), Value::Number(head.cols.into()));
         let mut line = AuditLine::new(LineFormat::Json, "");
@@ -161,8 +161,8 @@ impl std::fmt::Display for Seconds {
 mod tests {
     use super::*;
 
-    fn head(format: Format) -> Head {
-        Head {
+    fn head(format: Format) -> CastHeader {
+        CastHeader {
             format,
             rows: 24,
             cols: 80,

@@ -64,7 +64,7 @@ impl GatewayFeed {
 
     /// Whether a new gateway is the successor of this one, which has ended then.
     pub fn is_replaced_by(&self, next: &Self) -> bool {
-        next.hello.has_place_of(self.hello.ordinal)
+        next.hello.succeeds(self.hello.ordinal)
     }
 
     /// Restores the sessions of the recorder before.
@@ -84,7 +84,7 @@ impl GatewayFeed {
             if message.kind != Kind::Resume || self.sessions.len() > MAX_SESSIONS {
                 return Err(ProtocolError);
             }
-            self.go_on(message, ctx);
+            self.resume(message, ctx);
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl GatewayFeed {
     }
 
     fn take(&mut self, message: Message<'_>, ctx: &mut RecorderContext<'_>) {
-        fault_injection::strike("recorder", || message.body);
+        fault_injection::panic_if_requested("recorder", || message.body);
         let session = message.session;
         let is_end = message.kind == Kind::End;
         if let Some(RecordedSession::Pending(resume)) = self.sessions.get(&session) {
@@ -182,7 +182,7 @@ impl GatewayFeed {
         }
         match message.kind {
             Kind::Begin => self.begin(message, ctx),
-            Kind::Resume => self.go_on(message, ctx),
+            Kind::Resume => self.resume(message, ctx),
             Kind::Rest => ctx.orphans.end_unclaimed(&self.hello, ctx.journal),
             Kind::Over => self.end_ids(message, ctx),
             Kind::End => {
@@ -232,7 +232,7 @@ impl GatewayFeed {
     }
 
     /// Resumes a session of the gateway or the recorder before.
-    fn go_on(&mut self, message: Message<'_>, ctx: &mut RecorderContext<'_>) {
+    fn resume(&mut self, message: Message<'_>, ctx: &mut RecorderContext<'_>) {
         let Some(resume) = decode::<Resume>(message.body) else {
             return;
         };

@@ -51,7 +51,7 @@ pub struct Entry {
 }
 
 /// A batch that was not done, perhaps.
-pub struct Unfinished {
+pub struct UnfinishedBatch {
     /// The queue of the batch.
     pub queue: u64,
     next_start: u64,
@@ -101,7 +101,7 @@ impl Journal {
     }
 
     /// Takes what the recorder before has left.
-    pub fn take(&self) -> Option<Unfinished> {
+    pub fn take(&self) -> Option<UnfinishedBatch> {
         let (head, entries) = self.memory.words().split_at(HEAD);
         let count = usize::try_from(head[0].swap(0, Ordering::Acquire)).unwrap_or(0);
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
@@ -110,12 +110,13 @@ impl Journal {
             decode(&shared_memory::read(words, usize::try_from(word(length)).ok()?))
         };
         let entries: Vec<Entry> = entries.chunks(WORDS).take(count).filter_map(read).collect();
-        let unfinished = Unfinished { queue: word(&head[1]), next_start: word(&head[2]), entries };
+        let unfinished =
+            UnfinishedBatch { queue: word(&head[1]), next_start: word(&head[2]), entries };
         (!unfinished.entries.is_empty()).then_some(unfinished)
     }
 }
 
-impl Unfinished {
+impl UnfinishedBatch {
     /// Takes what the batch has written out of the files, unless it was done: then its
     /// queue has the next start.
     pub fn undo(self, next_start: u64, folders: &[Dir]) {

@@ -78,7 +78,7 @@ impl OrphanedRecordings {
 
     /// Ends recordings of the predecessor that a gateway has not claimed.
     pub fn end_unclaimed(&mut self, gateway: &Hello, journal: &Journal) {
-        let sessions = remove_where(&mut self.0, |_, (before, _)| gateway.has_place_of(*before));
+        let sessions = remove_where(&mut self.0, |_, (before, _)| gateway.succeeds(*before));
         sessions.into_iter().for_each(|(_, session)| drop(session.end(None, journal)));
     }
 

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::asciicast::Head;
+use super::asciicast::CastHeader;
 use super::recorder_protocol::{Begin, Failure, Kind, Unconsumed};
 use super::{
     EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, log_session,
@@ -79,7 +79,7 @@ impl Recordings {
             name,
             part: 1,
             limit: record.limit,
-            head: Head {
+            head: CastHeader {
                 format: record.format,
                 rows: size.rows,
                 cols: size.cols,
@@ -119,7 +119,7 @@ impl Recordings {
     ///
     /// # Errors
     /// The END of a session that may not go on without a recording.
-    pub fn go_on(
+    pub fn resume(
         &mut self,
         cx: &mut Context,
         socket: u16,

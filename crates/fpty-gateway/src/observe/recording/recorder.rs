@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::consumer::GatewayFeed;
-use super::journal::{Journal, Unfinished};
+use super::journal::{Journal, UnfinishedBatch};
 use super::orphan_recordings::{OrphanedRecordings, RecorderContext, remove_where};
 use super::recorder_protocol::Answer;
 use crate::process::ipc::{Hello, decode};
@@ -172,7 +172,7 @@ enum Registration {
 /// queue, another one with its sessions.
 fn register(
     registration: &Stream,
-    unfinished: &mut Option<Unfinished>,
+    unfinished: &mut Option<UnfinishedBatch>,
     ctx: &RecorderContext<'_>,
 ) -> Registration {
     let (mut word, mut arrived) = ([0; 256], Vec::new());

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::asciicast::Head;
+use super::asciicast::CastHeader;
 use crate::observe::audit::RecordingResult;
 
 /// Bytes of a header: kind, 3 unused, session, length of the body, 4 unused, time.
@@ -58,7 +58,7 @@ pub struct Begin {
     /// The limit of the file.
     pub limit: Option<u64>,
     /// The header.
-    pub head: Head,
+    pub head: CastHeader,
 }
 
 impl Begin {
@@ -265,7 +265,7 @@ mod tests {
     impl Begin {
         /// A recording of this name, in the first folder.
         pub fn named(name: &str) -> Self {
-            let head = Head {
+            let head = CastHeader {
                 format: crate::observe::recording::asciicast::Format::V3,
                 rows: 24,
                 cols: 80,

@@ -93,7 +93,7 @@ impl EndLines {
     }
 
     /// The log was given the start line of a slot; it may wait there.
-    pub fn start_given(&mut self, place: EndLineSlot) {
+    pub fn mark_start_logged(&mut self, place: EndLineSlot) {
         self.starting.push(place);
     }
 
@@ -140,7 +140,7 @@ fn start_of(length: u64) -> Option<(u32, usize)> {
 
 /// Choice of lines of a gateway that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Select {
+pub(crate) enum LineSelection {
     /// Lines that the supervisor does not have; it never has those of starts.
     Unsupervised,
     /// All.
@@ -150,12 +150,12 @@ pub(crate) enum Select {
 }
 
 /// Takes lines of a gateway that is gone, each completed with time and duration.
-pub(crate) fn take_remaining(ordinal: usize, which: Select) -> Vec<String> {
+pub(crate) fn take_remaining(ordinal: usize, which: LineSelection) -> Vec<String> {
     shared_memory::region(Region::EndLines(ordinal))
         .map_or_else(Vec::new, |words| take(words, which))
 }
 
-fn take(words: &[AtomicU64], which: Select) -> Vec<String> {
+fn take(words: &[AtomicU64], which: LineSelection) -> Vec<String> {
     let text = |place: usize, length: usize| {
         let words = words.chunks_exact(SLOT_WORDS).nth(place).unwrap_or_default();
         let bytes = words.get(HEAD..).map(|words| shared_memory::read(words, length));
@@ -172,16 +172,16 @@ fn take(words: &[AtomicU64], which: Select) -> Vec<String> {
         // Whoever has the end has not the start.
         left.extend(start_of(head).map(|(place, length)| text(place as usize, length)));
         let line = text(place, usize::try_from(head & (SUPERVISED - 1)).unwrap_or(0));
-        if which == Select::Viewers && prepared_end::is_end(&line) {
+        if which == LineSelection::Viewers && prepared_end::is_end(&line) {
             words[0].fetch_and(!START, Ordering::AcqRel);
             continue;
         }
         words[0].store(0, Ordering::Release);
-        if which != Select::Viewers {
+        if which != LineSelection::Viewers {
             words[1].store(0, Ordering::Relaxed);
         }
         let is_supervised = head & SUPERVISED != 0;
-        if !line.is_empty() && (which != Select::Unsupervised || !is_supervised) {
+        if !line.is_empty() && (which != LineSelection::Unsupervised || !is_supervised) {
             let started = BootInstant::from_nanos(began);
             left.push(prepared_end::with_end_time(&line, now, started.elapsed()));
         }
@@ -214,14 +214,14 @@ mod tests {
         assert_eq!(lines.put(None, &line("fifth"), started, false), None);
         lines.take(first);
         assert_eq!(lines.put(None, &(line(&long) + "x"), started, false), None);
-        let left = take(words, Select::Unsupervised);
+        let left = take(words, LineSelection::Unsupervised);
         assert_eq!(left.len(), 2);
         for (left, name) in left.iter().zip([long.as_str(), "third"]) {
             assert!(left.contains(&format!("\"command\":\"{name} 0.000\"")), "{left}");
             assert!(left.contains("\"duration\":61.5"), "{left}");
             assert!(!left.contains("1970"), "{left}");
         }
-        assert_eq!(take(words, Select::All), [] as [String; 0]);
+        assert_eq!(take(words, LineSelection::All), [] as [String; 0]);
     }
 
     #[test]
@@ -233,8 +233,8 @@ mod tests {
         for line in all {
             assert!(lines.put(None, line, BootInstant::now(), false).is_some());
         }
-        assert_eq!(take(words, Select::Viewers), ["no more"]);
-        assert_eq!(take(words, Select::All), [all[0], all[2]]);
+        assert_eq!(take(words, LineSelection::Viewers), ["no more"]);
+        assert_eq!(take(words, LineSelection::All), [all[0], all[2]]);
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
             .map(|line| lines.put(None, line, BootInstant::now(), false).expect("room"));
         supervised.iter().for_each(|place| lines.set_supervised(*place, true));
         lines.set_supervised(supervised[1], false);
-        assert_eq!(take(words, Select::All), ["one", "two"]);
+        assert_eq!(take(words, LineSelection::All), ["one", "two"]);
     }
 
     /// A gateway may be killed at any time: there is no end without its start.
@@ -258,7 +258,7 @@ mod tests {
         let (now, end) = (BootInstant::now(), "a \"session-end\"");
         let mut put = |start: &str, supervised| {
             let slot = lines.put(Some(start), end, now, supervised).expect("room");
-            lines.start_given(slot);
+            lines.mark_start_logged(slot);
             slot
         };
         let gone = put("gone", false);
@@ -271,10 +271,10 @@ mod tests {
         assert_eq!(lines.used, 6);
         assert_eq!(lines.put(None, end, now, false), None);
         let starts = ["not written", "kept, and not written"];
-        let mut left = take(words, Select::Viewers);
+        let mut left = take(words, LineSelection::Viewers);
         left.sort_by_key(|line| line.len());
         assert_eq!(left, starts, "before the supervisor writes an end");
-        assert_eq!(take(words, Select::Viewers), [""; 0]);
-        assert_eq!(take(words, Select::Unsupervised), [end; 2]);
+        assert_eq!(take(words, LineSelection::Viewers), [""; 0]);
+        assert_eq!(take(words, LineSelection::Unsupervised), [end; 2]);
     }
 }

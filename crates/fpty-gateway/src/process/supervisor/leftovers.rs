@@ -13,7 +13,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::end_lines::{self, Select};
+use super::end_lines::{self, LineSelection};
 use super::grace::Grace;
 use super::{leaders, supervisor_link};
 use crate::host::host;
@@ -28,7 +28,7 @@ use fpty::sys::process_session::SessionLeader;
 
 /// Keeper of the sessions of gateways that are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptBy {
+pub enum Supervision {
     /// The supervisor's.
     Supervisor,
     /// The supervisor, but for audit lines: it will have no log.
@@ -37,7 +37,7 @@ pub enum KeptBy {
     Nobody,
 }
 
-impl KeptBy {
+impl Supervision {
     /// The keeper of sessions now.
     pub fn now() -> Self {
         match supervisor_link::is_running() {
@@ -58,7 +58,7 @@ pub struct OrphanedSessions {
 
 impl OrphanedSessions {
     /// Takes what these gateways have left.
-    pub fn of(gateways: Range<usize>, kept: KeptBy) -> Self {
+    pub fn of(gateways: Range<usize>, kept: Supervision) -> Self {
         let mut orphaned = Self::default();
         for one in gateways {
             orphaned.take(one, leaders::supervisor_of(one), kept);
@@ -71,26 +71,26 @@ impl OrphanedSessions {
     /// sessions over, and before anything of ours is noted.
     pub fn before(gateway: usize, supervisor: u64) -> Self {
         let mut orphaned = Self::default();
-        orphaned.take(gateway, supervisor, KeptBy::now());
+        orphaned.take(gateway, supervisor, Supervision::now());
         orphaned
     }
 
-    fn take(&mut self, gateway: usize, supervisor: u64, kept: KeptBy) {
+    fn take(&mut self, gateway: usize, supervisor: u64, kept: Supervision) {
         let kept = match supervisor == gateway_token::supervisor_generation() {
             true => kept,
             // It was gone before the gateway was, which had no time for the next.
-            false => KeptBy::Nobody,
+            false => Supervision::Nobody,
         };
         let which = match kept {
-            KeptBy::Supervisor => Select::Unsupervised,
-            KeptBy::SupervisorWithoutLog | KeptBy::Nobody => Select::All,
+            Supervision::Supervisor => LineSelection::Unsupervised,
+            Supervision::SupervisorWithoutLog | Supervision::Nobody => LineSelection::All,
         };
         self.lines.extend(end_lines::take_remaining(gateway, which));
         // Who looked on did so before.
         self.lines.sort_by_key(|line| prepared_end::is_end(line));
         // In another PID namespace all end with their gateway.
         if leaders::is_in_same_pid_namespace(gateway) {
-            self.leaders.extend(leaders::take_remaining(gateway, kept == KeptBy::Nobody));
+            self.leaders.extend(leaders::take_remaining(gateway, kept == Supervision::Nobody));
         }
     }
 
@@ -109,11 +109,11 @@ impl OrphanedSessions {
 
 /// At the end of the master: the gateways are gone.
 pub fn after_master_end(grace: Option<Duration>) {
-    let kept = match KeptBy::now() {
+    let kept = match Supervision::now() {
         // What the supervisor writes to is the master's, where that logs for all.
-        KeptBy::Supervisor if host().is_stopping() => {
+        Supervision::Supervisor if host().is_stopping() => {
             gateway_token::set_ends_written();
-            KeptBy::SupervisorWithoutLog
+            Supervision::SupervisorWithoutLog
         }
         kept => kept,
     };

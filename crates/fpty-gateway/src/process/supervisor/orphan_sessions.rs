@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::end_lines::{self, Select};
+use super::end_lines::{self, LineSelection};
 use super::end_record::write_line;
 use super::grace::hang_up_foreground;
 use super::supervisor_process::{SupervisedSession, Supervisor};
@@ -142,7 +142,7 @@ impl Supervisor {
 
     /// Writes the audit lines of an end, and counts it.
     fn end(&self, supervised: &mut SupervisedSession, why: EndReason, exit: Option<Exit>) {
-        let watchers = end_lines::take_remaining(supervised.ordinal, Select::Viewers);
+        let watchers = end_lines::take_remaining(supervised.ordinal, LineSelection::Viewers);
         watchers.iter().for_each(|line| write_line(&self.log, line));
         supervised.record.last.write_line(&self.log, why, exit);
         let lasted = Timestamp::from(supervised.record.since).elapsed();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::end_record::write_line;
 use super::grace::{Grace, hang_up_foreground};
-use super::leftovers::{KeptBy, OrphanedSessions};
+use super::leftovers::{OrphanedSessions, Supervision};
 use super::orphan_sessions::Orphan;
 use super::supervisor_protocol::{self, Message, Received, SessionFds, SessionRecord};
 use crate::event_loop::fault_injection;
@@ -182,7 +182,7 @@ impl Supervisor {
         };
         for supervised in self.sessions.values_mut() {
             let is_served = self.gateways.values().any(|other| other.ordinal == supervised.ordinal);
-            if is_served || !hello.has_place_of(supervised.ordinal) {
+            if is_served || !hello.succeeds(supervised.ordinal) {
                 continue;
             }
             let SupervisedSession { record, fds, .. } = &mut *supervised;
@@ -248,9 +248,9 @@ impl Supervisor {
 
     /// Keeps a session. Returns whether there was room for it.
     fn keep(&mut self, record: SessionRecord, mut fds: SessionFds, ordinal: usize) -> bool {
-        fault_injection::strike("holder", || record.name.clone());
+        fault_injection::panic_if_requested("holder", || record.name.clone());
         if record.bound {
-            fault_injection::strike("keeper", || {
+            fault_injection::panic_if_requested("keeper", || {
                 serde_json::to_vec(&record.history).unwrap_or_default()
             });
         }
@@ -289,7 +289,7 @@ impl Supervisor {
             self.receive_all();
         }
         // What is ours stands below.
-        let left = OrphanedSessions::of(0..shared_memory::gateways(), KeptBy::Supervisor);
+        let left = OrphanedSessions::of(0..shared_memory::gateways(), Supervision::Supervisor);
         left.lines.iter().for_each(|line| write_line(&self.log, line));
         left.leaders().for_each(|leader| self.grace.add(leader));
         let told = SessionEnd::new(EndKind::Stopped, "the instance has stopped").packet();

@@ -15,7 +15,7 @@ use super::{Client, Session, SessionEffects, Shutdown};
 
 /// Progress of the handover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HandOver {
+pub enum OfferProgress {
     /// The gateway has the terminal: bytes are relayed.
     #[default]
     NotOffered,
@@ -38,7 +38,7 @@ pub struct Extended {
     /// The client has sent the end of its input.
     pub input_ended: bool,
     /// Progress of the handover.
-    pub hand_over: HandOver,
+    pub hand_over: OfferProgress,
     /// The program's end.
     pub ended: Option<SessionEnd>,
     /// END was sent.
@@ -94,7 +94,7 @@ impl Session {
             // A client that has attached gets GO after the offer alone.
             let may_be_relayed =
                 extended.detach_state.as_ref().is_some_and(|detach_state| detach_state.awaiting_go);
-            extended.hand_over == HandOver::NotOffered
+            extended.hand_over == OfferProgress::NotOffered
                 && (!extended.input_ended || may_be_relayed)
                 && !extended.end_sent
         }) && self.program_runs
@@ -109,7 +109,7 @@ impl Session {
     /// The terminal was offered.
     pub fn set_offered(&mut self) {
         if let Some(extended) = &mut self.extended {
-            extended.hand_over = HandOver::Offered;
+            extended.hand_over = OfferProgress::Offered;
         }
     }
 
@@ -122,7 +122,9 @@ impl Session {
 
     /// Whether the client has the terminal, and bytes do not pass through the gateway.
     pub fn is_handed_over(&self) -> bool {
-        self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Completed)
+        self.extended
+            .as_ref()
+            .is_some_and(|extended| extended.hand_over == OfferProgress::Completed)
     }
 
     /// Whether the session is in extended mode.
@@ -148,21 +150,21 @@ impl Session {
                 if let Some(detach_state) =
                     extended.detach_state.as_mut().filter(|detach_state| detach_state.awaiting_go)
                 {
-                    detach_state.relay_only |= extended.hand_over == HandOver::NotOffered;
+                    detach_state.relay_only |= extended.hand_over == OfferProgress::NotOffered;
                 }
             }
-            TAKEN if last && extended.hand_over == HandOver::Offered => {
-                extended.hand_over = HandOver::Taken;
+            TAKEN if last && extended.hand_over == OfferProgress::Offered => {
+                extended.hand_over = OfferProgress::Taken;
             }
             // A proxy in between passes bytes alone.
-            OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
+            OFFER if part.is_empty() && last && extended.hand_over == OfferProgress::Offered => {
                 extended.in_pieces = true;
                 extended.hand_over = match &mut extended.detach_state {
                     Some(detach_state) => {
                         detach_state.relay_only = true;
-                        HandOver::Taken
+                        OfferProgress::Taken
                     }
-                    None => HandOver::RelayOnly,
+                    None => OfferProgress::RelayOnly,
                 };
             }
             // A payload may be split; one of its parts has the byte.
@@ -187,10 +189,10 @@ impl Session {
         let Some(extended) = &mut self.extended else {
             return;
         };
-        if extended.hand_over == HandOver::Taken && self.input.is_empty() {
+        if extended.hand_over == OfferProgress::Taken && self.input.is_empty() {
             match extended.detach_state.as_mut().filter(|detach_state| detach_state.relay_only) {
                 Some(detach_state) => {
-                    extended.hand_over = HandOver::RelayOnly;
+                    extended.hand_over = OfferProgress::RelayOnly;
                     let mut packets = Vec::new();
                     let total = detach_state.remains.total();
                     if extended.in_pieces {
@@ -204,7 +206,7 @@ impl Session {
                     self.send_output(&packets, effects);
                 }
                 None => {
-                    extended.hand_over = HandOver::Completed;
+                    extended.hand_over = OfferProgress::Completed;
                     // The supervisor, which outlives the gateway, is told before the client.
                     if extended.detach_state.is_some() {
                         extended.go_pending = true;
@@ -249,7 +251,7 @@ impl Session {
         decoder.set_extended();
         session.decoder = Some(decoder);
         session.extended = Some(Box::new(Extended {
-            hand_over: HandOver::Completed,
+            hand_over: OfferProgress::Completed,
             detach_state: detach_state.map(Box::new),
             ..Extended::default()
         }));

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Master;
-use crate::sys::fd_query::{self, Switch};
+use crate::sys::fd_query::{self, IoctlFlag};
 use crate::sys::syscall_timeout::{self, ArmedTimer};
 
 /// A call may be ended by chance: after a while that is forgotten. (Seconds.)
@@ -44,7 +44,7 @@ impl Master {
     /// which each read begins with a byte of its own).
     pub fn take_back(&self) {
         self.set_nonblocking();
-        let _ = fd_query::switch(self, Switch::PACKETS, false);
+        let _ = fd_query::switch(self, IoctlFlag::PACKETS, false);
     }
 
     /// Makes a read or a write that a timer ends where it blocks. By that a process that

@@ -23,13 +23,13 @@ pub struct Program {
     pub(super) argv: Vec<CString>,
     pub(super) job: bool,
     pub(super) not_default: libc::c_ulong,
-    pub(super) surroundings: Arc<Surroundings>,
+    pub(super) surroundings: Arc<ExecEnvironment>,
 }
 
 /// Surroundings of a program: its environment, limits, working directory and user; by
 /// default those of this process.
 #[derive(Debug, Default)]
-pub struct Surroundings {
+pub struct ExecEnvironment {
     /// The whole environment (`NAME=value`).
     pub environment: Vec<CString>,
     /// The limit of descriptors, of which the program gets the soft one from before.
@@ -106,13 +106,13 @@ impl Program {
     }
 
     /// Puts the program into surroundings, which many programs may share.
-    pub fn within(mut self, surroundings: Arc<Surroundings>) -> Self {
+    pub fn within(mut self, surroundings: Arc<ExecEnvironment>) -> Self {
         self.surroundings = surroundings;
         self
     }
 
     /// The surroundings of the program.
-    pub fn surroundings(&self) -> &Arc<Surroundings> {
+    pub fn surroundings(&self) -> &Arc<ExecEnvironment> {
         &self.surroundings
     }
 

@@ -47,10 +47,17 @@ pub struct OutputStreams {
     passed_stdout: Option<PassedStream>,
     /// Time at which standard output's reader is looked for next.
     next_look: Instant,
+    /// The last look has found no reader of standard output.
+    reader_was_gone: bool,
 }
 
 /// Interval of looks for a reader, where standard error has none any more.
 const READER_POLL: Duration = Duration::from_millis(500);
+
+/// Time from the first look that finds no reader to the one that confirms it. A reader also
+/// leaves when the program has ended and closed its output: then the end comes within this
+/// time.
+const CONFIRM_POLL: Duration = Duration::from_millis(250);
 
 impl OutputStream {
     fn new(number: usize) -> Result<Self> {
@@ -124,6 +131,7 @@ impl OutputStreams {
             is_same_file: stdio::is_same_file(),
             passed_stdout: None,
             next_look: Instant::now(),
+            reader_was_gone: false,
         })
     }
 
@@ -210,8 +218,9 @@ impl OutputStreams {
             // Those of sshd: it closes all of them or none.
             Some(PassedStream::Socket) => true,
             Some(passed_stdout) if now >= self.next_look => {
-                self.next_look = now + READER_POLL;
-                passed_stdout.has_no_reader() == Some(true)
+                let is_gone = passed_stdout.has_no_reader() == Some(true);
+                self.next_look = now + if is_gone { CONFIRM_POLL } else { READER_POLL };
+                std::mem::replace(&mut self.reader_was_gone, is_gone) && is_gone
             }
             _ => false,
         }

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::attach_client::{AttachClient, comes_to_be_kept};
 use crate::harness::client::both;
+use crate::harness::process::{Process, descriptors};
 use crate::harness::recording::{
     Cast, ends, files, find, record, recorded, running, wait_until_written,
 };
@@ -85,8 +86,11 @@ pub(super) fn replace(server: &Server, way: &str) {
     if way == "keeper" {
         let killed = running(server, "fpty-supervisor");
         process::signal(killed, Signal::SIGKILL);
-        let another = || find(server, "fpty-supervisor").is_some_and(|now| now.pid != killed);
-        return wait_until("there is another one", another);
+        // What is not there yet when the gateway is killed, too, is lost.
+        let has_terminal = |pid| descriptors(pid).iter().any(|(_, to)| to.ends_with("ptmx"));
+        let is_another = |now: Process| now.pid != killed && has_terminal(now.pid);
+        let another = || find(server, "fpty-supervisor").is_some_and(is_another);
+        return wait_until("there is another one, which has the sessions", another);
     }
     server.replace_gateway(way);
 }

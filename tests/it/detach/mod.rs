@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `attach.rs` | attach, steal, view, refuse: the protocol |
 //! | `races.rs` | attaches and ends in rare orders |
-//! | `gateway_restart.rs` | detached sessions over killed gateways and reloads |
+//! | `killed_gateway.rs` | detached sessions over killed gateways and reloads |
 //! | `restored_identity.rs` | what a restored session counts for, and where it belongs |
 //! | `person.rs` | a person who detaches and attaches |
 //! | `several_gateways.rs` | sessions that are found from every gateway |
@@ -15,7 +15,7 @@
 pub mod attach;
 pub mod endings;
 pub mod endings_by_crash;
-pub mod gateway_restart;
+pub mod killed_gateway;
 pub mod person;
 pub mod races;
 pub mod reconnect;

@@ -9,10 +9,10 @@ use fpty::sys::WriteOutcome;
 use fpty::sys::accounts;
 use fpty::sys::background_close::ReceivedFd;
 use fpty::sys::child::{self, Pid};
+use fpty::sys::passable_stdio::{PipeEnd, can_be_passed, can_be_reopened, chown_to};
 use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
-use fpty::sys::stdio_pass::{PipeEnd, can_be_passed, can_be_reopened, chown_to};
 
 /// Descriptors of a command, and its process.
 pub struct CommandIo {

@@ -8,7 +8,7 @@
 //! | `options.rs` | the configuration, all options that set it, and the keys of its sockets |
 //! | `option_table.rs` | a row of a table of options |
 //! | `value.rs` | the value of an option: numbers, times, lists |
-//! | `keyval.rs` | uWSGI's key-value form |
+//! | `keyval_syntax.rs` | uWSGI's key-value form |
 //! | `socket_options.rs` | sockets: options of each, kinds, the rules that come of them |
 //! | `rules.rs` | the rules of a socket: command, identity, limits, timeouts |
 //! | `access_rules.rs` | allow and deny lists of users, groups, addresses |
@@ -21,7 +21,7 @@ pub mod accept_env;
 pub mod access_rules;
 pub mod audit_format;
 pub mod detach_options;
-pub(crate) mod keyval;
+pub(crate) mod keyval_syntax;
 pub mod option_table;
 pub mod options;
 pub mod recording_options;

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::keyval;
+use super::keyval_syntax;
 use super::option_table::{AppliesTo, OptionRow};
 use super::options::{GatewayConfig, OPTIONS};
 use super::rules::Rules;
@@ -169,7 +169,7 @@ impl GatewayConfig {
         protocol: Protocol,
         typed: &OptionValue<'_>,
     ) -> Result<()> {
-        let own = SocketOptions::read(typed)?;
+        let own = SocketOptions::parse(typed)?;
         let (address, rules) = (own.address.clone(), self.sockets.len() + 1);
         self.sockets.push(own);
         self.socket_requests.push(SocketRequest::Socket { address, protocol, rules });
@@ -182,11 +182,11 @@ impl SocketOptions {
     ///
     /// # Errors
     /// An unknown key, or a value that it cannot have.
-    pub fn read(typed: &OptionValue<'_>) -> Result<Self> {
+    pub fn parse(typed: &OptionValue<'_>) -> Result<Self> {
         let option = typed.name.as_str();
-        let pairs = keyval::read(option, typed.value.as_bytes())?;
+        let pairs = keyval_syntax::read(option, typed.value.as_bytes())?;
         let address = pairs.iter().find(|(key, _)| key == "addr").map(|(_, value)| value);
-        let address = keyval::plain(address.map_or(b"", |value| value.as_slice()));
+        let address = keyval_syntax::plain(address.map_or(b"", |value| value.as_slice()));
         if address.trim_ascii().is_empty() {
             return Err(typed.invalid_without_value("there is no addr="));
         }
@@ -231,7 +231,7 @@ impl SocketOptions {
     /// limits of its own.
     ///
     /// # Errors
-    /// As of [`SocketOptions::read`].
+    /// As of [`SocketOptions::parse`].
     pub fn rules(&self, config: &GatewayConfig, number: u32) -> Result<Rules> {
         let mut here = config.clone();
         for (row, typed) in &self.keys {

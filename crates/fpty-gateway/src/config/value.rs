@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use super::keyval;
+use super::keyval_syntax;
 use fpty::error::{Error, Result};
 
 /// The value of an option, or of a key at a socket, as typed. Errors name both.
@@ -34,8 +34,8 @@ impl<'a> OptionValue<'a> {
     pub fn of_key(option: &str, key: &str, value: &[u8]) -> Self {
         Self {
             name: format!("{option}: {key}"),
-            value: Cow::Owned(OsString::from_vec(keyval::plain(value))),
-            words: keyval::list(value),
+            value: Cow::Owned(OsString::from_vec(keyval_syntax::plain(value))),
+            words: keyval_syntax::list(value),
             is_of_socket: true,
         }
     }

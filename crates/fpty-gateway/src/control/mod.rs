@@ -6,16 +6,16 @@
 //! | `control_client.rs` | a client with a control request, and its answer |
 //! | `page_cursor.rs` | the cursor of a list over all gateways |
 //! | `session_page.rs` | a page: some sessions of one gateway; kill |
-//! | `all_sessions.rs` | all sessions of a gateway, to iterate and to look up |
+//! | `gateway_sessions.rs` | all sessions of a gateway, to iterate and to look up |
 //! | `session_entry.rs` | a session as an entry of a list, in JSON |
 //! | `session_view.rs` | what a list shows of an attached session |
 //! | `peers/` | requests between gateways |
 //! | `attach_elsewhere.rs` | attach to a session that another gateway may have |
 //! | `statistics/` | the statistics' socket |
 
-pub mod all_sessions;
 pub(crate) mod attach_elsewhere;
 pub(crate) mod control_client;
+pub mod gateway_sessions;
 pub(crate) mod page_cursor;
 pub mod peers;
 pub(crate) mod session_entry;
@@ -43,8 +43,8 @@ use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Ready;
 
-use crate::control::all_sessions::AllSessions;
 use crate::control::control_client::{ControlClient, ControlRequest, KillSearch};
+use crate::control::gateway_sessions::GatewaySessions;
 use crate::control::page_cursor::NextPage;
 
 /// The most control clients, and of one user; a further one evicts the oldest of the user
@@ -172,7 +172,7 @@ impl ControlClients {
         &mut self,
         cx: &mut Context,
         peers: &mut Peers,
-        view: AllSessions<'_>,
+        view: GatewaySessions<'_>,
         key: Key,
         ready: Ready,
     ) {
@@ -203,7 +203,7 @@ impl ControlClients {
     }
 
     /// Sends more of an answer.
-    fn send(&mut self, cx: &mut Context, peers: &mut Peers, view: AllSessions<'_>, key: Key) {
+    fn send(&mut self, cx: &mut Context, peers: &mut Peers, view: GatewaySessions<'_>, key: Key) {
         let Some(one) = self.clients.get_mut(key) else { return };
         let (before, client) = (one.answer.len(), &one.client);
         if !one.answer.flush(|bytes| client.write(bytes).taken()) {
@@ -250,7 +250,7 @@ impl ControlClients {
         &mut self,
         cx: &mut Context,
         peers: &mut Peers,
-        view: AllSessions<'_>,
+        view: GatewaySessions<'_>,
         key: Key,
     ) {
         let Some(one) = self.clients.get_mut(key) else { return };
@@ -297,7 +297,7 @@ fn next_page(
     one: &mut ControlClient,
     cx: &mut Context,
     peers: &mut Peers,
-    view: AllSessions<'_>,
+    view: GatewaySessions<'_>,
     key: Key,
 ) {
     fault_injection::point("list");

@@ -5,7 +5,7 @@ use super::peers::peer_request::{PageKind, PageRequest};
 use super::peers::{PeerRequest, Peers, Requester};
 use crate::event_loop::context::Context;
 
-use super::all_sessions::AllSessions;
+use super::gateway_sessions::GatewaySessions;
 use super::session_page::Page;
 
 /// The cursor of a list over all gateways.
@@ -46,7 +46,7 @@ impl PageCursor {
         &mut self,
         cx: &mut Context,
         peers: &mut Peers,
-        view: AllSessions<'_>,
+        view: GatewaySessions<'_>,
         requester: Requester,
     ) -> NextPage {
         if self.gateway.is_none() {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::all_sessions::AllSessions;
+use super::gateway_sessions::GatewaySessions;
 use super::session_view::SessionView;
 use crate::detach::EntryView;
 use crate::event_loop::context::Context;
@@ -42,7 +42,7 @@ struct Snapshot<'a> {
     master: Option<&'a Master>,
 }
 
-impl AllSessions<'_> {
+impl GatewaySessions<'_> {
     /// The entry of a list, as JSON.
     pub(crate) fn entry(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
         let snapshot = self.snapshot(cx, session_ref)?;

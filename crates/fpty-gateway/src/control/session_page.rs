@@ -6,7 +6,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;
 
-use super::all_sessions::AllSessions;
+use super::gateway_sessions::GatewaySessions;
 use crate::session::selector::SessionSelector;
 use crate::session::session_ref::SessionRef;
 use fpty::sys::syscall_timeout;
@@ -57,7 +57,7 @@ impl Page {
 
     fn add_place(&mut self, one: SessionRef, id: &str) {
         if id.len() == LENGTH {
-            self.body.extend_from_slice(&AllSessions::index_of(one).to_le_bytes());
+            self.body.extend_from_slice(&GatewaySessions::index_of(one).to_le_bytes());
             self.body.extend_from_slice(id.as_bytes());
         }
     }
@@ -71,7 +71,7 @@ impl Page {
     }
 }
 
-impl AllSessions<'_> {
+impl GatewaySessions<'_> {
     /// A page of this gateway's sessions.
     pub fn page(&self, cx: &mut Context, page_request: PageRequest) -> Page {
         let mut page = Page::default();

@@ -19,8 +19,8 @@ use super::timers::Timer;
 use crate::command::commands::Commands;
 use crate::connection::handshake::{ClientRequest, HandshakeResult, PendingConnections};
 use crate::connection::http_probe::HttpProbes;
-use crate::control::all_sessions::AllSessions;
 use crate::control::attach_elsewhere::{self, AttachRoute, AttachSearches};
+use crate::control::gateway_sessions::GatewaySessions;
 use crate::control::peers::{IncomingRequest, PeerRequest, Peers, Requester};
 use crate::control::session_page::KILLED;
 use crate::control::{ControlClients, is_control_request};
@@ -171,7 +171,7 @@ impl GatewayLoop {
                 self.handshake_result(handshake_result);
             }
             Token::ControlClient(key) => {
-                let view = AllSessions::of(sessions, &self.commands, self.registry.as_deref());
+                let view = GatewaySessions::of(sessions, &self.commands, self.registry.as_deref());
                 self.control_clients.ready(cx, &mut self.peers, view, key, ready);
             }
             Token::CommandClient(key) => {
@@ -217,7 +217,7 @@ impl GatewayLoop {
                 self.handshake_result(handshake_result);
             }
             Timer::ControlClient(key) => {
-                let view = AllSessions::of(sessions, &self.commands, self.registry.as_deref());
+                let view = GatewaySessions::of(sessions, &self.commands, self.registry.as_deref());
                 self.control_clients.timed_out(cx, &mut self.peers, view, key);
             }
             Timer::PeerReply(number) => self.peers.timed_out(cx, number),
@@ -383,7 +383,7 @@ impl GatewayLoop {
     fn peer_request(&mut self, mut incoming: IncomingRequest) {
         fault_injection::point("question");
         let Core { cx, sessions, .. } = &mut self.core;
-        let view = AllSessions::of(sessions, &self.commands, self.registry.as_deref());
+        let view = GatewaySessions::of(sessions, &self.commands, self.registry.as_deref());
         let answer = match &incoming.request {
             PeerRequest::TakeClient(forwarded) => {
                 let (forwarded, hops) = (*forwarded, forwarded.hops);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::kill_after_grace::GraceKiller;
+use super::grace_killer::GraceKiller;
 use super::supervisor::grace::Grace;
 use super::supervisor::leaders::{LeaderKind, LeaderSlot, Leaders};
 use crate::config::rules::Rules;

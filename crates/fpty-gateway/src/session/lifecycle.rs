@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::relay::{LiveSession, SessionIo, Sessions};
+use super::session_ref::SessionRef;
 use crate::command::commands::LiveCommand;
 use crate::command::stdio::CommandIo;
 use crate::connection::limits::Permit;
@@ -22,7 +23,6 @@ use crate::observe::audit::{
 use crate::observe::event::Event;
 use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines::EndLineSlot;
-use crate::session::session_ref::SessionRef;
 use fpty::fair_share::Principal;
 use fpty::proto::EndKind;
 use fpty::sys::Size;

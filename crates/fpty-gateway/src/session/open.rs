@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::relay::{LiveSession, SessionAction, SessionIo, Sessions};
+use super::session_ref::SessionRef;
 use super::state::Session;
 use super::timeouts::TimeLimited;
 use crate::connection::client_hello::ClientHello;
@@ -23,7 +24,6 @@ use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
 use crate::process::process_table::ProcessTable;
 use crate::process::supervisor::leaders::LeaderKind;
-use crate::session::session_ref::SessionRef;
 use fpty::backlog::has_free_memory;
 use fpty::error::reason;
 use fpty::proto::{EndKind, MAX_TEXT, Protocol, SessionEnd};

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::session_ref::SessionRef;
 use crate::observe::audit::session_info::SessionInfo;
 use crate::observe::event::{Event, Observer};
-use crate::session::session_ref::SessionRef;
 
 /// Requested commands by session.
 #[derive(Default)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::open::{SessionPlan, exec_error};
 use super::relay::SessionAction;
+use super::session_ref::SessionRef;
 use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use crate::command::commands::Commands;
@@ -25,7 +26,6 @@ use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
 use crate::process::shared_memory;
 use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord};
-use crate::session::session_ref::SessionRef;
 use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, variables};
 use fpty::sys::child::{Exit, Pid};

@@ -21,7 +21,7 @@ use crate::sys::ReadOutcome;
 use crate::sys::poll::PollSet;
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::Transport;
-use crate::sys::{stdio, stdio_pass};
+use crate::sys::{passable_stdio, stdio};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
@@ -269,8 +269,10 @@ impl CommandSession<'_> {
                 break;
             }
             match answer {
-                GatewayPacket::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
-                GatewayPacket::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
+                GatewayPacket::Output(bytes) => self.outputs.show(passable_stdio::OUTPUT, bytes),
+                GatewayPacket::ErrorOutput(bytes) => {
+                    self.outputs.show(passable_stdio::ERROR, bytes)
+                }
                 GatewayPacket::Hello(_) => {}
                 GatewayPacket::Part(kind, part, last) => {
                     if let Some(payload) =
@@ -299,19 +301,19 @@ impl CommandSession<'_> {
     }
 
     fn pass_stdio(&mut self) {
-        let numbers = [stdio_pass::INPUT, stdio_pass::OUTPUT, stdio_pass::ERROR];
+        let numbers = [passable_stdio::INPUT, passable_stdio::OUTPUT, passable_stdio::ERROR];
         // Where the last line is to be the client's it has to know where the others end.
         let keeps_error = self.config.status_json;
         let can_be_passed = |number: &usize| {
-            stdio_pass::can_be_passed(stdio_pass::standard_fd(*number), *number)
-                && !(keeps_error && *number == stdio_pass::ERROR)
+            passable_stdio::can_be_passed(passable_stdio::standard_fd(*number), *number)
+                && !(keeps_error && *number == passable_stdio::ERROR)
         };
         let passed: Vec<usize> = numbers.into_iter().filter(can_be_passed).collect();
         if passed.is_empty() || !self.connection.to_server.is_empty() {
             return;
         }
         let names: Vec<u8> = passed.iter().map(|number| b'0' + *number as u8).collect();
-        let descriptors: Vec<_> = passed.into_iter().map(stdio_pass::standard_fd).collect();
+        let descriptors: Vec<_> = passed.into_iter().map(passable_stdio::standard_fd).collect();
         let mut packet = Vec::new();
         proto::encode_packet(OFFER, &names, &mut packet);
         // Where they cannot be sent everything is relayed.
@@ -328,7 +330,7 @@ impl CommandSession<'_> {
                 self.stage = Stage::Started;
                 if names.contains(&b'0') {
                     self.input = Input::Done;
-                    stdio_pass::replace_by_null(stdio_pass::INPUT);
+                    passable_stdio::replace_by_null(passable_stdio::INPUT);
                 }
                 self.outputs.passed(names);
             }
@@ -341,7 +343,7 @@ impl CommandSession<'_> {
             (END_OF_STREAM, [0]) if self.input != Input::Done => {
                 self.input = Input::Done;
                 // Whoever writes there learns that nobody reads.
-                stdio_pass::replace_by_null(stdio_pass::INPUT);
+                passable_stdio::replace_by_null(passable_stdio::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
             (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, bounded_text(text))),

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::proto::Protocol;
 use crate::proto::request::{self, RequestKind};
 use crate::proto::variables::is_environment_name;
-use crate::sys::{stdio, stdio_pass};
+use crate::sys::{passable_stdio, stdio};
 
 /// The configuration of a client.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ impl ClientConfig {
             RequestTty::Auto if self.exec_request == ExecRequest::Configured => true,
             RequestTty::Auto => {
                 stdin
-                    && nix::unistd::isatty(stdio_pass::standard_fd(stdio_pass::OUTPUT))
+                    && nix::unistd::isatty(passable_stdio::standard_fd(passable_stdio::OUTPUT))
                         .unwrap_or(false)
             }
         }

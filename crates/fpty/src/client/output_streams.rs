@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::buffered_output::BufferedOutput;
 use crate::error::{Context, Result};
 use crate::proto::{END_OF_STREAM, encode_packet, window};
+use crate::sys::passable_stdio::{self, ERROR, OUTPUT, PassedStream};
 use crate::sys::poll::{PollResult, PollSet};
 use crate::sys::stdio::{self, Output};
-use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 
 /// State of an output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ const CONFIRM_POLL: Duration = Duration::from_millis(250);
 impl OutputStream {
     fn new(number: usize) -> Result<Self> {
         let output =
-            Output::of(stdio_pass::standard_fd(number)).context("cannot write to an output")?;
+            Output::of(passable_stdio::standard_fd(number)).context("cannot write to an output")?;
         Ok(Self {
             number,
             state: State::Open,
@@ -114,7 +114,7 @@ impl OutputStream {
     /// for the client's own lines.
     fn close(&mut self) {
         if self.output.close() && self.number == OUTPUT {
-            stdio_pass::replace_by_null(self.number);
+            passable_stdio::replace_by_null(self.number);
         }
     }
 }
@@ -244,7 +244,7 @@ impl OutputStreams {
                 Some(fd) => Some(polled.add(fd, false, !stream.output.is_flushed())),
                 // Standard error stays open here.
                 None if stream.number == ERROR => {
-                    Some(polled.add(stdio_pass::standard_fd(ERROR), false, false))
+                    Some(polled.add(passable_stdio::standard_fd(ERROR), false, false))
                 }
                 None => None,
             }
@@ -254,7 +254,9 @@ impl OutputStreams {
     /// Takes note of what the wait found.
     pub fn handle_poll(&mut self, found: &PollResult, at: [Option<usize>; 2]) {
         for (stream, at) in self.streams.iter_mut().zip(at) {
-            if at.is_some_and(|at| found.hung_up(at)) && stdio_pass::has_no_reader(stream.number) {
+            if at.is_some_and(|at| found.hung_up(at))
+                && passable_stdio::has_no_reader(stream.number)
+            {
                 stream.give_up();
             }
         }

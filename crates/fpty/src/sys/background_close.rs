@@ -23,8 +23,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::fd_query;
+use super::passable_stdio::NULL;
 use super::signal::BlockedSignals;
-use super::stdio_pass::NULL;
 use super::syscall_timeout::ThreadTimer;
 
 /// Threads at most, and for one user.

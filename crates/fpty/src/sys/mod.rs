@@ -44,7 +44,7 @@
 //! | `spawn.rs` | the start of a program (vfork and execve(2), in spawn.c) |
 //! | `spawn/program.rs` | a program to start: arguments, environment, user, folder |
 //! | `stdio.rs` | the three standard descriptors of this process |
-//! | `stdio_pass.rs` | standard descriptors passed to a program elsewhere, and pipes for the others |
+//! | `passable_stdio.rs` | which standard descriptors may be passed to a program elsewhere, and pipes for the others |
 //! | `termios.rs` | raw mode of the person's terminal (termios(3)) |
 //! | `tick.rs` | the processor's tick, kept running during a quick exchange |
 //! | `tty_readers.rs` | whether a process waits for a terminal's input, found in /proc |
@@ -65,6 +65,7 @@ pub(crate) mod fd_query;
 pub mod foreground_group;
 pub(crate) mod memfd;
 pub mod memfd_message;
+pub mod passable_stdio;
 pub mod peer_process;
 pub mod pidfd;
 pub mod poll;
@@ -87,7 +88,6 @@ pub mod socket;
 pub mod spawn;
 pub mod splice_pipe;
 pub mod stdio;
-pub mod stdio_pass;
 pub mod syscall_timeout;
 pub mod termios;
 pub mod tick;

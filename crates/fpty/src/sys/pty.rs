@@ -16,7 +16,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use once_cell::sync::OnceCell;
 
 use super::fd_query::{self, IoctlFlag, Query};
-use super::stdio_pass::{ERROR, INPUT, OUTPUT, standard_fd};
+use super::passable_stdio::{ERROR, INPUT, OUTPUT, standard_fd};
 use super::termios::index_of;
 use super::{ReadOutcome, Size, WriteOutcome};
 use crate::error::{Context, Error, Result};

@@ -14,7 +14,7 @@ use nix::sys::stat::{SFlag, fstat};
 use once_cell::sync::OnceCell;
 
 use super::fd_query::{self, Query, file_type_of};
-use super::stdio_pass::{ERROR, INPUT, OUTPUT, reopen, standard_fd};
+use super::passable_stdio::{ERROR, INPUT, OUTPUT, reopen, standard_fd};
 use super::{ReadOutcome, WriteOutcome};
 
 /// Standard input. Reads wait, unless a poll said that there is something.

@@ -4,7 +4,7 @@ use crate::config::recording_options::Format;
 use crate::config::socket_options::SocketOptions;
 
 fn of(config: &GatewayConfig, typed: &str) -> Result<Rules> {
-    SocketOptions::read(&OptionValue::of_option("forkpty-urouter2", typed.as_ref()))?
+    SocketOptions::parse(&OptionValue::of_option("forkpty-urouter2", typed.as_ref()))?
         .rules(config, 1)
 }
 

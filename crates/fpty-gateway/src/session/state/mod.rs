@@ -8,9 +8,11 @@
 //! | --- | --- |
 //! | `extended.rs` | extended mode: END packet, handover, scrollback, GO, END that was not sent |
 //! | `packets.rs` | the client's packets: input, signals, sizes |
+//! | `signal_keys.rs` | Ctrl-C, Ctrl-\ and Ctrl-Z of a client, pressed at the terminal |
 
 pub(crate) mod extended;
 mod packets;
+mod signal_keys;
 
 use super::state::extended::Extended;
 

@@ -1,23 +1,20 @@
 //! Packets of a client: input as it comes, everything else within the budget of a turn.
 
 use fpty::proto::{ClientPacket, ClientPacketDecoder};
-use nix::sys::signal::Signal;
 
-use super::{Client, Session, SessionEffects, SignalKey};
-
-/// Signals that a terminal has keys for.
-const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
+use super::signal_keys::is_key;
+use super::{Client, Session, SessionEffects};
 
 /// Input that is decoded and not yet sent.
-struct PendingInput<'a> {
+pub(super) struct PendingInput<'a> {
     /// Input of several packets: it goes to the terminal in one write.
-    coalesced: &'a mut Vec<u8>,
+    pub coalesced: &'a mut Vec<u8>,
     /// The rest of the turn's budget.
     budget: &'a mut usize,
     /// Whether the size has changed: rows and columns that come together make one change.
     resized: bool,
     /// A signal key, and how often it was pressed in a row.
-    pressed: Option<(u8, usize)>,
+    pub pressed: Option<(u8, usize)>,
 }
 
 impl Session {
@@ -119,7 +116,7 @@ impl Session {
                         self.flush_pending(pending, effects);
                         self.apply_resize(pending, effects);
                         *pending.budget = pending.budget.saturating_sub(1);
-                        match KEYS.contains(&number.into()) {
+                        match is_key(number) {
                             true => pending.pressed = Some((number, 1)),
                             false => effects.signal(number),
                         }
@@ -141,32 +138,6 @@ impl Session {
         if std::mem::take(&mut pending.resized) {
             *pending.budget = pending.budget.saturating_sub(1);
             self.resize(effects);
-        }
-    }
-
-    /// Presses a signal key as often as it was pressed. Where the key drops pending input one press
-    /// stands for a run of them: the signals of one moment are one to the program, too (signal(7):
-    /// standard signals do not queue).
-    fn press_key(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
-        let Some((number, times)) = pending.pressed.take() else {
-            return;
-        };
-        if !self.terminal_open || !self.program_runs {
-            return;
-        }
-        match effects.key(number) {
-            SignalKey::DropsInput(byte) => {
-                self.input.clear();
-                self.send_input(&[byte], effects);
-            }
-            // The program may read these bytes.
-            SignalKey::AsInput(byte) => {
-                pending.coalesced.clear();
-                pending.coalesced.resize(times, byte);
-                self.send_input(pending.coalesced, effects);
-                pending.coalesced.clear();
-            }
-            SignalKey::None => {}
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Programs that were hung up and do not end within the grace are killed.
+//! What is hung up and killed in batches, so that clients are served meanwhile: sessions whose
+//! grace is over, members of foreground groups, holders of terminals.
 
 use std::time::{Duration, Instant};
 

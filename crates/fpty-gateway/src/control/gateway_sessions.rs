@@ -20,13 +20,13 @@ const DETACHED: usize = 3 << 30;
 
 /// All sessions of a gateway.
 #[derive(Clone, Copy)]
-pub struct AllSessions<'a> {
+pub struct GatewaySessions<'a> {
     sessions: &'a Sessions,
     commands: &'a Commands,
     registry: Option<&'a DetachRegistry>,
 }
 
-impl<'a> AllSessions<'a> {
+impl<'a> GatewaySessions<'a> {
     /// All sessions of these parts.
     pub fn of(
         sessions: &'a Sessions,

@@ -72,6 +72,14 @@ impl Default for GatewayConfig {
     }
 }
 
+impl GatewayConfig {
+    /// Whether an option of the whole gateway needs what is known of each session
+    /// (`observe/audit/session_info.rs`), which else is kept for an audit or a recording alone.
+    pub fn needs_session_info(&self) -> bool {
+        self.stats.is_some()
+    }
+}
+
 /// The most gateways: more would not fit the server's table (MAX_GATEWAYS).
 pub(crate) const MAX_PROCESSES: u32 = 64;
 pub(crate) const MAX_EVENTS: u32 = 65_536;

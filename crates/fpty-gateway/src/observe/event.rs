@@ -113,7 +113,8 @@ impl Event<'_> {
 /// Observer of events. The loop waits while it is told: an observer never blocks, and hands what
 /// takes time to a thread or process of its own.
 pub trait Observer {
-    /// Handles an event. `info`: what was known of the session before the event, where the audit,
-    /// a recording or the statistics keep that.
+    /// Handles an event. `info`: what was known of the session before the event, where somebody
+    /// needs that ([`crate::config::options::GatewayConfig::needs_session_info`]); of a closed session
+    /// it stands in the event.
     fn on_event(&mut self, event: &Event<'_>, info: Option<&SessionInfo>);
 }

@@ -8,10 +8,12 @@
 //! | `metrics/` | counters of the gateways, and the Prometheus format |
 //! | `recording/` | recordings, and the process that writes them |
 //!
-//! A new observer is a file here that implements [`Observer`], and two lines in this one: a field
-//! of [`Observers`] and its place in [`Observers::list`]. An option of its own is a field and a row in
-//! `config/options.rs`. The recorder is no such observer: it needs the sessions' descriptors, so the
-//! loop tells it by outcomes (`session/transitions.rs`).
+//! A new observer is a file here that implements [`Observer`], and three lines in this one: a field
+//! of [`Observers`], made in [`Observers::new`], and its place in [`Observers::list`]. An option of
+//! its own stands in `config/options.rs`. docs/architecture.md has an example.
+//!
+//! Limits and requested commands are observers, too, told first. The recorder is none: it needs the
+//! sessions' descriptors, so the loop tells it by outcomes (`session/transitions.rs`).
 
 pub mod audit;
 pub(crate) mod event;
@@ -37,8 +39,8 @@ impl Observers {
     }
 
     /// All observers, in the order in which they are told.
-    fn list(&mut self) -> [&mut dyn Observer; 1] {
-        [&mut self.metrics]
+    fn list(&mut self) -> impl Iterator<Item = &mut dyn Observer> {
+        [&mut self.metrics as &mut dyn Observer].into_iter()
     }
 
     /// Tells all observers of an event: `first` those whose state follows the sessions, then the

@@ -69,7 +69,7 @@ impl Context {
         (client, origin): (&Stream, Origin),
         new: impl FnOnce(&mut Self) -> NewSession,
     ) {
-        if self.audit.is_enabled {
+        if self.audit.keeps_session_info {
             let peer = Peer::of(client, &mut self.audit.user_names, origin.has_audit());
             let new = new(self);
             self.audit.note(session, origin, peer, new);
@@ -141,9 +141,9 @@ impl Context {
             self.limits.assign(permit, session);
         }
         self.requested_commands.set(session, command.clone());
-        match history.filter(|_| self.audit.is_enabled) {
+        match history.filter(|_| self.audit.keeps_session_info) {
             Some(history) => self.audit.restore(session, *history, listener, id, pid),
-            None if self.audit.is_enabled => {
+            None if self.audit.keeps_session_info => {
                 let (peer, tty) = now(&mut self.audit);
                 let origin = self.audit.origin(listener, Mode::Extended);
                 let origin = self.audit.with_command(origin, || command);
@@ -248,7 +248,7 @@ impl LiveSession {
         cx.restore_session(SessionRef::Session(key), info, |audit| {
             (Peer::of(&io.client, &mut audit.user_names, true), io.master.slave_name())
         });
-        if cx.audit.is_enabled {
+        if cx.audit.keeps_session_info {
             io.byte_counts.get_or_insert_with(Box::default).touch();
         }
     }
@@ -260,7 +260,7 @@ impl LiveSession {
         if let Some(recording) = self.io.recording() {
             recording.assign_to(to);
         }
-        if cx.audit.is_enabled {
+        if cx.audit.keeps_session_info {
             self.io.byte_counts.get_or_insert_with(Box::default);
         }
     }

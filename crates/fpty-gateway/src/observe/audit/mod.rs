@@ -68,8 +68,9 @@ const MAX_WAITING_LINES: usize = 4096;
 pub struct Audit {
     /// Names of users.
     pub user_names: UserNames,
-    /// Whether the statistics, an audit or a recording need facts about sessions.
-    pub is_enabled: bool,
+    /// Whether somebody needs what is known of sessions: an audit, a recording, or by
+    /// [`GatewayConfig::needs_session_info`].
+    pub keeps_session_info: bool,
     place: LineSource,
     queue: LogQueue,
     rejection_rate: RejectionRate,
@@ -86,7 +87,7 @@ impl Audit {
             most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
         Self {
-            is_enabled: config.stats.is_some()
+            keeps_session_info: config.needs_session_info()
                 || sockets.iter().any(|socket| socket.audit.is_some() || socket.is_recorded),
             place: LineSource {
                 host: fpty::sys::host_name(),
@@ -104,7 +105,7 @@ impl Audit {
 
     /// Origin of a client: the socket, and the mode.
     pub fn origin(&self, listener: u16, mode: impl Into<Mode>) -> Origin {
-        if !self.is_enabled {
+        if !self.keeps_session_info {
             return Origin::default();
         }
         let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
@@ -114,13 +115,13 @@ impl Audit {
     /// Origin of a client that has said hello, with the identity that it claims.
     pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
         let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
-        let claimed = self.is_enabled.then(|| ClaimedIdentity::of(&hello.variables));
+        let claimed = self.keeps_session_info.then(|| ClaimedIdentity::of(&hello.variables));
         Origin { claimed: claimed.unwrap_or_default(), ..self.origin(listener, mode) }
     }
 
     /// Origin of a client that asks for a command.
     pub fn with_command(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
-        let command = self.is_enabled.then(command).flatten().map(Arc::from);
+        let command = self.keeps_session_info.then(command).flatten().map(Arc::from);
         Origin { command, ..origin }
     }
 

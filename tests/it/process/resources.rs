@@ -73,6 +73,22 @@ fn clients_that_leave_at_once_leave_nothing_open() {
     });
 }
 
+/// Where a hello may come, nothing is started for who has left before it could.
+#[test]
+fn clients_that_leave_before_a_byte_start_nothing() {
+    in_process(|flavor| {
+        let server = Setup::new(flavor).option("forkptyrouter-audit", "json").uwsgi();
+        for _ in 0..20 {
+            drop(server.connect("u"));
+        }
+        let mut client = server.connect("u");
+        client.send(crate::harness::wire::input("exit 7\n"));
+        client.read_to_end();
+        wait_until("a session has ended", || server.count_in_log("\"session-end\"") > 0);
+        assert_eq!(server.count_in_log("\"session-start\""), 1, "{}", server.log());
+    });
+}
+
 #[test]
 fn out_of_descriptors_a_client_is_told_and_others_live() {
     in_process(|flavor| {

@@ -195,12 +195,12 @@ impl PendingConnections {
         match read {
             ReadOutcome::Bytes(_) => self.decode(cx, key),
             ReadOutcome::WouldBlock if !hang_up => self.await_more(cx, key),
-            ReadOutcome::Eof if !hang_up => match is_extended {
-                // Half a request is none.
-                true => self.reject(cx, key, CUT_SHORT),
-                // It only reads.
-                false => self.complete(cx, key, 0, true),
-            },
+            // Half a request is none.
+            ReadOutcome::Eof if is_extended && !hang_up => self.reject(cx, key, CUT_SHORT),
+            // It only reads, where it has not closed both ways.
+            ReadOutcome::Eof if !hang_up && !connection.client.has_hung_up() => {
+                self.complete(cx, key, 0, true)
+            }
             // It left before there was anything for it.
             ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.discard(key);

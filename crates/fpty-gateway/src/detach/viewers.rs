@@ -42,6 +42,9 @@ const FEED_INTERVAL: Duration = Duration::from_millis(30);
 const MAX_VIEWERS: usize = 256;
 const MAX_VIEWERS_PER_USER: usize = 64;
 
+/// Reason why a viewer is shown no more.
+const RING_DAMAGED: &str = "cannot read the session's last output: its ring is damaged";
+
 /// Text for a viewer that is displaced by one of another user.
 const DISPLACED: &str = "other users have fewer viewers, and there is no more room";
 
@@ -86,7 +89,7 @@ impl Viewer {
         };
         let total = seen.total().filter(|total| total >= at);
         let Some(total) = total else {
-            return self.fail("cannot read the session's last output: its ring is damaged");
+            return self.fail(RING_DAMAGED);
         };
         let to = total.min(*at + PIECE);
         if to > *at {
@@ -129,8 +132,7 @@ impl Viewer {
                     if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
                 {
                     let Some(total) = self.seen.total() else {
-                        return self
-                            .fail("cannot read the session's last output: its ring is damaged");
+                        return self.fail(RING_DAMAGED);
                     };
                     self.at = Some(total);
                     let mut go = Vec::new();

@@ -182,17 +182,16 @@ fn take(words: &[AtomicU64], include_supervised: bool) -> Vec<ProcessIdentity> {
         else {
             continue;
         };
+        let Some(leader) = SessionLeader::open(noted) else {
+            continue;
+        };
         // One with a terminal was hung up by the kernel when its gateway ended, and has lost
         // it: unless a client had the terminal by then.
-        let is_hung_up = |leader: &SessionLeader| {
-            !is_supervised && word & COMMAND == 0 && !leader.has_terminal()
-        };
-        if let Some(leader) = SessionLeader::open(noted).filter(|leader| !is_hung_up(leader)) {
+        if is_supervised || word & COMMAND != 0 || leader.has_terminal() {
             leader.hang_up();
         }
         left.push(noted);
     }
-    left.retain(|noted| SessionLeader::open(*noted).is_some());
     left
 }
 

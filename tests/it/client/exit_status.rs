@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{
     Finished, MODES, Mode, Pipes, both, client, client_of, fpty, own_lines, wrapped,
 };
-use crate::harness::ports::free_port;
+use crate::harness::ports::{free_address, free_port};
 use crate::harness::process;
 use crate::harness::{DEADLINE, Setup, on_every_server, on_one_server};
 
@@ -50,7 +50,7 @@ fn a_missing_server_is_one_line_and_status_255() {
         drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
         let file = setup.path("file");
         std::fs::write(&file, "").unwrap();
-        let port = format!("127.0.0.1:{}", free_port());
+        let port = free_address();
         let long = format!("/tmp/{}", "x".repeat(200));
         for mode in MODES {
             for (address, why) in [

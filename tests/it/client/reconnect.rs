@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::harness::broken_connection::Breaker;
 use crate::harness::detachable::{Detachable, SHELL, detach, fpty, setup};
 use crate::harness::person::Person;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::{Flavor, in_process, process, wait_until};
 
 /// A session's line is long.
@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// A gateway at a TCP address whose connections break; it relays.
 fn breakable(flavor: &Flavor, script: &str) -> (Detachable, Breaker) {
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = free_address();
     let setup = setup(flavor, script)
         .option("forkpty-urouter", &address)
         .option("forkptyrouter-detach", "9")
@@ -184,7 +184,7 @@ fn no_reconnect_where_unwanted_or_impossible() {
     in_process(|flavor| {
         // A gateway that has no detach, and who does not want it.
         for (sessions, arguments) in [("0", &[][..]), ("9", &["--no-reconnect"])] {
-            let address = format!("127.0.0.1:{}", free_port());
+            let address = free_address();
             let setup = setup(flavor, SHELL).option("forkpty-urouter", &address);
             let instance = Detachable::start(setup.option("forkptyrouter-detach", sessions));
             let line = Breaker::to(&address);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::harness::client::{Finished, Mode, Pipes, client_of, own_lines};
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::process::{self, signal};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
@@ -16,7 +16,7 @@ use crate::harness::{
 
 /// A server, and its addresses: passed, relayed, and relayed over TCP.
 fn start(setup: Setup) -> (Server, Vec<String>) {
-    let tcp = format!("127.0.0.1:{}", free_port());
+    let tcp = free_address();
     let server = setup
         .option("forkpty-urouter", "{dir}/u")
         .option("forkpty-urouter", &tcp)

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::attach_client::AttachClient;
 use crate::harness::client::{Mode, fpty};
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::users::can_be_others;
 use crate::harness::wire::input;
 use crate::harness::{Flavor, Server, Setup, in_process, side_by_side, wait_until};
@@ -27,7 +27,7 @@ fn bash(address: &str, line: &str) -> (String, String, Option<i32>) {
 
 /// Streams that are passed, and those that are relayed, by both transports.
 fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
-    let tcp = format!("127.0.0.1:{}", free_port());
+    let tcp = free_address();
     let passes = Setup::new(flavor)
         .option("forkpty-urouter", "{dir}/u")
         .option("forkpty-urouter", &tcp)
@@ -121,7 +121,7 @@ fn a_program_of_another_user_can_reopen_its_streams() {
         return;
     }
     in_process(|flavor| {
-        let tcp = format!("127.0.0.1:{}", free_port());
+        let tcp = free_address();
         let rules = format!("uid={NOBODY},gid={NOBODY},allow_command=true,chdir=/");
         let server = Setup::new(flavor)
             .option("forkpty-urouter2", &format!("addr={{dir}}/u,{rules}"))
@@ -144,7 +144,7 @@ fn a_program_of_another_user_can_reopen_its_streams() {
 /// Terminals that are handed over, and those that are relayed, by both
 /// transports; and those that can be left.
 fn terminals(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
-    let tcp = format!("127.0.0.1:{}", free_port());
+    let tcp = free_address();
     let setup = |handover| {
         Setup::new(flavor)
             .option("forkpty-urouter", "{dir}/u")

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::connection::extended_mode::open;
 use crate::harness::client::Pipes;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::users::{as_user, can_be_others, fpty_as};
 use crate::harness::{
     Flavor, Server, Setup, Wire, executable, in_process, on_every_server, process, wait_until,
@@ -88,7 +88,7 @@ fn a_sockets_own_list_replaces_the_global_one() {
         return;
     }
     on_every_server(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let server = by_rules(flavor, "urouter", &format!("chmod=666,allow_user={OTHER}"))
             .option("forkpty-urouter", "{dir}/u")
             .option("forkpty-router", &address)

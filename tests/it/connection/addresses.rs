@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use crate::harness::client::{Mode, Pipes, client};
-use crate::harness::ports::free_port;
+use crate::harness::ports::{free_address, free_port};
 use crate::harness::pty_server::shared;
 use crate::harness::{
     Setup, Wire, executable, on_every_server, on_every_server_in_turn, wait_until,
@@ -58,7 +58,7 @@ fn serves_at_tcp_with_and_without_a_host() {
 #[test]
 fn a_tcp_client_that_sends_nothing_gets_the_prompt() {
     on_every_server(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let server = Setup::new(flavor).option("forkpty-router", &address).start();
         Wire::connect(&address).read_until("$ ");
         drop(server);
@@ -97,7 +97,7 @@ fn serves_at_a_shared_socket() {
 #[test]
 fn raw_and_uwsgi_sockets_keep_their_mode_side_by_side() {
     on_every_server(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let server = Setup::new(flavor)
             .option("forkpty-router", "{dir}/r1")
             .option("forkpty-urouter", "{dir}/u1")

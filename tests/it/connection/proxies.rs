@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::harness::client::{Pipes, both};
 use crate::harness::person::Person;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::proxy::{Line, Proxy};
 use crate::harness::{
     Flavor, Server, Setup, in_process, sequence, servers, side_by_side, wait_until,
@@ -113,7 +113,7 @@ fn sessions_and_commands_work_through_socat() {
 #[test]
 fn sessions_and_commands_work_between_tcp_and_unix_sockets() {
     in_process(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let server = setup(flavor, &[]).option("forkpty-urouter", &address).start();
         let proxy = Proxy::of_tcp(&server.path("u"), Line::default());
         works_at(&proxy.address, "TCP to UNIX");

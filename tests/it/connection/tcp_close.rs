@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, recvmsg};
 
 use crate::harness::client::{Mode, fpty};
 use crate::harness::cost::Holdings;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::servers::{C_BINARY, C_PLUGINS};
 use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{Setup, Wire, in_process, on_every_server, side_by_side, wait_until};
@@ -68,7 +68,7 @@ fn late(mut client: Wire, what: &str, is_there: impl Fn(&[u8]) -> bool) -> Vec<u
 #[test]
 fn a_client_that_still_sends_gets_every_kind_of_end() {
     in_process(|flavor| {
-        let tcp = || format!("127.0.0.1:{}", free_port());
+        let tcp = || free_address();
         let (raw, uwsgi, denied, stats) = (tcp(), tcp(), tcp(), tcp());
         let server = Setup::new(flavor)
             .script(&format!("#!/bin/sh\n{OUTPUT}\n"))
@@ -146,7 +146,7 @@ fn unsent_output_is_delivered_before_the_close() {
             ("a command", "forkpty-urouter", asks(&[no_terminal, command])),
         ];
         side_by_side(cases, |(what, option, packets)| {
-            let address = format!("127.0.0.1:{}", free_port());
+            let address = free_address();
             let server = Setup::new(flavor)
                 .script(&format!("#!/bin/sh\n{OUTPUT}\n"))
                 .option(option, &address)
@@ -176,7 +176,7 @@ fn unsent_output_is_delivered_before_the_close() {
 #[test]
 fn a_client_that_still_sends_gets_the_pty_servers_refusal() {
     on_every_server(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let server = Setup::new(flavor)
             .option("plugin", "pty")
             .option("forkpty-router", "{dir}/s")
@@ -191,7 +191,7 @@ fn a_client_that_still_sends_gets_the_pty_servers_refusal() {
 #[test]
 fn a_client_that_does_not_close_is_closed_and_holds_no_permit() {
     in_process(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let server = Setup::new(flavor)
             .script("#!/bin/sh\necho hello\n")
             .option("forkpty-router", &address)
@@ -235,7 +235,7 @@ fn runs(address: &str, times: usize) -> Vec<(Option<i32>, usize)> {
 #[test]
 fn three_megabytes_and_the_status_arrive() {
     in_process(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let _server = Setup::new(flavor)
             .option("forkpty-urouter", &address)
             .option("forkptyrouter-allow-command", "true")
@@ -252,7 +252,7 @@ fn three_megabytes_and_the_status_arrive_behind_a_rawrouter() {
         return eprintln!("skipped: there is no rawrouter");
     }
     in_process(|flavor| {
-        let tcp = || format!("127.0.0.1:{}", free_port());
+        let tcp = || free_address();
         let (node, one, other) = (tcp(), tcp(), tcp());
         let server = Setup::new(flavor)
             .option("forkpty-urouter", &node)
@@ -277,7 +277,7 @@ fn three_megabytes_and_the_status_arrive_behind_a_rawrouter() {
 #[test]
 fn a_slow_reader_gets_all() {
     in_process(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let _server = Setup::new(flavor)
             .option("forkpty-urouter", &address)
             .option("forkptyrouter-allow-command", "true")

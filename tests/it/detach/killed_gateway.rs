@@ -97,7 +97,7 @@ fn a_client_lost_with_its_gateway_has_detached() {
             wait_until("there is another gateway", || server.gateway() != gateway);
             wait_until("it was left", || {
                 let mut back = AttachClient::comes(&server, "job", &[]);
-                back.waits("anything", |it| it.end.is_some() || !it.offer.is_empty());
+                back.gets_an_answer();
                 back.end.is_none()
             });
         });
@@ -150,7 +150,7 @@ fn the_next_gateway_tells_the_end_of_a_detached_session() {
         let mut end = (3, 0, String::new());
         wait_until("it has ended", || {
             let mut back = AttachClient::comes(&server, &id, &[]);
-            back.waits("an answer", |it| it.end.is_some() || !it.offer.is_empty());
+            back.gets_an_answer();
             let is_over = back.offer == "r";
             if is_over {
                 let mut back = back.takes();
@@ -170,13 +170,9 @@ fn a_killed_supervisor_is_replaced() {
         let server = server(flavor, &[]);
         let client = seated(&server, &[("fpty.name", "job")]);
         client.leaves();
-        let holder = || {
-            let all = server.processes().into_iter();
-            all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).next()
-        };
-        let before = holder().expect("something keeps it");
+        let before = server.supervisor().expect("something keeps it");
         process::signal(before, Signal::SIGKILL);
-        wait_until("there is another", || holder().is_some_and(|now| now != before));
+        wait_until("there is another", || server.supervisor().is_some_and(|now| now != before));
         let mut none = AttachClient::comes(&server, "nonesuch", &[]);
         assert_eq!(none.ended().0, 3);
         server.replace_gateway("kill");
@@ -193,12 +189,6 @@ fn a_detached_session_takes_two_descriptors() {
     const COUNT: usize = 8;
     on_one_server(|flavor| {
         let server = server(flavor, &[]);
-        let supervisor = || {
-            let all = server.processes().into_iter();
-            all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie())
-                .map(|it| it.pid)
-                .next_back()
-        };
         let of_sessions = |pid: i32| {
             let open = process::descriptors(pid).into_iter().map(|(_, path)| path);
             let is_one = |path: &std::path::PathBuf| {
@@ -210,7 +200,7 @@ fn a_detached_session_takes_two_descriptors() {
         let names: Vec<String> = (0..COUNT).map(|number| format!("n{number}")).collect();
         let all_rest = |before: usize| {
             wait_until("each has two", || {
-                let processes = [Some(server.gateway()), supervisor()];
+                let processes = [Some(server.gateway()), server.supervisor()];
                 let open = processes.map(|pid| pid.map_or(0, of_sessions));
                 // One at least is its terminal.
                 open.iter().all(|open| (COUNT..=2 * COUNT + before).contains(open))
@@ -231,9 +221,11 @@ fn a_detached_session_takes_two_descriptors() {
         for (round, way) in ["kill", "supervisor", "reload", "kill"].into_iter().enumerate() {
             match way {
                 "supervisor" => {
-                    let old = supervisor().expect("something keeps them");
+                    let old = server.supervisor().expect("something keeps them");
                     process::signal(old, Signal::SIGKILL);
-                    wait_until("there is another", || supervisor().is_some_and(|new| new != old));
+                    wait_until("there is another", || {
+                        server.supervisor().is_some_and(|new| new != old)
+                    });
                 }
                 _ => server.replace_gateway(way),
             }

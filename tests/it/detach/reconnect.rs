@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::harness::broken_connection::Breaker;
 use crate::harness::client::{Finished, Mode, Pipes, client};
 use crate::harness::person::Person;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::{
     Flavor, Server, Setup, Wire, comes_true, in_process, on_one_server, process, servers,
     wait_until,
@@ -26,7 +26,7 @@ const NO_SUCH: &str = "fpty: session refused: there is no such session\n";
 /// A server at a TCP address and a UNIX socket whose sessions can be left, and that
 /// hands no terminal over.
 fn setup(flavor: &Flavor, script: &str) -> (Setup, String) {
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = free_address();
     let setup = Setup::new(flavor)
         .script(script)
         .option("forkptyrouter-detach", "9")
@@ -223,7 +223,7 @@ fn a_client_reconnects_whichever_gateway_has_its_session() {
 fn the_secret_is_in_no_list_statistics_or_log() {
     in_process(|flavor| {
         let (setup, tcp) = setup(flavor, SHELL);
-        let stats = format!("127.0.0.1:{}", free_port());
+        let stats = free_address();
         let server = setup
             .option("forkptyrouter-audit", "json")
             .option("forkptyrouter-stats", &stats)

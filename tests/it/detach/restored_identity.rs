@@ -6,13 +6,13 @@ use std::process::Command;
 use crate::harness::Setup;
 use crate::harness::attach_client::AttachClient;
 use crate::harness::person::Person;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::servers::{self, all};
 
 /// Over TCP by its address, as before.
 #[test]
 fn a_restored_session_counts_for_its_clients_address() {
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = free_address();
     let server = Setup::new(&all()[0])
         .option("forkptyrouter-detach", "9")
         .option("forkptyrouter-max-user-sessions", "1")

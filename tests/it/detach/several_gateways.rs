@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::connection::extended_mode::to_the_end;
 use crate::harness::attach_client::AttachClient;
 use crate::harness::person::Person;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::wire::{header, packet};
 use crate::harness::{
     Flavor, Server, Setup, comes_true, in_process, on_every_server, on_one_server, process,
@@ -195,7 +195,7 @@ fn of_simultaneous_begins_with_one_name_one_succeeds() {
             }
             let mut begun = 0;
             for mut client in clients {
-                client.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+                client.gets_an_answer();
                 match &client.end {
                     None => begun += 1,
                     Some((3, 0, why)) => assert!(why.contains("is attached since"), "{why}"),
@@ -316,7 +316,7 @@ fn an_attach_survives_a_hung_or_killed_gateway() {
         client.asks(Some("job"), &LEAVES);
         std::thread::sleep(Duration::from_millis(50));
         process::signal(owner, Signal::SIGKILL);
-        client.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+        client.gets_an_answer();
         if let Some(end) = &client.end {
             assert_eq!(*end, (3, 0, String::from(SILENT)));
         }
@@ -325,7 +325,7 @@ fn an_attach_survives_a_hung_or_killed_gateway() {
         // The next one has it, and its name.
         wait_until("it is back", || {
             let mut back = AttachClient::comes(&server, "job", &[]);
-            back.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+            back.gets_an_answer();
             back.end.is_none()
         });
         for number in 0..GATEWAYS {
@@ -354,7 +354,7 @@ fn a_forwarded_connection_leaves_nothing_open() {
         };
         wait_until("it has left", || {
             let mut back = AttachClient::comes(&server, "job", &[]);
-            back.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+            back.gets_an_answer();
             back.end.is_none()
         });
         let mut before = Vec::new();
@@ -390,7 +390,7 @@ fn leaves(mut person: Person) -> String {
 #[test]
 fn over_tcp_a_session_is_found_by_its_secret() {
     in_process(|flavor| {
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = free_address();
         let options = [
             ("forkptyrouter-detach", "9"),
             ("forkptyrouter-command", "PS1='$ ' exec bash --norc --noprofile -i"),

@@ -84,7 +84,7 @@ impl AttachClient {
         loop {
             let begun = Instant::now();
             let mut client = Self::says_hello(server, socket);
-            if begun.elapsed() < HELLO_TIMEOUT || !client.is_too_late() {
+            if begun.elapsed() < HELLO_TIMEOUT || !client.closes_without_hello() {
                 return client;
             }
         }
@@ -112,7 +112,7 @@ impl AttachClient {
     }
 
     /// Whether the gateway closes without a hello; one that says nothing is not waited for.
-    fn is_too_late(&mut self) -> bool {
+    fn closes_without_hello(&mut self) -> bool {
         let end = Instant::now() + Duration::from_secs(1);
         while !self.agreed && !self.over && Instant::now() < end {
             self.read();
@@ -143,6 +143,12 @@ impl AttachClient {
     /// Lost or refused, nothing of it matters.
     pub fn say(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
+    }
+
+    /// Waits for an offer, or for the session's end instead.
+    #[track_caller]
+    pub fn gets_an_answer(&mut self) {
+        self.waits("an answer", |client| client.end.is_some() || !client.offer.is_empty());
     }
 
     /// Takes the offer, and waits for the word to go on.

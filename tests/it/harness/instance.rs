@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub use super::live_session::{Client, ClientReport, LiveSession};
-use super::ports::free_port;
+use super::ports::free_address;
 use super::process::{self, Process};
 use super::{Flavor, Server, Setup, servers, wait_until};
 
@@ -161,7 +161,7 @@ impl Plan {
     /// A socket of this name, with these rules (`max=1,max_time=1`), or with none.
     pub fn door(mut self, name: &str, mode: Mode, rules: &str) -> Self {
         let address = match self.over_tcp {
-            true => format!("127.0.0.1:{}", free_port()),
+            true => free_address(),
             false => self.setup.path(name),
         };
         let option = if mode == Mode::Raw { "forkpty-router" } else { "forkpty-urouter" };
@@ -305,16 +305,14 @@ impl Instance {
 
     /// The supervisor's pid, if it runs.
     pub fn supervisor(&self) -> Option<i32> {
-        let all = self.server.processes().into_iter();
-        all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).next()
+        self.server.supervisor()
     }
 
     /// Waits until that has so many terminals.
     #[track_caller]
     pub fn wait_until_kept(&self, count: usize) {
         wait_until(&format!("{count} terminals are kept"), || {
-            let open = self.supervisor().map(process::descriptors).unwrap_or_default();
-            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == count
+            self.server.supervised_terminals() == count
         });
     }
 

@@ -8,6 +8,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 const FIRST: u16 = 10_240;
 const COUNT: u16 = 22_000;
 
+/// An address with a port as [`free_port`] gives it.
+pub fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
 /// A port of 127.0.0.1 that nobody listens on, and that no other case is given.
 ///
 /// # Panics

@@ -112,18 +112,13 @@ pub fn wait_until_written(server: &Server, what: &str) {
     wait_until(&format!("{what} is in a file"), || files(server).iter().any(has_it));
 }
 
-/// A process of the recorder's, by its name.
-pub fn find(server: &Server, name: &str) -> Option<Process> {
-    server.processes().into_iter().find(|one| one.name == name && !one.is_zombie())
-}
-
 pub fn recorder(server: &Server) -> Option<Process> {
-    find(server, "fpty-recorder")
+    server.process_named("fpty-recorder")
 }
 
 /// The recorder's pid, as soon as it runs.
 #[track_caller]
 pub fn running(server: &Server, name: &str) -> i32 {
-    wait_until(&format!("{name} runs"), || find(server, name).is_some());
-    find(server, name).expect("it runs").pid
+    wait_until(&format!("{name} runs"), || server.process_named(name).is_some());
+    server.process_named(name).expect("it runs").pid
 }

@@ -372,6 +372,22 @@ impl Server {
         process::marked(&self.mark)
     }
 
+    /// A process that the server started, by its name.
+    pub fn process_named(&self, name: &str) -> Option<Process> {
+        self.processes().into_iter().find(|one| one.name == name && !one.is_zombie())
+    }
+
+    /// The supervisor's pid, if it runs.
+    pub fn supervisor(&self) -> Option<i32> {
+        self.process_named("fpty-supervisor").map(|supervisor| supervisor.pid)
+    }
+
+    /// How many terminals the supervisor has.
+    pub fn supervised_terminals(&self) -> usize {
+        let open = self.supervisor().map(process::descriptors).unwrap_or_default();
+        open.iter().filter(|(_, path)| path.ends_with("ptmx")).count()
+    }
+
     /// Processes of sessions that still run, jobs included.
     pub fn session_processes(&self) -> Vec<Process> {
         let own = Process::of(self.master()).map_or(0, |master| master.session);

@@ -325,7 +325,7 @@ fn a_panic_while_detached_or_attaching_ends_that_session_alone() {
     case.nothing_is_left("what is looked after");
     let is_there = |name: &str| {
         let mut client = AttachClient::comes(&case.server, name, &[]);
-        client.waits("an answer", |client| client.end.is_some() || !client.offer.is_empty());
+        client.gets_an_answer();
         client.end.is_none()
     };
     assert!(!is_there("one") && is_there("other"));
@@ -401,7 +401,7 @@ fn a_panic_of_the_supervisor_loses_no_end() {
 fn a_panic_in_a_recording_ends_that_recording_alone() {
     let mut case =
         Case::new(&[("forkptyrouter-record", "{dir}/r"), ("forkptyrouter-audit", "json")]);
-    let recorder = || case.server.processes().into_iter().find(|it| it.name == "fpty-recorder");
+    let recorder = || case.server.process_named("fpty-recorder");
     let before = recorder().expect("a recorder").pid;
     let mut first = case.server.connect("s");
     first.send("echo fi''rst\n");

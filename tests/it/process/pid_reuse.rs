@@ -117,12 +117,7 @@ fn the_reused_number_of_a_restored_sessions_program_is_not_signalled() {
             client.terminal().send("echo p''id $$ e''nd\n");
             let text = client.terminal().read_until("end\r\n");
             let shell = number_after(&text, "pid ");
-            wait_until("the session is kept", || {
-                let holder =
-                    server.processes().into_iter().find(|one| one.name == "fpty-supervisor");
-                let open = holder.map(|holder| process::descriptors(holder.pid));
-                open.is_some_and(|open| open.iter().any(|(_, path)| path.ends_with("ptmx")))
-            });
+            wait_until("the session is kept", || server.supervised_terminals() > 0);
             let gateway = kill_gateway(&server);
             process::signal(gateway, Signal::SIGSTOP);
             client.say(&header(0, libc::SIGTERM as u8));

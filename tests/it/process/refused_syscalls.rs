@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::harness::client::both;
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::process::{self, Process, descriptors};
 use crate::harness::seccomp::{Call, Filter, call, call_with};
 use crate::harness::terminal::Terminal;
@@ -125,7 +125,7 @@ fn are_gone(processes: &[Process]) -> bool {
 #[test]
 fn leftovers_are_killed_with_refused_system_calls() {
     with_each_refused(|setup, refused| {
-        let tcp = format!("127.0.0.1:{}", free_port());
+        let tcp = free_address();
         let mut server = setup
             .script("trap '' HUP; echo ready; sleep 1000; sleep 1000")
             .option("forkptyrouter-hangup-grace", "1")

@@ -11,9 +11,6 @@ use crate::harness::{
     Flavor, Server, Setup, in_process, on_every_server, on_one_server, side_by_side, wait_until,
 };
 
-/// The supervisor's process name.
-const NAME: &str = "fpty-supervisor";
-
 #[track_caller]
 fn server(flavor: &Flavor) -> Server {
     setup(flavor).uwsgi()
@@ -27,13 +24,8 @@ fn setup(flavor: &Flavor) -> Setup {
         .option("forkpty-router", "{dir}/s")
 }
 
-fn supervisor(server: &Server) -> Option<i32> {
-    let all = server.processes().into_iter();
-    all.filter(|it| it.name == NAME && !it.is_zombie()).map(|it| it.pid).next()
-}
-
 /// One session of each kind that outlives its gateway.
-struct KeptSockets {
+struct SupervisedSessions {
     /// A client that has its terminal, and whose session cannot be detached.
     bound: AttachClient,
     /// A client that has its terminal, and whose session can be detached.
@@ -49,7 +41,7 @@ fn at_the_prompt(mut client: AttachClient, says: &str) -> AttachClient {
     client
 }
 
-impl KeptSockets {
+impl SupervisedSessions {
     #[track_caller]
     fn new(server: &Server, says: &str) -> Self {
         let begins = || AttachClient::begins(server, &[]).takes();
@@ -67,21 +59,13 @@ impl KeptSockets {
 /// Waits until there is a supervisor that has all three terminals.
 #[track_caller]
 fn has_all(server: &Server) -> i32 {
-    let mut found = 0;
-    wait_until("all are kept", || {
-        let Some(pid) = supervisor(server) else {
-            return false;
-        };
-        found = pid;
-        let open = process::descriptors(pid);
-        open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == 3
-    });
-    found
+    wait_until("all are kept", || server.supervised_terminals() == 3);
+    server.supervisor().expect("it has them")
 }
 
 #[track_caller]
 fn kill_supervisor(server: &Server) -> i32 {
-    let pid = supervisor(server).expect("something keeps them");
+    let pid = server.supervisor().expect("something keeps them");
     process::signal(pid, Signal::SIGKILL);
     wait_until("it is gone", || Process::of(pid).is_none_or(|it| it.is_zombie()));
     pid
@@ -117,7 +101,8 @@ fn the_next_supervisor_knows_the_sessions_of_a_killed_one() {
     on_one_server(|flavor| {
         for way in ["exit", "kill", "reload"] {
             let server = server(flavor);
-            let KeptSockets { mut bound, mut attached, left } = KeptSockets::new(&server, "true");
+            let SupervisedSessions { mut bound, mut attached, left } =
+                SupervisedSessions::new(&server, "true");
             let mut plain = server.connect("s");
             plain.shell("true");
             let before = kill_supervisor(&server);
@@ -149,8 +134,8 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
     on_every_server(|flavor| {
         for noticed in [false, true] {
             let mut server = server(flavor);
-            let KeptSockets { mut bound, attached, left: _ } =
-                KeptSockets::new(&server, "trap '' HUP");
+            let SupervisedSessions { mut bound, attached, left: _ } =
+                SupervisedSessions::new(&server, "trap '' HUP");
             if !noticed {
                 process::signal(server.gateway(), Signal::SIGSTOP);
             }
@@ -172,7 +157,7 @@ fn a_supervisor_killed_before_a_stop_leaves_nothing() {
 fn a_supervisor_killed_with_its_gateway_leaves_nothing() {
     in_process(|flavor| {
         let server = server(flavor);
-        let _kept = KeptSockets::new(&server, "trap '' HUP");
+        let _kept = SupervisedSessions::new(&server, "trap '' HUP");
         let gateway = server.gateway();
         process::signal(gateway, Signal::SIGSTOP);
         kill_supervisor(&server);
@@ -207,16 +192,12 @@ fn a_supervisor_killed_with_one_of_two_gateways_leaves_nothing_of_that() {
             (1..clients.len()).contains(&here)
         });
         let (all, here) = (clients.len(), of_one(one));
-        wait_until("all are kept", || {
-            let open = supervisor(&server).map(process::descriptors).unwrap_or_default();
-            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == all
-        });
+        wait_until("all are kept", || server.supervised_terminals() == all);
         process::signal(one, Signal::SIGSTOP);
         let before = kill_supervisor(&server);
         wait_until("the other one has another", || {
-            let now = supervisor(&server).filter(|now| *now != before);
-            let open = now.map(process::descriptors).unwrap_or_default();
-            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == all - here
+            server.supervisor().is_some_and(|now| now != before)
+                && server.supervised_terminals() == all - here
         });
         process::signal(one, Signal::SIGKILL);
         wait_for(&server, "session-end", here);
@@ -235,14 +216,15 @@ fn a_killed_master_leaves_nothing() {
     on_every_server(|flavor| {
         for reloaded in [false, true] {
             let server = setup(flavor).killed_at_end().uwsgi();
-            let KeptSockets { mut bound, .. } = KeptSockets::new(&server, "trap '' HUP");
-            let before = supervisor(&server);
+            let SupervisedSessions { mut bound, .. } =
+                SupervisedSessions::new(&server, "trap '' HUP");
+            let before = server.supervisor();
             if reloaded {
                 server.replace_gateway("reload");
             }
             let mut plain = server.connect("s");
             plain.shell("trap '' HUP");
-            assert_eq!(supervisor(&server), before);
+            assert_eq!(server.supervisor(), before);
             process::signal(server.master(), Signal::SIGKILL);
             assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
             wait_until("their programs end", || server.session_processes().is_empty());
@@ -261,7 +243,8 @@ fn ends_without_a_gateway_have_their_status() {
             let setup = setup(flavor);
             let setup = if log_master { setup.switch("log-master") } else { setup };
             let server = setup.uwsgi();
-            let KeptSockets { mut bound, mut attached, left } = KeptSockets::new(&server, "true");
+            let SupervisedSessions { mut bound, mut attached, left } =
+                SupervisedSessions::new(&server, "true");
             let mut other = at_the_prompt(AttachClient::begins(&server, &[]).takes(), "true");
             if reloaded {
                 server.replace_gateway("reload");
@@ -304,7 +287,7 @@ fn a_stop_tells_every_end_once() {
             let setup = setup(flavor);
             let setup = if log_master { setup.switch("log-master") } else { setup };
             let mut server = setup.uwsgi();
-            let mut kept = KeptSockets::new(&server, "true");
+            let mut kept = SupervisedSessions::new(&server, "true");
             let mut plain = server.connect("s");
             plain.shell("true");
             if reloaded {
@@ -372,13 +355,13 @@ fn sessions_without_room_in_the_supervisor_end_with_their_gateway() {
 fn a_stopped_supervisor_is_replaced() {
     in_process(|flavor| {
         let server = server(flavor);
-        let KeptSockets { mut bound, .. } = KeptSockets::new(&server, "true");
-        let before = supervisor(&server).expect("something keeps them");
+        let SupervisedSessions { mut bound, .. } = SupervisedSessions::new(&server, "true");
+        let before = server.supervisor().expect("something keeps them");
         process::signal(before, Signal::SIGSTOP);
         server.replace_gateway("kill");
         wait_until("it is gone", || Process::of(before).is_none_or(|it| it.is_zombie()));
         let mut next = at_the_prompt(AttachClient::begins(&server, &[]).takes(), "true");
-        wait_until("there is another", || supervisor(&server).is_some_and(|pid| pid != before));
+        wait_until("there is another", || server.supervisor().is_some_and(|pid| pid != before));
         next.terminal().send("exit 7\n");
         assert_eq!(next.ended().1, 7);
         let _ = bound.terminal();

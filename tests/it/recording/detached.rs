@@ -10,10 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::attach_client::{AttachClient, comes_to_be_kept};
 use crate::harness::client::both;
-use crate::harness::process::{Process, descriptors};
-use crate::harness::recording::{
-    Cast, ends, files, find, record, recorded, running, wait_until_written,
-};
+use crate::harness::recording::{Cast, ends, files, record, recorded, running, wait_until_written};
 use crate::harness::wire::header;
 use crate::harness::{
     Flavor, Server, Setup, assert_same, in_process, on_one_server, process, sequence, servers,
@@ -44,7 +41,7 @@ pub(super) fn back(server: &Server, which: &str) -> AttachClient {
     // The one before may be lost without that being known.
     let mut client = AttachClient::comes(server, which, &[]);
     wait_until("nobody is attached", || {
-        client.waits("an answer", |client| client.end.is_some() || !client.offer.is_empty());
+        client.gets_an_answer();
         let is_there = client.end.is_none();
         if !is_there {
             client = AttachClient::comes(server, which, &[]);
@@ -87,10 +84,10 @@ pub(super) fn replace(server: &Server, way: &str) {
         let killed = running(server, "fpty-supervisor");
         process::signal(killed, Signal::SIGKILL);
         // What is not there yet when the gateway is killed, too, is lost.
-        let has_terminal = |pid| descriptors(pid).iter().any(|(_, to)| to.ends_with("ptmx"));
-        let is_another = |now: Process| now.pid != killed && has_terminal(now.pid);
-        let another = || find(server, "fpty-supervisor").is_some_and(is_another);
-        return wait_until("there is another one, which has the sessions", another);
+        return wait_until("there is another one, which has the sessions", || {
+            server.supervisor().is_some_and(|now| now != killed)
+                && server.supervised_terminals() > 0
+        });
     }
     server.replace_gateway(way);
 }

@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 use crate::connection::extended_mode::{open, to_the_end};
 use crate::harness::client::both;
 use crate::harness::process;
-use crate::harness::recording::{
-    Cast, find, record, recorded, recorder, running, wait_until_written,
-};
+use crate::harness::recording::{Cast, record, recorded, recorder, running, wait_until_written};
 use crate::harness::{
     Setup, assert_same, in_process, on_every_server, on_one_server, sequence, wait_until,
 };
@@ -76,7 +74,7 @@ fn without_a_recorder_sessions_go_on_or_are_refused() {
             wait_until_written(&server, "ready");
             for name in ["fpty-rec-keeper", "fpty-recorder"] {
                 process::signal(running(&server, name), Signal::SIGKILL);
-                wait_until("it is gone", || find(&server, name).is_none());
+                wait_until("it is gone", || server.process_named(name).is_none());
             }
             server.wait_for_log("is not recorded any more: the recorder was killed");
             if on_error == "close" {

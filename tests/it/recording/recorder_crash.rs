@@ -237,9 +237,7 @@ fn ends_that_wait_for_a_killed_recorder_are_told() {
             }
             let keeper = running(&server, "fpty-rec-keeper");
             process::signal(keeper, Signal::SIGKILL);
-            wait_until("it is gone", || {
-                crate::harness::recording::find(&server, "fpty-rec-keeper").is_none()
-            });
+            wait_until("it is gone", || server.process_named("fpty-rec-keeper").is_none());
             process::signal(stopped, Signal::SIGKILL);
             let record = record(&server, count + 1);
             assert_eq!(record["sha256"], serde_json::Value::Null, "{record}");

@@ -224,11 +224,7 @@ fn an_end_without_a_gateway_is_told_to_the_client() {
         let server = Setup::new(flavor).option("forkptyrouter-audit", "json").uwsgi();
         let (mut one, mut other) = (seated(&server), seated(&server));
         wait_until_kept(&server);
-        wait_until("both are kept", || {
-            let holder = server.processes().into_iter().find(|one| one.name == "fpty-supervisor");
-            let open = process::descriptors(holder.unwrap().pid);
-            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == 2
-        });
+        wait_until("both are kept", || server.supervised_terminals() == 2);
         let (master, gateway) = (server.master(), server.gateway());
         process::signal(master, Signal::SIGSTOP);
         process::signal(gateway, Signal::SIGKILL);

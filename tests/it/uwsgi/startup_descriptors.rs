@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::ports::free_port;
+use crate::harness::ports::free_address;
 use crate::harness::process::{self, Process};
 use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
 
@@ -18,10 +18,6 @@ fn by_shell(flavor: &Flavor, redirections: &str) -> Setup {
         .argument("bash")
         .argument(&flavor.binary.display().to_string())
         .plugin(&flavor.plugins, "forkptyrouter")
-}
-
-fn free_address() -> String {
-    format!("127.0.0.1:{}", free_port())
 }
 
 fn gateways(server: &Server) -> usize {

@@ -154,7 +154,7 @@ def build():
     profile = os.environ.get('FORKPTY_PROFILE') or 'release'
     command = [find_cargo(), 'build', '--profile', profile, '--locked', '--lib', '--quiet']
     if profile == 'dev':
-        # Dependencies with the features that they have in the tests: see tools/build.
+        # Dependencies with the features that they have in the tests: see tools/profile.
         command.append('--workspace')
     print('*** forkptyrouter: cargo builds the plugin %s ***' % NAME)
     sys.stdout.flush()
